@@ -1,0 +1,363 @@
+//! The rules of booking sessions: named documents written step by step, gone
+//! some minutes after the last write. Every rule is one transaction, so nothing
+//! is ever half done, and needs no retry.
+
+use crate::booking_types::{Field, LockGrant, Session, StoredField, Write, Written};
+use crate::catalog::Kind;
+use crate::fault::{fault, fault_with, from_store, invalid, quote, violation};
+use crate::faults::{Fault, Reason, Violation};
+use crate::imports::Imports;
+use crate::keys::{self, TOKEN_FIELD, VERSION_FIELD};
+use crate::policy::Policy;
+use crate::schema::{self, Context, SESSION_BYTES_MAX};
+use crate::store::{
+    Compare, Entry, FieldTest, Hash, HashAdd, HashGet, HashSet, Operation, Outcome, Reply,
+    SizeBound, Txn,
+};
+use crate::value;
+
+/// Characters of a session key that the service makes: 192 random bits.
+const MADE_KEY_CHARACTERS: u32 = 32;
+/// Characters of a lock token: 192 random bits.
+const LOCK_TOKEN_CHARACTERS: u32 = 32;
+
+/// Writes the given fields, keeps the others, restarts the lifetime and adds
+/// one to the version.
+///
+/// # Errors
+/// `unknown-context`; `invalid-request` with every violation;
+/// `session-locked`; `version-mismatch`; `store-unavailable`.
+pub fn set(imports: &impl Imports, policy: &Policy, mut write: Write) -> Result<Written, Fault> {
+    let context = context(&write.context)?;
+    if write.session_key.is_empty() {
+        write.session_key = imports.token(MADE_KEY_CHARACTERS);
+    }
+    let mut violations = write.violations;
+    check_session_key(&write.session_key, &mut violations);
+    let entries = entries(context, write.fields, &mut violations);
+    let written_bytes: u64 = entries.iter().map(|entry| entry.value.len() as u64).sum();
+    if written_bytes > SESSION_BYTES_MAX {
+        violations.push(outgrown());
+    }
+    if !violations.is_empty() {
+        return Err(invalid(violations));
+    }
+
+    let key = keys::session(context, &write.session_key);
+    let lock = keys::lock(&key);
+    let mut compare = vec![lock_is_open(&lock, write.lock_token.as_deref())];
+    match write.if_version {
+        None => {}
+        Some(0) => compare.push(Compare::Absent(key.clone())),
+        Some(version) => compare.push(Compare::FieldEquals(FieldTest {
+            key: key.clone(),
+            field: VERSION_FIELD.into(),
+            value: version.to_string().into_bytes(),
+        })),
+    }
+    if context.may_outgrow_session() {
+        compare.push(Compare::SizeAtMost(SizeBound {
+            key: key.clone(),
+            except: entries.iter().map(|entry| entry.field.clone()).collect(),
+            limit: SESSION_BYTES_MAX - written_bytes,
+        }));
+    }
+    let outcome = execute(
+        imports,
+        compare,
+        vec![
+            Operation::HashSet(HashSet {
+                key: key.clone(),
+                entries,
+                ttl_ms: Some(policy.session_ttl_ms),
+            }),
+            Operation::HashAdd(HashAdd {
+                key: key.clone(),
+                field: VERSION_FIELD.into(),
+                delta: 1,
+            }),
+        ],
+        vec![read(lock, &[TOKEN_FIELD]), read(key, &[VERSION_FIELD])],
+    )?;
+    if !outcome.succeeded {
+        return Err(write_refused(&outcome, write.if_version, write.lock_token.as_deref()));
+    }
+    let [Reply::Deadline(Some(expires_at_ms)), Reply::Number(version)] = outcome.replies[..] else {
+        return Err(unexpected_replies());
+    };
+    Ok(Written {
+        session_key: write.session_key,
+        version: version.unsigned_abs(),
+        expires_at_ms,
+    })
+}
+
+/// Reads a session; the first read of one marked for a single read deletes it.
+///
+/// # Errors
+/// `unknown-context`; `invalid-request`; `session-not-found`;
+/// `store-unavailable`.
+pub fn get(imports: &impl Imports, context_name: &str, session_key: &str) -> Result<Session, Fault> {
+    let context = context(context_name)?;
+    valid_session_key(session_key)?;
+    let key = keys::session(context, session_key);
+    let whole = |key| Operation::HashGet(HashGet { key, fields: None });
+    let outcome = match context.one_time_field {
+        None => execute(imports, Vec::new(), vec![whole(key)], Vec::new())?,
+        Some(field) => execute(
+            imports,
+            vec![Compare::FieldEquals(FieldTest {
+                key: key.clone(),
+                field: field.into(),
+                value: b"1".to_vec(),
+            })],
+            vec![whole(key.clone()), Operation::HashDelete(key.clone())],
+            vec![whole(key)],
+        )?,
+    };
+    match outcome.replies.into_iter().next() {
+        Some(Reply::Record(Some(hash))) => Ok(session(context, hash)),
+        Some(Reply::Record(None)) => {
+            Err(fault(Reason::SessionNotFound, "There is no such session, or it has expired."))
+        }
+        _ => Err(unexpected_replies()),
+    }
+}
+
+/// Deletes a session, whether or not it exists.
+///
+/// # Errors
+/// `unknown-context`; `invalid-request`; `session-locked`;
+/// `store-unavailable`.
+pub fn delete(
+    imports: &impl Imports,
+    context_name: &str,
+    session_key: &str,
+    lock_token: Option<&str>,
+) -> Result<(), Fault> {
+    let context = context(context_name)?;
+    valid_session_key(session_key)?;
+    let key = keys::session(context, session_key);
+    let lock = keys::lock(&key);
+    let outcome = execute(
+        imports,
+        vec![lock_is_open(&lock, lock_token)],
+        vec![Operation::HashDelete(key)],
+        vec![read(lock, &[])],
+    )?;
+    if outcome.succeeded { Ok(()) } else { Err(locked(&outcome)) }
+}
+
+/// Locks a session, whether or not it exists.
+///
+/// # Errors
+/// `unknown-context`; `invalid-request`; `session-locked` when somebody has;
+/// `store-unavailable`.
+pub fn lock(
+    imports: &impl Imports,
+    policy: &Policy,
+    context_name: &str,
+    session_key: &str,
+) -> Result<LockGrant, Fault> {
+    let context = context(context_name)?;
+    valid_session_key(session_key)?;
+    let lock = keys::lock(&keys::session(context, session_key));
+    let lock_token = imports.token(LOCK_TOKEN_CHARACTERS);
+    let outcome = execute(
+        imports,
+        vec![Compare::Absent(lock.clone())],
+        vec![Operation::HashSet(HashSet {
+            key: lock.clone(),
+            entries: vec![Entry { field: TOKEN_FIELD.into(), value: lock_token.clone().into() }],
+            ttl_ms: Some(policy.session_lock_ttl_ms),
+        })],
+        vec![read(lock, &[])],
+    )?;
+    if !outcome.succeeded {
+        return Err(locked(&outcome));
+    }
+    let [Reply::Deadline(Some(expires_at_ms))] = outcome.replies[..] else {
+        return Err(unexpected_replies());
+    };
+    Ok(LockGrant { lock_token, expires_at_ms })
+}
+
+/// Gives a lock back; without a lock there is nothing to do.
+///
+/// # Errors
+/// `unknown-context`; `invalid-request`; `session-locked` when somebody else
+/// holds it; `store-unavailable`.
+pub fn unlock(
+    imports: &impl Imports,
+    context_name: &str,
+    session_key: &str,
+    lock_token: &str,
+) -> Result<(), Fault> {
+    let context = context(context_name)?;
+    let mut violations = Vec::new();
+    check_session_key(session_key, &mut violations);
+    if lock_token.is_empty() {
+        violations.push(violation("lock_token", "must not be empty"));
+    }
+    if !violations.is_empty() {
+        return Err(invalid(violations));
+    }
+    let lock = keys::lock(&keys::session(context, session_key));
+    let outcome = execute(
+        imports,
+        vec![lock_is_open(&lock, Some(lock_token))],
+        vec![Operation::HashDelete(lock.clone())],
+        vec![read(lock, &[])],
+    )?;
+    if outcome.succeeded { Ok(()) } else { Err(locked(&outcome)) }
+}
+
+fn context(name: &str) -> Result<&'static Context, Fault> {
+    schema::context(name).ok_or_else(|| {
+        fault(Reason::UnknownContext, format!("There is no booking context {}.", quote(name)))
+    })
+}
+
+fn check_session_key(session_key: &str, violations: &mut Vec<Violation>) {
+    if let Some(description) = keys::session_key_violation(session_key) {
+        violations.push(violation("session_key", description));
+    }
+}
+
+fn valid_session_key(session_key: &str) -> Result<(), Fault> {
+    match keys::session_key_violation(session_key) {
+        None => Ok(()),
+        Some(description) => Err(invalid(vec![violation("session_key", description)])),
+    }
+}
+
+/// The fields of a write as entries of the hash; every violation is added.
+fn entries(context: &Context, fields: Vec<Field>, violations: &mut Vec<Violation>) -> Vec<Entry> {
+    let mut entries: Vec<Entry> = Vec::with_capacity(fields.len());
+    let given = !fields.is_empty();
+    let violations_before = violations.len();
+    for Field { name, value } in fields {
+        let Some(field) = context.field_index(&name).map(|index| &context.fields[index]) else {
+            let description = format!("is not a field of the context {}", context.name);
+            violations.push(violation(quote(&name), description));
+            continue;
+        };
+        if entries.iter().any(|entry| entry.field == field.stored_as) {
+            violations.push(violation(field.name, "is given more than once"));
+            continue;
+        }
+        match value::to_stored(field, value) {
+            Ok(Some(value)) => entries.push(Entry { field: field.stored_as.into(), value }),
+            Ok(None) => {}
+            Err(description) => violations.push(violation(field.name, description)),
+        }
+    }
+    if entries.is_empty() && violations.len() == violations_before {
+        let description = if given {
+            "hold only nulls; a write names at least one value"
+        } else {
+            "are missing; a write names at least one field"
+        };
+        violations.push(violation("fields", description));
+    }
+    entries
+}
+
+fn outgrown() -> Violation {
+    violation("fields", format!("make the session larger than {SESSION_BYTES_MAX} bytes"))
+}
+
+/// The lock does not exist, or the caller holds it.
+fn lock_is_open(lock: &str, lock_token: Option<&str>) -> Compare {
+    match lock_token {
+        None => Compare::Absent(lock.into()),
+        Some(token) => Compare::FieldEqualsOrAbsent(FieldTest {
+            key: lock.into(),
+            field: TOKEN_FIELD.into(),
+            value: token.into(),
+        }),
+    }
+}
+
+/// Reads the named fields of a hash.
+fn read(key: String, fields: &[&str]) -> Operation {
+    let fields = Some(fields.iter().map(|&field| field.into()).collect());
+    Operation::HashGet(HashGet { key, fields })
+}
+
+fn execute(
+    imports: &impl Imports,
+    compare: Vec<Compare>,
+    success: Vec<Operation>,
+    failure: Vec<Operation>,
+) -> Result<Outcome, Fault> {
+    imports.execute(&Txn { compare, success, failure }).map_err(from_store)
+}
+
+/// Which compare of a write failed, told by what the store holds.
+fn write_refused(outcome: &Outcome, if_version: Option<u64>, lock_token: Option<&str>) -> Fault {
+    let [Reply::Record(lock), Reply::Record(current)] = &outcome.replies[..] else {
+        return unexpected_replies();
+    };
+    let holder = lock.as_ref().and_then(|lock| lock.entries.first());
+    if lock.is_some() && holder.map(|entry| &entry.value[..]) != lock_token.map(str::as_bytes) {
+        return locked(outcome);
+    }
+    let version = current.as_ref().map_or(0, version);
+    match if_version {
+        Some(expected) if expected != version || (expected == 0 && current.is_some()) => {
+            fault_with(
+                Reason::VersionMismatch,
+                "The session is at another version; nothing was written.",
+                "currentVersion",
+                version.to_string(),
+            )
+        }
+        _ => invalid(vec![outgrown()]),
+    }
+}
+
+/// The fault for a locked session; the first reply is the lock.
+fn locked(outcome: &Outcome) -> Fault {
+    let remaining_ms = match outcome.replies.first() {
+        Some(Reply::Record(Some(Hash { expires_at_ms: Some(at), .. }))) => {
+            at.saturating_sub(outcome.now_ms)
+        }
+        _ => 0,
+    };
+    fault_with(
+        Reason::SessionLocked,
+        "Somebody else holds the lock of the session.",
+        "remainingMs",
+        remaining_ms.to_string(),
+    )
+}
+
+/// The store answered in another shape than the transaction asks for.
+fn unexpected_replies() -> Fault {
+    fault(Reason::StoreRejected, "The store gave an answer that does not fit the question.")
+}
+
+fn version(hash: &Hash) -> u64 {
+    hash.entries
+        .iter()
+        .find(|entry| entry.field == VERSION_FIELD)
+        .and_then(|entry| str::from_utf8(&entry.value).ok()?.parse().ok())
+        .unwrap_or(0)
+}
+
+fn session(context: &Context, mut hash: Hash) -> Session {
+    let version = version(&hash);
+    let mut fields = Vec::with_capacity(context.fields.len());
+    for field in context.fields {
+        let value = hash
+            .entries
+            .iter_mut()
+            .find(|entry| entry.field == field.stored_as)
+            .and_then(|entry| value::from_stored(field.kind, std::mem::take(&mut entry.value)));
+        if value.is_some() || field.kind != Kind::Document {
+            fields.push(StoredField { name: field.name.into(), kind: field.kind, value });
+        }
+    }
+    Session { fields, version, expires_at_ms: hash.expires_at_ms }
+}

@@ -1,0 +1,179 @@
+//! Values of fields between their wire encoding and their stored bytes. A
+//! document is stored as it came; text in UTF-8; a boolean as `1` or `0`; a
+//! number in decimal. What is read back may come from other programs, so the
+//! way out accepts more than the way in.
+
+use base64::Engine;
+use base64::alphabet;
+use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
+use base64::engine::DecodePaddingMode;
+use std::borrow::Cow;
+
+use crate::booking_types::Value;
+use crate::catalog::Kind;
+use crate::schema::Field;
+
+/// The member that marks a JSON object as bytes that are not JSON.
+const BYTES_MEMBER: &str = "$bytes";
+
+/// Standard base64 with or without padding, as proto3 JSON accepts it.
+const BASE64: GeneralPurpose = GeneralPurpose::new(
+    &alphabet::STANDARD,
+    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
+);
+
+/// The bytes to store for a value; `None` for a JSON null that stands for "not
+/// given".
+///
+/// # Errors
+/// A description of what is wrong and what is accepted.
+pub fn to_stored(field: &Field, value: Value) -> Result<Option<Vec<u8>>, String> {
+    let stored = match (field.kind, value) {
+        (Kind::Document, Value::Bytes(bytes)) => bytes,
+        (Kind::Document, Value::Json(text)) => document_from_json(text)?,
+        (_, Value::Json(text)) if text == b"null" => return Ok(None),
+        (Kind::Text, Value::Bytes(bytes)) => {
+            String::from_utf8(bytes).map_err(|_| "must be UTF-8 text".to_string())?.into_bytes()
+        }
+        (Kind::Text, Value::Json(text)) => serde_json::from_slice::<String>(&text)
+            .map_err(|_| "must be a JSON string".to_string())?
+            .into_bytes(),
+        (Kind::Boolean, Value::Bytes(text) | Value::Json(text)) => boolean(&text)
+            .ok_or_else(|| "must be a boolean: true or false".to_string())?
+            .to_vec(),
+        (Kind::Number, Value::Bytes(text) | Value::Json(text)) => number(text)?,
+    };
+    let bytes_max = field.bytes_max as usize;
+    if stored.len() > bytes_max {
+        return Err(format!("has {} bytes, at most {bytes_max} are accepted", stored.len()));
+    }
+    Ok(Some(stored))
+}
+
+/// The stored bytes as a reply carries them: canonical scalars, documents as
+/// they are; `None` when another program left what its type cannot hold.
+pub fn from_stored(kind: Kind, stored: Vec<u8>) -> Option<Vec<u8>> {
+    match kind {
+        Kind::Document => Some(stored),
+        Kind::Text => Some(match String::from_utf8_lossy(&stored) {
+            Cow::Borrowed(_) => stored,
+            Cow::Owned(text) => text.into_bytes(),
+        }),
+        Kind::Boolean => boolean(&stored).map(<[u8]>::to_vec),
+        Kind::Number => number(stored).ok(),
+    }
+}
+
+fn boolean(text: &[u8]) -> Option<&'static [u8]> {
+    match text {
+        b"1" | b"true" => Some(b"1"),
+        b"0" | b"false" => Some(b"0"),
+        _ => None,
+    }
+}
+
+/// A finite number as JSON writes it; the quotes that proto3 JSON allows around
+/// one are taken off.
+fn number(text: Vec<u8>) -> Result<Vec<u8>, String> {
+    let refused = || "must be a finite number".to_string();
+    let inner = text.strip_prefix(b"\"").and_then(|rest| rest.strip_suffix(b"\"")).unwrap_or(&text);
+    let value: f64 = serde_json::from_slice(inner).map_err(|_| refused())?;
+    if !value.is_finite() {
+        return Err(refused());
+    }
+    let trimmed = inner.trim_ascii();
+    Ok(if trimmed.len() == text.len() { text } else { trimmed.to_vec() })
+}
+
+/// A document from JSON: the text itself, or the bytes of `{"$bytes": "…"}`.
+fn document_from_json(text: Vec<u8>) -> Result<Vec<u8>, String> {
+    let opening = text.strip_prefix(b"{").map(<[u8]>::trim_ascii_start);
+    if !opening.is_some_and(|rest| rest.starts_with(b"\"$bytes\"")) {
+        return Ok(text);
+    }
+    let Ok(serde_json::Value::Object(object)) = serde_json::from_slice(&text) else {
+        return Ok(text);
+    };
+    match object.get(BYTES_MEMBER) {
+        Some(serde_json::Value::String(encoded)) if object.len() == 1 => BASE64
+            .decode(encoded)
+            .map_err(|_| "has a \"$bytes\" that is not standard base64".to_string()),
+        _ => Ok(text),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn field(kind: Kind) -> Field {
+        Field { name: "f", stored_as: "F", kind, bytes_max: 16 }
+    }
+
+    fn json(text: &str) -> Value {
+        Value::Json(text.as_bytes().to_vec())
+    }
+
+    fn bytes(text: &[u8]) -> Value {
+        Value::Bytes(text.to_vec())
+    }
+
+    #[test]
+    fn a_value_is_stored_by_its_kind() {
+        for (kind, value, expected) in [
+            (Kind::Document, json("[1, 2]"), &b"[1, 2]"[..]),
+            (Kind::Document, json("null"), b"null"),
+            (Kind::Document, bytes(b"\x08\xff"), b"\x08\xff"),
+            (Kind::Document, bytes(b""), b""),
+            (Kind::Document, json("{ \"$bytes\": \"CP8=\"}"), b"\x08\xff"),
+            (Kind::Document, json("{\"$bytes\":\"CP8\"}"), b"\x08\xff"),
+            (Kind::Document, json("{\"$bytes\":1}"), b"{\"$bytes\":1}"),
+            (Kind::Text, json("\"a\\u00e9\\n\""), "a\u{e9}\n".as_bytes()),
+            (Kind::Text, bytes(b"plain"), b"plain"),
+            (Kind::Boolean, json("true"), b"1"),
+            (Kind::Boolean, bytes(b"false"), b"0"),
+            (Kind::Boolean, bytes(b"1"), b"1"),
+            (Kind::Number, json("12.50"), b"12.50"),
+            (Kind::Number, json("\"-3e2\""), b"-3e2"),
+            (Kind::Number, bytes(b"0"), b"0"),
+        ] {
+            let stored = to_stored(&field(kind), value);
+            assert_eq!(stored, Ok(Some(expected.to_vec())), "{kind:?}");
+        }
+    }
+
+    #[test]
+    fn null_leaves_a_scalar_unwritten() {
+        for kind in [Kind::Text, Kind::Boolean, Kind::Number] {
+            assert_eq!(to_stored(&field(kind), json("null")), Ok(None), "{kind:?}");
+        }
+    }
+
+    #[test]
+    fn a_value_of_the_wrong_type_or_size_is_described() {
+        for (kind, value, expected) in [
+            (Kind::Document, bytes(&[0; 17]), "17 bytes, at most 16"),
+            (Kind::Document, json("{\"$bytes\":\"*\"}"), "base64"),
+            (Kind::Text, json("7"), "JSON string"),
+            (Kind::Text, bytes(b"\xff"), "UTF-8"),
+            (Kind::Text, json("\"seventeen letters\""), "17 bytes"),
+            (Kind::Boolean, json("\"yes\""), "true or false"),
+            (Kind::Number, json("\"abc\""), "finite number"),
+            (Kind::Number, bytes(b"NaN"), "finite number"),
+            (Kind::Number, bytes(b"1e999"), "finite number"),
+            (Kind::Number, json("{}"), "finite number"),
+        ] {
+            let error = to_stored(&field(kind), value).expect_err(expected);
+            assert!(error.contains(expected), "{error}");
+        }
+    }
+
+    #[test]
+    fn what_other_programs_left_is_read_as_far_as_its_type_allows() {
+        assert_eq!(from_stored(Kind::Boolean, b"true".to_vec()), Some(b"1".to_vec()));
+        assert_eq!(from_stored(Kind::Boolean, b"maybe".to_vec()), None);
+        assert_eq!(from_stored(Kind::Number, b"12".to_vec()), Some(b"12".to_vec()));
+        assert_eq!(from_stored(Kind::Number, b"many".to_vec()), None);
+        assert_eq!(from_stored(Kind::Text, b"\xff".to_vec()), Some("\u{fffd}".as_bytes().to_vec()));
+    }
+}

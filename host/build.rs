@@ -1,0 +1,96 @@
+//! Builds what the host embeds: the session component, compiled from the
+//! workspace's own source, and the code for the public gRPC contract.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail, ensure};
+use prost_build::Config;
+
+const TARGET: &str = "wasm32-wasip2";
+const PROFILE: &str = "component";
+
+fn main() -> Result<()> {
+    protos()?;
+    let component = component()?;
+    println!("cargo::rustc-env=SESSION_COMPONENT={}", component.display());
+    Ok(())
+}
+
+/// The component's file, newly built when its sources changed.
+fn component() -> Result<PathBuf> {
+    for source in ["guest/src", "guest/Cargo.toml", "wit", "Cargo.toml", "Cargo.lock"] {
+        println!("cargo::rerun-if-changed=../{source}");
+    }
+    add_target()?;
+    // A directory of its own, as the outer build holds the lock of the usual
+    // one; shared by all profiles of the host, as they embed the same component.
+    let out = PathBuf::from(std::env::var("OUT_DIR")?);
+    let target = out.ancestors().nth(4).context("OUT_DIR lies in a target directory")?;
+    let target = target.join("component");
+    let mut cargo = clean(&std::env::var("CARGO")?);
+    let status = cargo
+        .args(["build", "--package", "session-guest", "--lib"])
+        .args(["--target", TARGET, "--profile", PROFILE, "--target-dir"])
+        .arg(&target)
+        .current_dir(workspace()?)
+        .status()
+        .context("cannot run cargo for the component")?;
+    ensure!(status.success(), "the component (guest/) does not build; see above");
+    let file = target.join(TARGET).join(PROFILE).join("session_guest.wasm");
+    ensure!(file.exists(), "the build made no {}", file.display());
+    Ok(file)
+}
+
+/// Makes sure that the compiler can build components.
+fn add_target() -> Result<()> {
+    let rustc = std::env::var("RUSTC")?;
+    let installed = || -> Result<bool> {
+        let arguments = ["--print", "target-libdir", "--target", TARGET];
+        let output = clean(&rustc).args(arguments).output().context("cannot run rustc")?;
+        let directory = String::from_utf8(output.stdout)?;
+        Ok(output.status.success() && Path::new(directory.trim()).is_dir())
+    };
+    if installed()? {
+        return Ok(());
+    }
+    let added = Command::new("rustup").args(["target", "add", TARGET]).current_dir(workspace()?).status();
+    if added.is_ok_and(|status| status.success()) && installed()? {
+        return Ok(());
+    }
+    bail!("the Rust target {TARGET} is missing and could not be added; run: rustup target add {TARGET}")
+}
+
+/// A command without the settings of the outer build, which are for the host.
+fn clean(program: &str) -> Command {
+    let mut command = Command::new(program);
+    for (name, _) in std::env::vars() {
+        let outer = ["RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS", "RUSTC_WRAPPER", "RUSTC_WORKSPACE_WRAPPER"];
+        if outer.contains(&name.as_str()) || name.starts_with("CARGO_PROFILE_") {
+            command.env_remove(name);
+        }
+    }
+    command
+}
+
+fn workspace() -> Result<PathBuf> {
+    let host = PathBuf::from(std::env::var("CARGO_MANIFEST_DIR")?);
+    Ok(host.parent().context("the host lies in the workspace")?.to_owned())
+}
+
+/// Rust code and the descriptors for reflection, REST and OpenAPI.
+fn protos() -> Result<()> {
+    println!("cargo::rerun-if-changed=proto");
+    let files = ["session-manager.proto", "session/booking/v1/booking.proto"];
+    let mut compiler = protox::Compiler::new(["proto"])?;
+    compiler.include_imports(true).include_source_info(true).open_files(files)?;
+    let out = PathBuf::from(std::env::var("OUT_DIR")?);
+    std::fs::write(out.join("descriptors.bin"), compiler.encode_file_descriptor_set())?;
+    let mut config = Config::new();
+    config.bytes(["."]);
+    tonic_prost_build::configure()
+        .build_client(false)
+        .codec_path("crate::grpc::codec::Codec")
+        .compile_fds_with_config(compiler.file_descriptor_set(), config)?;
+    Ok(())
+}

@@ -1,0 +1,157 @@
+//! Booking sessions.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use prost_types::Timestamp;
+
+use crate::api::Api;
+use crate::clock::Milliseconds;
+use crate::error::Error;
+use crate::logic::{self, Kind, Session, Write, Written};
+use crate::proto::session::booking::v1;
+use crate::proto::sessionmanager::DefaultResponse;
+
+/// Writes fields, given as a wire received them.
+///
+/// # Errors
+/// `UNKNOWN_CONTEXT`, `INVALID_REQUEST`, `SESSION_LOCKED`, `VERSION_MISMATCH`,
+/// or the service itself.
+pub async fn write(api: &Api, write: &Write) -> Result<DefaultResponse, Error> {
+    let Written { session_key, version, expires_at_ms } = api.logic.booking_set(write).await?;
+    Ok(DefaultResponse {
+        version: Some(version),
+        expires_at: Some(timestamp(expires_at_ms)),
+        session_key: Some(session_key),
+        ..done()
+    })
+}
+
+/// Reads a session with the types of its fields.
+///
+/// # Errors
+/// `UNKNOWN_CONTEXT`, `INVALID_REQUEST`, `SESSION_NOT_FOUND`, or the service
+/// itself.
+pub async fn read(api: &Api, context: &str, session_key: &str) -> Result<Session, Error> {
+    Ok(api.logic.booking_get(context, session_key).await?)
+}
+
+/// Writes fields by name.
+///
+/// # Errors
+/// As [`write`].
+pub async fn set(api: &Api, request: v1::SetRequest) -> Result<DefaultResponse, Error> {
+    let field = |(name, value): (String, Bytes)| logic::Field {
+        name,
+        value: logic::Value::Bytes(value.into()),
+    };
+    let message = Write {
+        context: request.context,
+        session_key: request.session_key,
+        fields: request.fields.into_iter().map(field).collect(),
+        if_version: request.if_version,
+        lock_token: given(request.lock_token),
+        violations: Vec::new(),
+    };
+    write(api, &message).await
+}
+
+/// Reads the fields that were written, by name.
+///
+/// # Errors
+/// As [`read`].
+pub async fn get(api: &Api, request: v1::GetRequest) -> Result<v1::Session, Error> {
+    let session = read(api, &request.context, &request.session_key).await?;
+    let fields = session.fields.into_iter();
+    Ok(v1::Session {
+        context: request.context,
+        session_key: request.session_key,
+        fields: fields.filter_map(|field| Some((field.name, field.value?.into()))).collect(),
+        version: Some(session.version),
+        expires_at: session.expires_at_ms.map(timestamp),
+    })
+}
+
+/// Deletes a session, whether or not it exists.
+///
+/// # Errors
+/// `UNKNOWN_CONTEXT`, `INVALID_REQUEST`, `SESSION_LOCKED`, or the service
+/// itself.
+pub async fn delete(api: &Api, request: v1::DeleteRequest) -> Result<DefaultResponse, Error> {
+    let v1::DeleteRequest { context, session_key, lock_token } = request;
+    api.logic.booking_delete(&context, &session_key, given(lock_token).as_deref()).await?;
+    Ok(done())
+}
+
+/// Locks a session, whether or not it exists.
+///
+/// # Errors
+/// `UNKNOWN_CONTEXT`, `INVALID_REQUEST`, `SESSION_LOCKED`, or the service
+/// itself.
+pub async fn lock(api: &Api, request: v1::LockRequest) -> Result<v1::LockReply, Error> {
+    let grant = api.logic.booking_lock(&request.context, &request.session_key).await?;
+    Ok(v1::LockReply {
+        lock_token: grant.lock_token,
+        expires_at: Some(timestamp(grant.expires_at_ms)),
+    })
+}
+
+/// Gives a lock back.
+///
+/// # Errors
+/// `UNKNOWN_CONTEXT`, `INVALID_REQUEST`, `SESSION_LOCKED` when it is somebody
+/// else's, or the service itself.
+pub async fn unlock(api: &Api, request: v1::UnlockRequest) -> Result<DefaultResponse, Error> {
+    let v1::UnlockRequest { context, session_key, lock_token } = request;
+    api.logic.booking_unlock(&context, &session_key, &lock_token).await?;
+    Ok(done())
+}
+
+/// Lists the contexts of the running component.
+pub fn contexts(api: &Api) -> v1::ListContextsReply {
+    let generation = api.logic.generation();
+    let contexts = generation.description.contexts.iter().map(|context| v1::Context {
+        name: context.name.clone(),
+        key_prefix: context.key_prefix.clone(),
+        fields: context
+            .fields
+            .iter()
+            .map(|field| v1::Field {
+                name: field.name.clone(),
+                r#type: type_name(field.kind).into(),
+                max_bytes: field.max_bytes,
+                stored_as: field.stored_as.clone(),
+            })
+            .collect(),
+        ttl: Duration::from_millis(context.ttl_ms).try_into().ok(),
+    });
+    v1::ListContextsReply { contexts: contexts.collect() }
+}
+
+/// What an operation without data answers.
+pub fn done() -> DefaultResponse {
+    DefaultResponse { code: "200".into(), message: "OK".into(), ..DefaultResponse::default() }
+}
+
+/// An instant as the contract tells it.
+pub fn timestamp(at: Milliseconds) -> Timestamp {
+    Timestamp {
+        seconds: i64::try_from(at / 1000).unwrap_or(i64::MAX),
+        nanos: i32::try_from(at % 1000).unwrap_or(0) * 1_000_000,
+    }
+}
+
+/// A text that the wire leaves empty when it is not given.
+pub fn given(text: String) -> Option<String> {
+    (!text.is_empty()).then_some(text)
+}
+
+/// A type of field as the contract names it.
+pub fn type_name(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Document => "document",
+        Kind::Text => "text",
+        Kind::Boolean => "boolean",
+        Kind::Number => "number",
+    }
+}

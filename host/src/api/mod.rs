@@ -1,0 +1,80 @@
+//! The operations of the service, one function each: a request in, the
+//! component's answer out. Knows no wire; every wire calls these and nothing
+//! else.
+
+pub mod booking;
+
+use std::sync::Arc;
+
+use crate::error::{Error, Reason, Violation};
+use crate::logic::{self, Failure, Logic};
+use crate::store::{self, Store};
+
+/// What operations work with.
+#[derive(Clone)]
+pub struct Api {
+    /// The rules.
+    pub logic: Arc<Logic>,
+    /// The store behind the rules, for its health.
+    pub store: Arc<dyn Store>,
+}
+
+impl Api {
+    /// Whether the service can do its work.
+    ///
+    /// # Errors
+    /// `STORE_UNAVAILABLE`.
+    pub async fn health(&self) -> Result<(), Error> {
+        self.store.ping().await.map_err(|error| match error {
+            store::Error::Unavailable(message) | store::Error::Rejected(message) => {
+                Error::new(Reason::StoreUnavailable, message)
+            }
+        })
+    }
+}
+
+impl From<Failure> for Error {
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::Fault(fault) => fault.into(),
+            Failure::Overloaded => Self::new(
+                Reason::Overloaded,
+                "Too many requests are in flight; try again in a moment.",
+            ),
+            Failure::TimedOut => {
+                Self::new(Reason::LogicTimeout, "The rules ran past their time limit.")
+            }
+            Failure::Trapped => Self::new(Reason::LogicFailed, "The rules failed on this request."),
+        }
+    }
+}
+
+impl From<logic::Fault> for Error {
+    fn from(fault: logic::Fault) -> Self {
+        use logic::Reason as R;
+        let reason = match fault.reason {
+            R::InvalidRequest => Reason::InvalidRequest,
+            R::UnknownContext => Reason::UnknownContext,
+            R::SessionNotFound => Reason::SessionNotFound,
+            R::SessionExpired => Reason::SessionExpired,
+            R::SessionTerminated => Reason::SessionTerminated,
+            R::DeviceNotRegistered => Reason::DeviceNotRegistered,
+            R::VersionMismatch => Reason::VersionMismatch,
+            R::SessionLocked => Reason::SessionLocked,
+            R::SessionExists => Reason::SessionExists,
+            R::SessionLimitReached => Reason::SessionLimitReached,
+            R::StoreUnavailable => Reason::StoreUnavailable,
+            R::StoreRejected => Reason::LogicFailed,
+        };
+        let violation = |violation: logic::Violation| Violation {
+            field: violation.field,
+            description: violation.description,
+        };
+        Self {
+            reason,
+            message: fault.message,
+            metadata: fault.metadata.into_iter().map(|d| (d.name, d.value)).collect(),
+            violations: fault.violations.into_iter().map(violation).collect(),
+        }
+    }
+}

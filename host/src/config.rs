@@ -1,0 +1,420 @@
+//! Settings: the only reader of flags and environment. Everything is parsed
+//! before anything starts, and a bad value ends the start with one line that
+//! names the setting, the value and what is accepted.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::{Args, Parser, Subcommand};
+use tracing_subscriber::filter::LevelFilter;
+
+use crate::store::redis::Address;
+use crate::telemetry::LogFormat;
+
+/// The exit code for bad settings (`EX_USAGE` of sysexits.h).
+pub const EXIT_USAGE: i32 = 64;
+/// The DATA_DIR that keeps nothing.
+pub const IN_MEMORY: &str = ":memory:";
+
+/// Session service for booking flows, logins, connections and viewing slots.
+///
+/// Every setting is a flag and an environment variable of the same name; the
+/// flag wins. Durations are written like 15m, 3s, 1h30m or 500ms.
+#[derive(Debug, Parser)]
+#[command(name = "session-manager", version, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    settings: Settings,
+}
+
+#[derive(Clone, Copy, Debug, Subcommand)]
+enum Command {
+    /// Serve sessions (the default).
+    Serve,
+}
+
+/// All settings.
+#[derive(Args, Clone, Debug)]
+pub struct Settings {
+    /// Name in logs.
+    #[arg(long, env = "APP_NAME", default_value = "session-manager", global = true)]
+    pub app_name: String,
+
+    /// Address of the gRPC and REST ports.
+    #[arg(long, env = "BIND_ADDRESS", default_value = "127.0.0.1", global = true,
+          value_parser = address)]
+    pub bind_address: IpAddr,
+
+    /// Address of the admin port.
+    #[arg(long, env = "ADMIN_ADDRESS", default_value = "127.0.0.1", global = true,
+          value_parser = address)]
+    pub admin_address: IpAddr,
+
+    /// Port of gRPC; 0 picks a free one.
+    #[arg(long, env = "GRPC_PORT", default_value = "6027", global = true, value_parser = port)]
+    pub grpc_port: u16,
+
+    /// Port of REST; 0 picks a free one.
+    #[arg(long, env = "REST_PORT", default_value = "8027", global = true, value_parser = port)]
+    pub rest_port: u16,
+
+    /// Port of metrics and probes; 0 picks a free one.
+    #[arg(long, env = "ADMIN_PORT", default_value = "9027", global = true, value_parser = port)]
+    pub admin_port: u16,
+
+    /// What is logged: off, error, warn, info, debug or trace.
+    #[arg(long, env = "LOG_LEVEL", default_value = "info", global = true, value_parser = level)]
+    pub log_level: LevelFilter,
+
+    /// Form of the log: text or json.
+    #[arg(long, env = "LOG_FORMAT", default_value = "text", global = true, value_parser = format)]
+    pub log_format: LogFormat,
+
+    /// Directory of daily log files; empty logs to standard error.
+    #[arg(long, env = "LOG_DIRECTORY", default_value = "", global = true,
+          hide_default_value = true)]
+    pub log_directory: String,
+
+    /// Host of Redis; empty uses the embedded store.
+    #[arg(long, env = "REDIS_HOST", default_value = "", global = true, hide_default_value = true)]
+    pub redis_host: String,
+
+    /// Port of Redis.
+    #[arg(long, env = "REDIS_PORT", default_value = "6379", global = true, value_parser = port)]
+    pub redis_port: u16,
+
+    /// Database of Redis.
+    #[arg(long, env = "REDIS_DATABASE", default_value = "5", global = true,
+          value_parser = database)]
+    pub redis_database: u32,
+
+    /// User of Redis.
+    #[arg(long, env = "REDIS_USERNAME", default_value = "", global = true,
+          hide_default_value = true)]
+    pub redis_username: String,
+
+    /// Password of Redis.
+    #[arg(long, env = "REDIS_PASSWORD", default_value = "", global = true,
+          hide_default_value = true, hide_env_values = true)]
+    pub redis_password: String,
+
+    /// redis://[user:password@]host[:port][/database], instead of the five above.
+    #[arg(long, env = "REDIS_URL", default_value = "", global = true,
+          hide_default_value = true, hide_env_values = true)]
+    pub redis_url: String,
+
+    /// How long a call waits for Redis.
+    #[arg(long, env = "REDIS_TIMEOUT", default_value = "1s", global = true,
+          value_parser = timeout)]
+    pub redis_timeout: Duration,
+
+    /// Accept a Redis that evicts keys when it is full.
+    #[arg(long, env = "REDIS_ALLOW_EVICTION", default_value = "false", global = true,
+          value_parser = boolean, num_args = 0..=1, default_missing_value = "true",
+          require_equals = true)]
+    pub redis_allow_eviction: bool,
+
+    /// Directory of the embedded store; :memory: keeps nothing.
+    #[arg(long, env = "DATA_DIR", default_value = "data", global = true, value_parser = not_empty)]
+    pub data_dir: String,
+
+    /// Lifetime of a booking session after its last write.
+    #[arg(long, env = "SESSION_TTL", default_value = "15m", global = true,
+          value_parser = lifetime)]
+    pub session_ttl: Duration,
+
+    /// Lifetime of a lock on a booking session.
+    #[arg(long, env = "SESSION_LOCK_TTL", default_value = "3s", global = true,
+          value_parser = lifetime)]
+    pub session_lock_ttl: Duration,
+
+    /// Calls of the rules at the same time; each needs an instance.
+    #[arg(long, env = "LOGIC_INSTANCES", default_value = "256", global = true,
+          value_parser = instances)]
+    pub logic_instances: u32,
+}
+
+/// Where sessions are to be kept.
+#[derive(Clone, Debug)]
+pub enum StoreChoice {
+    /// In memory only.
+    Memory,
+    /// In a directory.
+    Embedded(PathBuf),
+    /// On a Redis server.
+    Redis(Address),
+}
+
+/// Why the process does not start: what to print, and the code to exit with.
+#[derive(Debug)]
+pub struct Refusal {
+    /// One line, or the help that was asked for.
+    pub text: String,
+    /// The exit code.
+    pub code: i32,
+}
+
+impl Settings {
+    /// Reads flags and environment.
+    ///
+    /// # Errors
+    /// What to print and how to exit, for bad settings and for `--help`.
+    pub fn read(arguments: impl IntoIterator<Item = std::ffi::OsString>) -> Result<Self, Refusal> {
+        let cli = Cli::try_parse_from(arguments).map_err(|error| refusal(&error))?;
+        let settings = match cli.command.unwrap_or(Command::Serve) {
+            Command::Serve => cli.settings,
+        };
+        settings.store()?;
+        Ok(settings)
+    }
+
+    /// Where sessions are to be kept.
+    ///
+    /// # Errors
+    /// When REDIS_URL or REDIS_HOST is no address.
+    pub fn store(&self) -> Result<StoreChoice, Refusal> {
+        let refused = |name: &str, expected: &str| Refusal {
+            text: format!("invalid value for {name}: {expected}"),
+            code: EXIT_USAGE,
+        };
+        if !self.redis_url.is_empty() {
+            const EXPECTED: &str = "expected redis://[user:password@]host[:port][/database]";
+            if !self.redis_url.starts_with("redis://") {
+                return Err(refused("REDIS_URL", EXPECTED));
+            }
+            let address = Address::from_url(&self.redis_url);
+            return address.map(StoreChoice::Redis).map_err(|_| refused("REDIS_URL", EXPECTED));
+        }
+        if !self.redis_host.is_empty() {
+            let address = Address::from_parts(
+                &self.redis_host,
+                self.redis_port,
+                self.redis_database,
+                &self.redis_username,
+                &self.redis_password,
+            );
+            return address
+                .map(StoreChoice::Redis)
+                .map_err(|_| refused("REDIS_HOST", "expected a host name or an IP address"));
+        }
+        Ok(match self.data_dir.as_str() {
+            IN_MEMORY => StoreChoice::Memory,
+            directory => StoreChoice::Embedded(directory.into()),
+        })
+    }
+
+    /// What the component is told, as the world's documentation lists it.
+    pub fn for_component(&self) -> Vec<(String, String)> {
+        let milliseconds = |name: &str, duration: Duration| {
+            (name.to_owned(), duration.as_millis().to_string())
+        };
+        vec![
+            milliseconds("session-ttl-ms", self.session_ttl),
+            milliseconds("session-lock-ttl-ms", self.session_lock_ttl),
+        ]
+    }
+}
+
+/// One line for a bad setting; the whole text for help and version.
+fn refusal(error: &clap::Error) -> Refusal {
+    if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
+        return Refusal { text: error.to_string(), code: 0 };
+    }
+    let context = |kind| match error.get(kind) {
+        Some(ContextValue::String(text)) => Some(text.as_str()),
+        _ => None,
+    };
+    let argument = context(ContextKind::InvalidArg);
+    let name = argument.and_then(|argument| argument.split(['<', '>']).nth(1));
+    let text = match (error.kind(), name, context(ContextKind::InvalidValue)) {
+        (ErrorKind::ValueValidation | ErrorKind::InvalidValue, Some(name), Some(value)) => {
+            let expected = std::error::Error::source(error).map(ToString::to_string);
+            let expected = expected.unwrap_or_else(|| "expected a value".into());
+            format!("invalid value {value:?} for {name}: {expected}")
+        }
+        _ => {
+            let text = error.to_string();
+            let line = text.lines().next().unwrap_or_default();
+            format!("{}; see --help", line.trim_start_matches("error: "))
+        }
+    };
+    Refusal { text, code: EXIT_USAGE }
+}
+
+fn address(text: &str) -> Result<IpAddr, String> {
+    text.parse().map_err(|_| "expected an IP address, such as 127.0.0.1 or 0.0.0.0".into())
+}
+
+fn port(text: &str) -> Result<u16, String> {
+    text.parse().map_err(|_| "expected a port from 0 to 65535".into())
+}
+
+fn database(text: &str) -> Result<u32, String> {
+    let number = text.parse().ok().filter(|number| *number < 1 << 20);
+    number.ok_or_else(|| "expected a database number from 0".into())
+}
+
+fn instances(text: &str) -> Result<u32, String> {
+    let number = text.parse().ok().filter(|number| (1..=1024).contains(number));
+    number.ok_or_else(|| "expected a number from 1 to 1024".into())
+}
+
+fn level(text: &str) -> Result<LevelFilter, String> {
+    let known = text.parse().ok().filter(|_| !text.is_empty() && text.parse::<usize>().is_err());
+    known.ok_or_else(|| "expected off, error, warn, info, debug or trace".into())
+}
+
+fn format(text: &str) -> Result<LogFormat, String> {
+    match text {
+        "text" => Ok(LogFormat::Text),
+        "json" => Ok(LogFormat::Json),
+        _ => Err("expected text or json".into()),
+    }
+}
+
+fn boolean(text: &str) -> Result<bool, String> {
+    text.parse().map_err(|_| "expected true or false".into())
+}
+
+fn not_empty(text: &str) -> Result<String, String> {
+    if text.is_empty() {
+        return Err(format!("expected a directory, or {IN_MEMORY}"));
+    }
+    Ok(text.into())
+}
+
+fn lifetime(text: &str) -> Result<Duration, String> {
+    bounded(text, Duration::from_millis(1), Duration::from_secs(10 * 366 * 24 * 3600))
+        .ok_or_else(|| "expected a duration from 1ms to 10 years, such as 15m or 1h30m".into())
+}
+
+fn timeout(text: &str) -> Result<Duration, String> {
+    bounded(text, Duration::from_millis(1), Duration::from_secs(60))
+        .ok_or_else(|| "expected a duration from 1ms to 1m, such as 500ms".into())
+}
+
+fn bounded(text: &str, least: Duration, most: Duration) -> Option<Duration> {
+    duration(text).filter(|duration| (least..=most).contains(duration))
+}
+
+/// A duration as Go writes it: numbers with units, such as `1h30m` or `1.5s`.
+fn duration(text: &str) -> Option<Duration> {
+    let units = [("ns", 1e-9), ("us", 1e-6), ("\u{b5}s", 1e-6), ("ms", 1e-3), ("s", 1.0), ("m", 60.0), ("h", 3600.0)];
+    let mut rest = text;
+    let mut seconds = 0.0;
+    if rest == "0" {
+        return Some(Duration::ZERO);
+    }
+    if rest.is_empty() {
+        return None;
+    }
+    while !rest.is_empty() {
+        let number_ends = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
+        let (number, after) = rest.split_at(number_ends);
+        let unit_ends = after.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(after.len());
+        let (unit, after) = after.split_at(unit_ends);
+        let (_, factor) = units.iter().find(|(name, _)| *name == unit)?;
+        seconds += number.parse::<f64>().ok()? * factor;
+        rest = after;
+    }
+    Duration::try_from_secs_f64(seconds).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(arguments: &[&str]) -> Result<Settings, Refusal> {
+        Settings::read(["session-manager"].iter().chain(arguments).map(Into::into))
+    }
+
+    #[test]
+    fn durations_are_read_as_go_writes_them() {
+        for (text, milliseconds) in [
+            ("15m", Some(900_000)),
+            ("3s", Some(3000)),
+            ("1h30m", Some(5_400_000)),
+            ("500ms", Some(500)),
+            ("1.5s", Some(1500)),
+            ("8760h", Some(31_536_000_000)),
+            ("0", Some(0)),
+            ("0s", Some(0)),
+            ("", None),
+            ("15", None),
+            ("m", None),
+            ("-3s", None),
+            ("3 s", None),
+            ("3d", None),
+            ("1..5s", None),
+        ] {
+            let read = duration(text).map(|duration| duration.as_millis());
+            assert_eq!(read, milliseconds, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn the_defaults_are_those_of_the_contract() {
+        let settings = read(&[]).expect("defaults");
+        assert_eq!(
+            (settings.grpc_port, settings.rest_port, settings.admin_port),
+            (6027, 8027, 9027)
+        );
+        assert_eq!(settings.bind_address.to_string(), "127.0.0.1");
+        assert!(matches!(settings.store(), Ok(StoreChoice::Embedded(path)) if path.as_os_str() == "data"));
+        assert_eq!(
+            settings.for_component(),
+            [
+                ("session-ttl-ms".to_owned(), "900000".to_owned()),
+                ("session-lock-ttl-ms".to_owned(), "3000".to_owned())
+            ]
+        );
+    }
+
+    #[test]
+    fn settings_stand_before_and_behind_the_command() {
+        assert_eq!(read(&["--rest-port", "1"]).expect("accepted").rest_port, 1);
+        assert_eq!(read(&["serve", "--rest-port", "1"]).expect("accepted").rest_port, 1);
+        assert_eq!(read(&["--rest-port", "1", "serve"]).expect("accepted").rest_port, 1);
+    }
+
+    #[test]
+    fn a_bad_value_is_refused_in_one_line_that_names_it() {
+        for (arguments, expected) in [
+            (
+                &["--grpc-port", "70000"][..],
+                r#"invalid value "70000" for GRPC_PORT: expected a port from 0 to 65535"#,
+            ),
+            (
+                &["--session-ttl", "soon"],
+                r#"invalid value "soon" for SESSION_TTL: expected a duration from 1ms to 10 years, such as 15m or 1h30m"#,
+            ),
+            (&["--log-format", "xml"], r#"invalid value "xml" for LOG_FORMAT: expected text or json"#),
+            (
+                &["--log-level", "loud"],
+                r#"invalid value "loud" for LOG_LEVEL: expected off, error, warn, info, debug or trace"#,
+            ),
+            (
+                &["--redis-url", "http://x"],
+                "invalid value for REDIS_URL: expected redis://[user:password@]host[:port][/database]",
+            ),
+            (&["--colour", "red"], "unexpected argument '--colour' found; see --help"),
+        ] {
+            let refusal = read(arguments).expect_err(expected);
+            assert_eq!(refusal.text, expected);
+            assert_eq!(refusal.code, EXIT_USAGE);
+        }
+    }
+
+    #[test]
+    fn help_lists_every_setting_and_no_secret() {
+        let refusal = read(&["--help"]).expect_err("help");
+        assert_eq!(refusal.code, 0);
+        for name in ["GRPC_PORT", "REDIS_PASSWORD", "DATA_DIR", "SESSION_LOCK_TTL"] {
+            assert!(refusal.text.contains(name), "{name}");
+        }
+    }
+}

@@ -1,0 +1,253 @@
+//! The one table of everything that can go wrong for a caller: each reason with
+//! its gRPC code, HTTP status and retry advice. Wires render it, nobody else
+//! maps anything. No text in an error carries a token, a whole session id, a
+//! path or the name of a type.
+
+use std::time::Duration;
+
+use http::StatusCode;
+
+/// Why an operation has no result.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// The request breaks a rule of form.
+    InvalidRequest,
+    /// The request is larger than any may be.
+    RequestTooLarge,
+    /// The body is of a type that the service does not read.
+    UnsupportedMediaType,
+    /// No such path.
+    RouteNotFound,
+    /// The path exists for other methods.
+    MethodNotAllowed,
+    /// No such gRPC method.
+    MethodNotFound,
+    /// No booking context of this name.
+    UnknownContext,
+    /// Never existed, or long gone.
+    SessionNotFound,
+    /// Known to have expired.
+    SessionExpired,
+    /// Ended by somebody.
+    SessionTerminated,
+    /// No account for this device.
+    DeviceNotRegistered,
+    /// Another version than the request demands.
+    VersionMismatch,
+    /// Somebody else holds the lock.
+    SessionLocked,
+    /// Another user holds the id.
+    SessionExists,
+    /// All slots are taken.
+    SessionLimitReached,
+    /// The store does not answer.
+    StoreUnavailable,
+    /// Too many requests at the same time.
+    Overloaded,
+    /// The rules ran for too long.
+    LogicTimeout,
+    /// The rules or the store did something unforeseen.
+    LogicFailed,
+}
+
+/// A code of google.rpc.Code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Code {
+    /// 3.
+    InvalidArgument = 3,
+    /// 4.
+    DeadlineExceeded = 4,
+    /// 5.
+    NotFound = 5,
+    /// 6.
+    AlreadyExists = 6,
+    /// 8.
+    ResourceExhausted = 8,
+    /// 10.
+    Aborted = 10,
+    /// 12.
+    Unimplemented = 12,
+    /// 13.
+    Internal = 13,
+    /// 14.
+    Unavailable = 14,
+}
+
+/// One row of the table.
+#[derive(Debug)]
+pub struct Row {
+    /// The reason.
+    pub reason: Reason,
+    /// Its name in `google.rpc.ErrorInfo`.
+    pub name: &'static str,
+    /// The gRPC code.
+    pub code: Code,
+    /// The HTTP status.
+    pub http: StatusCode,
+    /// How long to wait before the same request may succeed; `None` when
+    /// repeating it does not help.
+    pub retry: Option<Duration>,
+}
+
+/// The table, in the order of [`Reason`].
+pub const TABLE: [Row; 19] = {
+    use Reason as R;
+    const fn row(
+        reason: Reason,
+        name: &'static str,
+        code: Code,
+        http: StatusCode,
+        retry_ms: u64,
+    ) -> Row {
+        let retry = if retry_ms == 0 { None } else { Some(Duration::from_millis(retry_ms)) };
+        Row { reason, name, code, http, retry }
+    }
+    const BAD: StatusCode = StatusCode::BAD_REQUEST;
+    const LARGE: StatusCode = StatusCode::PAYLOAD_TOO_LARGE;
+    const MEDIA: StatusCode = StatusCode::UNSUPPORTED_MEDIA_TYPE;
+    const MISSING: StatusCode = StatusCode::NOT_FOUND;
+    const METHOD: StatusCode = StatusCode::METHOD_NOT_ALLOWED;
+    const MISSING_METHOD: StatusCode = StatusCode::NOT_IMPLEMENTED;
+    const CONFLICT: StatusCode = StatusCode::CONFLICT;
+    const MANY: StatusCode = StatusCode::TOO_MANY_REQUESTS;
+    const BUSY: StatusCode = StatusCode::SERVICE_UNAVAILABLE;
+    const SLOW: StatusCode = StatusCode::GATEWAY_TIMEOUT;
+    const BROKEN: StatusCode = StatusCode::INTERNAL_SERVER_ERROR;
+    [
+        row(R::InvalidRequest, "INVALID_REQUEST", Code::InvalidArgument, BAD, 0),
+        row(R::RequestTooLarge, "REQUEST_TOO_LARGE", Code::InvalidArgument, LARGE, 0),
+        row(R::UnsupportedMediaType, "UNSUPPORTED_MEDIA_TYPE", Code::InvalidArgument, MEDIA, 0),
+        row(R::RouteNotFound, "ROUTE_NOT_FOUND", Code::NotFound, MISSING, 0),
+        row(R::MethodNotAllowed, "METHOD_NOT_ALLOWED", Code::Unimplemented, METHOD, 0),
+        row(R::MethodNotFound, "METHOD_NOT_FOUND", Code::Unimplemented, MISSING_METHOD, 0),
+        row(R::UnknownContext, "UNKNOWN_CONTEXT", Code::NotFound, MISSING, 0),
+        row(R::SessionNotFound, "SESSION_NOT_FOUND", Code::NotFound, MISSING, 0),
+        row(R::SessionExpired, "SESSION_EXPIRED", Code::NotFound, MISSING, 0),
+        row(R::SessionTerminated, "SESSION_TERMINATED", Code::NotFound, MISSING, 0),
+        row(R::DeviceNotRegistered, "DEVICE_NOT_REGISTERED", Code::NotFound, MISSING, 0),
+        row(R::VersionMismatch, "VERSION_MISMATCH", Code::Aborted, CONFLICT, 0),
+        row(R::SessionLocked, "SESSION_LOCKED", Code::Aborted, CONFLICT, 500),
+        row(R::SessionExists, "SESSION_EXISTS", Code::AlreadyExists, CONFLICT, 0),
+        row(R::SessionLimitReached, "SESSION_LIMIT_REACHED", Code::ResourceExhausted, MANY, 0),
+        row(R::StoreUnavailable, "STORE_UNAVAILABLE", Code::Unavailable, BUSY, 1000),
+        row(R::Overloaded, "OVERLOADED", Code::Unavailable, BUSY, 250),
+        row(R::LogicTimeout, "LOGIC_TIMEOUT", Code::DeadlineExceeded, SLOW, 0),
+        row(R::LogicFailed, "LOGIC_FAILED", Code::Internal, BROKEN, 0),
+    ]
+};
+
+impl Reason {
+    /// Its row of the table.
+    pub fn row(self) -> &'static Row {
+        &TABLE[self as usize]
+    }
+}
+
+/// One breach of a rule of form.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Violation {
+    /// Path of the field in the request.
+    pub field: String,
+    /// What is wrong and what is accepted.
+    pub description: String,
+}
+
+/// Why an operation has no result, as every wire tells it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct Error {
+    /// The meaning.
+    pub reason: Reason,
+    /// One sentence for people.
+    pub message: String,
+    /// Facts for programs.
+    pub metadata: Vec<(String, String)>,
+    /// Every breach, for [`Reason::InvalidRequest`].
+    pub violations: Vec<Violation>,
+}
+
+impl Error {
+    /// An error with one sentence.
+    pub fn new(reason: Reason, message: impl Into<String>) -> Self {
+        Self { reason, message: message.into(), metadata: Vec::new(), violations: Vec::new() }
+    }
+
+    /// A request that breaks one rule.
+    pub fn invalid(field: impl Into<String>, description: impl Into<String>) -> Self {
+        Self::violations(vec![Violation { field: field.into(), description: description.into() }])
+    }
+
+    /// A request that breaks rules; `violations` has at least one.
+    pub fn violations(violations: Vec<Violation>) -> Self {
+        let message = match &violations[..] {
+            [first, _, ..] => format!(
+                "{} violations, the first: {} {}",
+                violations.len(),
+                first.field,
+                first.description
+            ),
+            [only] => format!("{} {}", only.field, only.description),
+            [] => "the request is not valid".into(),
+        };
+        Self { violations, ..Self::new(Reason::InvalidRequest, message) }
+    }
+
+    /// Its row of the table.
+    pub fn row(&self) -> &'static Row {
+        self.reason.row()
+    }
+
+    /// How long to wait before trying again: what is left of a lock, else the
+    /// table's advice.
+    pub fn retry(&self) -> Option<Duration> {
+        let remaining = self.metadata.iter().find(|(name, _)| name == "remainingMs");
+        let remaining = remaining.and_then(|(_, value)| value.parse().ok());
+        self.row().retry.map(|advice| remaining.map_or(advice, Duration::from_millis))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_reason_finds_its_own_row() {
+        for (index, row) in TABLE.iter().enumerate() {
+            assert_eq!(row.reason as usize, index, "{}", row.name);
+        }
+    }
+
+    /// The table as users depend on it: a change here is a change for them.
+    #[test]
+    fn the_table_is_what_users_depend_on() {
+        let rendered: Vec<String> = TABLE
+            .iter()
+            .map(|row| {
+                let retry = row.retry.map_or(String::from("-"), |retry| format!("{retry:?}"));
+                format!("{} {} {} {retry}", row.name, row.code as i32, row.http.as_u16())
+            })
+            .collect();
+        let expected = [
+            "INVALID_REQUEST 3 400 -",
+            "REQUEST_TOO_LARGE 3 413 -",
+            "UNSUPPORTED_MEDIA_TYPE 3 415 -",
+            "ROUTE_NOT_FOUND 5 404 -",
+            "METHOD_NOT_ALLOWED 12 405 -",
+            "METHOD_NOT_FOUND 12 501 -",
+            "UNKNOWN_CONTEXT 5 404 -",
+            "SESSION_NOT_FOUND 5 404 -",
+            "SESSION_EXPIRED 5 404 -",
+            "SESSION_TERMINATED 5 404 -",
+            "DEVICE_NOT_REGISTERED 5 404 -",
+            "VERSION_MISMATCH 10 409 -",
+            "SESSION_LOCKED 10 409 500ms",
+            "SESSION_EXISTS 6 409 -",
+            "SESSION_LIMIT_REACHED 8 429 -",
+            "STORE_UNAVAILABLE 14 503 1s",
+            "OVERLOADED 14 503 250ms",
+            "LOGIC_TIMEOUT 4 504 -",
+            "LOGIC_FAILED 13 500 -",
+        ];
+        assert_eq!(rendered, expected);
+    }
+}

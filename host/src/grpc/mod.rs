@@ -1,0 +1,84 @@
+//! The gRPC wire: the services of `proto/`, health and reflection, over HTTP/2.
+
+mod booking;
+pub mod codec;
+mod observe;
+mod session_manager;
+pub mod status;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use tokio::net::TcpListener;
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic::{Response, Status};
+use tonic_health::server::HealthReporter;
+
+use crate::api::Api;
+use crate::error::Error;
+use crate::proto::session::booking::v1::booking_server::BookingServer;
+use crate::proto::sessionmanager::session_manager_server::SessionManagerServer;
+use crate::proto::{DESCRIPTORS, session, sessionmanager};
+use crate::telemetry::Metrics;
+
+/// The most bytes of one message: a session of 4 MiB and what surrounds it.
+pub const MESSAGE_BYTES_MAX: usize = (4 << 20) + (64 << 10);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+const STREAMS_PER_CONNECTION: u32 = 1024;
+const HEADER_BYTES_MAX: u32 = 16 << 10;
+
+/// The names of the services, as health reports them; the empty one stands for
+/// the whole server.
+pub const SERVICES: [&str; 3] = [
+    "",
+    sessionmanager::session_manager_server::SERVICE_NAME,
+    session::booking::v1::booking_server::SERVICE_NAME,
+];
+
+/// Serves on `listener` until `stop` completes, then ends when the requests in
+/// flight have. `health` is told by others.
+///
+/// # Errors
+/// When the listener fails.
+pub async fn serve(
+    listener: TcpListener,
+    api: Api,
+    metrics: Arc<Metrics>,
+    health: HealthReporter,
+    stop: impl Future<Output = ()>,
+) -> anyhow::Result<()> {
+    let reflection = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(DESCRIPTORS)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
+    let health = tonic_health::pb::health_server::HealthServer::new(
+        tonic_health::server::HealthService::from_health_reporter(health),
+    );
+    tonic::transport::Server::builder()
+        .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
+        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
+        .max_concurrent_streams(STREAMS_PER_CONNECTION)
+        .http2_max_header_list_size(HEADER_BYTES_MAX)
+        .layer(observe::layer(metrics))
+        .add_service(
+            SessionManagerServer::new(session_manager::Service(api.clone()))
+                .max_decoding_message_size(MESSAGE_BYTES_MAX),
+        )
+        .add_service(
+            BookingServer::new(booking::Service(api)).max_decoding_message_size(MESSAGE_BYTES_MAX),
+        )
+        .add_service(health)
+        .add_service(reflection().build_v1().context("reflection v1")?)
+        .add_service(reflection().build_v1alpha().context("reflection v1alpha")?)
+        .serve_with_incoming_shutdown(TcpListenerStream::new(listener), stop)
+        .await
+        .context("the gRPC server failed")
+}
+
+/// The answer of an operation on this wire.
+fn respond<T>(result: Result<T, Error>) -> Result<Response<T>, Status> {
+    result.map(Response::new).map_err(|error| status::from(&error))
+}

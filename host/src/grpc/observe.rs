@@ -1,0 +1,173 @@
+//! What happens around every gRPC call: its id, its span, its metrics, and
+//! errors of the transport itself told like all others.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use http::{HeaderValue, Request, Response};
+use prost_reflect::DescriptorPool;
+use tonic::body::Body;
+use tonic::{Code, Status};
+use tower::{Layer, Service};
+use tracing::Instrument;
+
+use crate::error::{Error, Reason};
+use crate::grpc::{MESSAGE_BYTES_MAX, status};
+use crate::proto::DESCRIPTORS;
+use crate::telemetry::{Metrics, REQUEST_ID, request_id};
+
+const DETAILS: &str = "grpc-status-details-bin";
+const STATUS: &str = "grpc-status";
+
+/// Wraps a service.
+#[derive(Clone)]
+pub struct Observe {
+    metrics: Arc<Metrics>,
+    /// Paths of the contract; others share one label, so that callers cannot
+    /// make labels up.
+    operations: Arc<HashSet<String>>,
+}
+
+/// The layer that records to `metrics`.
+pub fn layer(metrics: Arc<Metrics>) -> Observe {
+    let pool = DescriptorPool::decode(DESCRIPTORS).expect("the build compiled the descriptors");
+    let operations = pool
+        .services()
+        .flat_map(|service| service.methods().collect::<Vec<_>>())
+        .map(|method| format!("/{}/{}", method.parent_service().full_name(), method.name()))
+        .collect();
+    Observe { metrics, operations: Arc::new(operations) }
+}
+
+impl<S> Layer<S> for Observe {
+    type Service = Observed<S>;
+
+    fn layer(&self, inner: S) -> Observed<S> {
+        Observed { inner, observe: self.clone() }
+    }
+}
+
+/// A wrapped service.
+#[derive(Clone)]
+pub struct Observed<S> {
+    inner: S,
+    observe: Observe,
+}
+
+impl<S> Service<Request<Body>> for Observed<S>
+where
+    S: Service<Request<Body>, Response = Response<Body>> + Send + 'static,
+    S::Future: Send,
+{
+    type Response = Response<Body>;
+    type Error = S::Error;
+    type Future =
+        std::pin::Pin<Box<dyn Future<Output = Result<Response<Body>, S::Error>> + Send>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let started = Instant::now();
+        let id = request_id(request.headers().get(REQUEST_ID));
+        let path = request.uri().path();
+        let known = self.observe.operations.get(path).cloned();
+        let operation = known.as_deref().unwrap_or("other").trim_start_matches('/').to_owned();
+        let span = tracing::info_span!(
+            "request",
+            protocol = "grpc",
+            operation,
+            request_id = id.to_str().unwrap_or_default()
+        );
+        let metrics = Arc::clone(&self.observe.metrics);
+        let answer = self.inner.call(request);
+        let observed = async move {
+            let _in_flight = InFlight::new(&metrics);
+            let mut response = answer.await?;
+            let mut code = code(&response);
+            if let Some(error) = transport_error(&response, code, known.is_some()) {
+                code = status::from(&error).code();
+                response = status::from(&error).into_http();
+            }
+            let duration = started.elapsed();
+            metrics.answered("grpc", &operation, name(code), duration);
+            if matches!(code, Code::Internal | Code::Unavailable | Code::DeadlineExceeded) {
+                tracing::warn!(code = name(code), ?duration, "request failed");
+            } else {
+                tracing::debug!(code = name(code), ?duration, "request answered");
+            }
+            response.headers_mut().insert(REQUEST_ID, id);
+            Ok(response)
+        };
+        Box::pin(observed.instrument(span))
+    }
+}
+
+/// Counts a request while it lives, whichever way it ends.
+struct InFlight<'a>(&'a Metrics);
+
+impl<'a> InFlight<'a> {
+    fn new(metrics: &'a Metrics) -> Self {
+        metrics.in_flight.inc();
+        Self(metrics)
+    }
+}
+
+impl Drop for InFlight<'_> {
+    fn drop(&mut self) {
+        self.0.in_flight.dec();
+    }
+}
+
+/// An error is told in the head of the answer, success behind its body.
+fn code(response: &Response<Body>) -> Code {
+    let header = response.headers().get(STATUS).map(HeaderValue::as_bytes);
+    header.map_or(Code::Ok, Code::from_bytes)
+}
+
+/// The error that the transport told in its own words.
+fn transport_error(response: &Response<Body>, code: Code, known: bool) -> Option<Error> {
+    if response.headers().contains_key(DETAILS) {
+        return None;
+    }
+    match code {
+        Code::OutOfRange => Some(Error::new(
+            Reason::RequestTooLarge,
+            format!("The message is larger than {MESSAGE_BYTES_MAX} bytes."),
+        )),
+        Code::Unimplemented if !known => {
+            Some(Error::new(Reason::MethodNotFound, "The service has no such method."))
+        }
+        Code::Internal => {
+            let message = Status::from_header_map(response.headers())
+                .map_or_else(String::new, |status| status.message().to_owned());
+            Some(Error::invalid("message", format!("does not arrive whole: {message}")))
+        }
+        _ => None,
+    }
+}
+
+fn name(code: Code) -> &'static str {
+    match code {
+        Code::Ok => "OK",
+        Code::Cancelled => "CANCELLED",
+        Code::Unknown => "UNKNOWN",
+        Code::InvalidArgument => "INVALID_ARGUMENT",
+        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
+        Code::NotFound => "NOT_FOUND",
+        Code::AlreadyExists => "ALREADY_EXISTS",
+        Code::PermissionDenied => "PERMISSION_DENIED",
+        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
+        Code::FailedPrecondition => "FAILED_PRECONDITION",
+        Code::Aborted => "ABORTED",
+        Code::OutOfRange => "OUT_OF_RANGE",
+        Code::Unimplemented => "UNIMPLEMENTED",
+        Code::Internal => "INTERNAL",
+        Code::Unavailable => "UNAVAILABLE",
+        Code::DataLoss => "DATA_LOSS",
+        Code::Unauthenticated => "UNAUTHENTICATED",
+    }
+}

@@ -1,0 +1,123 @@
+//! Answers over HTTP: JSON bodies, and errors in the form of grpc-gateway.
+
+use bytes::Bytes;
+use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
+use http::{HeaderValue, Response, StatusCode};
+use http_body_util::Full;
+use serde_json::{Map, Value, json};
+
+use crate::error::Error;
+
+/// A whole answer.
+pub type Answer = Response<Full<Bytes>>;
+
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
+/// Sessions are nobody's to cache.
+const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
+
+/// An answer with a JSON body.
+pub fn json(body: impl Into<Bytes>) -> Answer {
+    with_status(StatusCode::OK, body)
+}
+
+/// The answer that tells an error.
+pub fn error(error: &Error) -> Answer {
+    let mut answer = with_status(error.row().http, error_body(error).to_string());
+    if let Some(after) = error.retry() {
+        let seconds = after.as_secs() + u64::from(after.subsec_nanos() > 0);
+        answer.headers_mut().insert(RETRY_AFTER, seconds.into());
+    }
+    answer
+}
+
+/// The answer to a method that the path does not have; `allowed` lists those it
+/// has, separated by commas.
+pub fn method_not_allowed(error_: &Error, allowed: &str) -> Answer {
+    let mut answer = error(error_);
+    if let Ok(allowed) = HeaderValue::try_from(allowed) {
+        answer.headers_mut().insert(ALLOW, allowed);
+    }
+    answer
+}
+
+fn with_status(status: StatusCode, body: impl Into<Bytes>) -> Answer {
+    let mut answer = Response::new(Full::new(body.into()));
+    *answer.status_mut() = status;
+    answer.headers_mut().insert(CONTENT_TYPE, JSON);
+    answer.headers_mut().insert(CACHE_CONTROL, NO_STORE);
+    answer
+}
+
+/// `{"code", "message", "details"}`, the details as proto3 JSON of `google.rpc`.
+fn error_body(error: &Error) -> Value {
+    let row = error.row();
+    let metadata: Map<String, Value> =
+        error.metadata.iter().map(|(name, value)| (name.clone(), json!(value))).collect();
+    let mut details = vec![json!({
+        "@type": "type.googleapis.com/google.rpc.ErrorInfo",
+        "reason": row.name,
+        "domain": "session-manager",
+        "metadata": metadata,
+    })];
+    if !error.violations.is_empty() {
+        let violations = error.violations.iter();
+        let violations =
+            violations.map(|v| json!({ "field": v.field, "description": v.description }));
+        details.push(json!({
+            "@type": "type.googleapis.com/google.rpc.BadRequest",
+            "fieldViolations": violations.collect::<Vec<_>>(),
+        }));
+    }
+    if let Some(after) = error.retry() {
+        details.push(json!({
+            "@type": "type.googleapis.com/google.rpc.RetryInfo",
+            "retryDelay": format!("{}s", after.as_secs_f64()),
+        }));
+    }
+    json!({ "code": row.code as i32, "message": error.message, "details": details })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::{Reason, Violation};
+
+    #[test]
+    fn an_error_is_told_in_the_form_of_grpc_gateway() {
+        let mut error = Error::violations(vec![Violation {
+            field: "fleet_id".into(),
+            description: "must be text".into(),
+        }]);
+        error.metadata.push(("a".into(), "b".into()));
+        assert_eq!(
+            error_body(&error),
+            json!({
+                "code": 3,
+                "message": "fleet_id must be text",
+                "details": [
+                    {
+                        "@type": "type.googleapis.com/google.rpc.ErrorInfo",
+                        "reason": "INVALID_REQUEST",
+                        "domain": "session-manager",
+                        "metadata": { "a": "b" },
+                    },
+                    {
+                        "@type": "type.googleapis.com/google.rpc.BadRequest",
+                        "fieldViolations": [
+                            { "field": "fleet_id", "description": "must be text" },
+                        ],
+                    },
+                ],
+            })
+        );
+    }
+
+    #[test]
+    fn an_outage_says_when_to_try_again() {
+        let error_ = Error::new(Reason::StoreUnavailable, "down");
+        let answer = error(&error_);
+        assert_eq!(answer.status(), 503);
+        assert_eq!(answer.headers()[RETRY_AFTER], "1");
+        assert_eq!(error_body(&error_)["details"][1]["retryDelay"], "1s");
+    }
+}

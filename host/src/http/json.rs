@@ -1,0 +1,187 @@
+//! JSON as the wire meets it: the members of a body as text, with duplicates
+//! kept for the rules to refuse, and limits on nesting.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
+use serde_json::value::RawValue;
+
+use crate::error::{Error, Violation};
+
+/// The deepest nesting of a JSON value.
+pub const NESTING_MAX: usize = 128;
+
+/// A member of an object: its name and its value's text.
+pub type Member<'a> = (Cow<'a, str>, &'a RawValue);
+
+/// The members of the JSON object in a body, in their order; an empty body has
+/// none. What is nested too deep comes back as a violation instead.
+///
+/// # Errors
+/// `INVALID_REQUEST` when the body is not a JSON object.
+pub fn members(body: &[u8]) -> Result<(Vec<Member<'_>>, Vec<Violation>), Error> {
+    if body.trim_ascii().is_empty() {
+        return Ok((Vec::new(), Vec::new()));
+    }
+    let Members(mut members) = serde_json::from_slice(body)
+        .map_err(|error| Error::invalid("body", format!("is not a JSON object: {error}")))?;
+    let mut violations = Vec::new();
+    members.retain(|(name, value)| {
+        let nesting = nesting(value.get());
+        if nesting > NESTING_MAX {
+            let description = format!("is nested {nesting} deep, at most {NESTING_MAX} is accepted");
+            violations.push(Violation { field: shown(name), description });
+        }
+        nesting <= NESTING_MAX
+    });
+    Ok((members, violations))
+}
+
+/// Whether bytes are one JSON value that can stand inside another.
+pub fn is_json(bytes: &[u8]) -> bool {
+    str::from_utf8(bytes).is_ok_and(|text| {
+        serde_json::from_str::<IgnoredAny>(text).is_ok() && nesting(text) < NESTING_MAX
+    })
+}
+
+/// A name from a request as an error may repeat it: short and escaped.
+pub fn shown(name: &str) -> String {
+    let mut short: String = name.chars().take(64).collect();
+    if short.len() < name.len() {
+        short.push('\u{2026}');
+    }
+    format!("{short:?}")
+}
+
+/// How deep the arrays and objects of a valid JSON text are nested.
+fn nesting(text: &str) -> usize {
+    let (mut depth, mut deepest) = (0_usize, 0);
+    let (mut in_string, mut escaped) = (false, false);
+    for byte in text.bytes() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if in_string => escaped = true,
+            b'"' => in_string = !in_string,
+            b'[' | b'{' if !in_string => {
+                depth += 1;
+                deepest = deepest.max(depth);
+            }
+            b']' | b'}' if !in_string => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+    }
+    deepest
+}
+
+struct Members<'a>(Vec<Member<'a>>);
+
+/// A name that borrows from the body unless it has escapes.
+struct Name<'a>(Cow<'a, str>);
+
+impl<'de> Deserialize<'de> for Members<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Collect;
+
+        impl<'de> Visitor<'de> for Collect {
+            type Value = Members<'de>;
+
+            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+                formatter.write_str("a JSON object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut members = Vec::new();
+                while let Some((Name(name), value)) = map.next_entry()? {
+                    members.push((name, value));
+                }
+                Ok(Members(members))
+            }
+        }
+
+        deserializer.deserialize_map(Collect)
+    }
+}
+
+impl<'de> Deserialize<'de> for Name<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Borrow;
+
+        impl<'de> Visitor<'de> for Borrow {
+            type Value = Name<'de>;
+
+            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+                formatter.write_str("a name")
+            }
+
+            fn visit_borrowed_str<E>(self, name: &'de str) -> Result<Self::Value, E> {
+                Ok(Name(Cow::Borrowed(name)))
+            }
+
+            fn visit_str<E>(self, name: &str) -> Result<Self::Value, E> {
+                Ok(Name(Cow::Owned(name.into())))
+            }
+        }
+
+        deserializer.deserialize_str(Borrow)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn members_keep_their_text_and_their_duplicates() {
+        let body = br#" {"a": [1, 2.50], "b\u0031":"x","a":null} "#;
+        let (members, violations) = members(body).expect("an object");
+        let members: Vec<_> = members.iter().map(|(name, value)| (&**name, value.get())).collect();
+        assert_eq!(members, [("a", "[1, 2.50]"), ("b1", "\"x\""), ("a", "null")]);
+        assert!(violations.is_empty());
+    }
+
+    #[test]
+    fn a_body_that_is_no_object_is_refused_with_the_place() {
+        for (body, expected) in [
+            (&b"[1]"[..], "expected a JSON object"),
+            (br#"{"device_id" = "Android Phone"}"#, "expected `:` at line 1 column 14"),
+            (b"{\"a\":1} x", "trailing characters"),
+            (b"{\"a\":", "EOF"),
+            (b"{\"a\":\"\xff\"}", "invalid unicode"),
+        ] {
+            let error = members(body).expect_err(expected);
+            assert!(error.message.contains(expected), "{}", error.message);
+        }
+    }
+
+    #[test]
+    fn what_is_nested_too_deep_is_a_violation() {
+        let deep = format!("{{\"a\":{}1{}}}", "[".repeat(10_000), "]".repeat(10_000));
+        let (members, violations) = members(deep.as_bytes()).expect("an object");
+        assert!(members.is_empty());
+        assert!(violations[0].description.contains("nested 10000 deep"));
+    }
+
+    #[test]
+    fn nesting_does_not_count_what_stands_in_strings() {
+        for (text, expected) in
+            [("1", 0), ("[]", 1), (r#"{"a":[{}]}"#, 3), (r#"["[[\"{{"]"#, 1), (r#"["\\",[]]"#, 2)]
+        {
+            assert_eq!(nesting(text), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn only_whole_values_in_utf_8_are_json() {
+        for (bytes, expected) in [
+            (&b"{\"a\":1}"[..], true),
+            (b"null", true),
+            (b"", false),
+            (b"\x08\x01", false),
+            (b"\"\xff\"", false),
+            (b"1 2", false),
+        ] {
+            assert_eq!(is_json(bytes), expected, "{bytes:?}");
+        }
+    }
+}

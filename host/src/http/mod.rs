@@ -1,0 +1,237 @@
+//! The REST wire. A request is matched to a route of the contract, decoded,
+//! handed to its operation, and the reply encoded; what stands around that is
+//! the same for every route.
+
+pub mod answer;
+mod booking;
+mod json;
+mod openapi;
+mod routes;
+pub mod server;
+mod transcode;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
+use http::{HeaderMap, Method, Request};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use hyper::body::Incoming;
+use percent_encoding::percent_decode_str;
+use prost::Message;
+use prost_reflect::DescriptorPool;
+use tokio::net::TcpListener;
+use tracing::Instrument;
+
+use crate::api::Api;
+use crate::error::{Error, Reason};
+use crate::http::answer::Answer;
+use crate::http::openapi::OpenApi;
+use crate::http::routes::{Action, Route, Routes};
+use crate::proto::DESCRIPTORS;
+use crate::telemetry::{Metrics, REQUEST_ID, request_id};
+
+/// The most bytes of one body.
+const BODY_BYTES_MAX: usize = 4 << 20;
+/// How long a body may take to arrive.
+const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The wire.
+pub struct Rest {
+    api: Api,
+    metrics: Arc<Metrics>,
+    routes: Routes,
+    openapi: OpenApi,
+}
+
+/// Serves on `listener` until `stop` completes, then ends when the requests in
+/// flight are answered.
+///
+/// # Errors
+/// When the contract cannot be served.
+pub async fn serve(
+    listener: TcpListener,
+    api: Api,
+    metrics: Arc<Metrics>,
+    stop: impl Future<Output = ()>,
+) -> anyhow::Result<()> {
+    let pool = DescriptorPool::decode(DESCRIPTORS)?;
+    let routes = Routes::read(&pool)?;
+    let openapi = OpenApi::new(&pool)?;
+    let rest = Arc::new(Rest { api, metrics, routes, openapi });
+    let handler = move |request| Arc::clone(&rest).handle(request);
+    server::serve(listener, handler, stop).await;
+    Ok(())
+}
+
+impl Rest {
+    async fn handle(self: Arc<Self>, request: Request<Incoming>) -> Answer {
+        let started = Instant::now();
+        let id = request_id(request.headers().get(REQUEST_ID));
+        let path = request.uri().path().to_owned();
+        let operation = match self.routes.router.at(&path) {
+            Ok(found) => {
+                let route = found.value.iter().find(|route| route.http_method == request.method());
+                route.map_or("other", |route| &route.operation)
+            }
+            Err(_) if path == openapi::PATH => "OpenApi",
+            Err(_) => "other",
+        };
+        let span = tracing::info_span!(
+            "request",
+            protocol = "rest",
+            operation,
+            request_id = id.to_str().unwrap_or_default()
+        );
+        self.metrics.in_flight.inc();
+        let answering = self.answer(&path, request).instrument(span.clone());
+        let mut answer = answering.await.unwrap_or_else(|refusal| refusal.answer());
+        self.metrics.in_flight.dec();
+        let duration = started.elapsed();
+        let status = answer.status();
+        self.metrics.answered("rest", operation, status.as_str(), duration);
+        if status.is_server_error() {
+            span.in_scope(|| tracing::warn!(code = status.as_str(), ?duration, "request failed"));
+        } else {
+            span.in_scope(|| tracing::debug!(code = status.as_str(), ?duration, "request answered"));
+        }
+        answer.headers_mut().insert(REQUEST_ID, id);
+        answer
+    }
+
+    async fn answer(&self, path: &str, request: Request<Incoming>) -> Result<Answer, Refusal> {
+        let Ok(found) = self.routes.router.at(path) else {
+            if path == openapi::PATH {
+                return self.openapi(request.method());
+            }
+            return Err(Error::new(Reason::RouteNotFound, "There is no such path.").into());
+        };
+        let method = request.method();
+        let Some(route) = found.value.iter().find(|route| route.http_method == method) else {
+            let allowed: Vec<&str> =
+                found.value.iter().map(|route| route.http_method.as_str()).collect();
+            return Err(Refusal::method(&allowed.join(", ")));
+        };
+        let mut parameters = Vec::with_capacity(2);
+        for (name, value) in found.params.iter() {
+            let decoded = percent_decode_str(value).decode_utf8();
+            let value = decoded.map_err(|_| Error::invalid(name, "is not UTF-8"))?;
+            parameters.push((name, value));
+        }
+        let query = request.uri().query().unwrap_or_default().to_owned();
+        let body = if route.has_body { body(request).await? } else { Bytes::new() };
+        let parameter = |wanted: &str| {
+            let found = parameters.iter().find(|(name, _)| *name == wanted);
+            found.map(|(_, value)| value.clone().into_owned())
+        };
+        match &route.action {
+            Action::Unary(call) => {
+                let mut request = transcode::Request::new(route.method.input());
+                for (name, value) in &parameters {
+                    request.path(name, value);
+                }
+                request.query(&query);
+                request.body(&body)?;
+                let reply = call(self.api.clone(), request.finish()?).await?;
+                Ok(answer::json(transcode::reply(route.method.output(), &reply)))
+            }
+            Action::SetFlat => {
+                no_query(&query)?;
+                let context = parameter("context").unwrap_or_default();
+                let key = parameter("session_key");
+                let written = booking::set(&self.api, context, key, &body).await?;
+                Ok(reply(route, &written))
+            }
+            Action::GetFlat => {
+                no_query(&query)?;
+                let context = parameter("context").unwrap_or_default();
+                let key = parameter("session_key").unwrap_or_default();
+                Ok(answer::json(booking::get(&self.api, &context, &key).await?))
+            }
+        }
+    }
+
+    fn openapi(&self, method: &Method) -> Result<Answer, Refusal> {
+        if method != Method::GET {
+            return Err(Refusal::method("GET"));
+        }
+        Ok(answer::json(self.openapi.document(&self.api.logic.generation())))
+    }
+}
+
+/// Why a request has no reply.
+struct Refusal {
+    error: Error,
+    /// The methods that the path has, when the one used is not among them.
+    allowed: Option<String>,
+}
+
+impl From<Error> for Refusal {
+    fn from(error: Error) -> Self {
+        Self { error, allowed: None }
+    }
+}
+
+impl Refusal {
+    fn method(allowed: &str) -> Self {
+        let message = format!("The path takes {allowed} only.");
+        Self {
+            error: Error::new(Reason::MethodNotAllowed, message),
+            allowed: Some(allowed.into()),
+        }
+    }
+
+    fn answer(self) -> Answer {
+        match self.allowed {
+            Some(allowed) => answer::method_not_allowed(&self.error, &allowed),
+            None => answer::error(&self.error),
+        }
+    }
+}
+
+fn reply(route: &Route, message: &impl Message) -> Answer {
+    answer::json(transcode::reply(route.method.output(), &message.encode_to_vec()))
+}
+
+fn no_query(query: &str) -> Result<(), Error> {
+    if query.is_empty() {
+        return Ok(());
+    }
+    let name = query.split(['=', '&']).next().unwrap_or_default();
+    Err(Error::invalid(json::shown(name), "is not a parameter of this request"))
+}
+
+/// The whole body of a request that says it is JSON, or has none.
+async fn body(request: Request<Incoming>) -> Result<Bytes, Error> {
+    let too_large = || {
+        let message = format!("The body is larger than {BODY_BYTES_MAX} bytes.");
+        Error::new(Reason::RequestTooLarge, message)
+    };
+    let length = request.headers().get(CONTENT_LENGTH).and_then(|value| value.to_str().ok());
+    let length = length.and_then(|length| length.parse::<u64>().ok());
+    if length.is_some_and(|length| length > BODY_BYTES_MAX as u64) {
+        return Err(too_large());
+    }
+    if !is_json(request.headers()) && length != Some(0) {
+        return Err(Error::new(
+            Reason::UnsupportedMediaType,
+            "The body must be JSON, announced as content-type: application/json.",
+        ));
+    }
+    let collecting = Limited::new(request.into_body(), BODY_BYTES_MAX).collect();
+    match tokio::time::timeout(BODY_TIMEOUT, collecting).await {
+        Ok(Ok(body)) => Ok(body.to_bytes()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
+        Ok(Err(_)) => Err(Error::invalid("body", "does not arrive whole")),
+        Err(_) => Err(Error::invalid("body", "does not arrive in time")),
+    }
+}
+
+/// A body without a type is taken for what the wire speaks.
+fn is_json(headers: &HeaderMap) -> bool {
+    let Some(value) = headers.get(CONTENT_TYPE) else { return true };
+    let value = value.to_str().unwrap_or_default();
+    let essence = value.split(';').next().unwrap_or_default().trim();
+    essence.eq_ignore_ascii_case("application/json")
+}

@@ -1,0 +1,372 @@
+//! `GET /openapi.json`: OpenAPI 3.1, from the same annotations as the routes and
+//! from what the running component says of its contexts. Each context gets its
+//! own paths, so that its fields are described.
+
+use std::collections::BTreeMap;
+
+use anyhow::Result;
+use arc_swap::ArcSwapOption;
+use bytes::Bytes;
+use prost_reflect::{DescriptorPool, FieldDescriptor, Kind, MessageDescriptor};
+use serde_json::{Map, Value, json};
+
+use crate::error::TABLE;
+use crate::http::routes::{self, Action, Route};
+use crate::logic::{Context, Generation, Kind as FieldKind};
+
+/// Where the document is.
+pub const PATH: &str = "/openapi.json";
+
+/// Makes the document, and keeps the one of the present generation.
+pub struct OpenApi {
+    routes: Vec<Route>,
+    rendered: ArcSwapOption<(u64, Bytes)>,
+}
+
+impl OpenApi {
+    /// A document for the annotated operations of `pool`.
+    ///
+    /// # Errors
+    /// When an annotation is not understood.
+    pub fn new(pool: &DescriptorPool) -> Result<Self> {
+        Ok(Self { routes: routes::all(pool)?, rendered: ArcSwapOption::empty() })
+    }
+
+    /// The document for the contexts of one generation.
+    pub fn document(&self, generation: &Generation) -> Bytes {
+        if let Some(rendered) = &*self.rendered.load()
+            && rendered.0 == generation.number
+        {
+            return rendered.1.clone();
+        }
+        let document = render(&self.routes, &generation.description.contexts);
+        let bytes = Bytes::from(document.to_string());
+        self.rendered.store(Some(std::sync::Arc::new((generation.number, bytes.clone()))));
+        bytes
+    }
+}
+
+fn render(routes: &[Route], contexts: &[Context]) -> Value {
+    let mut document = Document::default();
+    for route in routes {
+        if route.template.contains("{context}") {
+            for context in contexts {
+                document.add(route, Some(context));
+            }
+        } else {
+            document.add(route, None);
+        }
+    }
+    document.finish()
+}
+
+#[derive(Default)]
+struct Document {
+    paths: BTreeMap<String, Map<String, Value>>,
+    schemas: BTreeMap<String, Value>,
+}
+
+impl Document {
+    fn add(&mut self, route: &Route, context: Option<&Context>) {
+        let path = match context {
+            Some(context) => route.template.replace("{context}", &context.name),
+            None => route.template.clone(),
+        };
+        let operation = self.operation(route, context, &path);
+        let verb = route.http_method.as_str().to_ascii_lowercase();
+        self.paths.entry(path).or_default().insert(verb, operation);
+    }
+
+    fn operation(&mut self, route: &Route, context: Option<&Context>, path: &str) -> Value {
+        let mut parameters = Vec::new();
+        let mut query = Vec::new();
+        for field in route.method.input().fields() {
+            if path.contains(&format!("{{{}}}", field.name())) {
+                let schema = if field.name() == "session_key" { session_key() } else { scalar(&field) };
+                parameters.push(json!({
+                    "name": field.name(),
+                    "in": "path",
+                    "required": true,
+                    "description": comment(&field),
+                    "schema": schema,
+                }));
+            } else if !route.has_body && !route.template.contains(&format!("{{{}}}", field.name())) {
+                query.push(json!({
+                    "name": field.name(),
+                    "in": "query",
+                    "description": comment(&field),
+                    "schema": scalar(&field),
+                }));
+            }
+        }
+        parameters.extend(query);
+        let reply = match (&route.action, context) {
+            (Action::GetFlat, Some(context)) => self.session(context),
+            _ => self.message(&route.method.output()),
+        };
+        let mut operation = json!({
+            "operationId": operation_id(route, context),
+            "tags": [route.method.parent_service().full_name()],
+            "summary": method_comment(route),
+            "parameters": parameters,
+            "responses": {
+                "200": {
+                    "description": "Done.",
+                    "headers": { "x-request-id": { "schema": { "type": "string" } } },
+                    "content": { "application/json": { "schema": reply } },
+                },
+                "default": { "$ref": "#/components/responses/Error" },
+            },
+        });
+        if route.has_body {
+            let (schema, required) = match (&route.action, context) {
+                (Action::SetFlat, Some(context)) => (self.write(context), true),
+                _ => (json!({ "type": "object", "additionalProperties": false }), false),
+            };
+            operation["requestBody"] = json!({
+                "required": required,
+                "content": { "application/json": { "schema": schema } },
+            });
+        }
+        operation
+    }
+
+    /// What a read of a context answers.
+    fn session(&mut self, context: &Context) -> Value {
+        let mut properties = fields(context);
+        properties.insert("session_key".into(), session_key());
+        properties.insert("version".into(), uint64("The number of writes."));
+        properties.insert("expires_at".into(), date_time("When the session ends."));
+        let schema = json!({
+            "type": "object",
+            "required": ["session_key", "version"],
+            "properties": properties,
+            "additionalProperties": false,
+        });
+        self.named(format!("{}.Session", context.name), schema)
+    }
+
+    /// What a write of a context takes.
+    fn write(&mut self, context: &Context) -> Value {
+        let mut properties = fields(context);
+        let mut key = session_key();
+        key["minLength"] = json!(0);
+        key["pattern"] = json!(format!("^{KEY_CHARACTERS}*$"));
+        properties.insert("session_key".into(), key);
+        properties.insert(
+            "if_version".into(),
+            uint64("Write only at this version; 0 means the session must not exist."),
+        );
+        properties.insert(
+            "lock_token".into(),
+            json!({ "type": "string", "description": "The token of the lock that the caller holds." }),
+        );
+        for (name, description) in
+            [("version", "Ignored; replies have it."), ("expires_at", "Ignored; replies have it.")]
+        {
+            properties.insert(name.into(), json!({ "readOnly": true, "description": description }));
+        }
+        let schema = json!({
+            "type": "object",
+            "properties": properties,
+            "additionalProperties": false,
+        });
+        self.named(format!("{}.Write", context.name), schema)
+    }
+
+    /// The schema of a message in proto3 JSON.
+    fn message(&mut self, message: &MessageDescriptor) -> Value {
+        match message.full_name() {
+            "google.protobuf.Timestamp" => return date_time(""),
+            "google.protobuf.Duration" => {
+                return json!({ "type": "string", "pattern": r"^-?[0-9]+(\.[0-9]+)?s$" });
+            }
+            _ => {}
+        }
+        if !self.schemas.contains_key(message.full_name()) {
+            let mut properties = Map::new();
+            for field in message.fields() {
+                let one = match field.kind() {
+                    Kind::Message(inner) => self.message(&inner),
+                    _ => scalar(&field),
+                };
+                let mut schema = if field.is_list() {
+                    json!({ "type": "array", "items": one })
+                } else {
+                    one
+                };
+                if schema.get("$ref").is_none() {
+                    schema["description"] = json!(comment(&field));
+                }
+                properties.insert(field.name().into(), schema);
+            }
+            let schema = json!({
+                "type": "object",
+                "properties": properties,
+                "additionalProperties": false,
+            });
+            self.schemas.insert(message.full_name().into(), schema);
+        }
+        reference(message.full_name())
+    }
+
+    fn named(&mut self, name: String, schema: Value) -> Value {
+        let reference = reference(&name);
+        self.schemas.insert(name, schema);
+        reference
+    }
+
+    fn finish(mut self) -> Value {
+        let mut reasons: Vec<&str> = TABLE.iter().map(|row| row.name).collect();
+        reasons.sort_unstable();
+        self.schemas.insert("Error".into(), error_schema(&reasons));
+        json!({
+            "openapi": "3.1.0",
+            "info": {
+                "title": "Session Manager",
+                "version": env!("CARGO_PKG_VERSION"),
+                "description": "Sessions as a service. The same operations are served over gRPC.",
+                "license": { "name": "Apache-2.0", "identifier": "Apache-2.0" },
+            },
+            "paths": self.paths,
+            "components": {
+                "schemas": self.schemas,
+                "responses": {
+                    "Error": {
+                        "description": "The request has no result; `details` say why.",
+                        "content": { "application/json": { "schema": reference("Error") } },
+                    },
+                },
+            },
+        })
+    }
+}
+
+/// The characters of a session key, as a class of a regular expression.
+const KEY_CHARACTERS: &str = r#"[!"$-.0->@-z|~]"#;
+
+fn session_key() -> Value {
+    json!({
+        "type": "string",
+        "minLength": 1,
+        "maxLength": 256,
+        "pattern": format!("^{KEY_CHARACTERS}+$"),
+        "description": "1 to 256 visible ASCII characters, none of { } / ? #.",
+    })
+}
+
+fn fields(context: &Context) -> Map<String, Value> {
+    let schema = |kind| match kind {
+        FieldKind::Document => json!({
+            "description":
+                "Any JSON value; bytes that are not JSON as {\"$bytes\": \"<base64>\"}.",
+        }),
+        FieldKind::Text => json!({ "type": "string" }),
+        FieldKind::Boolean => json!({ "type": "boolean" }),
+        FieldKind::Number => json!({ "type": "number" }),
+    };
+    context.fields.iter().map(|field| (field.name.clone(), schema(field.kind))).collect()
+}
+
+/// The schema of a field that is no message, in proto3 JSON.
+fn scalar(field: &FieldDescriptor) -> Value {
+    match field.kind() {
+        Kind::Bool => json!({ "type": "boolean" }),
+        Kind::Double | Kind::Float => json!({ "type": "number" }),
+        Kind::Int64 | Kind::Sint64 | Kind::Sfixed64 | Kind::Uint64 | Kind::Fixed64 => uint64(""),
+        Kind::Int32 | Kind::Sint32 | Kind::Sfixed32 => {
+            json!({ "type": "integer", "format": "int32" })
+        }
+        Kind::Uint32 | Kind::Fixed32 => json!({ "type": "integer", "minimum": 0 }),
+        Kind::Bytes => json!({ "type": "string", "contentEncoding": "base64" }),
+        _ => json!({ "type": "string" }),
+    }
+}
+
+/// A 64-bit number, which proto3 JSON writes as a string and reads as either.
+fn uint64(description: &str) -> Value {
+    json!({
+        "type": ["string", "integer"],
+        "format": "uint64",
+        "pattern": "^[0-9]{1,20}$",
+        "minimum": 0,
+        "description": description,
+    })
+}
+
+fn date_time(description: &str) -> Value {
+    json!({ "type": "string", "format": "date-time", "description": description })
+}
+
+fn reference(schema: &str) -> Value {
+    json!({ "$ref": format!("#/components/schemas/{schema}") })
+}
+
+fn operation_id(route: &Route, context: Option<&Context>) -> String {
+    let name = route.method.name();
+    let verb = match (&route.action, route.http_method.as_str()) {
+        (Action::SetFlat, "POST") => "Create",
+        _ => name,
+    };
+    match context {
+        Some(context) => format!("{verb}_{}", context.name),
+        None => verb.into(),
+    }
+}
+
+/// The comment of a method in the contract.
+fn method_comment(route: &Route) -> String {
+    let file = route.method.parent_file();
+    comment_at(&file, route.method.path())
+}
+
+/// The comment of a field in the contract.
+fn comment(field: &FieldDescriptor) -> String {
+    comment_at(&field.parent_file(), field.path())
+}
+
+fn comment_at(file: &prost_reflect::FileDescriptor, path: &[i32]) -> String {
+    let descriptor = file.file_descriptor_proto();
+    let locations = descriptor.source_code_info.iter().flat_map(|info| &info.location);
+    let location = locations.into_iter().find(|location| location.path == path);
+    let text = location.map_or("", |location| location.leading_comments());
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+fn error_schema(reasons: &[&str]) -> Value {
+    json!({
+        "type": "object",
+        "required": ["code", "message", "details"],
+        "properties": {
+            "code": { "type": "integer", "description": "A code of google.rpc.Code." },
+            "message": { "type": "string", "description": "One sentence for people." },
+            "details": {
+                "type": "array",
+                "items": {
+                    "type": "object",
+                    "required": ["@type"],
+                    "properties": {
+                        "@type": { "type": "string" },
+                        "reason": { "enum": reasons },
+                        "domain": { "const": "session-manager" },
+                        "metadata": {
+                            "type": "object",
+                            "additionalProperties": { "type": "string" },
+                        },
+                        "fieldViolations": {
+                            "type": "array",
+                            "items": {
+                                "type": "object",
+                                "properties": {
+                                    "field": { "type": "string" },
+                                    "description": { "type": "string" },
+                                },
+                            },
+                        },
+                        "retryDelay": { "type": "string" },
+                    },
+                },
+            },
+        },
+    })
+}

@@ -1,0 +1,217 @@
+//! The routes of the REST wire, read from the `google.api.http` annotations of
+//! the contract: which path and method call which operation. Only what an
+//! operation does with a decoded request stands here, one line each.
+
+use std::pin::Pin;
+
+use anyhow::{Context, Result, bail};
+use bytes::Bytes;
+use http::Method;
+use prost::Message;
+use prost_reflect::{DescriptorPool, DynamicMessage, MethodDescriptor, Value};
+
+use crate::api::{Api, booking};
+use crate::error::Error;
+use crate::proto::session::booking::v1::ListContextsRequest;
+use crate::proto::sessionmanager::EmptyRequest;
+
+/// A reply message's bytes, some time.
+type Reply = Pin<Box<dyn Future<Output = Result<Vec<u8>, Error>> + Send>>;
+
+/// What a route does with a request.
+pub enum Action {
+    /// Decode by the descriptor, call, encode by the descriptor.
+    Unary(Box<dyn Fn(Api, Bytes) -> Reply + Send + Sync>),
+    /// Write a booking session from a flat body.
+    SetFlat,
+    /// Read a booking session into a flat body.
+    GetFlat,
+}
+
+/// One binding of an operation.
+pub struct Route {
+    /// The HTTP method.
+    pub http_method: Method,
+    /// The path template.
+    pub template: String,
+    /// Whether the request message is in the body.
+    pub has_body: bool,
+    /// The operation.
+    pub method: MethodDescriptor,
+    /// `package.Service/Method`, for metrics and logs.
+    pub operation: String,
+    /// What it does.
+    pub action: Action,
+}
+
+/// The routes of one path.
+pub type PathRoutes = Vec<Route>;
+
+/// All routes by path.
+pub struct Routes {
+    /// Finds the routes of a path.
+    pub router: matchit::Router<PathRoutes>,
+}
+
+impl Routes {
+    /// Reads the annotations.
+    ///
+    /// # Errors
+    /// When an annotation cannot be served: two claim one path, or an operation
+    /// has no action.
+    pub fn read(pool: &DescriptorPool) -> Result<Self> {
+        let mut by_template: Vec<(String, PathRoutes)> = Vec::new();
+        for route in all(pool)? {
+            match by_template.iter_mut().find(|(template, _)| *template == route.template) {
+                Some((_, routes)) => routes.push(route),
+                None => by_template.push((route.template.clone(), vec![route])),
+            }
+        }
+        let mut router = matchit::Router::new();
+        for (template, routes) in by_template {
+            router.insert(&template, routes).with_context(|| format!("route {template}"))?;
+        }
+        Ok(Self { router })
+    }
+}
+
+/// Every binding of every annotated operation.
+///
+/// # Errors
+/// When an annotation is not understood.
+pub fn all(pool: &DescriptorPool) -> Result<Vec<Route>> {
+    let http = pool
+        .get_extension_by_name("google.api.http")
+        .context("the descriptors hold google.api.http")?;
+    let mut routes = Vec::new();
+    for service in pool.services() {
+        for method in service.methods() {
+            let options = method.options();
+            if !options.has_extension(&http) {
+                continue;
+            }
+            let rule = options.get_extension(&http);
+            let rule = rule.as_message().context("an HTTP rule is a message")?;
+            routes.push(route(&method, rule)?);
+            let more = rule.get_field_by_name("additional_bindings");
+            for rule in more.as_deref().and_then(Value::as_list).unwrap_or_default() {
+                routes.push(route(&method, rule.as_message().context("a rule is a message")?)?);
+            }
+        }
+    }
+    Ok(routes)
+}
+
+fn route(method: &MethodDescriptor, rule: &DynamicMessage) -> Result<Route> {
+    let verbs = [
+        ("get", Method::GET),
+        ("put", Method::PUT),
+        ("post", Method::POST),
+        ("delete", Method::DELETE),
+        ("patch", Method::PATCH),
+    ];
+    let found = verbs.into_iter().find(|(name, _)| rule.has_field_by_name(name));
+    let (name, http_method) =
+        found.with_context(|| format!("{} has a rule without a path", method.full_name()))?;
+    let text = |name: &str| {
+        let value = rule.get_field_by_name(name)?;
+        value.as_str().map(str::to_owned)
+    };
+    let has_body = match text("body").unwrap_or_default().as_str() {
+        "" => false,
+        "*" => true,
+        other => bail!("{} has a body rule {other:?}; only * is served", method.full_name()),
+    };
+    let operation = format!("{}/{}", method.parent_service().full_name(), method.name());
+    Ok(Route {
+        http_method,
+        template: text(name).unwrap_or_default(),
+        has_body,
+        method: method.clone(),
+        action: action(&operation)?,
+        operation,
+    })
+}
+
+/// What each annotated operation does.
+fn action(operation: &str) -> Result<Action> {
+    Ok(match operation {
+        "sessionmanager.SessionManager/HealthCheck" => unary(|api, _: EmptyRequest| async move {
+            api.health().await.map(|()| booking::done())
+        }),
+        "session.booking.v1.Booking/Set" => Action::SetFlat,
+        "session.booking.v1.Booking/Get" => Action::GetFlat,
+        "session.booking.v1.Booking/Delete" => {
+            unary(|api, request| async move { booking::delete(&api, request).await })
+        }
+        "session.booking.v1.Booking/Lock" => {
+            unary(|api, request| async move { booking::lock(&api, request).await })
+        }
+        "session.booking.v1.Booking/Unlock" => {
+            unary(|api, request| async move { booking::unlock(&api, request).await })
+        }
+        "session.booking.v1.Booking/ListContexts" => {
+            unary(|api, _: ListContextsRequest| async move { Ok(booking::contexts(&api)) })
+        }
+        unserved => bail!("{unserved} is annotated, but nothing serves it"),
+    })
+}
+
+fn unary<Q, R, F>(call: impl Fn(Api, Q) -> F + Send + Sync + 'static) -> Action
+where
+    Q: Message + Default,
+    R: Message,
+    F: Future<Output = Result<R, Error>> + Send + 'static,
+{
+    Action::Unary(Box::new(move |api, bytes| match Q::decode(bytes) {
+        Ok(request) => {
+            let call = call(api, request);
+            Box::pin(async move { call.await.map(|reply| reply.encode_to_vec()) })
+        }
+        // The bytes were encoded by the descriptor of Q, so this is a limit of
+        // the decoder that the sender ran into.
+        Err(error) => {
+            let error = Error::invalid("body", error.to_string());
+            Box::pin(std::future::ready(Err(error)))
+        }
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::DESCRIPTORS;
+
+    #[test]
+    fn the_routes_are_those_of_the_contract() {
+        let pool = DescriptorPool::decode(DESCRIPTORS).expect("descriptors");
+        let mut routes: Vec<String> = all(&pool)
+            .expect("routes")
+            .iter()
+            .map(|route| format!("{} {} {}", route.http_method, route.template, route.operation))
+            .collect();
+        routes.sort();
+        let expected = [
+            "DELETE /v1/{context}/sessions/{session_key} session.booking.v1.Booking/Delete",
+            "DELETE /v1/{context}/sessions/{session_key}/lock session.booking.v1.Booking/Unlock",
+            "GET /health sessionmanager.SessionManager/HealthCheck",
+            "GET /v1/contexts session.booking.v1.Booking/ListContexts",
+            "GET /v1/{context}/sessions/{session_key} session.booking.v1.Booking/Get",
+            "POST /v1/{context}/sessions session.booking.v1.Booking/Set",
+            "POST /v1/{context}/sessions/{session_key}/lock session.booking.v1.Booking/Lock",
+            "PUT /v1/{context}/sessions/{session_key} session.booking.v1.Booking/Set",
+        ];
+        assert_eq!(routes, expected);
+    }
+
+    #[test]
+    fn every_route_is_found_by_its_path() {
+        let pool = DescriptorPool::decode(DESCRIPTORS).expect("descriptors");
+        let routes = Routes::read(&pool).expect("routes");
+        for route in all(&pool).expect("routes") {
+            let path = route.template.replace("{context}", "c").replace("{session_key}", "k");
+            let found = routes.router.at(&path).expect("a path");
+            assert!(found.value.iter().any(|r| r.http_method == route.http_method), "{path}");
+        }
+    }
+}

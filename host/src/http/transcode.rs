@@ -1,0 +1,214 @@
+//! JSON to protobuf and back for one message, by its descriptor: proto3 JSON in
+//! both cases of names, every breach collected, path and query parameters put
+//! where they belong.
+
+use std::borrow::Cow;
+
+use bytes::Bytes;
+use percent_encoding::percent_decode_str;
+use prost::Message;
+use prost_reflect::{
+    DeserializeOptions, DynamicMessage, FieldDescriptor, Kind, MessageDescriptor, ReflectMessage,
+    SerializeOptions,
+};
+
+use crate::error::{Error, Violation};
+use crate::http::json;
+
+/// The most query parameters of one request.
+const QUERY_PARAMETERS_MAX: usize = 32;
+
+/// A request message in the making.
+pub struct Request {
+    message: DynamicMessage,
+    seen: Vec<u32>,
+    violations: Vec<Violation>,
+}
+
+impl Request {
+    /// An empty message.
+    pub fn new(descriptor: MessageDescriptor) -> Self {
+        Self { message: DynamicMessage::new(descriptor), seen: Vec::new(), violations: Vec::new() }
+    }
+
+    /// Sets a field from the path.
+    pub fn path(&mut self, name: &str, value: &str) {
+        self.scalar(name, value);
+    }
+
+    /// Sets fields from the query string.
+    pub fn query(&mut self, query: &str) {
+        let pairs = query.split('&').filter(|pair| !pair.is_empty());
+        for (index, pair) in pairs.enumerate() {
+            if index == QUERY_PARAMETERS_MAX {
+                self.violate("query", format!("has over {QUERY_PARAMETERS_MAX} parameters"));
+                return;
+            }
+            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            let decode = |text: &str| {
+                let spaced = text.replace('+', " ");
+                percent_decode_str(&spaced).decode_utf8().map(Cow::into_owned)
+            };
+            match (decode(name), decode(value)) {
+                (Ok(name), Ok(value)) => self.scalar(&name, &value),
+                _ => self.violate(&json::shown(name), "is not UTF-8"),
+            }
+        }
+    }
+
+    /// Sets fields from the members of a JSON body.
+    ///
+    /// # Errors
+    /// `INVALID_REQUEST` when the body is not a JSON object at all.
+    pub fn body(&mut self, body: &[u8]) -> Result<(), Error> {
+        let (members, nested) = json::members(body)?;
+        self.violations.extend(nested);
+        for (name, value) in members {
+            let Some(field) = self.claim(&name) else { continue };
+            if value.get() != "null" {
+                self.set(&field, value.get());
+            }
+        }
+        Ok(())
+    }
+
+    /// The message's bytes.
+    ///
+    /// # Errors
+    /// `INVALID_REQUEST` with every violation found on the way.
+    pub fn finish(self) -> Result<Bytes, Error> {
+        if self.violations.is_empty() {
+            Ok(self.message.encode_to_vec().into())
+        } else {
+            Err(Error::violations(self.violations))
+        }
+    }
+
+    fn violate(&mut self, field: &str, description: impl Into<String>) {
+        self.violations.push(Violation { field: field.into(), description: description.into() });
+    }
+
+    /// The field of this name, unless it does not exist or was set before.
+    fn claim(&mut self, name: &str) -> Option<FieldDescriptor> {
+        let descriptor = self.message.descriptor();
+        let by_name = descriptor.get_field_by_name(name);
+        let Some(field) = by_name.or_else(|| descriptor.get_field_by_json_name(name)) else {
+            self.violate(&json::shown(name), "is not a field of this request");
+            return None;
+        };
+        if self.seen.contains(&field.number()) && !field.is_list() {
+            self.violate(field.name(), "is given more than once");
+            return None;
+        }
+        self.seen.push(field.number());
+        Some(field)
+    }
+
+    /// Sets a field from text that is not JSON.
+    fn scalar(&mut self, name: &str, value: &str) {
+        let Some(field) = self.claim(name) else { return };
+        let quoted = !matches!(field.kind(), Kind::Bool);
+        let text = if quoted { serde_json::Value::from(value).to_string() } else { value.into() };
+        self.set(&field, &text);
+    }
+
+    /// Sets a field from the text of its JSON value, by way of a message that
+    /// has nothing else.
+    fn set(&mut self, field: &FieldDescriptor, value: &str) {
+        let alone = if field.is_list() && !value.starts_with('[') {
+            format!("{{\"{}\":[{value}]}}", field.name())
+        } else {
+            format!("{{\"{}\":{value}}}", field.name())
+        };
+        let mut deserializer = serde_json::Deserializer::from_str(&alone);
+        let options = DeserializeOptions::new().deny_unknown_fields(true);
+        let descriptor = self.message.descriptor();
+        match DynamicMessage::deserialize_with_options(descriptor, &mut deserializer, &options) {
+            Ok(parsed) => {
+                let value = parsed.get_field(field).into_owned();
+                match (value, self.message.get_field_mut(field)) {
+                    (prost_reflect::Value::List(more), prost_reflect::Value::List(list)) => {
+                        list.extend(more);
+                    }
+                    (value, place) => *place = value,
+                }
+            }
+            Err(error) => {
+                let text = error.to_string();
+                let what = text.split(" at line ").next().unwrap_or(&text);
+                self.violate(field.name(), format!("has a wrong value: {what}"));
+            }
+        }
+    }
+}
+
+/// A reply message's bytes as proto3 JSON: names in snake_case, unset fields
+/// with their default unless they are optional.
+///
+/// # Panics
+/// Never: the bytes were encoded from a message of this descriptor.
+pub fn reply(descriptor: MessageDescriptor, message: &[u8]) -> Vec<u8> {
+    let message = DynamicMessage::decode(descriptor, message)
+        .expect("the bytes were encoded from a message of this type");
+    let options = SerializeOptions::new().use_proto_field_name(true).skip_default_fields(false);
+    let mut out = Vec::with_capacity(256);
+    message
+        .serialize_with_options(&mut serde_json::Serializer::new(&mut out), &options)
+        .expect("writing to memory does not fail");
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::booking;
+    use crate::proto::DESCRIPTORS;
+    use crate::proto::session::booking::v1::{DeleteRequest, LockReply};
+    use prost_reflect::DescriptorPool;
+
+    fn descriptor(name: &str) -> MessageDescriptor {
+        let pool = DescriptorPool::decode(DESCRIPTORS).expect("descriptors");
+        pool.get_message_by_name(name).expect(name)
+    }
+
+    fn delete() -> Request {
+        Request::new(descriptor("session.booking.v1.DeleteRequest"))
+    }
+
+    #[test]
+    fn a_request_is_put_together_from_path_query_and_body() {
+        let mut request = delete();
+        request.path("context", "pre-order");
+        request.query("lock_token=a%2Fb+c");
+        request.body(br#"{"sessionKey": "k"}"#).expect("an object");
+        let message = DeleteRequest::decode(request.finish().expect("valid")).expect("decodes");
+        let expected = DeleteRequest {
+            context: "pre-order".into(),
+            session_key: "k".into(),
+            lock_token: "a/b c".into(),
+        };
+        assert_eq!(message, expected);
+    }
+
+    #[test]
+    fn every_breach_is_told() {
+        let mut request = delete();
+        request.path("context", "pre-order");
+        request.query("colour=red");
+        request.body(br#"{"context":"x","lock_token":5,"lock_token":"t","size":1}"#).expect("object");
+        let violations = request.finish().expect_err("violations").violations;
+        let fields: Vec<_> = violations.iter().map(|v| v.field.as_str()).collect();
+        assert_eq!(fields, ["\"colour\"", "context", "lock_token", "lock_token", "\"size\""]);
+        assert!(violations[2].description.contains("expected a string"), "{violations:?}");
+    }
+
+    #[test]
+    fn replies_have_defaults_for_unset_fields_but_not_for_optional_ones() {
+        let done = booking::done().encode_to_vec();
+        let json = reply(descriptor("sessionmanager.DefaultResponse"), &done);
+        assert_eq!(String::from_utf8_lossy(&json), r#"{"code":"200","message":"OK"}"#);
+        let lock = LockReply::default().encode_to_vec();
+        let json = reply(descriptor("session.booking.v1.LockReply"), &lock);
+        assert_eq!(String::from_utf8_lossy(&json), r#"{"lock_token":"","expires_at":null}"#);
+    }
+}

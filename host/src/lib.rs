@@ -1,0 +1,15 @@
+//! The native host of the session component: it gives the rules a store and
+//! tokens, and serves them over gRPC and REST.
+
+pub mod admin;
+pub mod api;
+pub mod clock;
+pub mod config;
+pub mod error;
+pub mod grpc;
+pub mod http;
+pub mod logic;
+pub mod proto;
+pub mod serve;
+pub mod store;
+pub mod telemetry;

@@ -1,0 +1,167 @@
+//! What one instance of the component holds on the host's side: its sandbox,
+//! its settings, its meter. Nothing in it outlives or is shared between
+//! instances but the store behind them.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use tokio::io::AsyncWrite;
+use wasmtime::component::ResourceTable;
+use wasmtime::{StoreLimits, StoreLimitsBuilder, UpdateDeadline};
+use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
+use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
+use wasmtime_wasi_config::WasiConfigVariables;
+
+use crate::logic::Limits;
+use crate::store::Store;
+use crate::telemetry::LogicMetrics;
+
+/// The most lines of its error output that one instance may log.
+const LOG_LINES_MAX: u32 = 100;
+/// The most bytes of one such line.
+const LOG_LINE_BYTES_MAX: usize = 1024;
+
+/// The host's side of one instance.
+pub struct Instance {
+    /// Where its transactions go.
+    pub store: Arc<dyn Store>,
+    /// Where its transactions are counted.
+    pub metrics: Arc<LogicMetrics>,
+    /// What it may use.
+    pub limits: StoreLimits,
+    /// What it has used in the present call.
+    pub meter: Meter,
+    /// What `wasi:config/store` answers.
+    pub settings: WasiConfigVariables,
+    wasi: WasiCtx,
+    table: ResourceTable,
+}
+
+impl Instance {
+    /// A sandbox with no files, no network, no environment and no arguments.
+    pub fn new(
+        store: Arc<dyn Store>,
+        settings: &[(String, String)],
+        limits: &Limits,
+        metrics: Arc<LogicMetrics>,
+    ) -> Self {
+        Self {
+            store,
+            metrics,
+            limits: StoreLimitsBuilder::new().memory_size(limits.memory_bytes).build(),
+            meter: Meter::new(limits.cpu),
+            settings: settings.iter().cloned().collect(),
+            wasi: WasiCtx::builder()
+                .allow_tcp(false)
+                .allow_udp(false)
+                .stderr(ErrorOutput::default())
+                .build(),
+            table: ResourceTable::new(),
+        }
+    }
+}
+
+impl WasiView for Instance {
+    fn ctx(&mut self) -> WasiCtxView<'_> {
+        WasiCtxView { ctx: &mut self.wasi, table: &mut self.table }
+    }
+}
+
+/// Time that the guest computes, without the time it waits for the store.
+pub struct Meter {
+    limit: Duration,
+    started: Instant,
+    waited: Duration,
+}
+
+impl Meter {
+    fn new(limit: Duration) -> Self {
+        Self { limit, started: Instant::now(), waited: Duration::ZERO }
+    }
+
+    /// A call begins.
+    pub fn start(&mut self) {
+        self.started = Instant::now();
+        self.waited = Duration::ZERO;
+    }
+
+    /// The guest waited for the host.
+    pub fn waited(&mut self, duration: Duration) {
+        self.waited += duration;
+    }
+
+    /// How long the guest has computed in the present call.
+    pub fn computed(&self) -> Duration {
+        self.started.elapsed().saturating_sub(self.waited)
+    }
+
+    /// What to do with a guest that is found running when the clock ticks:
+    /// stop it, or let others run and go on.
+    pub fn tick(&self) -> UpdateDeadline {
+        if self.computed() > self.limit {
+            UpdateDeadline::Interrupt
+        } else {
+            UpdateDeadline::Yield(1)
+        }
+    }
+}
+
+/// The guest's error output, as lines of the log.
+#[derive(Clone, Default)]
+struct ErrorOutput {
+    lines: Arc<AtomicU32>,
+}
+
+impl IsTerminal for ErrorOutput {
+    fn is_terminal(&self) -> bool {
+        false
+    }
+}
+
+impl StdoutStream for ErrorOutput {
+    fn async_stream(&self) -> Box<dyn AsyncWrite + Send + Sync> {
+        Box::new(self.clone())
+    }
+}
+
+impl AsyncWrite for ErrorOutput {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<std::io::Result<usize>> {
+        if self.lines.fetch_add(1, Ordering::Relaxed) < LOG_LINES_MAX {
+            let shown = &bytes[..bytes.len().min(LOG_LINE_BYTES_MAX)];
+            let text = String::from_utf8_lossy(shown);
+            tracing::warn!(output = text.trim_end(), "the component wrote to its error output");
+        }
+        Poll::Ready(Ok(bytes.len()))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waiting_for_the_store_costs_a_call_nothing() {
+        let mut meter = Meter::new(Duration::from_millis(100));
+        meter.started = Instant::now() - Duration::from_secs(2);
+        assert!(matches!(meter.tick(), UpdateDeadline::Interrupt));
+        meter.waited = Duration::from_secs(2);
+        assert!(matches!(meter.tick(), UpdateDeadline::Yield(1)));
+        meter.start();
+        assert_eq!(meter.waited, Duration::ZERO);
+    }
+}

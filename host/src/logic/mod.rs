@@ -1,0 +1,224 @@
+//! The logic engine: runs the rules of the component. A call pins one
+//! generation from start to end, borrows one of its warm instances, and is
+//! limited in processor time and memory. Only this room knows wasmtime.
+
+mod bindings;
+mod component;
+mod imports;
+mod instance;
+mod pool;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use tokio::sync::Semaphore;
+
+pub use bindings::exports::session::manager::booking::{
+    Field, LockGrant, Session, StoredField, Value, Write, Written,
+};
+pub use bindings::exports::session::manager::catalog::{
+    Context, Description, Kind,
+};
+pub use bindings::session::manager::faults::{Fault, Reason, Violation};
+
+use crate::store::Store;
+use crate::telemetry::LogicMetrics;
+use component::Loaded;
+use pool::Pool;
+
+/// The component this host was built with.
+pub const BUILT_IN: &[u8] = include_bytes!(env!("SESSION_COMPONENT"));
+
+/// What a component may use.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Calls at the same time, and so instances.
+    pub instances: u32,
+    /// How long a call waits for an instance.
+    pub wait: Duration,
+    /// Processor time of one call, without waiting for the store.
+    pub cpu: Duration,
+    /// Memory of one instance.
+    pub memory_bytes: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            instances: 256,
+            wait: Duration::from_millis(500),
+            cpu: Duration::from_millis(100),
+            memory_bytes: 64 << 20,
+        }
+    }
+}
+
+/// Why bytes are not a component that can serve.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// The host cannot run any component.
+    #[error("the engine does not start: {0}")]
+    Engine(String),
+    /// Not a component, or one that does not compile.
+    #[error("not a valid component: {0}")]
+    Invalid(String),
+    /// It asks for more than the world offers.
+    #[error("it imports {0}, which the host does not offer")]
+    Import(String),
+    /// It lacks what the world demands.
+    #[error("it does not fit the world session:manager/session-manager: {0}")]
+    World(String),
+    /// It does not describe itself.
+    #[error("its first instance failed")]
+    Trial,
+}
+
+/// Why a call has no answer.
+#[derive(Debug)]
+pub enum Failure {
+    /// A rule said no.
+    Fault(Fault),
+    /// Too many calls at the same time.
+    Overloaded,
+    /// The component computed for too long.
+    TimedOut,
+    /// The component trapped.
+    Trapped,
+}
+
+/// One loaded component and its instances.
+pub struct Generation {
+    /// Counts up from 1.
+    pub number: u64,
+    /// What the component says of itself.
+    pub description: Arc<Description>,
+    pool: Pool,
+}
+
+impl Generation {
+    /// SHA-256 of the component, in hexadecimal.
+    pub fn digest(&self) -> &str {
+        self.pool.digest()
+    }
+}
+
+/// The engine and its current generation.
+pub struct Logic {
+    current: ArcSwap<Generation>,
+    places: Arc<Semaphore>,
+    limits: Limits,
+    metrics: Arc<LogicMetrics>,
+}
+
+/// Calls one function of an interface on the pinned generation. A macro, as the
+/// future of a closure that borrows its arguments has no name to bound.
+macro_rules! call {
+    ($self:ident, $interface:ident . $function:ident ( $($argument:expr),* )) => {{
+        let generation = $self.current.load_full();
+        let mut lease = generation.pool.lease(&$self.places).await?;
+        let warm = lease.warm();
+        let result = warm.exports.$interface().$function(&mut warm.store, $($argument),*).await;
+        lease.end(result)
+    }};
+}
+
+impl Logic {
+    /// Compiles `bytes` and makes it the first generation.
+    ///
+    /// # Errors
+    /// See [`LoadError`].
+    pub async fn start(
+        bytes: &'static [u8],
+        store: Arc<dyn Store>,
+        settings: Vec<(String, String)>,
+        limits: Limits,
+        metrics: Arc<LogicMetrics>,
+    ) -> Result<Self, LoadError> {
+        let for_compiling = limits.clone();
+        let compiling = tokio::task::spawn_blocking(move || {
+            Loaded::compile(&component::engine(&for_compiling)?, bytes)
+        });
+        let loaded = compiling.await.map_err(|error| LoadError::Engine(error.to_string()))??;
+        let places = Arc::new(Semaphore::new(limits.instances as usize));
+        let pool =
+            Pool::new(loaded, store, settings.into(), limits.clone(), Arc::clone(&metrics));
+        let mut lease = pool.lease(&places).await.map_err(|_| LoadError::Trial)?;
+        let warm = lease.warm();
+        let described =
+            warm.exports.session_manager_catalog().call_describe(&mut warm.store).await;
+        let description = Arc::new(lease.end(described).map_err(|_| LoadError::Trial)?);
+        let current = ArcSwap::from_pointee(Generation { number: 1, description, pool });
+        metrics.generation.set(1);
+        Ok(Self { current, places, limits, metrics })
+    }
+
+    /// The generation that the next call will run on.
+    pub fn generation(&self) -> Arc<Generation> {
+        self.current.load_full()
+    }
+
+    /// Brings the gauges of instances up to date.
+    pub fn measure(&self) {
+        let busy = self.limits.instances as usize - self.places.available_permits();
+        let idle = self.current.load().pool.idle();
+        self.metrics.instances_busy.set(i64::try_from(busy).unwrap_or(i64::MAX));
+        self.metrics.instances_idle.set(i64::try_from(idle).unwrap_or(i64::MAX));
+    }
+
+    /// Writes fields of a booking session.
+    ///
+    /// # Errors
+    /// See [`Failure`]; the faults are those of `booking.set`.
+    pub async fn booking_set(&self, write: &Write) -> Result<Written, Failure> {
+        call!(self, session_manager_booking.call_set(write))?.map_err(Failure::Fault)
+    }
+
+    /// Reads a booking session.
+    ///
+    /// # Errors
+    /// See [`Failure`]; the faults are those of `booking.get`.
+    pub async fn booking_get(&self, context: &str, session_key: &str) -> Result<Session, Failure> {
+        call!(self, session_manager_booking.call_get(context, session_key))?.map_err(Failure::Fault)
+    }
+
+    /// Deletes a booking session.
+    ///
+    /// # Errors
+    /// See [`Failure`]; the faults are those of `booking.delete`.
+    pub async fn booking_delete(
+        &self,
+        context: &str,
+        session_key: &str,
+        lock_token: Option<&str>,
+    ) -> Result<(), Failure> {
+        call!(self, session_manager_booking.call_delete(context, session_key, lock_token))?
+            .map_err(Failure::Fault)
+    }
+
+    /// Locks a booking session.
+    ///
+    /// # Errors
+    /// See [`Failure`]; the faults are those of `booking.lock`.
+    pub async fn booking_lock(
+        &self,
+        context: &str,
+        session_key: &str,
+    ) -> Result<LockGrant, Failure> {
+        call!(self, session_manager_booking.call_lock(context, session_key))?.map_err(Failure::Fault)
+    }
+
+    /// Gives the lock of a booking session back.
+    ///
+    /// # Errors
+    /// See [`Failure`]; the faults are those of `booking.unlock`.
+    pub async fn booking_unlock(
+        &self,
+        context: &str,
+        session_key: &str,
+        lock_token: &str,
+    ) -> Result<(), Failure> {
+        call!(self, session_manager_booking.call_unlock(context, session_key, lock_token))?
+            .map_err(Failure::Fault)
+    }
+}

@@ -1,0 +1,73 @@
+//! `session-manager`: read the settings, start, announce, wait, stop.
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use session_manager::config::{Refusal, Settings};
+use session_manager::{serve, telemetry};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+fn main() -> ExitCode {
+    let settings = match Settings::read(std::env::args_os()) {
+        Ok(settings) => settings,
+        Err(refusal) => return tell(&refusal),
+    };
+    match run(&settings) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("session-manager: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Prints help to the one stream and complaints to the other.
+#[allow(clippy::print_stdout, reason = "help is what was asked for")]
+fn tell(refusal: &Refusal) -> ExitCode {
+    if refusal.code == 0 {
+        print!("{}", refusal.text);
+    } else {
+        eprintln!("session-manager: {}", refusal.text);
+    }
+    ExitCode::from(u8::try_from(refusal.code).unwrap_or(u8::MAX))
+}
+
+#[tokio::main]
+async fn run(settings: &Settings) -> anyhow::Result<()> {
+    let directory = Some(settings.log_directory.as_str()).filter(|directory| !directory.is_empty());
+    let _log =
+        telemetry::start_log(settings.log_level, settings.log_format, directory.map(Path::new))?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+
+    let mut running = serve::start(settings).await?;
+    announce(&running.addresses);
+    tracing::info!(app = settings.app_name, "serving");
+
+    let failure = tokio::select! {
+        () = either(&mut interrupt, &mut terminate) => None,
+        failure = running.failed() => Some(failure),
+    };
+    tracing::info!("stopping");
+    tokio::select! {
+        stopped = running.stop() => stopped?,
+        () = either(&mut interrupt, &mut terminate) => anyhow::bail!("stopped at once, as asked twice"),
+    }
+    tracing::info!("stopped");
+    failure.map_or(Ok(()), Err)
+}
+
+async fn either(interrupt: &mut Signal, terminate: &mut Signal) {
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+    }
+}
+
+/// One line for each port, for people and for programs that start this one.
+#[allow(clippy::print_stdout, reason = "this is what standard output is for")]
+fn announce(addresses: &[(&str, std::net::SocketAddr)]) {
+    for (name, address) in addresses {
+        println!("listening {name} {address}");
+    }
+}

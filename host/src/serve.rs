@@ -1,0 +1,195 @@
+//! The running service: everything that `main` starts, and the order in which
+//! it ends.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tonic_health::ServingStatus;
+use tonic_health::server::HealthReporter;
+
+use crate::admin::{self, Admin};
+use crate::api::Api;
+use crate::clock::Clock;
+use crate::config::{Settings, StoreChoice};
+use crate::logic::{self, Limits, Logic};
+use crate::store::Store;
+use crate::store::embedded::{Embedded, OpenError};
+use crate::store::memory::Memory;
+use crate::store::redis::Redis;
+use crate::telemetry::Metrics;
+use crate::{grpc, http};
+
+/// How long requests in flight may take when the process stops.
+const DRAIN: Duration = Duration::from_secs(10);
+/// How often the health of the store is asked after.
+const HEALTH_INTERVAL: Duration = Duration::from_secs(1);
+
+/// A service that answers.
+pub struct Running {
+    /// Where it listens: a name and an address each.
+    pub addresses: Vec<(&'static str, std::net::SocketAddr)>,
+    store: Arc<dyn Store>,
+    stopping: Arc<AtomicBool>,
+    stop: watch::Sender<bool>,
+    tasks: JoinSet<Result<()>>,
+}
+
+/// Starts everything; when this returns, requests are answered.
+///
+/// # Errors
+/// One sentence that names what is in the way; nothing is left running.
+pub async fn start(settings: &Settings) -> Result<Running> {
+    let listen = async |name: &str, address, port| {
+        let listener = TcpListener::bind((address, port)).await;
+        listener.with_context(|| format!("cannot listen on {address}:{port} for {name}"))
+    };
+    let grpc = listen("gRPC", settings.bind_address, settings.grpc_port).await?;
+    let rest = listen("REST", settings.bind_address, settings.rest_port).await?;
+    let admin = listen("admin", settings.admin_address, settings.admin_port).await?;
+    let addresses = vec![
+        ("grpc", grpc.local_addr()?),
+        ("rest", rest.local_addr()?),
+        ("admin", admin.local_addr()?),
+    ];
+
+    let mut tasks = JoinSet::new();
+    let (stop, mut stopped) = watch::channel(false);
+    let store = open_store(settings, &mut tasks).await?;
+    let metrics = Arc::new(Metrics::new());
+    let limits = Limits { instances: settings.logic_instances, ..Limits::default() };
+    let logic = Logic::start(
+        logic::BUILT_IN,
+        Arc::clone(&store),
+        settings.for_component(),
+        limits,
+        Arc::clone(&metrics.logic),
+    );
+    let logic = Arc::new(logic.await.context("the component cannot be used")?);
+    tracing::info!(store = store.name(), digest = logic.generation().digest(), "component loaded");
+    let api = Api { logic, store: Arc::clone(&store) };
+
+    let (health, _) = tonic_health::server::health_reporter();
+    let stopping = Arc::new(AtomicBool::new(false));
+    let told = |mut stopped: watch::Receiver<bool>| async move {
+        // A sender that is gone means the same.
+        drop(stopped.wait_for(|stopped| *stopped).await);
+    };
+    report_health(&api, &metrics, &health, false).await;
+    tasks.spawn(grpc::serve(grpc, api.clone(), Arc::clone(&metrics), health.clone(), told(stopped.clone())));
+    tasks.spawn(http::serve(rest, api.clone(), Arc::clone(&metrics), told(stopped.clone())));
+    let wire = Admin { api: api.clone(), metrics: Arc::clone(&metrics), stopping: Arc::clone(&stopping) };
+    let until = told(stopped.clone());
+    tasks.spawn(async move {
+        admin::serve(admin, wire, until).await;
+        Ok(())
+    });
+    tasks.spawn(async move {
+        while !*stopped.borrow() {
+            report_health(&api, &metrics, &health, false).await;
+            let pause = tokio::time::timeout(HEALTH_INTERVAL, stopped.changed());
+            // Either a second has passed, or it is time to stop.
+            drop(pause.await);
+        }
+        report_health(&api, &metrics, &health, true).await;
+        Ok(())
+    });
+    Ok(Running { addresses, store, stopping, stop, tasks })
+}
+
+impl Running {
+    /// Completes when a part of the service has failed, which none should.
+    pub async fn failed(&mut self) -> anyhow::Error {
+        while let Some(ended) = self.tasks.join_next().await {
+            match ended {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => return error,
+                Err(error) => return error.into(),
+            }
+        }
+        anyhow::anyhow!("every part of the service has ended")
+    }
+
+    /// Stops: readiness off, no new connections, requests in flight answered,
+    /// the store flushed.
+    ///
+    /// # Errors
+    /// When the store could not be flushed.
+    pub async fn stop(mut self) -> Result<()> {
+        self.stopping.store(true, Ordering::Relaxed);
+        self.stop.send_replace(true);
+        let ending = async { while self.tasks.join_next().await.is_some() {} };
+        if tokio::time::timeout(DRAIN, ending).await.is_err() {
+            tracing::warn!(after = ?DRAIN, "connections that did not end were cut off");
+        }
+        self.tasks.shutdown().await;
+        self.store.flush().await.context("the store was not flushed")
+    }
+}
+
+async fn open_store(
+    settings: &Settings,
+    tasks: &mut JoinSet<Result<()>>,
+) -> Result<Arc<dyn Store>> {
+    let choice = settings.store().map_err(|refusal| anyhow::anyhow!(refusal.text))?;
+    Ok(match choice {
+        StoreChoice::Memory => Memory::swept(Clock::System),
+        StoreChoice::Embedded(directory) => {
+            let opening = tokio::task::spawn_blocking(move || Embedded::open(&directory, Clock::System));
+            let opened = opening.await.context("the store did not open")?;
+            Arc::new(opened.map_err(|error| {
+                let hint = match error {
+                    OpenError::InUse => "; give every process a DATA_DIR of its own",
+                    _ => "",
+                };
+                anyhow::anyhow!("DATA_DIR {}: {error}{hint}", settings.data_dir)
+            })?)
+        }
+        StoreChoice::Redis(address) => {
+            let redis = Arc::new(Redis::new(address, settings.redis_timeout)?);
+            if !settings.redis_allow_eviction {
+                match redis.unfit().await {
+                    Ok(None) => {}
+                    Ok(Some(unfit)) => bail!("{unfit}"),
+                    Err(error) => {
+                        tracing::warn!(%error, "not ready yet");
+                        tasks.spawn(refuse_unfit(Arc::clone(&redis)));
+                    }
+                }
+            }
+            redis
+        }
+    })
+}
+
+/// Asks a Redis that was not there at the start whether it is fit, once it is.
+async fn refuse_unfit(redis: Arc<Redis>) -> Result<()> {
+    loop {
+        match redis.unfit().await {
+            Ok(None) => return Ok(()),
+            Ok(Some(unfit)) => bail!("{unfit}"),
+            Err(_) => tokio::time::sleep(HEALTH_INTERVAL).await,
+        }
+    }
+}
+
+/// Tells gRPC health and the metrics how the store is.
+async fn report_health(api: &Api, metrics: &Metrics, health: &HealthReporter, stopping: bool) {
+    let up = api.health().await;
+    let was_up = metrics.store_up.get() == 1;
+    metrics.store_up.set(i64::from(up.is_ok()));
+    match &up {
+        Ok(()) if !was_up => tracing::info!(store = api.store.name(), "the store answers"),
+        Err(error) if was_up => tracing::warn!(%error, "the store does not answer"),
+        _ => {}
+    }
+    let serving = up.is_ok() && !stopping;
+    let status = if serving { ServingStatus::Serving } else { ServingStatus::NotServing };
+    for service in grpc::SERVICES {
+        health.set_service_status(service, status).await;
+    }
+}

@@ -1,0 +1,150 @@
+//! The store in memory: the reference that the others are compared with, and
+//! what the embedded store keeps its data in. All keys of a tag live in one
+//! shard, so a transaction takes one short lock; nothing waits inside it.
+
+use std::collections::hash_map::RandomState;
+use std::hash::BuildHasher;
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
+use std::time::Duration;
+
+use crate::clock::{Clock, Milliseconds};
+use crate::store::rows::Changes;
+use crate::store::shard::Shard;
+use crate::store::transaction::{self, Outcome, Txn};
+use crate::store::{Answer, Error, Event, Store};
+
+const SHARDS: usize = 64;
+/// How often data past its deadline is looked for.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
+/// The most values that one sweep of a shard removes while it holds the lock.
+const SWEEP_BATCH: usize = 256;
+
+/// A store that forgets everything when it is dropped.
+pub struct Memory {
+    shards: Box<[Mutex<Shard>]>,
+    hasher: RandomState,
+    clock: Clock,
+}
+
+impl Memory {
+    /// An empty store that goes by `clock`.
+    pub fn new(clock: Clock) -> Self {
+        Self {
+            shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
+            hasher: RandomState::new(),
+            clock,
+        }
+    }
+
+    /// An empty store whose data past its deadline is removed in the background.
+    pub fn swept(clock: Clock) -> Arc<Self> {
+        let memory = Arc::new(Self::new(clock));
+        sweep_in_background(Arc::downgrade(&memory), |memory| memory.sweep(false, drop));
+        memory
+    }
+
+    /// Applies a transaction, hands what changed to `record` while the shard is
+    /// still locked, so that records of one tag come in the order of their
+    /// transactions, and returns what `record` made of it.
+    ///
+    /// # Errors
+    /// [`Error::Rejected`]; then nothing has changed.
+    pub fn apply<R>(
+        &self,
+        txn: Txn,
+        mut changes: Changes,
+        record: impl FnOnce(Changes) -> R,
+    ) -> Result<(Outcome, R), Error> {
+        let mut shard = self.shard(txn.check()?);
+        let outcome = shard.execute(self.clock.now(), txn, &mut changes)?;
+        let recorded = record(changes);
+        Ok((outcome, recorded))
+    }
+
+    /// Removes values past their deadline that nobody has touched since, and
+    /// hands each shard's removals to `record` as [`Memory::apply`] does.
+    pub fn sweep(&self, journaled: bool, mut record: impl FnMut(Changes)) {
+        for shard in &self.shards {
+            loop {
+                let mut changes = Changes::new(journaled);
+                let mut shard = lock(shard);
+                let removed = shard.sweep(self.clock.now(), SWEEP_BATCH, &mut changes);
+                if !changes.is_empty() {
+                    record(changes);
+                }
+                if removed < SWEEP_BATCH {
+                    break;
+                }
+            }
+        }
+    }
+
+    /// The shard of a tag, locked.
+    pub fn shard(&self, tag: &str) -> MutexGuard<'_, Shard> {
+        let hash = self.hasher.hash_one(tag);
+        // The modulus is far below 2^32, so the cast loses nothing that counts.
+        lock(&self.shards[(hash as usize) % SHARDS])
+    }
+
+    /// Events of a log; see [`Store::events`].
+    pub fn read_events(&self, log: &str, after: Option<&str>, limit: usize) -> Vec<Event> {
+        self.shard(transaction::tag(log)).events(log, after, limit)
+    }
+
+    /// The time that deadlines are compared with.
+    pub fn now(&self) -> Milliseconds {
+        self.clock.now()
+    }
+}
+
+/// Calls `sweep` every second while its owner lives.
+pub fn sweep_in_background<T: Send + Sync + 'static>(
+    owner: Weak<T>,
+    sweep: impl Fn(&T) + Send + 'static,
+) {
+    let body = move || {
+        loop {
+            std::thread::sleep(SWEEP_INTERVAL);
+            let Some(owner) = owner.upgrade() else { return };
+            sweep(&owner);
+        }
+    };
+    std::thread::Builder::new()
+        .name("store-sweep".into())
+        .spawn(body)
+        .expect("a process that cannot start a thread cannot serve");
+}
+
+/// A panic inside a shard's lock would be a defect of this store; what was
+/// written before it is still consistent value by value.
+fn lock(shard: &Mutex<Shard>) -> MutexGuard<'_, Shard> {
+    shard.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+impl Store for Memory {
+    fn execute(&self, txn: Txn) -> Answer<'_, Outcome> {
+        let result = self.apply(txn, Changes::new(false), drop).map(|(outcome, ())| outcome);
+        Box::pin(std::future::ready(result))
+    }
+
+    fn events<'a>(
+        &'a self,
+        log: &'a str,
+        after: Option<&'a str>,
+        limit: usize,
+    ) -> Answer<'a, Vec<Event>> {
+        Box::pin(std::future::ready(Ok(self.read_events(log, after, limit))))
+    }
+
+    fn ping(&self) -> Answer<'_, ()> {
+        Box::pin(std::future::ready(Ok(())))
+    }
+
+    fn flush(&self) -> Answer<'_, ()> {
+        Box::pin(std::future::ready(Ok(())))
+    }
+
+    fn name(&self) -> &'static str {
+        "memory"
+    }
+}

@@ -1,0 +1,264 @@
+//! The store on one Redis server, 7.0 or later: one multiplexed connection that
+//! comes back by itself, a time limit on every call. Reads go as plain commands
+//! in MULTI; whatever writes or compares goes as one script.
+
+mod reply;
+mod script;
+
+use std::time::Duration;
+
+use redis::aio::{ConnectionManager, ConnectionManagerConfig};
+use redis::{ConnectionAddr, ErrorKind, IntoConnectionInfo, RedisConnectionInfo, RedisError};
+use redis::{ServerErrorKind, Value};
+
+use crate::store::transaction::{Operation, Outcome, Reply, Txn};
+use crate::store::{Answer, Error, Event, Store};
+use script::TransactionScript;
+
+/// Commands waiting for the connection before callers wait themselves.
+const PIPELINE_BUFFER: usize = 1024;
+const RECONNECT_DELAY_MIN: Duration = Duration::from_millis(50);
+const RECONNECT_DELAY_MAX: Duration = Duration::from_secs(1);
+
+/// Where a Redis server is and how to speak to it.
+#[derive(Clone, Debug)]
+pub struct Address(redis::ConnectionInfo);
+
+impl Address {
+    /// A server by its parts; an empty user or password is none.
+    ///
+    /// # Errors
+    /// When the parts make no address.
+    pub fn from_parts(
+        host: &str,
+        port: u16,
+        database: u32,
+        username: &str,
+        password: &str,
+    ) -> Result<Self, RedisError> {
+        let mut settings = RedisConnectionInfo::default().set_db(database.into());
+        if !username.is_empty() {
+            settings = settings.set_username(username);
+        }
+        if !password.is_empty() {
+            settings = settings.set_password(password);
+        }
+        let address = ConnectionAddr::Tcp(host.into(), port);
+        Ok(Self(address.into_connection_info()?.set_redis_settings(settings)))
+    }
+
+    /// A server by its `redis://` URL.
+    ///
+    /// # Errors
+    /// When it is not such a URL.
+    pub fn from_url(url: &str) -> Result<Self, RedisError> {
+        Ok(Self(url.into_connection_info()?))
+    }
+}
+
+/// A store on one Redis server.
+pub struct Redis {
+    connection: ConnectionManager,
+    timeout: Duration,
+    script: TransactionScript,
+}
+
+/// Why a server is not fit to keep sessions.
+#[derive(Debug, thiserror::Error)]
+pub enum Unfit {
+    /// It would drop sessions to make room.
+    #[error(
+        "Redis evicts keys when it is full (maxmemory-policy {0}), so sessions would vanish; \
+         set maxmemory-policy noeviction, or allow it with REDIS_ALLOW_EVICTION=true"
+    )]
+    Evicts(String),
+    /// It does not know the commands used here.
+    #[error("Redis is version {0}; 7.0 or later is needed")]
+    Old(String),
+}
+
+impl Redis {
+    /// A store on the server at `address`, which need not answer yet: the
+    /// connection is made by the first call and made again when it is lost.
+    /// Every call is given up after `timeout`.
+    ///
+    /// # Errors
+    /// When the address is not usable at all.
+    pub fn new(address: Address, timeout: Duration) -> Result<Self, RedisError> {
+        let configuration = ConnectionManagerConfig::new()
+            .set_connection_timeout(Some(timeout))
+            .set_response_timeout(Some(timeout))
+            .set_min_delay(RECONNECT_DELAY_MIN)
+            .set_max_delay(RECONNECT_DELAY_MAX)
+            .set_number_of_retries(1)
+            .set_pipeline_buffer_size(PIPELINE_BUFFER);
+        let client = redis::Client::open(address.0)?;
+        Ok(Self {
+            connection: ConnectionManager::new_lazy_with_config(client, configuration)?,
+            timeout,
+            script: TransactionScript::new(),
+        })
+    }
+
+    /// What makes the server unfit to keep sessions; `None` when it is fit, or
+    /// does not let us ask.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub async fn unfit(&self) -> Result<Option<Unfit>, Error> {
+        let mut info = redis::cmd("INFO");
+        info.arg("server");
+        let text: String = self.ask(&info).await?;
+        let version = text.lines().find_map(|line| line.strip_prefix("redis_version:"));
+        if let Some(version) = version.map(str::trim)
+            && version.split('.').next().and_then(|major| major.parse::<u32>().ok()) < Some(7)
+        {
+            return Ok(Some(Unfit::Old(version.into())));
+        }
+        let mut policy = redis::cmd("CONFIG");
+        policy.arg("GET").arg("maxmemory-policy");
+        // Managed servers often forbid CONFIG; their policy is their operator's.
+        let pair: Vec<String> = match self.ask(&policy).await {
+            Ok(pair) => pair,
+            Err(Error::Rejected(_)) => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        Ok(pair.into_iter().nth(1).filter(|policy| policy != "noeviction").map(Unfit::Evicts))
+    }
+
+    async fn ask<T: redis::FromRedisValue>(&self, command: &redis::Cmd) -> Result<T, Error> {
+        let mut connection = self.connection.clone();
+        self.limited(command.query_async(&mut connection)).await
+    }
+
+    async fn limited<T>(&self, call: impl Future<Output = Result<T, RedisError>>) -> Result<T, Error> {
+        match tokio::time::timeout(self.timeout, call).await {
+            Ok(result) => result.map_err(|error| failure(&error)),
+            Err(_) => Err(Error::Unavailable("no answer in time".into())),
+        }
+    }
+
+    /// Reads as plain commands.
+    async fn read(&self, txn: &Txn) -> Result<Outcome, Error> {
+        let mut pipeline = redis::pipe();
+        pipeline.atomic().cmd("TIME");
+        for operation in &txn.success {
+            let Operation::HashGet { key, fields } = operation else { continue };
+            pipeline.cmd("PEXPIRETIME").arg(key);
+            match fields {
+                // HMGET takes no empty list; what is asked for is the deadline.
+                Some(fields) if fields.is_empty() => pipeline.cmd("HMGET").arg(key).arg(""),
+                Some(fields) => pipeline.cmd("HMGET").arg(key).arg(fields),
+                None => pipeline.cmd("HGETALL").arg(key),
+            };
+        }
+        let mut connection = self.connection.clone();
+        let values: Vec<Value> = self.limited(pipeline.query_async(&mut connection)).await?;
+        let mut values = values.into_iter();
+        let now = values.next().as_ref().and_then(reply::time).ok_or_else(misunderstood)?;
+        let mut replies = Vec::with_capacity(txn.success.len());
+        for operation in &txn.success {
+            let Operation::HashGet { fields, .. } = operation else { continue };
+            let (Some(deadline), Some(value)) = (values.next(), values.next()) else {
+                return Err(misunderstood());
+            };
+            let hash = reply::hash(&deadline, value, fields.as_deref()).ok_or_else(misunderstood)?;
+            replies.push(Reply::Record(hash));
+        }
+        Ok(Outcome { succeeded: true, replies, now })
+    }
+
+    /// Anything, as one script.
+    async fn run(&self, txn: &Txn) -> Result<Outcome, Error> {
+        let command = self.script.command(txn);
+        let mut connection = self.connection.clone();
+        let call = async {
+            match command.query_async(&mut connection).await {
+                Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
+                    self.script.script().load_async(&mut connection).await?;
+                    command.query_async(&mut connection).await
+                }
+                answered => answered,
+            }
+        };
+        let value: Value = self.limited(call).await?;
+        reply::outcome(txn, value).ok_or_else(misunderstood)
+    }
+}
+
+impl Store for Redis {
+    fn execute(&self, txn: Txn) -> Answer<'_, Outcome> {
+        Box::pin(async move {
+            txn.check()?;
+            if txn.compare.is_empty() && txn.success.iter().all(Operation::is_read) {
+                self.read(&txn).await
+            } else {
+                self.run(&txn).await
+            }
+        })
+    }
+
+    fn events<'a>(
+        &'a self,
+        log: &'a str,
+        after: Option<&'a str>,
+        limit: usize,
+    ) -> Answer<'a, Vec<Event>> {
+        Box::pin(async move {
+            let start = after.map_or("-".into(), |id| format!("({id}"));
+            let mut command = redis::cmd("XRANGE");
+            command.arg(log).arg(start).arg("+").arg("COUNT").arg(limit);
+            let value = self.ask(&command).await?;
+            reply::events(value).ok_or_else(misunderstood)
+        })
+    }
+
+    fn ping(&self) -> Answer<'_, ()> {
+        Box::pin(async { self.ask(&redis::cmd("PING")).await })
+    }
+
+    /// Durability is the server's own affair.
+    fn flush(&self) -> Answer<'_, ()> {
+        Box::pin(std::future::ready(Ok(())))
+    }
+
+    fn name(&self) -> &'static str {
+        "redis"
+    }
+}
+
+/// What an error of the client or the server means. The server's own words go to
+/// the log only: they may name keys.
+fn failure(error: &RedisError) -> Error {
+    match error.kind() {
+        ErrorKind::Server(
+            ServerErrorKind::BusyLoading
+            | ServerErrorKind::TryAgain
+            | ServerErrorKind::ClusterDown
+            | ServerErrorKind::MasterDown
+            | ServerErrorKind::ReadOnly,
+        ) => Error::Unavailable(format!("Redis is not ready: {}", error.category())),
+        ErrorKind::Extension if error.code() == Some("REJECTED") => {
+            Error::Rejected(error.detail().unwrap_or("no reason given").into())
+        }
+        ErrorKind::Extension if matches!(error.code(), Some("OOM" | "MISCONF" | "BUSY")) => {
+            Error::Unavailable("Redis takes no writes now".into())
+        }
+        ErrorKind::Extension if error.code() == Some("WRONGTYPE") => {
+            Error::Rejected("a key holds another type of value".into())
+        }
+        ErrorKind::Server(_) | ErrorKind::Extension => {
+            tracing::warn!(%error, "Redis refused a command");
+            Error::Rejected(format!("Redis refused the command: {}", error.category()))
+        }
+        ErrorKind::Parse | ErrorKind::UnexpectedReturnType => misunderstood(),
+        _ => {
+            tracing::debug!(%error, "Redis does not answer");
+            Error::Unavailable(format!("Redis does not answer: {}", error.category()))
+        }
+    }
+}
+
+fn misunderstood() -> Error {
+    Error::Rejected("Redis gave an answer that does not fit the question".into())
+}

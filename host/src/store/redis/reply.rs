@@ -1,0 +1,141 @@
+//! Redis replies as the replies of a transaction. A reply of another form than
+//! the question asks for is `None`: a defect of the script or of the server.
+
+use bytes::Bytes;
+use redis::Value;
+
+use crate::clock::Milliseconds;
+use crate::store::Event;
+use crate::store::transaction::{Entry, Hash, Member, Operation, Outcome, Reply, Txn};
+
+/// The outcome that the script returned.
+pub fn outcome(txn: &Txn, value: Value) -> Option<Outcome> {
+    let Value::Array(values) = value else { return None };
+    let mut values = values.into_iter();
+    let succeeded = integer(&values.next()?)? == 1;
+    let now = integer(&values.next()?)?.unsigned_abs();
+    let branch = if succeeded { &txn.success } else { &txn.failure };
+    let replies = branch.iter().map(|operation| reply(operation, values.next()?));
+    Some(Outcome { succeeded, replies: replies.collect::<Option<_>>()?, now })
+}
+
+/// What `TIME` returned.
+pub fn time(value: &Value) -> Option<Milliseconds> {
+    let Value::Array(parts) = value else { return None };
+    let number = |value: &Value| text(value)?.parse::<u64>().ok();
+    Some(number(parts.first()?)? * 1000 + number(parts.get(1)?)? / 1000)
+}
+
+/// A hash from its deadline and what `HGETALL` or `HMGET` of `fields` returned.
+pub fn hash(deadline: &Value, value: Value, fields: Option<&[String]>) -> Option<Option<Hash>> {
+    let deadline = integer(deadline)?;
+    if deadline == ABSENT {
+        return Some(None);
+    }
+    let entries = match (fields, value) {
+        (None, value) => pairs(value)?.into_iter().map(entry).collect::<Option<_>>()?,
+        (Some(fields), Value::Array(values)) => fields
+            .iter()
+            .zip(values)
+            .filter_map(|(field, value)| {
+                bytes(value).map(|value| Entry { field: field.clone(), value })
+            })
+            .collect(),
+        _ => return None,
+    };
+    Some(Some(Hash { entries, expires_at: expires_at(deadline) }))
+}
+
+/// The events that `XRANGE` returned.
+pub fn events(value: Value) -> Option<Vec<Event>> {
+    let Value::Array(items) = value else { return None };
+    let event = |item| {
+        let Value::Array(parts) = item else { return None };
+        let mut parts = parts.into_iter();
+        let id = text(&parts.next()?)?.to_owned();
+        let entries = pairs(parts.next()?)?.into_iter().map(entry).collect::<Option<_>>()?;
+        Some(Event { id, entries })
+    };
+    items.into_iter().map(event).collect()
+}
+
+/// What `PEXPIRETIME` answers for a key that does not exist.
+const ABSENT: i64 = -2;
+
+fn expires_at(deadline: i64) -> Option<Milliseconds> {
+    u64::try_from(deadline).ok()
+}
+
+fn reply(operation: &Operation, value: Value) -> Option<Reply> {
+    Some(match operation {
+        Operation::HashSet { .. } | Operation::HashExpire { .. } | Operation::MemberSet { .. } => {
+            Reply::Deadline(expires_at(integer(&value)?))
+        }
+        Operation::HashAdd { .. } => Reply::Number(integer(&value)?),
+        Operation::HashDelete(_) | Operation::MemberRemove { .. } => {
+            Reply::Existed(integer(&value)? != 0)
+        }
+        Operation::HashGet { .. } => match value {
+            Value::Nil => Reply::Record(None),
+            Value::Array(parts) => {
+                let mut parts = parts.into_iter();
+                Reply::Record(hash(&parts.next()?, parts.next()?, None)?)
+            }
+            _ => return None,
+        },
+        Operation::MemberList { .. } | Operation::MemberClear { .. } => {
+            let Value::Array(parts) = value else { return None };
+            let mut parts = parts.into_iter();
+            let live = u32::try_from(integer(&parts.next()?)?).ok()?;
+            let members = match parts.next() {
+                None => Vec::new(),
+                Some(page) => pairs(page)?.into_iter().map(member).collect::<Option<_>>()?,
+            };
+            Reply::Members { members, live }
+        }
+        Operation::AppendEvent { .. } => Reply::Appended(text(&value)?.to_owned()),
+    })
+}
+
+fn integer(value: &Value) -> Option<i64> {
+    match value {
+        Value::Int(number) => Some(*number),
+        _ => None,
+    }
+}
+
+fn text(value: &Value) -> Option<&str> {
+    match value {
+        Value::BulkString(bytes) => str::from_utf8(bytes).ok(),
+        _ => None,
+    }
+}
+
+fn bytes(value: Value) -> Option<Bytes> {
+    match value {
+        Value::BulkString(bytes) => Some(bytes.into()),
+        _ => None,
+    }
+}
+
+fn pairs(value: Value) -> Option<Vec<(Value, Value)>> {
+    let Value::Array(values) = value else { return None };
+    let mut values = values.into_iter();
+    let mut pairs = Vec::with_capacity(values.len() / 2);
+    while let Some(first) = values.next() {
+        pairs.push((first, values.next()?));
+    }
+    Some(pairs)
+}
+
+/// Other programs may name a field with bytes that are not text.
+fn entry((field, value): (Value, Value)) -> Option<Entry> {
+    let Value::BulkString(field) = field else { return None };
+    let field = String::from_utf8(field)
+        .unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned());
+    Some(Entry { field, value: bytes(value)? })
+}
+
+fn member((name, deadline): (Value, Value)) -> Option<Member> {
+    Some(Member { name: text(&name)?.to_owned(), expires_at: text(&deadline)?.parse().ok()? })
+}

@@ -1,0 +1,208 @@
+//! A transaction as the arguments of `transaction.lua`: for each key its type;
+//! where the success and the failure branch begin; the compares; the branches,
+//! each led by the additions it contains. Keys are given by their place in KEYS.
+
+use redis::{Cmd, Script};
+
+use crate::store::transaction::{Compare, Operation, Order, Shape, Txn};
+
+/// The script and how to call it.
+pub struct TransactionScript(Script);
+
+impl TransactionScript {
+    /// The script, not loaded anywhere yet.
+    pub fn new() -> Self {
+        Self(Script::new(include_str!("transaction.lua")))
+    }
+
+    /// The script itself, to load it.
+    pub fn script(&self) -> &Script {
+        &self.0
+    }
+
+    /// The command that applies a checked transaction.
+    pub fn command(&self, txn: &Txn) -> Cmd {
+        let mut arguments = Arguments::default();
+        for (key, shape) in txn.targets() {
+            arguments.declare(key, shape);
+        }
+        for compare in &txn.compare {
+            arguments.compare(compare);
+        }
+        let header = arguments.keys.len() + 3;
+        let success_at = header + arguments.rest.len();
+        arguments.branch(&txn.success);
+        let failure_at = header + arguments.rest.len();
+        arguments.branch(&txn.failure);
+
+        let mut command = redis::cmd("EVALSHA");
+        command.arg(self.0.get_hash()).arg(arguments.keys.len());
+        for (key, _) in &arguments.keys {
+            command.arg(*key);
+        }
+        for (_, shape) in &arguments.keys {
+            command.arg(match shape {
+                Shape::Hash => "hash",
+                Shape::Set => "zset",
+                Shape::Log => "stream",
+            });
+        }
+        command.arg(success_at).arg(failure_at).arg(txn.compare.len());
+        for argument in &arguments.rest {
+            match argument {
+                Argument::Bytes(bytes) => command.arg(*bytes),
+                Argument::Number(number) => command.arg(*number),
+            };
+        }
+        command
+    }
+}
+
+enum Argument<'a> {
+    Bytes(&'a [u8]),
+    Number(i64),
+}
+
+#[derive(Default)]
+struct Arguments<'a> {
+    keys: Vec<(&'a str, Shape)>,
+    rest: Vec<Argument<'a>>,
+}
+
+impl<'a> Arguments<'a> {
+    fn declare(&mut self, key: &'a str, shape: Shape) {
+        if !self.keys.iter().any(|(known, _)| *known == key) {
+            self.keys.push((key, shape));
+        }
+    }
+
+    fn key(&mut self, key: &str) -> &mut Self {
+        let place = self.keys.iter().position(|(known, _)| *known == key);
+        self.number(place.map_or(0, |place| place as i64 + 1))
+    }
+
+    fn number(&mut self, number: i64) -> &mut Self {
+        self.rest.push(Argument::Number(number));
+        self
+    }
+
+    /// A number of things in memory, or a lifetime that was checked: it fits.
+    fn count(&mut self, count: u64) -> &mut Self {
+        self.number(i64::try_from(count).unwrap_or(i64::MAX))
+    }
+
+    fn flag(&mut self, flag: bool) -> &mut Self {
+        self.number(i64::from(flag))
+    }
+
+    fn bytes(&mut self, bytes: &'a (impl AsRef<[u8]> + ?Sized)) -> &mut Self {
+        self.rest.push(Argument::Bytes(bytes.as_ref()));
+        self
+    }
+
+    fn name(&mut self, name: &'static str) -> &mut Self {
+        self.bytes(name)
+    }
+
+    fn compare(&mut self, compare: &'a Compare) {
+        match compare {
+            Compare::Exists(key) => self.name("exists").key(key),
+            Compare::Absent(key) => self.name("absent").key(key),
+            Compare::FieldEquals { key, field, value, or_absent } => {
+                self.name("field").key(key).bytes(field).bytes(value).flag(*or_absent)
+            }
+            Compare::SizeAtMost { key, except, limit } => {
+                self.name("size").key(key).count(*limit).count(except.len() as u64);
+                for field in except {
+                    self.bytes(field);
+                }
+                self
+            }
+            Compare::Member { key, member, alive } => {
+                self.name("member").key(key).bytes(member).flag(*alive)
+            }
+            Compare::MembersBelow { key, limit } => {
+                self.name("below").key(key).number(i64::from(*limit))
+            }
+        };
+    }
+
+    fn branch(&mut self, operations: &'a [Operation]) {
+        let additions = || {
+            operations.iter().filter_map(|operation| match operation {
+                Operation::HashAdd { key, field, delta } => Some((key, field, *delta)),
+                _ => None,
+            })
+        };
+        self.count(additions().count() as u64);
+        for (key, field, delta) in additions() {
+            self.key(key).bytes(field).number(delta);
+        }
+        self.count(operations.len() as u64);
+        for operation in operations {
+            self.operation(operation);
+        }
+    }
+
+    fn operation(&mut self, operation: &'a Operation) {
+        match operation {
+            Operation::HashSet { key, entries, ttl } => {
+                self.name("hash_set").key(key);
+                match ttl {
+                    Some(ttl) => self.count(*ttl),
+                    None => self.number(-1),
+                };
+                self.count(entries.len() as u64);
+                for entry in entries {
+                    self.bytes(&entry.field).bytes(&entry.value);
+                }
+                self
+            }
+            Operation::HashGet { key, fields } => {
+                self.name("hash_get").key(key);
+                match fields {
+                    Some(fields) => self.count(fields.len() as u64),
+                    None => self.number(-1),
+                };
+                for field in fields.iter().flatten() {
+                    self.bytes(field);
+                }
+                self
+            }
+            Operation::HashAdd { key, field, delta } => {
+                self.name("hash_add").key(key).bytes(field).number(*delta)
+            }
+            Operation::HashDelete(key) => self.name("hash_delete").key(key),
+            Operation::HashExpire { key, ttl } => self.name("hash_expire").key(key).count(*ttl),
+            Operation::MemberSet { key, member, ttl } => {
+                self.name("member_set").key(key).bytes(member).count(*ttl)
+            }
+            Operation::MemberRemove { key, member } => {
+                self.name("member_remove").key(key).bytes(member)
+            }
+            Operation::MemberList { key, order, after, limit } => {
+                self.name("member_list").key(key).flag(*order == Order::LatestFirst);
+                self.number(i64::from(*limit)).flag(after.is_some());
+                if let Some(after) = after {
+                    self.count(after.expires_at).bytes(&after.name);
+                }
+                self
+            }
+            Operation::MemberClear { key, except, record_prefix } => {
+                self.name("member_clear").key(key);
+                for option in [except, record_prefix] {
+                    self.flag(option.is_some()).bytes(option.as_deref().unwrap_or_default());
+                }
+                self
+            }
+            Operation::AppendEvent { log, entries, keep } => {
+                self.name("append_event").key(log).number(i64::from(*keep));
+                self.count(entries.len() as u64);
+                for entry in entries {
+                    self.bytes(&entry.field).bytes(&entry.value);
+                }
+                self
+            }
+        };
+    }
+}

@@ -1,0 +1,232 @@
+-- Applies one transaction atomically; what it means is said in wit/session.wit,
+-- how it is encoded in script.rs. Whatever can refuse the transaction is checked
+-- before anything is written, as a script that fails is not rolled back.
+-- Deadlines are milliseconds of this server's clock.
+
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local at = 0
+
+local function take()
+  at = at + 1
+  return ARGV[at]
+end
+
+local function number()
+  return tonumber(take())
+end
+
+local function key()
+  return KEYS[number()]
+end
+
+local NUMBER_MAX = 9007199254740992
+
+-- Every key holds nothing or what the transaction expects; the dead members of
+-- a set are dropped before anybody sees it.
+for i = 1, #KEYS do
+  local expected = take()
+  local found = redis.call('TYPE', KEYS[i]).ok
+  if found ~= 'none' and found ~= expected then
+    return redis.error_reply('REJECTED a key holds another type of value')
+  end
+  if expected == 'zset' and found == 'zset' then
+    redis.call('ZREMRANGEBYSCORE', KEYS[i], '-inf', now)
+  end
+end
+
+local compare = {}
+
+function compare.exists()
+  return redis.call('EXISTS', key()) == 1
+end
+
+function compare.absent()
+  return redis.call('EXISTS', key()) == 0
+end
+
+function compare.field()
+  local k, field, value, or_absent = key(), take(), take(), take()
+  local found = redis.call('HGET', k, field)
+  if not found then return or_absent == '1' end
+  return found == value
+end
+
+function compare.size()
+  local k, limit, excepted = key(), number(), {}
+  for _ = 1, number() do excepted[take()] = true end
+  local size = 0
+  for _, field in ipairs(redis.call('HKEYS', k)) do
+    if not excepted[field] then size = size + redis.call('HSTRLEN', k, field) end
+  end
+  return size <= limit
+end
+
+function compare.member()
+  local k, member, alive = key(), take(), take()
+  local found = redis.call('ZSCORE', k, member)
+  return (found and '1' or '0') == alive
+end
+
+function compare.below()
+  local k, limit = key(), number()
+  return redis.call('ZCARD', k) < limit
+end
+
+-- The set ends with its last member.
+local function end_with_last(k)
+  local last = redis.call('ZRANGE', k, -1, -1, 'WITHSCORES')
+  if last[2] then redis.call('PEXPIREAT', k, last[2]) end
+end
+
+-- Whether byte string a comes before b, whatever the server's locale.
+local function before(a, b)
+  local length = math.min(#a, #b)
+  for i = 1, length do
+    local x, y = string.byte(a, i), string.byte(b, i)
+    if x ~= y then return x < y end
+  end
+  return #a < #b
+end
+
+-- How many members come before the mark in ascending order, and whether the mark
+-- itself is there.
+local function rank(k, score, name)
+  local count = redis.call('ZCOUNT', k, '-inf', '(' .. score)
+  for _, other in ipairs(redis.call('ZRANGEBYSCORE', k, score, score)) do
+    if other == name then return count, true end
+    if before(name, other) then return count, false end
+    count = count + 1
+  end
+  return count, false
+end
+
+local perform = {}
+
+function perform.hash_set()
+  local k, ttl, count = key(), number(), number()
+  redis.call('HSET', k, unpack(ARGV, at + 1, at + 2 * count))
+  at = at + 2 * count
+  if ttl >= 0 then
+    redis.call('PEXPIREAT', k, now + ttl)
+    return now + ttl
+  end
+  return redis.call('PEXPIRETIME', k)
+end
+
+function perform.hash_get()
+  local k, count = key(), number()
+  local first = at + 1
+  if count > 0 then at = at + count end
+  local deadline = redis.call('PEXPIRETIME', k)
+  if deadline == -2 then return false end
+  if count < 0 then return { deadline, redis.call('HGETALL', k) } end
+  local found = {}
+  for i = first, first + count - 1 do
+    local value = redis.call('HGET', k, ARGV[i])
+    if value then
+      found[#found + 1] = ARGV[i]
+      found[#found + 1] = value
+    end
+  end
+  return { deadline, found }
+end
+
+function perform.hash_add()
+  local k, field, delta = key(), take(), take()
+  return redis.call('HINCRBY', k, field, delta)
+end
+
+function perform.hash_delete()
+  return redis.call('DEL', key())
+end
+
+function perform.hash_expire()
+  local k, ttl = key(), number()
+  if redis.call('PEXPIREAT', k, now + ttl) == 1 then return now + ttl end
+  return -1
+end
+
+function perform.member_set()
+  local k, member, ttl = key(), take(), number()
+  redis.call('ZADD', k, now + ttl, member)
+  end_with_last(k)
+  return now + ttl
+end
+
+function perform.member_remove()
+  local k, member = key(), take()
+  local removed = redis.call('ZREM', k, member)
+  end_with_last(k)
+  return removed
+end
+
+function perform.member_list()
+  local k, latest_first, limit, after = key(), take() == '1', number(), take()
+  local live, start = redis.call('ZCARD', k), 0
+  if after == '1' then
+    local score, name = take(), take()
+    local before_it, there = rank(k, score, name)
+    if latest_first then
+      start = live - before_it
+    else
+      start = there and before_it + 1 or before_it
+    end
+  end
+  if limit == 0 then return { live } end
+  local command = latest_first and 'ZREVRANGE' or 'ZRANGE'
+  return { live, redis.call(command, k, start, start + limit - 1, 'WITHSCORES') }
+end
+
+function perform.member_clear()
+  local k, has_except, except, has_prefix, prefix = key(), take(), take(), take(), take()
+  local removed = {}
+  local all = redis.call('ZRANGE', k, 0, -1, 'WITHSCORES')
+  for i = 1, #all, 2 do
+    if has_except == '0' or all[i] ~= except then
+      removed[#removed + 1] = all[i]
+      removed[#removed + 1] = all[i + 1]
+      redis.call('ZREM', k, all[i])
+      if has_prefix == '1' then
+        local record = prefix .. all[i]
+        if redis.call('TYPE', record).ok == 'hash' then redis.call('DEL', record) end
+      end
+    end
+  end
+  end_with_last(k)
+  return { redis.call('ZCARD', k), removed }
+end
+
+function perform.append_event()
+  local k, keep, count = key(), take(), number()
+  local first = at + 1
+  at = at + 2 * count
+  return redis.call('XADD', k, 'MAXLEN', '~', keep, '*', unpack(ARGV, first, at))
+end
+
+local success_at, failure_at, compares = number(), number(), number()
+
+local succeeded = true
+for _ = 1, compares do
+  if not compare[take()]() then
+    succeeded = false
+    break
+  end
+end
+at = succeeded and success_at or failure_at
+
+-- A branch begins with the additions that must be possible.
+for _ = 1, number() do
+  local current = redis.call('HGET', key(), take()) or '0'
+  local delta = number()
+  if current ~= '0' and not string.match(current, '^%-?[1-9]%d*$')
+    or math.abs(tonumber(current) + delta) > NUMBER_MAX then
+    return redis.error_reply('REJECTED a counter is not a number, or leaves its range')
+  end
+end
+
+local replies = { succeeded and 1 or 0, now }
+for i = 1, number() do
+  replies[i + 2] = perform[take()]()
+end
+return replies

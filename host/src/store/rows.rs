@@ -1,0 +1,168 @@
+//! How values lie on disk: one row per field, deadline, member and event, so
+//! that a change writes what changed and no more. A row's key is a letter for
+//! the type, the length of the store's key in two bytes, that key, and the
+//! field, member or event number.
+
+use bytes::{BufMut, Bytes, BytesMut};
+
+use crate::clock::Milliseconds;
+use crate::store::memory::Memory;
+use crate::store::transaction::{self, Entry};
+
+const HASH: u8 = b'h';
+const SET: u8 = b's';
+const LOG: u8 = b'e';
+
+/// A row to write (`Some`) or to remove (`None`).
+pub struct Row {
+    /// Its key.
+    pub key: Vec<u8>,
+    /// Its value.
+    pub value: Option<Bytes>,
+}
+
+/// What a transaction changed, as rows; nothing is collected for a store that
+/// keeps no journal.
+pub struct Changes(Option<Vec<Row>>);
+
+impl Changes {
+    /// No changes yet.
+    pub fn new(journaled: bool) -> Self {
+        Self(journaled.then(Vec::new))
+    }
+
+    /// Whether there is nothing to write.
+    pub fn is_empty(&self) -> bool {
+        self.0.as_ref().is_none_or(Vec::is_empty)
+    }
+
+    /// The rows, in the order of the changes.
+    pub fn into_rows(self) -> Vec<Row> {
+        self.0.unwrap_or_default()
+    }
+
+    fn push(&mut self, key: impl FnOnce() -> Vec<u8>, value: impl FnOnce() -> Option<Bytes>) {
+        if let Some(rows) = &mut self.0 {
+            rows.push(Row { key: key(), value: value() });
+        }
+    }
+
+    /// A field was written.
+    pub fn put_field(&mut self, key: &str, field: &str, value: &Bytes) {
+        self.push(|| row_key(HASH, key, field.as_bytes()), || Some(value.clone()));
+    }
+
+    /// A hash was made or has a new deadline.
+    pub fn put_deadline(&mut self, key: &str, expires_at: Option<Milliseconds>) {
+        let value = || Some(Bytes::copy_from_slice(&expires_at.unwrap_or(0).to_be_bytes()));
+        self.push(|| row_key(HASH, key, b""), value);
+    }
+
+    /// A hash is gone.
+    pub fn remove_hash<'a>(&mut self, key: &str, fields: impl Iterator<Item = &'a str>) {
+        for field in std::iter::once("").chain(fields) {
+            self.push(|| row_key(HASH, key, field.as_bytes()), || None);
+        }
+    }
+
+    /// A member was put into a set.
+    pub fn put_member(&mut self, key: &str, member: &str, expires_at: Milliseconds) {
+        let value = || Some(Bytes::copy_from_slice(&expires_at.to_be_bytes()));
+        self.push(|| row_key(SET, key, member.as_bytes()), value);
+    }
+
+    /// A member is gone.
+    pub fn remove_member(&mut self, key: &str, member: &str) {
+        self.push(|| row_key(SET, key, member.as_bytes()), || None);
+    }
+
+    /// An event was appended.
+    pub fn put_event(&mut self, log: &str, id: (u64, u64), entries: &[Entry]) {
+        self.push(|| row_key(LOG, log, &event_suffix(id)), || Some(encode_entries(entries)));
+    }
+
+    /// An event was trimmed.
+    pub fn remove_event(&mut self, log: &str, id: (u64, u64)) {
+        self.push(|| row_key(LOG, log, &event_suffix(id)), || None);
+    }
+}
+
+/// Puts a row back into memory.
+///
+/// # Errors
+/// When the row is not one that [`Changes`] makes.
+pub fn restore(memory: &Memory, key: &[u8], value: &[u8]) -> Result<(), MalformedRow> {
+    let (letter, name, suffix) = split(key).ok_or(MalformedRow)?;
+    let text = |bytes| str::from_utf8(bytes).map_err(|_| MalformedRow);
+    let number = |bytes: &[u8]| {
+        bytes.first_chunk().map(|chunk| u64::from_be_bytes(*chunk)).ok_or(MalformedRow)
+    };
+    let mut shard = memory.shard(transaction::tag(name));
+    match letter {
+        HASH if suffix.is_empty() => {
+            shard.restore_deadline(name, Some(number(value)?).filter(|&at| at != 0));
+        }
+        HASH => shard.restore_field(name, text(suffix)?, Bytes::copy_from_slice(value)),
+        SET => shard.restore_member(name, text(suffix)?, number(value)?),
+        LOG => {
+            let sequence = suffix.get(8..).ok_or(MalformedRow)?;
+            let id = (number(suffix)?, number(sequence)?);
+            shard.restore_event(name, id, decode_entries(value).ok_or(MalformedRow)?);
+        }
+        _ => return Err(MalformedRow),
+    }
+    Ok(())
+}
+
+/// A row that no version of this store wrote.
+#[derive(Debug, thiserror::Error)]
+#[error("a row is malformed")]
+pub struct MalformedRow;
+
+fn row_key(letter: u8, name: &str, suffix: &[u8]) -> Vec<u8> {
+    let length = u16::try_from(name.len()).expect("a checked key is at most 1,024 bytes long");
+    let mut key = Vec::with_capacity(3 + name.len() + suffix.len());
+    key.push(letter);
+    key.extend_from_slice(&length.to_be_bytes());
+    key.extend_from_slice(name.as_bytes());
+    key.extend_from_slice(suffix);
+    key
+}
+
+fn split(key: &[u8]) -> Option<(u8, &str, &[u8])> {
+    let (&letter, rest) = key.split_first()?;
+    let (length, rest) = rest.split_first_chunk()?;
+    let (name, suffix) = rest.split_at_checked(usize::from(u16::from_be_bytes(*length)))?;
+    Some((letter, str::from_utf8(name).ok()?, suffix))
+}
+
+fn event_suffix((milliseconds, sequence): (u64, u64)) -> [u8; 16] {
+    ((u128::from(milliseconds) << 64) | u128::from(sequence)).to_be_bytes()
+}
+
+/// Length and bytes of each name and value in turn.
+fn encode_entries(entries: &[Entry]) -> Bytes {
+    let mut out = BytesMut::new();
+    for entry in entries {
+        for part in [entry.field.as_bytes(), &entry.value] {
+            out.put_u32(u32::try_from(part.len()).expect("a value is far below 4 GiB"));
+            out.put_slice(part);
+        }
+    }
+    out.freeze()
+}
+
+fn decode_entries(mut bytes: &[u8]) -> Option<Vec<Entry>> {
+    let mut part = || {
+        let (length, rest) = bytes.split_first_chunk()?;
+        let (part, rest) = rest.split_at_checked(u32::from_be_bytes(*length) as usize)?;
+        bytes = rest;
+        Some(part)
+    };
+    let mut entries = Vec::new();
+    while let Some(field) = part() {
+        let field = str::from_utf8(field).ok()?.to_owned();
+        entries.push(Entry { field, value: Bytes::copy_from_slice(part()?) });
+    }
+    bytes.is_empty().then_some(entries)
+}

@@ -1,0 +1,488 @@
+//! The values of some tags and the rules of a transaction on them: plain data,
+//! time passed in, no lock, no I/O. Invariant: a refused transaction has
+//! changed nothing, and a value past its deadline is never seen.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeSet, BinaryHeap, HashMap, VecDeque};
+
+use bytes::Bytes;
+
+use crate::clock::Milliseconds;
+use crate::store::rows::Changes;
+use crate::store::transaction::{
+    Compare, Entry, Hash, Member, NUMBER_MAX, Operation, Order, Outcome, Reply, Shape, Txn,
+};
+use crate::store::{Error, Event};
+
+/// A map of fields with one deadline.
+#[derive(Default)]
+pub struct HashValue {
+    fields: Vec<(Box<str>, Bytes)>,
+    expires_at: Option<Milliseconds>,
+}
+
+/// Members with a deadline each.
+#[derive(Default)]
+pub struct SetValue {
+    by_name: HashMap<Box<str>, Milliseconds>,
+    by_deadline: BTreeSet<(Milliseconds, Box<str>)>,
+}
+
+/// Events, oldest first, by milliseconds and sequence.
+#[derive(Default)]
+pub struct LogValue {
+    events: VecDeque<((Milliseconds, u64), Vec<Entry>)>,
+    last: (Milliseconds, u64),
+}
+
+enum Value {
+    Hash(HashValue),
+    Set(SetValue),
+    Log(LogValue),
+}
+
+impl Value {
+    fn shape(&self) -> Shape {
+        match self {
+            Self::Hash(_) => Shape::Hash,
+            Self::Set(_) => Shape::Set,
+            Self::Log(_) => Shape::Log,
+        }
+    }
+
+    /// When something of it ends next.
+    fn next_deadline(&self) -> Option<Milliseconds> {
+        match self {
+            Self::Hash(hash) => hash.expires_at,
+            Self::Set(set) => set.by_deadline.first().map(|(deadline, _)| *deadline),
+            Self::Log(_) => None,
+        }
+    }
+}
+
+struct Slot {
+    value: Value,
+    /// The earliest deadline that the queue holds for this key, if any. A
+    /// deadline that moves back leaves it as it is; the sweep asks the value.
+    queued: Option<Milliseconds>,
+}
+
+/// The values of some tags.
+#[derive(Default)]
+pub struct Shard {
+    slots: HashMap<Box<str>, Slot>,
+    queue: BinaryHeap<Reverse<(Milliseconds, Box<str>)>>,
+}
+
+impl Shard {
+    /// Applies a checked transaction whose keys all belong to this shard.
+    ///
+    /// # Errors
+    /// [`Error::Rejected`] when a key holds another type than the transaction
+    /// expects, or a counter leaves its range; nothing has changed then.
+    pub fn execute(
+        &mut self,
+        now: Milliseconds,
+        txn: Txn,
+        changes: &mut Changes,
+    ) -> Result<Outcome, Error> {
+        for (key, shape) in txn.targets() {
+            self.expire(now, key, changes);
+            self.expect(key, shape)?;
+        }
+        let succeeded = txn.compare.iter().all(|compare| self.holds(compare));
+        let branch = if succeeded { txn.success } else { txn.failure };
+        self.check_sums(&branch)?;
+        let replies =
+            branch.into_iter().map(|operation| self.perform(now, operation, changes)).collect();
+        Ok(Outcome { succeeded, replies, now })
+    }
+
+    /// Events of a log behind `after`, oldest first.
+    pub fn events(&self, log: &str, after: Option<&str>, limit: usize) -> Vec<Event> {
+        let after = after.and_then(parse_event_id).unwrap_or((0, 0));
+        let Some(Slot { value: Value::Log(log), .. }) = self.slots.get(log) else {
+            return Vec::new();
+        };
+        let start = log.events.partition_point(|(id, _)| *id <= after);
+        let event = |(id, entries): &((u64, u64), Vec<Entry>)| Event {
+            id: event_id(*id),
+            entries: entries.clone(),
+        };
+        log.events.iter().skip(start).take(limit).map(event).collect()
+    }
+
+    /// Removes up to `limit` values or groups of members past their deadline.
+    pub fn sweep(&mut self, now: Milliseconds, limit: usize, changes: &mut Changes) -> usize {
+        let mut removed = 0;
+        while removed < limit
+            && self.queue.peek().is_some_and(|Reverse((deadline, _))| *deadline <= now)
+        {
+            let Some(Reverse((deadline, key))) = self.queue.pop() else { break };
+            removed += 1;
+            if let Some(slot) = self.slots.get_mut(&key)
+                && slot.queued == Some(deadline)
+            {
+                slot.queued = None;
+                self.expire(now, &key, changes);
+                self.enqueue(&key);
+            }
+        }
+        removed
+    }
+
+    /// Puts back a field as it was recorded; the empty name stands for the head.
+    pub fn restore_field(&mut self, key: &str, field: &str, value: Bytes) {
+        let hash = self.hash(key);
+        hash.fields.push((field.into(), value));
+    }
+
+    /// Puts back the deadline of a hash as it was recorded.
+    pub fn restore_deadline(&mut self, key: &str, expires_at: Option<Milliseconds>) {
+        self.hash(key).expires_at = expires_at;
+        self.enqueue(key);
+    }
+
+    /// Puts back a member as it was recorded.
+    pub fn restore_member(&mut self, key: &str, member: &str, expires_at: Milliseconds) {
+        self.set(key).insert(member, expires_at);
+        self.enqueue(key);
+    }
+
+    /// Puts back an event as it was recorded.
+    pub fn restore_event(&mut self, log: &str, id: (u64, u64), entries: Vec<Entry>) {
+        let log = self.log(log);
+        log.events.push_back((id, entries));
+        log.last = log.last.max(id);
+    }
+
+    /// A key may hold nothing, or a value of this shape.
+    fn expect(&self, key: &str, shape: Shape) -> Result<(), Error> {
+        match self.slots.get(key) {
+            Some(slot) if slot.value.shape() != shape => {
+                Err(Error::Rejected("a key holds another type of value".into()))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The additions of a branch, before anything is written.
+    fn check_sums(&self, branch: &[Operation]) -> Result<(), Error> {
+        for operation in branch {
+            if let Operation::HashAdd { key, field, delta } = operation {
+                sum(self.field(key, field), *delta)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn holds(&self, compare: &Compare) -> bool {
+        match compare {
+            Compare::Exists(key) => self.slots.contains_key(&**key),
+            Compare::Absent(key) => !self.slots.contains_key(&**key),
+            Compare::FieldEquals { key, field, value, or_absent } => {
+                self.field(key, field).map_or(*or_absent, |found| found == value)
+            }
+            Compare::SizeAtMost { key, except, limit } => {
+                let fields = match self.slots.get(&**key) {
+                    Some(Slot { value: Value::Hash(hash), .. }) => &hash.fields[..],
+                    _ => &[],
+                };
+                let counted = fields.iter().filter(|(name, _)| !except.iter().any(|e| **e == **name));
+                counted.map(|(_, value)| value.len() as u64).sum::<u64>() <= *limit
+            }
+            Compare::Member { key, member, alive } => {
+                let found = self.existing_set(key).is_some_and(|s| s.by_name.contains_key(&**member));
+                found == *alive
+            }
+            Compare::MembersBelow { key, limit } => {
+                self.existing_set(key).map_or(0, |set| set.by_name.len()) < *limit as usize
+            }
+        }
+    }
+
+    fn perform(&mut self, now: u64, operation: Operation, changes: &mut Changes) -> Reply {
+        match operation {
+            Operation::HashSet { key, entries, ttl } => {
+                let hash = self.hash(&key);
+                let created = hash.fields.is_empty();
+                for Entry { field, value } in entries {
+                    changes.put_field(&key, &field, &value);
+                    hash.put(field, value);
+                }
+                if let Some(ttl) = ttl {
+                    hash.expires_at = Some(now + ttl);
+                }
+                let expires_at = hash.expires_at;
+                if created || ttl.is_some() {
+                    changes.put_deadline(&key, expires_at);
+                    self.enqueue(&key);
+                }
+                Reply::Deadline(expires_at)
+            }
+            Operation::HashGet { key, fields } => Reply::Record(self.read(&key, fields.as_deref())),
+            Operation::HashAdd { key, field, delta } => {
+                let hash = self.hash(&key);
+                if hash.fields.is_empty() {
+                    changes.put_deadline(&key, None);
+                }
+                let number = sum(hash.get(&field), delta)
+                    .expect("sums are checked before anything is written");
+                let value = Bytes::from(number.to_string());
+                changes.put_field(&key, &field, &value);
+                hash.put(field, value);
+                Reply::Number(number)
+            }
+            Operation::HashDelete(key) => Reply::Existed(self.remove_hash(&key, changes)),
+            Operation::HashExpire { key, ttl } => {
+                let deadline = match self.slots.get_mut(&*key) {
+                    Some(Slot { value: Value::Hash(hash), .. }) => {
+                        hash.expires_at = Some(now + ttl);
+                        changes.put_deadline(&key, hash.expires_at);
+                        hash.expires_at
+                    }
+                    _ => None,
+                };
+                self.enqueue(&key);
+                Reply::Deadline(deadline)
+            }
+            Operation::MemberSet { key, member, ttl } => {
+                changes.put_member(&key, &member, now + ttl);
+                self.set(&key).insert(&member, now + ttl);
+                self.enqueue(&key);
+                Reply::Deadline(Some(now + ttl))
+            }
+            Operation::MemberRemove { key, member } => {
+                let existed = self.existing_set(&key).is_some_and(|s| s.by_name.contains_key(&*member));
+                if existed {
+                    self.remove_members(&key, &[member.into()], changes);
+                }
+                Reply::Existed(existed)
+            }
+            Operation::MemberList { key, order, after, limit } => {
+                self.existing_set(&key).map_or(
+                    Reply::Members { members: Vec::new(), live: 0 },
+                    |set| Reply::Members {
+                        members: set.list(order, after.as_ref(), limit as usize),
+                        live: set.by_name.len() as u32,
+                    },
+                )
+            }
+            Operation::MemberClear { key, except, record_prefix } => {
+                self.clear(&key, except.as_deref(), record_prefix.as_deref(), changes)
+            }
+            Operation::AppendEvent { log, entries, keep } => {
+                let value = self.log(&log);
+                value.last = if now > value.last.0 { (now, 0) } else { (value.last.0, value.last.1 + 1) };
+                let id = value.last;
+                changes.put_event(&log, id, &entries);
+                value.events.push_back((id, entries));
+                while value.events.len() > keep as usize {
+                    if let Some((oldest, _)) = value.events.pop_front() {
+                        changes.remove_event(&log, oldest);
+                    }
+                }
+                Reply::Appended(event_id(id))
+            }
+        }
+    }
+
+    fn read(&self, key: &str, fields: Option<&[String]>) -> Option<Hash> {
+        let Slot { value: Value::Hash(hash), .. } = self.slots.get(key)? else { return None };
+        let wanted = |name: &str| fields.is_none_or(|fields| fields.iter().any(|f| f == name));
+        let entries = hash
+            .fields
+            .iter()
+            .filter(|(name, _)| wanted(name))
+            .map(|(name, value)| Entry { field: name.to_string(), value: value.clone() });
+        Some(Hash { entries: entries.collect(), expires_at: hash.expires_at })
+    }
+
+    fn clear(
+        &mut self,
+        key: &str,
+        except: Option<&str>,
+        record_prefix: Option<&str>,
+        changes: &mut Changes,
+    ) -> Reply {
+        let listed = self.existing_set(key).map(|set| set.list(Order::SoonestFirst, None, usize::MAX));
+        let mut members = listed.unwrap_or_default();
+        let all = members.len();
+        members.retain(|member| Some(&*member.name) != except);
+        let live = (all - members.len()) as u32;
+        let names: Vec<Box<str>> = members.iter().map(|member| member.name.as_str().into()).collect();
+        self.remove_members(key, &names, changes);
+        if let Some(prefix) = record_prefix {
+            for name in &names {
+                self.remove_hash(&[prefix, name].concat(), changes);
+            }
+        }
+        Reply::Members { members, live }
+    }
+
+    fn remove_hash(&mut self, key: &str, changes: &mut Changes) -> bool {
+        match self.slots.get(key) {
+            Some(Slot { value: Value::Hash(hash), .. }) => {
+                changes.remove_hash(key, hash.fields.iter().map(|(name, _)| &**name));
+                self.slots.remove(key);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    fn remove_members(&mut self, key: &str, names: &[Box<str>], changes: &mut Changes) {
+        let Some(Slot { value: Value::Set(set), .. }) = self.slots.get_mut(key) else { return };
+        for name in names {
+            changes.remove_member(key, name);
+            set.remove(name);
+        }
+        if set.by_name.is_empty() {
+            self.slots.remove(key);
+        }
+    }
+
+    /// Takes away what is past its deadline under one key.
+    fn expire(&mut self, now: Milliseconds, key: &str, changes: &mut Changes) {
+        let Some(slot) = self.slots.get(key) else { return };
+        if slot.value.next_deadline().is_none_or(|deadline| deadline > now) {
+            return;
+        }
+        match &slot.value {
+            Value::Hash(_) => {
+                self.remove_hash(key, changes);
+            }
+            Value::Set(set) => {
+                let dead: Vec<Box<str>> = set
+                    .by_deadline
+                    .iter()
+                    .take_while(|(deadline, _)| *deadline <= now)
+                    .map(|(_, name)| name.clone())
+                    .collect();
+                self.remove_members(key, &dead, changes);
+            }
+            Value::Log(_) => {}
+        }
+    }
+
+    /// Makes sure that the sweep comes by when something under this key ends.
+    fn enqueue(&mut self, key: &str) {
+        let Some(slot) = self.slots.get_mut(key) else { return };
+        let Some(deadline) = slot.value.next_deadline() else { return };
+        if slot.queued.is_none_or(|queued| deadline < queued) {
+            slot.queued = Some(deadline);
+            self.queue.push(Reverse((deadline, key.into())));
+        }
+    }
+
+    fn field(&self, key: &str, field: &str) -> Option<&Bytes> {
+        match self.slots.get(key)? {
+            Slot { value: Value::Hash(hash), .. } => hash.get(field),
+            _ => None,
+        }
+    }
+
+    fn existing_set(&self, key: &str) -> Option<&SetValue> {
+        match self.slots.get(key)? {
+            Slot { value: Value::Set(set), .. } => Some(set),
+            _ => None,
+        }
+    }
+
+    fn slot(&mut self, key: &str, empty: fn() -> Value) -> &mut Value {
+        if !self.slots.contains_key(key) {
+            self.slots.insert(key.into(), Slot { value: empty(), queued: None });
+        }
+        &mut self.slots.get_mut(key).expect("it was just put there").value
+    }
+
+    fn hash(&mut self, key: &str) -> &mut HashValue {
+        match self.slot(key, || Value::Hash(HashValue::default())) {
+            Value::Hash(hash) => hash,
+            _ => unreachable!("types are checked before anything is written"),
+        }
+    }
+
+    fn set(&mut self, key: &str) -> &mut SetValue {
+        match self.slot(key, || Value::Set(SetValue::default())) {
+            Value::Set(set) => set,
+            _ => unreachable!("types are checked before anything is written"),
+        }
+    }
+
+    fn log(&mut self, key: &str) -> &mut LogValue {
+        match self.slot(key, || Value::Log(LogValue::default())) {
+            Value::Log(log) => log,
+            _ => unreachable!("types are checked before anything is written"),
+        }
+    }
+}
+
+impl HashValue {
+    fn get(&self, field: &str) -> Option<&Bytes> {
+        self.fields.iter().find(|(name, _)| **name == *field).map(|(_, value)| value)
+    }
+
+    fn put(&mut self, field: String, value: Bytes) {
+        match self.fields.iter_mut().find(|(name, _)| **name == *field) {
+            Some((_, old)) => *old = value,
+            None => self.fields.push((field.into(), value)),
+        }
+    }
+}
+
+impl SetValue {
+    fn insert(&mut self, name: &str, expires_at: Milliseconds) {
+        if let Some(old) = self.by_name.insert(name.into(), expires_at) {
+            self.by_deadline.remove(&(old, name.into()));
+        }
+        self.by_deadline.insert((expires_at, name.into()));
+    }
+
+    fn remove(&mut self, name: &str) {
+        if let Some(old) = self.by_name.remove(name) {
+            self.by_deadline.remove(&(old, name.into()));
+        }
+    }
+
+    fn list(&self, order: Order, after: Option<&Member>, limit: usize) -> Vec<Member> {
+        use std::ops::Bound::{Excluded, Unbounded};
+        let member = |(deadline, name): &(u64, Box<str>)| Member {
+            name: name.to_string(),
+            expires_at: *deadline,
+        };
+        let mark = after.map(|after| (after.expires_at, Box::from(after.name.as_str())));
+        let mark = mark.map_or(Unbounded, Excluded);
+        match order {
+            Order::SoonestFirst => {
+                self.by_deadline.range((mark, Unbounded)).take(limit).map(member).collect()
+            }
+            Order::LatestFirst => {
+                self.by_deadline.range((Unbounded, mark)).rev().take(limit).map(member).collect()
+            }
+        }
+    }
+}
+
+/// A counter after an addition.
+fn sum(current: Option<&Bytes>, delta: i64) -> Result<i64, Error> {
+    let rejected = || Error::Rejected("a counter is not a number, or leaves its range".into());
+    let current = match current {
+        None => 0,
+        Some(text) => str::from_utf8(text)
+            .ok()
+            .and_then(|text| text.parse::<i64>().ok().filter(|number| number.to_string() == text))
+            .ok_or_else(rejected)?,
+    };
+    let sum = delta.checked_add(current).ok_or_else(rejected)?;
+    if sum.unsigned_abs() > NUMBER_MAX.unsigned_abs() { Err(rejected()) } else { Ok(sum) }
+}
+
+fn event_id((milliseconds, sequence): (u64, u64)) -> String {
+    format!("{milliseconds}-{sequence}")
+}
+
+fn parse_event_id(text: &str) -> Option<(u64, u64)> {
+    let (milliseconds, sequence) = text.split_once('-')?;
+    Some((milliseconds.parse().ok()?, sequence.parse().ok()?))
+}

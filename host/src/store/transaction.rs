@@ -1,0 +1,462 @@
+//! Transactions: the one way to read and change a store. The types mirror the
+//! `store` interface of `wit/session.wit`, which says what each of them means.
+//! [`Txn::check`] refuses what no store could apply, so that stores need not.
+
+use std::collections::HashMap;
+
+use bytes::Bytes;
+
+use crate::clock::Milliseconds;
+use crate::store::Error;
+
+/// The most compares of one transaction.
+pub const COMPARES_MAX: usize = 64;
+/// The most operations of one branch.
+pub const OPERATIONS_MAX: usize = 4096;
+/// The most members of one listing.
+pub const MEMBERS_MAX: u32 = 10_000;
+/// The most fields that one operation writes or reads.
+pub const FIELDS_MAX: usize = 1024;
+/// The most bytes of a key, a field's name or a member.
+pub const NAME_BYTES_MAX: usize = 1024;
+/// The longest lifetime: a hundred years.
+pub const TTL_MS_MAX: u64 = 100 * 366 * 24 * 3600 * 1000;
+/// Counters stay within what every store can represent exactly.
+pub const NUMBER_MAX: i64 = 1 << 53;
+
+/// One field of a hash.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// Name of the field.
+    pub field: String,
+    /// Its value.
+    pub value: Bytes,
+}
+
+/// A condition of a transaction.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Compare {
+    /// A hash lives under this key.
+    Exists(String),
+    /// No hash lives under this key.
+    Absent(String),
+    /// The field has exactly this value.
+    FieldEquals {
+        /// The hash.
+        key: String,
+        /// The field.
+        field: String,
+        /// The expected value.
+        value: Bytes,
+        /// Whether an absent field or hash will do too.
+        or_absent: bool,
+    },
+    /// The values of all fields but some sum up to at most `limit` bytes.
+    SizeAtMost {
+        /// The hash.
+        key: String,
+        /// Fields that do not count.
+        except: Vec<String>,
+        /// The bound in bytes.
+        limit: u64,
+    },
+    /// The member is alive, or is not.
+    Member {
+        /// The set.
+        key: String,
+        /// The member.
+        member: String,
+        /// Whether it has to be alive.
+        alive: bool,
+    },
+    /// Fewer live members than `limit`.
+    MembersBelow {
+        /// The set.
+        key: String,
+        /// The bound.
+        limit: u32,
+    },
+}
+
+/// Order of a listing: by deadline, then by name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// Earliest deadline first.
+    SoonestFirst,
+    /// Latest deadline first.
+    LatestFirst,
+}
+
+/// A member with its deadline.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Member {
+    /// The member.
+    pub name: String,
+    /// Its deadline.
+    pub expires_at: Milliseconds,
+}
+
+/// One step of a transaction.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Operation {
+    /// Write fields of a hash; the others stay.
+    HashSet {
+        /// The hash.
+        key: String,
+        /// The fields.
+        entries: Vec<Entry>,
+        /// New lifetime; `None` keeps the present deadline.
+        ttl: Option<Milliseconds>,
+    },
+    /// Read a hash; `fields` of `None` reads it whole.
+    HashGet {
+        /// The hash.
+        key: String,
+        /// The fields.
+        fields: Option<Vec<String>>,
+    },
+    /// Add to a field that holds a decimal integer.
+    HashAdd {
+        /// The hash.
+        key: String,
+        /// The field.
+        field: String,
+        /// What to add.
+        delta: i64,
+    },
+    /// Delete a hash.
+    HashDelete(String),
+    /// Give a hash a new lifetime.
+    HashExpire {
+        /// The hash.
+        key: String,
+        /// The lifetime.
+        ttl: Milliseconds,
+    },
+    /// Put a member into a set, or give it a new deadline.
+    MemberSet {
+        /// The set.
+        key: String,
+        /// The member.
+        member: String,
+        /// Its lifetime.
+        ttl: Milliseconds,
+    },
+    /// Remove a member.
+    MemberRemove {
+        /// The set.
+        key: String,
+        /// The member.
+        member: String,
+    },
+    /// List live members.
+    MemberList {
+        /// The set.
+        key: String,
+        /// The order.
+        order: Order,
+        /// Continue behind this one.
+        after: Option<Member>,
+        /// At most this many.
+        limit: u32,
+    },
+    /// Remove all members, and the hash of each.
+    MemberClear {
+        /// The set.
+        key: String,
+        /// The member to keep.
+        except: Option<String>,
+        /// Where the hash of a member is: this, then its name.
+        record_prefix: Option<String>,
+    },
+    /// Append an event to a log.
+    AppendEvent {
+        /// The log.
+        log: String,
+        /// What happened.
+        entries: Vec<Entry>,
+        /// About how many events to keep.
+        keep: u32,
+    },
+}
+
+/// If all compares hold, then `success`, else `failure`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Txn {
+    /// The conditions.
+    pub compare: Vec<Compare>,
+    /// What to do when all hold.
+    pub success: Vec<Operation>,
+    /// What to do otherwise.
+    pub failure: Vec<Operation>,
+}
+
+/// A hash as read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hash {
+    /// Its fields, in no particular order.
+    pub entries: Vec<Entry>,
+    /// Its deadline.
+    pub expires_at: Option<Milliseconds>,
+}
+
+/// The answer to one operation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reply {
+    /// A deadline, or none.
+    Deadline(Option<Milliseconds>),
+    /// A number.
+    Number(i64),
+    /// A hash, or none.
+    Record(Option<Hash>),
+    /// Whether there was something.
+    Existed(bool),
+    /// A page of live members and the number of all.
+    Members {
+        /// The page.
+        members: Vec<Member>,
+        /// How many are alive in the whole set.
+        live: u32,
+    },
+    /// An event's id.
+    Appended(String),
+}
+
+/// What a transaction did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outcome {
+    /// Whether all compares held.
+    pub succeeded: bool,
+    /// One reply per operation executed.
+    pub replies: Vec<Reply>,
+    /// The store's clock.
+    pub now: Milliseconds,
+}
+
+/// The part of a key that places it: all keys of a transaction share it.
+pub fn tag(key: &str) -> &str {
+    key.find('{')
+        .and_then(|open| {
+            let inner = &key[open + 1..];
+            let tag = &inner[..inner.find('}')?];
+            (!tag.is_empty()).then_some(tag)
+        })
+        .unwrap_or(key)
+}
+
+/// The type of what lives under a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shape {
+    /// Fields and one deadline.
+    Hash,
+    /// Members with a deadline each.
+    Set,
+    /// Events.
+    Log,
+}
+
+impl Compare {
+    /// The key it looks at, and what has to be there.
+    pub fn target(&self) -> (&str, Shape) {
+        match self {
+            Self::Exists(key)
+            | Self::Absent(key)
+            | Self::FieldEquals { key, .. }
+            | Self::SizeAtMost { key, .. } => (key, Shape::Hash),
+            Self::Member { key, .. } | Self::MembersBelow { key, .. } => (key, Shape::Set),
+        }
+    }
+}
+
+impl Operation {
+    /// The key it touches, and what has to be there.
+    pub fn target(&self) -> (&str, Shape) {
+        match self {
+            Self::HashSet { key, .. }
+            | Self::HashGet { key, .. }
+            | Self::HashAdd { key, .. }
+            | Self::HashDelete(key)
+            | Self::HashExpire { key, .. } => (key, Shape::Hash),
+            Self::MemberSet { key, .. }
+            | Self::MemberRemove { key, .. }
+            | Self::MemberList { key, .. }
+            | Self::MemberClear { key, .. } => (key, Shape::Set),
+            Self::AppendEvent { log, .. } => (log, Shape::Log),
+        }
+    }
+
+    /// What is wrong with it, whatever the store holds.
+    fn defect(&self) -> Option<&'static str> {
+        let name = |name: &String| name.is_empty() || name.len() > NAME_BYTES_MAX;
+        let lifetime = |ttl: &u64| *ttl == 0 || *ttl > TTL_MS_MAX;
+        let defective = match self {
+            Self::HashSet { entries, ttl, .. } => {
+                entries.is_empty()
+                    || entries.len() > FIELDS_MAX
+                    || entries.iter().any(|entry| name(&entry.field))
+                    || ttl.as_ref().is_some_and(lifetime)
+            }
+            Self::AppendEvent { entries, keep, .. } => {
+                entries.is_empty()
+                    || entries.len() > FIELDS_MAX
+                    || entries.iter().any(|entry| name(&entry.field))
+                    || *keep == 0
+            }
+            Self::HashGet { fields, .. } => fields
+                .as_ref()
+                .is_some_and(|fields| fields.len() > FIELDS_MAX || fields.iter().any(name)),
+            Self::HashAdd { field, delta, .. } => {
+                name(field) || delta.unsigned_abs() > NUMBER_MAX.unsigned_abs()
+            }
+            Self::HashExpire { ttl, .. } => lifetime(ttl),
+            Self::MemberSet { member, ttl, .. } => name(member) || lifetime(ttl),
+            Self::MemberRemove { member, .. } => name(member),
+            Self::MemberList { limit, .. } => *limit > MEMBERS_MAX,
+            Self::HashDelete(_) | Self::MemberClear { .. } => false,
+        };
+        defective.then_some("an operation has an empty or oversized name, list, number or lifetime")
+    }
+
+    /// Whether it leaves the store as it is.
+    pub fn is_read(&self) -> bool {
+        matches!(self, Self::HashGet { .. })
+    }
+}
+
+impl Txn {
+    /// Every key it names, in whichever branch, and what has to be there.
+    pub fn targets(&self) -> impl Iterator<Item = (&str, Shape)> {
+        self.compare
+            .iter()
+            .map(Compare::target)
+            .chain(self.success.iter().chain(&self.failure).map(Operation::target))
+    }
+
+    /// The tag that all keys share.
+    ///
+    /// # Errors
+    /// [`Error::Rejected`] for a transaction that no store can apply: too large,
+    /// without a key, with several tags, or with one key of two types.
+    pub fn check(&self) -> Result<&str, Error> {
+        let rejected = |why: &str| Error::Rejected(why.into());
+        let branches = [&self.success, &self.failure];
+        if self.compare.len() > COMPARES_MAX
+            || branches.iter().any(|branch| branch.len() > OPERATIONS_MAX)
+        {
+            return Err(rejected("the transaction has too many compares or operations"));
+        }
+        let operations = || branches.into_iter().flatten();
+        let Some((first, _)) = self.targets().next() else {
+            return Err(rejected("the transaction names no key"));
+        };
+        let shared = tag(first);
+        if self.targets().any(|(key, _)| key.is_empty() || key.len() > NAME_BYTES_MAX) {
+            return Err(rejected("a key is empty or too long"));
+        }
+        if self.targets().any(|(key, _)| tag(key) != shared) {
+            return Err(rejected("the keys of the transaction have several tags"));
+        }
+        if let Some(defect) = operations().find_map(Operation::defect) {
+            return Err(rejected(defect));
+        }
+        let mut shapes: HashMap<&str, Shape> = HashMap::new();
+        if self.targets().any(|(key, shape)| *shapes.entry(key).or_insert(shape) != shape) {
+            return Err(rejected("a key is used as two types"));
+        }
+        if branches.into_iter().any(|branch| sets_and_adds_a_field(branch)) {
+            return Err(rejected("a field is set or added to beside an addition"));
+        }
+        for operation in operations() {
+            if let Operation::MemberClear { record_prefix: Some(prefix), .. } = operation
+                && tag(&[prefix, "x"].concat()) != shared
+            {
+                return Err(rejected("a record prefix has another tag"));
+            }
+        }
+        Ok(shared)
+    }
+}
+
+/// Whether the outcome of an addition would hang on an earlier operation, which
+/// no store could refuse before it has begun to write.
+fn sets_and_adds_a_field(branch: &[Operation]) -> bool {
+    branch.iter().enumerate().any(|(index, operation)| {
+        let Operation::HashAdd { key: added, field: name, .. } = operation else { return false };
+        branch.iter().enumerate().any(|(other_index, other)| match other {
+            Operation::HashSet { key, entries, .. } => {
+                key == added && entries.iter().any(|entry| entry.field == *name)
+            }
+            Operation::HashAdd { key, field, .. } => {
+                index != other_index && key == added && field == name
+            }
+            _ => false,
+        })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tag_is_what_the_first_braces_hold() {
+        for (key, expected) in [
+            ("plain", "plain"),
+            ("lock:{a}", "a"),
+            ("{a}{b}", "a"),
+            ("x{}y", "x{}y"),
+            ("x{}{a}", "x{}{a}"),
+            ("open{a", "open{a"),
+        ] {
+            assert_eq!(tag(key), expected, "{key}");
+        }
+    }
+
+    fn get(key: &str) -> Operation {
+        Operation::HashGet { key: key.into(), fields: None }
+    }
+
+    #[test]
+    fn a_transaction_that_no_store_can_apply_is_refused() {
+        let entry = Entry { field: "f".into(), value: Bytes::new() };
+        let set = |entries, ttl| Operation::HashSet { key: "k".into(), entries, ttl };
+        let add = Operation::HashAdd { key: "k".into(), field: "f".into(), delta: 1 };
+        let clear = Operation::MemberClear {
+            key: "k{t}".into(),
+            except: None,
+            record_prefix: Some("other:".into()),
+        };
+        let listing = |key: &str, limit| Operation::MemberList {
+            key: key.into(),
+            order: Order::SoonestFirst,
+            after: None,
+            limit,
+        };
+        for (success, why) in [
+            (vec![], "no key"),
+            (vec![get("a"), get("b")], "several tags"),
+            (vec![get("")], "empty"),
+            (vec![get(&"k".repeat(NAME_BYTES_MAX + 1))], "too long"),
+            (vec![set(vec![], None)], "empty"),
+            (vec![set(vec![entry.clone()], Some(0))], "lifetime"),
+            (vec![set(vec![entry.clone()], Some(TTL_MS_MAX + 1))], "lifetime"),
+            (vec![set(vec![entry.clone()], None), add], "beside an addition"),
+            (vec![get("k"), listing("k", 1)], "two types"),
+            (vec![listing("k", MEMBERS_MAX + 1)], "oversized"),
+            (vec![clear], "another tag"),
+            (vec![get("k"); OPERATIONS_MAX + 1], "too many"),
+        ] {
+            let txn = Txn { success, ..Txn::default() };
+            match txn.check() {
+                Err(Error::Rejected(message)) => assert!(message.contains(why), "{message}"),
+                other => panic!("{why}: {other:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn keys_of_one_tag_are_accepted() {
+        let txn = Txn { success: vec![get("a"), get("lock:{a}")], ..Txn::default() };
+        assert_eq!(txn.check(), Ok("a"));
+    }
+}
