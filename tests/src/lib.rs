@@ -1,1 +1,8 @@
+//! The harness of the tests: real processes on free ports, ended with the test,
+//! and clients that speak both wires like users do.
 
+pub mod client;
+pub mod host;
+pub mod process;
+pub mod redis_server;
+pub mod wait;

@@ -4,6 +4,7 @@ use bytes::Bytes;
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderValue, Response, StatusCode};
 use http_body_util::Full;
+use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use crate::error::Error;
@@ -22,7 +23,10 @@ pub fn json(body: impl Into<Bytes>) -> Answer {
 
 /// The answer that tells an error.
 pub fn error(error: &Error) -> Answer {
-    let mut answer = with_status(error.row().http, error_body(error).to_string());
+    let mut answer = with_status(
+        error.row().http,
+        serde_json::to_vec(&error_body(error)).expect("writing to memory does not fail"),
+    );
     if let Some(after) = error.retry() {
         let seconds = after.as_secs() + u64::from(after.subsec_nanos() > 0);
         answer.headers_mut().insert(RETRY_AFTER, seconds.into());
@@ -48,8 +52,16 @@ fn with_status(status: StatusCode, body: impl Into<Bytes>) -> Answer {
     answer
 }
 
-/// `{"code", "message", "details"}`, the details as proto3 JSON of `google.rpc`.
-fn error_body(error: &Error) -> Value {
+/// The body of an error; the order of its members is the order people read in.
+#[derive(Serialize)]
+struct ErrorBody<'a> {
+    code: i32,
+    message: &'a str,
+    /// Proto3 JSON of messages of `google.rpc`.
+    details: Vec<Value>,
+}
+
+fn error_body(error: &Error) -> ErrorBody<'_> {
     let row = error.row();
     let metadata: Map<String, Value> =
         error.metadata.iter().map(|(name, value)| (name.clone(), json!(value))).collect();
@@ -74,7 +86,7 @@ fn error_body(error: &Error) -> Value {
             "retryDelay": format!("{}s", after.as_secs_f64()),
         }));
     }
-    json!({ "code": row.code as i32, "message": error.message, "details": details })
+    ErrorBody { code: row.code as i32, message: &error.message, details }
 }
 
 #[cfg(test)]
@@ -90,7 +102,7 @@ mod tests {
         }]);
         error.metadata.push(("a".into(), "b".into()));
         assert_eq!(
-            error_body(&error),
+            json!(error_body(&error)),
             json!({
                 "code": 3,
                 "message": "fleet_id must be text",
@@ -118,6 +130,6 @@ mod tests {
         let answer = error(&error_);
         assert_eq!(answer.status(), 503);
         assert_eq!(answer.headers()[RETRY_AFTER], "1");
-        assert_eq!(error_body(&error_)["details"][1]["retryDelay"], "1s");
+        assert_eq!(error_body(&error_).details[1]["retryDelay"], "1s");
     }
 }

@@ -1,6 +1,6 @@
 //! Where sessions are kept. A store applies transactions atomically and keeps
-//! time; it knows no kind of session. Three implementations pass one suite
-//! (`contract`): memory, embedded (durable on disk), Redis.
+//! time; it knows no kind of session. Three implementations pass one suite (in
+//! `tests/tests/store`): memory, embedded (durable on disk), Redis.
 
 pub mod embedded;
 pub mod memory;
@@ -8,11 +8,6 @@ pub mod redis;
 mod rows;
 mod shard;
 pub mod transaction;
-
-#[cfg(test)]
-mod contract;
-#[cfg(test)]
-mod model;
 
 use std::pin::Pin;
 

@@ -22,7 +22,7 @@ pub const NAME_BYTES_MAX: usize = 1024;
 /// The longest lifetime: a hundred years.
 pub const TTL_MS_MAX: u64 = 100 * 366 * 24 * 3600 * 1000;
 /// Counters stay within what every store can represent exactly.
-pub const NUMBER_MAX: i64 = 1 << 53;
+pub const NUMBER_MAX: i64 = (1 << 53) - 1;
 
 /// One field of a hash.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -304,7 +304,7 @@ impl Operation {
             }
             Self::HashGet { fields, .. } => fields
                 .as_ref()
-                .is_some_and(|fields| fields.len() > FIELDS_MAX || fields.iter().any(name)),
+                .is_some_and(|fields| fields.len() > FIELDS_MAX || fields.iter().any(name) || repeats(fields)),
             Self::HashAdd { field, delta, .. } => {
                 name(field) || delta.unsigned_abs() > NUMBER_MAX.unsigned_abs()
             }
@@ -314,12 +314,7 @@ impl Operation {
             Self::MemberList { limit, .. } => *limit > MEMBERS_MAX,
             Self::HashDelete(_) | Self::MemberClear { .. } => false,
         };
-        defective.then_some("an operation has an empty or oversized name, list, number or lifetime")
-    }
-
-    /// Whether it leaves the store as it is.
-    pub fn is_read(&self) -> bool {
-        matches!(self, Self::HashGet { .. })
+        defective.then_some("an operation has an empty, oversized or repeated name, list, number or lifetime")
     }
 }
 
@@ -375,6 +370,10 @@ impl Txn {
         }
         Ok(shared)
     }
+}
+
+fn repeats(names: &[String]) -> bool {
+    names.iter().enumerate().any(|(index, name)| names[..index].contains(name))
 }
 
 /// Whether the outcome of an addition would hang on an earlier operation, which

@@ -61,6 +61,7 @@ pub struct Redis {
     connection: ConnectionManager,
     timeout: Duration,
     script: TransactionScript,
+    read_script: redis::Script,
 }
 
 /// Why a server is not fit to keep sessions.
@@ -97,6 +98,7 @@ impl Redis {
             connection: ConnectionManager::new_lazy_with_config(client, configuration)?,
             timeout,
             script: TransactionScript::new(),
+            read_script: redis::Script::new(include_str!("read.lua")),
         })
     }
 
@@ -138,34 +140,53 @@ impl Redis {
         }
     }
 
-    /// Reads as plain commands.
+    /// Reads hashes as plain commands.
     async fn read(&self, txn: &Txn) -> Result<Outcome, Error> {
         let mut pipeline = redis::pipe();
         pipeline.atomic().cmd("TIME");
-        for operation in &txn.success {
-            let Operation::HashGet { key, fields } = operation else { continue };
+        for (key, fields) in reads(txn) {
             pipeline.cmd("PEXPIRETIME").arg(key);
             match fields {
                 // HMGET takes no empty list; what is asked for is the deadline.
-                Some(fields) if fields.is_empty() => pipeline.cmd("HMGET").arg(key).arg(""),
+                Some([]) => pipeline.cmd("HMGET").arg(key).arg(""),
                 Some(fields) => pipeline.cmd("HMGET").arg(key).arg(fields),
                 None => pipeline.cmd("HGETALL").arg(key),
             };
         }
         let mut connection = self.connection.clone();
-        let values: Vec<Value> = self.limited(pipeline.query_async(&mut connection)).await?;
+        let call = async {
+            match pipeline.query_async(&mut connection).await {
+                Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::ExecAbort) => {
+                    self.read_when_full(txn).await.map(|values| (values, false))
+                }
+                answered => answered.map(|values| (values, true)),
+            }
+        };
+        let (values, selected): (Vec<Value>, bool) = self.limited(call).await?;
         let mut values = values.into_iter();
         let now = values.next().as_ref().and_then(reply::time).ok_or_else(misunderstood)?;
         let mut replies = Vec::with_capacity(txn.success.len());
-        for operation in &txn.success {
-            let Operation::HashGet { fields, .. } = operation else { continue };
+        for (_, fields) in reads(txn) {
             let (Some(deadline), Some(value)) = (values.next(), values.next()) else {
                 return Err(misunderstood());
             };
-            let hash = reply::hash(&deadline, value, fields.as_deref()).ok_or_else(misunderstood)?;
+            let given = fields.filter(|_| selected);
+            let mut hash = reply::hash(&deadline, value, given).ok_or_else(misunderstood)?;
+            if let (Some(hash), Some(fields), false) = (&mut hash, fields, selected) {
+                hash.entries.retain(|entry| fields.contains(&entry.field));
+            }
             replies.push(Reply::Record(hash));
         }
         Ok(Outcome { succeeded: true, replies, now })
+    }
+
+    /// Reads whole hashes by a script that a full server still runs.
+    async fn read_when_full(&self, txn: &Txn) -> Result<Vec<Value>, RedisError> {
+        let mut call = self.read_script.prepare_invoke();
+        for (key, _) in reads(txn) {
+            call.key(key);
+        }
+        call.invoke_async(&mut self.connection.clone()).await
     }
 
     /// Anything, as one script.
@@ -190,7 +211,10 @@ impl Store for Redis {
     fn execute(&self, txn: Txn) -> Answer<'_, Outcome> {
         Box::pin(async move {
             txn.check()?;
-            if txn.compare.is_empty() && txn.success.iter().all(Operation::is_read) {
+            if txn.compare.is_empty()
+                && txn.failure.is_empty()
+                && reads(&txn).count() == txn.success.len()
+            {
                 self.read(&txn).await
             } else {
                 self.run(&txn).await
@@ -225,6 +249,14 @@ impl Store for Redis {
     fn name(&self) -> &'static str {
         "redis"
     }
+}
+
+/// The hashes that a transaction reads when it succeeds, and which fields.
+fn reads(txn: &Txn) -> impl Iterator<Item = (&str, Option<&[String]>)> {
+    txn.success.iter().filter_map(|operation| match operation {
+        Operation::HashGet { key, fields } => Some((key.as_str(), fields.as_deref())),
+        _ => None,
+    })
 }
 
 /// What an error of the client or the server means. The server's own words go to

@@ -20,7 +20,7 @@ local function key()
   return KEYS[number()]
 end
 
-local NUMBER_MAX = 9007199254740992
+local NUMBER_MAX = 9007199254740991
 
 -- Every key holds nothing or what the transaction expects; the dead members of
 -- a set are dropped before anybody sees it.

@@ -1,0 +1,462 @@
+//! A user of booking sessions, over REST or over gRPC: the same questions, the
+//! same answers. The gRPC side builds its messages from the descriptors of the
+//! contract, so it calls the typed methods of each context.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use http::uri::PathAndQuery;
+use prost::Message;
+use prost_reflect::{DescriptorPool, DynamicMessage, Kind, MethodDescriptor, ReflectMessage, Value};
+use serde_json::{Map, Value as Json, json};
+use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
+use tonic::transport::Channel;
+use tonic::{Code, Status};
+use tonic_types::StatusExt;
+
+use crate::host::Host;
+
+/// A way to reach the service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wire {
+    /// HTTP and JSON.
+    Rest,
+    /// gRPC.
+    Grpc,
+}
+
+/// Why a request has no reply, as both wires tell it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Refusal {
+    /// The reason of `google.rpc.ErrorInfo`.
+    pub reason: String,
+    /// The code of google.rpc.Code.
+    pub code: i32,
+    /// The HTTP status; 0 over gRPC.
+    pub http: u16,
+    /// The sentence.
+    pub message: String,
+    /// The facts.
+    pub metadata: BTreeMap<String, String>,
+    /// The fields that break a rule.
+    pub violations: Vec<String>,
+    /// Whether the refusal says when to try again.
+    pub retry: bool,
+}
+
+/// What a write answers.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Written {
+    /// The session's key.
+    pub session_key: String,
+    /// The version.
+    pub version: u64,
+}
+
+/// Conditions of a write.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Conditions<'a> {
+    /// Write only at this version.
+    pub if_version: Option<u64>,
+    /// The token of a lock.
+    pub lock_token: &'a str,
+}
+
+/// A user.
+#[derive(Clone)]
+pub struct Client {
+    inner: Inner,
+}
+
+#[derive(Clone)]
+enum Inner {
+    Rest { http: reqwest::Client, base: String },
+    Grpc(GrpcClient),
+}
+
+/// The typed methods of a context: what follows `SetSession`, `GetSession` and
+/// `DeleteSession` in their names.
+fn suffix(context: &str) -> &'static str {
+    match context {
+        "pre-order" => "",
+        "ez-pay" => "EZPay",
+        "cititrans" => "Cititrans",
+        "reschedule" => "Reschedule",
+        "rent-revamp" => "RentRevamp",
+        other => panic!("no typed methods for {other}"),
+    }
+}
+
+impl Client {
+    /// A user of a server.
+    ///
+    /// # Panics
+    /// When the server does not answer.
+    pub async fn connect(host: &Host, wire: Wire) -> Self {
+        let inner = match wire {
+            Wire::Rest => {
+                let http = reqwest::Client::builder().no_proxy().build().expect("a client");
+                Inner::Rest { http, base: host.url("rest", "") }
+            }
+            Wire::Grpc => Inner::Grpc(GrpcClient::connect(host.address("grpc")).await),
+        };
+        Self { inner }
+    }
+
+    /// Writes fields given as JSON; a document is any value, a scalar of its
+    /// own type.
+    ///
+    /// # Errors
+    /// The service's refusal.
+    pub async fn set(&self, context: &str, key: &str, fields: Json) -> Result<Written, Refusal> {
+        self.set_if(context, key, fields, Conditions::default()).await
+    }
+
+    /// Writes fields under conditions.
+    ///
+    /// # Errors
+    /// The service's refusal.
+    ///
+    /// # Panics
+    /// When `fields` is no object.
+    pub async fn set_if(
+        &self,
+        context: &str,
+        key: &str,
+        fields: Json,
+        conditions: Conditions<'_>,
+    ) -> Result<Written, Refusal> {
+        let Json::Object(mut fields) = fields else { panic!("fields are an object") };
+        let reply = match &self.inner {
+            Inner::Rest { http, base } => {
+                if let Some(version) = conditions.if_version {
+                    fields.insert("if_version".into(), json!(version));
+                }
+                if !conditions.lock_token.is_empty() {
+                    fields.insert("lock_token".into(), json!(conditions.lock_token));
+                }
+                let request = if key.is_empty() {
+                    http.post(format!("{base}/v1/{context}/sessions"))
+                } else {
+                    http.put(format!("{base}/v1/{context}/sessions/{key}"))
+                };
+                rest(request.json(&fields)).await?
+            }
+            Inner::Grpc(grpc) => {
+                let method = grpc.method(&format!("SetSession{}", suffix(context)));
+                let mut message = DynamicMessage::new(method.input());
+                message.set_field_by_name("session_key", Value::String(key.into()));
+                if let Some(version) = conditions.if_version {
+                    message.set_field_by_name("if_version", Value::U64(version));
+                }
+                let token = conditions.lock_token.into();
+                message.set_field_by_name("lock_token", Value::String(token));
+                for (name, value) in &fields {
+                    set_field(&mut message, name, value);
+                }
+                to_json(&grpc.call(&method, message).await?)
+            }
+        };
+        Ok(Written {
+            session_key: reply["session_key"].as_str().unwrap_or_default().into(),
+            version: number(&reply["version"]),
+        })
+    }
+
+    /// Reads a session: its fields, beside `session_key`, `version` and
+    /// `expires_at`.
+    ///
+    /// # Errors
+    /// The service's refusal.
+    pub async fn get(&self, context: &str, key: &str) -> Result<Map<String, Json>, Refusal> {
+        let reply = match &self.inner {
+            Inner::Rest { http, base } => {
+                rest(http.get(format!("{base}/v1/{context}/sessions/{key}"))).await?
+            }
+            Inner::Grpc(grpc) => {
+                let method = format!("GetSession{}", suffix(context));
+                to_json(&grpc.named(&method, &[("session_key", key)]).await?)
+            }
+        };
+        let Json::Object(session) = reply else { panic!("a session is an object") };
+        Ok(session)
+    }
+
+    /// Deletes a session.
+    ///
+    /// # Errors
+    /// The service's refusal.
+    pub async fn delete(&self, context: &str, key: &str) -> Result<(), Refusal> {
+        match &self.inner {
+            Inner::Rest { http, base } => {
+                rest(http.delete(format!("{base}/v1/{context}/sessions/{key}"))).await?;
+            }
+            Inner::Grpc(grpc) => {
+                let method = format!("DeleteSession{}", suffix(context));
+                grpc.named(&method, &[("session_key", key)]).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Locks a session and returns the token.
+    ///
+    /// # Errors
+    /// The service's refusal.
+    pub async fn lock(&self, context: &str, key: &str) -> Result<String, Refusal> {
+        let reply = match &self.inner {
+            Inner::Rest { http, base } => {
+                rest(http.post(format!("{base}/v1/{context}/sessions/{key}/lock"))).await?
+            }
+            Inner::Grpc(grpc) => {
+                let names = [("context", context), ("session_key", key)];
+                to_json(&grpc.named("Lock", &names).await?)
+            }
+        };
+        Ok(reply["lock_token"].as_str().unwrap_or_default().into())
+    }
+
+    /// Gives a lock back.
+    ///
+    /// # Errors
+    /// The service's refusal.
+    pub async fn unlock(&self, context: &str, key: &str, token: &str) -> Result<(), Refusal> {
+        match &self.inner {
+            Inner::Rest { http, base } => {
+                let url = format!("{base}/v1/{context}/sessions/{key}/lock?lock_token={token}");
+                rest(http.delete(url)).await?;
+            }
+            Inner::Grpc(grpc) => {
+                let names = [("context", context), ("session_key", key), ("lock_token", token)];
+                grpc.named("Unlock", &names).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Asks whether the service is well.
+    ///
+    /// # Errors
+    /// The service's refusal.
+    pub async fn health(&self) -> Result<Json, Refusal> {
+        match &self.inner {
+            Inner::Rest { http, base } => rest(http.get(format!("{base}/health"))).await,
+            Inner::Grpc(grpc) => Ok(to_json(&grpc.named("HealthCheck", &[]).await?)),
+        }
+    }
+}
+
+/// Sends a request and reads its reply or refusal.
+///
+/// # Errors
+/// The service's refusal.
+///
+/// # Panics
+/// When the service does not answer in JSON.
+pub async fn rest(request: reqwest::RequestBuilder) -> Result<Json, Refusal> {
+    let response = request.send().await.expect("the service answers");
+    let status = response.status();
+    let text = response.text().await.expect("the answer arrives whole");
+    let body: Json = serde_json::from_str(&text).unwrap_or_else(|_| panic!("not JSON: {text}"));
+    if status.is_success() { Ok(body) } else { Err(refusal(status.as_u16(), &body)) }
+}
+
+fn refusal(http: u16, body: &Json) -> Refusal {
+    let detail = |name: &str| {
+        let details = body["details"].as_array().into_iter().flatten();
+        let wanted = format!("type.googleapis.com/google.rpc.{name}");
+        details.into_iter().find(|detail| detail["@type"] == wanted).cloned().unwrap_or_default()
+    };
+    let info = detail("ErrorInfo");
+    assert_eq!(info["domain"], "session-manager", "{body}");
+    let text = |value: &Json| value.as_str().unwrap_or_default().to_owned();
+    let metadata = info["metadata"].as_object().into_iter().flatten();
+    let bad = detail("BadRequest");
+    let violations = bad["fieldViolations"].as_array().into_iter().flatten();
+    Refusal {
+        reason: text(&info["reason"]),
+        code: body["code"].as_i64().and_then(|code| code.try_into().ok()).unwrap_or_default(),
+        http,
+        message: text(&body["message"]),
+        metadata: metadata.map(|(name, value)| (name.clone(), text(value))).collect(),
+        violations: violations.map(|violation| text(&violation["field"])).collect(),
+        retry: detail("RetryInfo")["retryDelay"].is_string(),
+    }
+}
+
+/// The refusal that a gRPC status tells.
+pub fn refusal_of(status: &Status) -> Refusal {
+    let details = status.get_error_details();
+    let info = details.error_info();
+    let bad = details.bad_request();
+    Refusal {
+        reason: info.map(|info| info.reason.clone()).unwrap_or_default(),
+        code: status.code() as i32,
+        http: 0,
+        message: status.message().into(),
+        metadata: info.map(|info| info.metadata.clone().into_iter().collect()).unwrap_or_default(),
+        violations: bad
+            .map(|bad| bad.field_violations.iter().map(|v| v.field.clone()).collect())
+            .unwrap_or_default(),
+        retry: details.retry_info().is_some(),
+    }
+}
+
+/// A 64-bit number in proto3 JSON.
+pub fn number(value: &Json) -> u64 {
+    value.as_u64().or_else(|| value.as_str()?.parse().ok()).unwrap_or_default()
+}
+
+/// A gRPC client that knows the contract by its descriptors.
+#[derive(Clone)]
+pub struct GrpcClient {
+    channel: Channel,
+    pool: DescriptorPool,
+}
+
+impl GrpcClient {
+    /// Connects.
+    ///
+    /// # Panics
+    /// When the server does not answer.
+    pub async fn connect(address: &str) -> Self {
+        let endpoint = Channel::from_shared(format!("http://{address}")).expect("an address");
+        let pool = DescriptorPool::decode(session_manager::proto::DESCRIPTORS);
+        Self {
+            channel: endpoint.connect().await.expect("the gRPC port answers"),
+            pool: pool.expect("descriptors"),
+        }
+    }
+
+    /// The method of this name, in whichever service.
+    ///
+    /// # Panics
+    /// When there is none.
+    pub fn method(&self, name: &str) -> MethodDescriptor {
+        let mut methods = self.pool.services().flat_map(|s| s.methods().collect::<Vec<_>>());
+        methods.find(|method| method.name() == name).expect(name)
+    }
+
+    /// Calls a method with some text fields.
+    ///
+    /// # Errors
+    /// The service's refusal.
+    pub async fn named(
+        &self,
+        method: &str,
+        fields: &[(&str, &str)],
+    ) -> Result<DynamicMessage, Refusal> {
+        let method = self.method(method);
+        let mut message = DynamicMessage::new(method.input());
+        for (name, value) in fields {
+            message.set_field_by_name(name, Value::String((*value).into()));
+        }
+        self.call(&method, message).await
+    }
+
+    /// Calls a method.
+    ///
+    /// # Errors
+    /// The service's refusal.
+    pub async fn call(
+        &self,
+        method: &MethodDescriptor,
+        message: DynamicMessage,
+    ) -> Result<DynamicMessage, Refusal> {
+        let path = format!("/{}/{}", method.parent_service().full_name(), method.name());
+        let reply = self.raw(&path, message.encode_to_vec().into()).await;
+        let reply = reply.map_err(|status| refusal_of(&status))?;
+        Ok(DynamicMessage::decode(method.output(), reply).expect("the reply is of its type"))
+    }
+
+    /// Calls a path with the bytes of a message.
+    ///
+    /// # Errors
+    /// The status.
+    ///
+    /// # Panics
+    /// When the channel is gone.
+    pub async fn raw(&self, path: &str, message: Bytes) -> Result<Bytes, Status> {
+        let mut grpc = tonic::client::Grpc::new(self.channel.clone())
+            .max_decoding_message_size(64 << 20)
+            .max_encoding_message_size(64 << 20);
+        grpc.ready().await.map_err(|error| Status::new(Code::Unknown, error.to_string()))?;
+        let path = PathAndQuery::try_from(path).expect("a path");
+        let reply = grpc.unary(tonic::Request::new(message), path, Raw).await?;
+        Ok(reply.into_inner())
+    }
+}
+
+/// Messages as the bytes they are.
+struct Raw;
+
+impl Codec for Raw {
+    type Encode = Bytes;
+    type Decode = Bytes;
+    type Encoder = Self;
+    type Decoder = Self;
+
+    fn encoder(&mut self) -> Self {
+        Self
+    }
+
+    fn decoder(&mut self) -> Self {
+        Self
+    }
+}
+
+impl Encoder for Raw {
+    type Item = Bytes;
+    type Error = Status;
+
+    fn encode(&mut self, item: Bytes, buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        bytes::BufMut::put(buffer, item);
+        Ok(())
+    }
+}
+
+impl Decoder for Raw {
+    type Item = Bytes;
+    type Error = Status;
+
+    fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<Bytes>, Status> {
+        let length = bytes::Buf::remaining(buffer);
+        Ok(Some(bytes::Buf::copy_to_bytes(buffer, length)))
+    }
+}
+
+/// Sets a field of a context's message from JSON.
+fn set_field(message: &mut DynamicMessage, name: &str, value: &Json) {
+    let field = message.descriptor().get_field_by_name(name).unwrap_or_else(|| panic!("{name}"));
+    let value = match field.kind() {
+        Kind::Bytes => Value::Bytes(value.to_string().into()),
+        Kind::String => Value::String(value.as_str().expect("text").into()),
+        Kind::Bool => Value::Bool(value.as_bool().expect("a boolean")),
+        Kind::Double => Value::F64(value.as_f64().expect("a number")),
+        kind => panic!("{name} is {kind:?}"),
+    };
+    message.set_field(&field, value);
+}
+
+/// A message as the flat JSON that REST answers: documents as JSON values,
+/// unset scalars with their default.
+fn to_json(message: &DynamicMessage) -> Json {
+    let mut json = Map::new();
+    for field in message.descriptor().fields() {
+        let ours = matches!(field.name(), "if_version" | "lock_token" | "expires_at" | "version");
+        let document = field.kind() == Kind::Bytes;
+        if (ours || document) && !message.has_field(&field) {
+            continue;
+        }
+        let value = match message.get_field(&field).as_ref() {
+            Value::Bytes(bytes) => serde_json::from_slice(bytes).expect("a test writes JSON"),
+            Value::String(text) => json!(text),
+            Value::Bool(boolean) => json!(boolean),
+            Value::F64(number) => json!(number),
+            Value::U64(number) => json!(number.to_string()),
+            _ => continue,
+        };
+        json.insert(field.name().into(), value);
+    }
+    Json::Object(json)
+}

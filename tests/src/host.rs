@@ -1,0 +1,145 @@
+//! The server under test, as a process of its own.
+
+use std::collections::HashMap;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus, Stdio};
+
+use crate::client::{Client, Wire};
+use crate::process::Process;
+use crate::redis_server::RedisServer;
+
+/// A running server, killed when dropped.
+pub struct Host {
+    process: Process,
+    addresses: HashMap<String, String>,
+    log: tempfile::NamedTempFile,
+}
+
+/// How to start a server.
+pub struct Launch {
+    settings: Vec<(String, String)>,
+}
+
+/// The binary that cargo built beside the tests.
+///
+/// # Panics
+/// When it was not built.
+pub fn binary() -> PathBuf {
+    let test = std::env::current_exe().expect("the test has a path");
+    let profile = test.ancestors().nth(2).expect("tests lie in target/PROFILE/deps");
+    let binary = profile.join("session-manager");
+    assert!(binary.exists(), "build the server first: cargo build --package session-manager");
+    binary
+}
+
+impl Launch {
+    /// A server that keeps nothing, on free ports.
+    pub fn in_memory() -> Self {
+        Self { settings: Vec::new() }.set("DATA_DIR", ":memory:")
+    }
+
+    /// A server on the embedded store.
+    pub fn embedded(directory: &Path) -> Self {
+        Self { settings: Vec::new() }.set("DATA_DIR", &directory.display().to_string())
+    }
+
+    /// A server on Redis.
+    pub fn redis(server: &RedisServer) -> Self {
+        Self { settings: Vec::new() }
+            .set("REDIS_HOST", "127.0.0.1")
+            .set("REDIS_PORT", &server.port.to_string())
+    }
+
+    /// Adds a setting.
+    #[must_use]
+    pub fn set(mut self, name: &str, value: &str) -> Self {
+        self.settings.push((name.into(), value.into()));
+        self
+    }
+
+    /// The command, with nothing of the test's own environment.
+    pub fn command(&self) -> Command {
+        let mut command = Command::new(binary());
+        command.env_clear();
+        for port in ["GRPC_PORT", "REST_PORT", "ADMIN_PORT"] {
+            command.env(port, "0");
+        }
+        command.envs(self.settings.iter().cloned());
+        command
+    }
+
+    /// Starts the server and waits until it has announced its ports.
+    ///
+    /// # Panics
+    /// When it ends instead; the message has its log.
+    pub fn start(&self) -> Host {
+        let log = tempfile::NamedTempFile::new().expect("a temporary file");
+        let stderr = log.reopen().expect("the same file");
+        let mut command = self.command();
+        let mut process = Process::start(command.stdout(Stdio::piped()).stderr(stderr));
+        let stdout = process.child().stdout.take().expect("standard output is a pipe");
+        let mut lines = BufReader::new(stdout).lines();
+        let mut addresses = HashMap::new();
+        while addresses.len() < 3 {
+            let Some(Ok(line)) = lines.next() else {
+                let log = std::fs::read_to_string(log.path()).unwrap_or_default();
+                panic!("the server did not start:\n{log}");
+            };
+            let mut words = line.split(' ');
+            if let (Some("listening"), Some(name), Some(address)) =
+                (words.next(), words.next(), words.next())
+            {
+                addresses.insert(name.to_owned(), address.to_owned());
+            }
+        }
+        Host { process, addresses, log }
+    }
+}
+
+impl Host {
+    /// The address of a port: `grpc`, `rest` or `admin`.
+    ///
+    /// # Panics
+    /// When there is no port of that name.
+    pub fn address(&self, port: &str) -> &str {
+        &self.addresses[port]
+    }
+
+    /// A URL of a port.
+    pub fn url(&self, port: &str, path: &str) -> String {
+        format!("http://{}{path}", self.address(port))
+    }
+
+    /// A client over one of the wires.
+    pub async fn client(&self, wire: Wire) -> Client {
+        Client::connect(self, wire).await
+    }
+
+    /// What the server has logged.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.log.path()).unwrap_or_default()
+    }
+
+    /// Sends a signal by its name.
+    pub fn signal(&self, name: &str) {
+        self.process.signal(name);
+    }
+
+    /// Waits until the server has ended.
+    pub async fn ended(&mut self) -> ExitStatus {
+        self.process.ended().await
+    }
+
+    /// Resident memory in bytes.
+    ///
+    /// # Panics
+    /// When the process has ended.
+    pub fn resident_bytes(&mut self) -> u64 {
+        let path = format!("/proc/{}/status", self.process.child().id());
+        let status = std::fs::read_to_string(path).expect("the process lives");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("VmRSS");
+        let kib: u64 = line.split_whitespace().next().and_then(|n| n.parse().ok()).expect("a number");
+        kib << 10
+    }
+}

@@ -1,0 +1,44 @@
+//! A child process that ends with its owner.
+
+use std::process::{Child, Command, ExitStatus, Stdio};
+
+/// A running child, killed when dropped.
+pub struct Process(Child);
+
+impl Process {
+    /// Starts a program without input.
+    ///
+    /// # Panics
+    /// When it does not start.
+    pub fn start(command: &mut Command) -> Self {
+        let child = command.stdin(Stdio::null()).spawn();
+        Self(child.unwrap_or_else(|error| panic!("{command:?} does not start: {error}")))
+    }
+
+    /// The child.
+    pub fn child(&mut self) -> &mut Child {
+        &mut self.0
+    }
+
+    /// Sends a signal by its name, such as `TERM`.
+    ///
+    /// # Panics
+    /// When the signal cannot be sent.
+    pub fn signal(&self, name: &str) {
+        let status = Command::new("kill").arg(format!("-{name}")).arg(self.0.id().to_string()).status();
+        assert!(status.is_ok_and(|status| status.success()), "kill -{name} failed");
+    }
+
+    /// Waits until the child has ended.
+    pub async fn ended(&mut self) -> ExitStatus {
+        crate::wait::until("a process ends", async || self.0.try_wait().ok().flatten()).await
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // A child that has ended already needs no more.
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}

@@ -1,0 +1,114 @@
+//! A Redis server of the test's own, on a free port of 127.0.0.1.
+
+use std::net::TcpListener;
+use std::process::{Command, Stdio};
+
+use crate::process::Process;
+use crate::wait;
+
+/// A running server; its data goes with it.
+pub struct RedisServer {
+    /// Its port.
+    pub port: u16,
+    process: Process,
+    directory: tempfile::TempDir,
+    options: Vec<String>,
+}
+
+impl RedisServer {
+    /// Starts a server and waits until it answers.
+    ///
+    /// # Panics
+    /// When redis-server is not installed (`tests/run` installs it) or does not
+    /// start.
+    pub async fn start() -> Self {
+        Self::with(&[]).await
+    }
+
+    /// Starts a server with further options of `redis-server`.
+    ///
+    /// # Panics
+    /// As [`RedisServer::start`].
+    pub async fn with(options: &[&str]) -> Self {
+        let mut directory = tempfile::tempdir().expect("a temporary directory");
+        let mut options: Vec<String> = options.iter().map(|&option| option.into()).collect();
+        // A free port may be taken by another before the server has it.
+        for _ in 0..10 {
+            let port = free_port();
+            let process = launch(port, &directory, &options);
+            let mut server = Self { port, process, directory, options };
+            if server.answers().await {
+                return server;
+            }
+            directory = server.directory;
+            options = server.options;
+        }
+        panic!("redis-server found no free port");
+    }
+
+    /// Kills the server; what it has not written is lost.
+    pub async fn kill(&mut self) {
+        self.process.signal("KILL");
+        self.process.ended().await;
+    }
+
+    /// Starts it again on its port with its files.
+    ///
+    /// # Panics
+    /// When it does not start.
+    pub async fn restart(&mut self) {
+        self.process = launch(self.port, &self.directory, &self.options);
+        assert!(self.answers().await, "redis-server does not come back");
+    }
+
+    /// Stops (`STOP`) or continues (`CONT`) the process.
+    pub fn signal(&self, name: &str) {
+        self.process.signal(name);
+    }
+
+    /// A connection to one of its databases.
+    ///
+    /// # Panics
+    /// When it does not answer.
+    pub async fn connect(&self, database: u32) -> redis::aio::MultiplexedConnection {
+        let client = redis::Client::open(format!("redis://127.0.0.1:{}/{database}", self.port));
+        let client = client.expect("a URL");
+        client.get_multiplexed_async_connection().await.expect("redis-server answers")
+    }
+
+    /// Whether it answers, or has ended instead.
+    async fn answers(&mut self) -> bool {
+        let client = redis::Client::open(format!("redis://127.0.0.1:{}/", self.port));
+        let client = client.expect("a URL");
+        wait::until("redis-server answers", async || {
+            if self.process.child().try_wait().ok().flatten().is_some() {
+                return Some(false);
+            }
+            let mut connection = client.get_multiplexed_async_connection().await.ok()?;
+            match redis::cmd("PING").query_async::<()>(&mut connection).await {
+                Ok(()) => Some(true),
+                // A server that wants a password has answered too.
+                Err(error) => (error.code() == Some("NOAUTH")).then_some(true),
+            }
+        })
+        .await
+    }
+}
+
+fn free_port() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    listener.local_addr().expect("an address").port()
+}
+
+fn launch(port: u16, directory: &tempfile::TempDir, options: &[String]) -> Process {
+    Process::start(
+        Command::new("redis-server")
+            .args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "yes"])
+            .args(["--appendfsync", "always"])
+            .args(["--port", &port.to_string(), "--dir"])
+            .arg(directory.path())
+            .args(options)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null()),
+    )
+}

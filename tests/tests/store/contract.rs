@@ -1,0 +1,381 @@
+//! What every store must do. Keys of one test share the tag `t`.
+
+use session_manager::store::transaction::Member;
+
+use super::*;
+
+/// Runs each promise on each store, as a test of its own.
+macro_rules! suite {
+    ($($promise:ident),+ $(,)?) => {
+        mod on_memory {
+            $(#[tokio::test] async fn $promise() { super::$promise(&super::memory()).await; })+
+        }
+        mod on_embedded {
+            $(#[tokio::test] async fn $promise() { super::$promise(&super::embedded()).await; })+
+        }
+        mod on_redis {
+            $(#[tokio::test] async fn $promise() { super::$promise(&super::redis().await).await; })+
+        }
+    };
+}
+
+suite!(
+    a_write_keeps_other_fields_and_restarts_the_lifetime,
+    a_read_takes_all_fields_or_those_named,
+    a_hash_ends_at_its_deadline,
+    a_hash_without_a_lifetime_stays,
+    a_lifetime_can_be_given_again,
+    a_delete_says_whether_there_was_something,
+    compares_hold_as_documented,
+    one_branch_runs_and_the_other_does_not,
+    a_counter_counts_and_refuses_what_is_no_number,
+    a_refused_transaction_changes_nothing,
+    members_end_one_by_one,
+    a_member_gets_a_new_deadline,
+    a_listing_goes_on_behind_any_mark,
+    clearing_a_set_deletes_the_records_of_its_members,
+    events_are_read_in_order_behind_any_of_them,
+    large_and_binary_values_come_back_as_they_were,
+    parallel_additions_are_all_counted,
+    a_limit_is_never_exceeded,
+    keys_of_several_tags_are_refused,
+);
+
+async fn a_write_keeps_other_fields_and_restarts_the_lifetime(f: &Fixture) {
+    let first = f.perform(vec![set("k{t}", &[("a", "1"), ("b", "2")], Some(60_000))]).await;
+    f.pass(20).await;
+    let outcome = f.run(Txn { success: vec![set("k{t}", &[("b", "3")], Some(60_000))], ..Txn::default() });
+    let outcome = outcome.await;
+    assert_eq!(outcome.replies, [Reply::Deadline(Some(outcome.now + 60_000))]);
+    assert_ne!(first, outcome.replies);
+    let hash = f.hash("k{t}").await.unwrap();
+    assert_eq!(fields(&hash), [("a".into(), "1".into()), ("b".into(), "3".into())]);
+    assert_eq!(hash.expires_at, Some(outcome.now + 60_000));
+}
+
+async fn a_read_takes_all_fields_or_those_named(f: &Fixture) {
+    f.perform(vec![set("k{t}", &[("a", "1"), ("b", "2"), ("c", "3")], Some(60_000))]).await;
+    for (wanted, expected) in [(vec!["a", "x", "c"], 2), (vec![], 0), (vec!["x"], 0)] {
+        let wanted: Vec<String> = wanted.into_iter().map(Into::into).collect();
+        let read = Operation::HashGet { key: "k{t}".into(), fields: Some(wanted) };
+        // Alone it is a plain command on Redis, beside a write it is in the script.
+        for operations in [vec![read.clone()], vec![read, set("other{t}", &[("a", "1")], None)]] {
+            let Reply::Record(Some(hash)) = f.perform(operations).await.remove(0) else {
+                panic!("the hash is there");
+            };
+            assert_eq!(hash.entries.len(), expected);
+            assert!(hash.expires_at.is_some());
+        }
+    }
+    assert_eq!(f.hash("absent{t}").await, None);
+    let absent = Operation::HashGet { key: "absent{t}".into(), fields: Some(vec![]) };
+    assert_eq!(f.perform(vec![absent]).await, [Reply::Record(None)]);
+}
+
+async fn a_hash_ends_at_its_deadline(f: &Fixture) {
+    f.perform(vec![set("k{t}", &[("a", "1")], Some(50))]).await;
+    assert!(f.holds(Compare::Exists("k{t}".into())).await);
+    f.pass(51).await;
+    assert!(f.holds(Compare::Absent("k{t}".into())).await);
+    assert_eq!(f.hash("k{t}").await, None);
+    // What is written then begins anew.
+    f.perform(vec![set("k{t}", &[("b", "2")], Some(60_000))]).await;
+    assert_eq!(fields(&f.hash("k{t}").await.unwrap()), [("b".into(), "2".into())]);
+}
+
+async fn a_hash_without_a_lifetime_stays(f: &Fixture) {
+    assert_eq!(f.perform(vec![set("k{t}", &[("a", "1")], None)]).await, [Reply::Deadline(None)]);
+    let hash = f.hash("k{t}").await.unwrap();
+    assert_eq!(hash.expires_at, None);
+    // A later write without one keeps the deadline that there is.
+    f.perform(vec![set("k{t}", &[("a", "1")], Some(60_000))]).await;
+    let replies = f.perform(vec![set("k{t}", &[("a", "2")], None)]).await;
+    assert!(matches!(replies[..], [Reply::Deadline(Some(_))]));
+}
+
+async fn a_lifetime_can_be_given_again(f: &Fixture) {
+    let expire = || Operation::HashExpire { key: "k{t}".into(), ttl: 60_000 };
+    assert_eq!(f.perform(vec![expire()]).await, [Reply::Deadline(None)]);
+    assert_eq!(f.hash("k{t}").await, None);
+    f.perform(vec![set("k{t}", &[("a", "1")], Some(100))]).await;
+    let outcome = f.run(Txn { success: vec![expire()], ..Txn::default() }).await;
+    assert_eq!(outcome.replies, [Reply::Deadline(Some(outcome.now + 60_000))]);
+    f.pass(150).await;
+    assert!(f.hash("k{t}").await.is_some());
+}
+
+async fn a_delete_says_whether_there_was_something(f: &Fixture) {
+    f.perform(vec![set("k{t}", &[("a", "1")], None)]).await;
+    let delete = || vec![Operation::HashDelete("k{t}".into())];
+    assert_eq!(f.perform(delete()).await, [Reply::Existed(true)]);
+    assert_eq!(f.perform(delete()).await, [Reply::Existed(false)]);
+    assert_eq!(f.hash("k{t}").await, None);
+}
+
+async fn compares_hold_as_documented(f: &Fixture) {
+    f.perform(vec![
+        set("k{t}", &[("a", "1"), ("b", "22")], None),
+        put("s{t}", "x", 60_000),
+        put("s{t}", "y", 60_000),
+    ])
+    .await;
+    let field = |key: &str, field: &str, value: &str, or_absent| Compare::FieldEquals {
+        key: key.into(),
+        field: field.into(),
+        value: value.to_owned().into(),
+        or_absent,
+    };
+    let size = |key: &str, except: &[&str], limit| Compare::SizeAtMost {
+        key: key.into(),
+        except: except.iter().map(|&field| field.into()).collect(),
+        limit,
+    };
+    let member = |key: &str, member: &str, alive| Compare::Member {
+        key: key.into(),
+        member: member.into(),
+        alive,
+    };
+    let below = |key: &str, limit| Compare::MembersBelow { key: key.into(), limit };
+    for (compare, expected) in [
+        (Compare::Exists("k{t}".into()), true),
+        (Compare::Exists("absent{t}".into()), false),
+        (Compare::Absent("k{t}".into()), false),
+        (Compare::Absent("absent{t}".into()), true),
+        (field("k{t}", "a", "1", false), true),
+        (field("k{t}", "a", "2", false), false),
+        (field("k{t}", "x", "1", false), false),
+        (field("absent{t}", "a", "1", false), false),
+        (field("k{t}", "a", "1", true), true),
+        (field("k{t}", "a", "2", true), false),
+        (field("k{t}", "x", "1", true), true),
+        (field("absent{t}", "a", "1", true), true),
+        (size("k{t}", &[], 3), true),
+        (size("k{t}", &[], 2), false),
+        (size("k{t}", &["b"], 1), true),
+        (size("k{t}", &["a", "b"], 0), true),
+        (size("absent{t}", &[], 0), true),
+        (member("s{t}", "x", true), true),
+        (member("s{t}", "z", true), false),
+        (member("s{t}", "x", false), false),
+        (member("s{t}", "z", false), true),
+        (member("absent{t}", "x", false), true),
+        (below("s{t}", 3), true),
+        (below("s{t}", 2), false),
+        (below("absent{t}", 1), true),
+        (below("absent{t}", 0), false),
+    ] {
+        assert_eq!(f.holds(compare.clone()).await, expected, "{compare:?}");
+    }
+}
+
+async fn one_branch_runs_and_the_other_does_not(f: &Fixture) {
+    let txn = || Txn {
+        compare: vec![Compare::Absent("k{t}".into()), Compare::Absent("l{t}".into())],
+        success: vec![set("k{t}", &[("a", "1")], None)],
+        failure: vec![get("k{t}"), set("m{t}", &[("a", "1")], None)],
+    };
+    let first = f.run(txn()).await;
+    assert!(first.succeeded);
+    assert_eq!(first.replies, [Reply::Deadline(None)]);
+    assert_eq!(f.hash("m{t}").await, None);
+    let second = f.run(txn()).await;
+    assert!(!second.succeeded);
+    assert!(matches!(second.replies[..], [Reply::Record(Some(_)), Reply::Deadline(None)]));
+    assert!(f.hash("m{t}").await.is_some());
+}
+
+async fn a_counter_counts_and_refuses_what_is_no_number(f: &Fixture) {
+    assert_eq!(f.perform(vec![add("k{t}", "n", 5)]).await, [Reply::Number(5)]);
+    assert_eq!(f.perform(vec![add("k{t}", "n", -7)]).await, [Reply::Number(-2)]);
+    for text in ["x", "", "1.5", "007", "+1", " 1", "9007199254740992", "99999999999999999999"] {
+        f.perform(vec![set("k{t}", &[("n", text)], None)]).await;
+        f.rejected(Txn { success: vec![add("k{t}", "n", 1)], ..Txn::default() }).await;
+    }
+}
+
+async fn a_refused_transaction_changes_nothing(f: &Fixture) {
+    f.perform(vec![set("k{t}", &[("text", "x")], None), put("s{t}", "m", 60_000)]).await;
+    for culprit in [add("k{t}", "text", 1), set("s{t}", &[("a", "1")], None), put("k{t}", "m", 1000)] {
+        let success = vec![set("new{t}", &[("a", "1")], None), culprit];
+        f.rejected(Txn { success, ..Txn::default() }).await;
+        assert_eq!(f.hash("new{t}").await, None);
+    }
+    // The types of the branch that would not run count too.
+    let failure = vec![set("s{t}", &[("a", "1")], None)];
+    f.rejected(Txn { success: vec![get("k{t}")], failure, ..Txn::default() }).await;
+    // A plain read of another type is refused as well.
+    f.rejected(Txn { success: vec![get("s{t}")], ..Txn::default() }).await;
+}
+
+async fn members_end_one_by_one(f: &Fixture) {
+    f.perform(vec![put("s{t}", "short", 60), put("s{t}", "long", 60_000)]).await;
+    assert_eq!(f.members("s{t}").await, ["short", "long"]);
+    f.pass(61).await;
+    let below = Compare::MembersBelow { key: "s{t}".into(), limit: 2 };
+    assert!(f.holds(below).await);
+    assert_eq!(f.members("s{t}").await, ["long"]);
+    let remove = |member: &str| Operation::MemberRemove { key: "s{t}".into(), member: member.into() };
+    assert_eq!(f.perform(vec![remove("short")]).await, [Reply::Existed(false)]);
+    assert_eq!(f.perform(vec![remove("long")]).await, [Reply::Existed(true)]);
+    assert!(f.members("s{t}").await.is_empty());
+}
+
+async fn a_member_gets_a_new_deadline(f: &Fixture) {
+    f.perform(vec![put("s{t}", "a", 50), put("s{t}", "b", 60_000)]).await;
+    f.perform(vec![put("s{t}", "a", 120_000)]).await;
+    f.pass(60).await;
+    assert_eq!(f.members("s{t}").await, ["b", "a"]);
+}
+
+async fn a_listing_goes_on_behind_any_mark(f: &Fixture) {
+    // Equal deadlines come from one transaction; then names decide.
+    let names = ["a", "b", "c", "d", "e", "B", "\u{e9}"];
+    f.perform(names.iter().map(|name| put("s{t}", name, 60_000)).collect()).await;
+    f.perform(vec![put("s{t}", "first", 30_000), put("s{t}", "last", 90_000)]).await;
+    let mut expected: Vec<&str> = names.to_vec();
+    expected.sort_unstable();
+    expected.insert(0, "first");
+    expected.push("last");
+    for order in [Order::SoonestFirst, Order::LatestFirst] {
+        for limit in [1, 2, 4, 100] {
+            let mut seen: Vec<Member> = Vec::new();
+            loop {
+                let after = seen.last().cloned();
+                let page = Operation::MemberList { key: "s{t}".into(), order, after, limit };
+                let Reply::Members { members, live } = f.perform(vec![page]).await.remove(0) else {
+                    panic!("members");
+                };
+                assert_eq!(live, 9);
+                if members.is_empty() {
+                    break;
+                }
+                assert!(members.len() <= limit as usize);
+                seen.extend(members);
+            }
+            let mut seen: Vec<&str> = seen.iter().map(|member| member.name.as_str()).collect();
+            if order == Order::LatestFirst {
+                seen.reverse();
+            }
+            assert_eq!(seen, expected, "{order:?} by {limit}");
+        }
+    }
+    // A mark that is gone still marks its place; a limit of 0 only counts.
+    let Reply::Members { members, .. } =
+        f.perform(vec![list("s{t}", Order::SoonestFirst, 3)]).await.remove(0)
+    else {
+        panic!("members");
+    };
+    let mark = members[2].clone();
+    f.perform(vec![Operation::MemberRemove { key: "s{t}".into(), member: mark.name.clone() }]).await;
+    for (order, expected) in [(Order::SoonestFirst, "b"), (Order::LatestFirst, "B")] {
+        let after = Some(mark.clone());
+        let page = Operation::MemberList { key: "s{t}".into(), order, after, limit: 1 };
+        let Reply::Members { members, .. } = f.perform(vec![page]).await.remove(0) else {
+            panic!("members");
+        };
+        assert_eq!(members[0].name, expected);
+    }
+    let counted = f.perform(vec![list("s{t}", Order::SoonestFirst, 0)]).await;
+    assert_eq!(counted, [Reply::Members { members: vec![], live: 8 }]);
+}
+
+async fn clearing_a_set_deletes_the_records_of_its_members(f: &Fixture) {
+    for name in ["a", "b", "c"] {
+        f.perform(vec![
+            put("s{t}", name, 60_000),
+            set(&format!("record{{t}}:{name}"), &[("f", name)], None),
+        ])
+        .await;
+    }
+    f.perform(vec![put("s{t}", "dead", 30), set("record{t}:dead", &[("f", "d")], None)]).await;
+    f.pass(31).await;
+    let clear = |except: Option<&str>| Operation::MemberClear {
+        key: "s{t}".into(),
+        except: except.map(Into::into),
+        record_prefix: Some("record{t}:".into()),
+    };
+    let Reply::Members { members, live } = f.perform(vec![clear(Some("b"))]).await.remove(0) else {
+        panic!("members");
+    };
+    let names: Vec<&str> = members.iter().map(|member| member.name.as_str()).collect();
+    assert_eq!((names, live), (vec!["a", "c"], 1));
+    assert_eq!(f.members("s{t}").await, ["b"]);
+    assert_eq!(f.hash("record{t}:a").await, None);
+    assert!(f.hash("record{t}:b").await.is_some());
+    f.perform(vec![clear(None)]).await;
+    assert!(f.members("s{t}").await.is_empty());
+    assert_eq!(f.hash("record{t}:b").await, None);
+}
+
+async fn events_are_read_in_order_behind_any_of_them(f: &Fixture) {
+    let append = |n: u32| Operation::AppendEvent {
+        log: "log{t}".into(),
+        entries: entries(&[("n", &n.to_string())]),
+        keep: 1_000_000,
+    };
+    let mut ids = Vec::new();
+    for n in 0..10 {
+        let Reply::Appended(id) = f.perform(vec![append(n)]).await.remove(0) else {
+            panic!("an event's id");
+        };
+        ids.push(id);
+    }
+    let all = f.store.events("log{t}", None, 100).await.unwrap();
+    assert_eq!(all.iter().map(|event| event.id.clone()).collect::<Vec<_>>(), ids);
+    assert_eq!(all[3].entries, entries(&[("n", "3")]));
+    let some = f.store.events("log{t}", Some(&ids[3]), 2).await.unwrap();
+    assert_eq!(some.iter().map(|event| event.id.clone()).collect::<Vec<_>>(), ids[4..6]);
+    assert!(f.store.events("log{t}", Some(&ids[9]), 5).await.unwrap().is_empty());
+    assert!(f.store.events("absent{t}", None, 5).await.unwrap().is_empty());
+    // About as many as wanted are kept: Redis trims by whole nodes.
+    for _ in 0..1000 {
+        let append = Operation::AppendEvent {
+            log: "log{t}".into(),
+            entries: entries(&[("n", "x")]),
+            keep: 100,
+        };
+        f.perform(vec![append]).await;
+    }
+    let kept = f.store.events("log{t}", None, 10_000).await.unwrap();
+    assert!((100..=300).contains(&kept.len()), "{}", kept.len());
+}
+
+async fn large_and_binary_values_come_back_as_they_were(f: &Fixture) {
+    let value: Vec<u8> = (0..1 << 20).map(|n: u32| (n % 251) as u8).collect();
+    let entry = Entry { field: "f".into(), value: value.into() };
+    let write = Operation::HashSet { key: "k{t}".into(), entries: vec![entry.clone()], ttl: None };
+    f.perform(vec![write]).await;
+    assert_eq!(f.hash("k{t}").await.unwrap().entries, [entry]);
+}
+
+async fn parallel_additions_are_all_counted(f: &Fixture) {
+    let mut tasks = tokio::task::JoinSet::new();
+    for _ in 0..200 {
+        let store = Arc::clone(&f.store);
+        let txn = Txn { success: vec![add("k{t}", "n", 1)], ..Txn::default() };
+        tasks.spawn(async move { store.execute(txn).await });
+    }
+    tasks.join_all().await.into_iter().for_each(|result| assert!(result.is_ok()));
+    assert_eq!(fields(&f.hash("k{t}").await.unwrap()), [("n".into(), "200".into())]);
+}
+
+async fn a_limit_is_never_exceeded(f: &Fixture) {
+    let mut tasks = tokio::task::JoinSet::new();
+    for n in 0..200 {
+        let store = Arc::clone(&f.store);
+        let txn = Txn {
+            compare: vec![Compare::MembersBelow { key: "s{t}".into(), limit: 3 }],
+            success: vec![put("s{t}", &format!("m{n}"), 60_000)],
+            failure: vec![],
+        };
+        tasks.spawn(async move { store.execute(txn).await.unwrap().succeeded });
+    }
+    let granted = tasks.join_all().await.into_iter().filter(|granted| *granted).count();
+    assert_eq!(granted, 3);
+    assert_eq!(f.members("s{t}").await.len(), 3);
+}
+
+async fn keys_of_several_tags_are_refused(f: &Fixture) {
+    f.rejected(Txn { success: vec![get("a"), get("b")], ..Txn::default() }).await;
+    f.rejected(Txn::default()).await;
+}

@@ -1,0 +1,197 @@
+//! Random transactions on a store and on memory: every outcome is the same, but
+//! for what hangs on the time of day.
+
+use proptest::prelude::*;
+use proptest::strategy::Strategy;
+use proptest::test_runner::{Config, TestRunner};
+use session_manager::store::transaction::Member;
+
+use super::*;
+
+const HOUR: u64 = 3_600_000;
+/// Lifetimes differ by this much, so that orders do not hang on milliseconds.
+const STEP: u64 = 60_000;
+
+fn name(names: &'static [&'static str]) -> impl Strategy<Value = String> {
+    prop::sample::select(names).prop_map(Into::into)
+}
+
+fn key() -> impl Strategy<Value = String> {
+    name(&["a{t}", "b{t}", "c{t}"])
+}
+
+fn field() -> impl Strategy<Value = String> {
+    name(&["f", "g", "n"])
+}
+
+fn member() -> impl Strategy<Value = String> {
+    name(&["x", "y", "z"])
+}
+
+fn value() -> impl Strategy<Value = bytes::Bytes> {
+    prop::sample::select(&["", "1", "-20", "text", "9007199254740992"][..])
+        .prop_map(|text| bytes::Bytes::from_static(text.as_bytes()))
+}
+
+fn compare() -> impl Strategy<Value = Compare> {
+    prop_oneof![
+        key().prop_map(Compare::Exists),
+        key().prop_map(Compare::Absent),
+        (key(), field(), value(), any::<bool>()).prop_map(|(key, field, value, or_absent)| {
+            Compare::FieldEquals { key, field, value, or_absent }
+        }),
+        (key(), prop::collection::vec(field(), 0..3), 0_u64..8)
+            .prop_map(|(key, except, limit)| Compare::SizeAtMost { key, except, limit }),
+        (key(), member(), any::<bool>())
+            .prop_map(|(key, member, alive)| Compare::Member { key, member, alive }),
+        (key(), 0_u32..4).prop_map(|(key, limit)| Compare::MembersBelow { key, limit }),
+    ]
+}
+
+fn operation() -> impl Strategy<Value = Operation> {
+    let entry = || (field(), value()).prop_map(|(field, value)| Entry { field, value });
+    prop_oneof![
+        4 => (key(), prop::collection::vec(entry(), 1..3), any::<bool>()).prop_map(
+            |(key, entries, ttl)| Operation::HashSet { key, entries, ttl: ttl.then_some(HOUR) }
+        ),
+        2 => (key(), prop::option::of(prop::collection::vec(field(), 0..3)))
+            .prop_map(|(key, fields)| Operation::HashGet { key, fields }),
+        2 => (key(), field(), -3_i64..4)
+            .prop_map(|(key, field, delta)| Operation::HashAdd { key, field, delta }),
+        1 => key().prop_map(Operation::HashDelete),
+        1 => key().prop_map(|key| Operation::HashExpire { key, ttl: HOUR }),
+        4 => (key(), member())
+            .prop_map(|(key, member)| Operation::MemberSet { key, member, ttl: HOUR }),
+        1 => (key(), member()).prop_map(|(key, member)| Operation::MemberRemove { key, member }),
+        2 => (key(), any::<bool>(), 0_u32..4).prop_map(|(key, soonest, limit)| {
+            let order = if soonest { Order::SoonestFirst } else { Order::LatestFirst };
+            Operation::MemberList { key, order, after: None, limit }
+        }),
+        1 => (key(), prop::option::of(member()), any::<bool>()).prop_map(|(key, except, records)| {
+            let record_prefix = records.then(|| "a{t}".into());
+            Operation::MemberClear { key, except, record_prefix }
+        }),
+        1 => key().prop_map(|log| Operation::AppendEvent {
+            log,
+            entries: entries(&[("e", "1")]),
+            keep: 1_000_000,
+        }),
+    ]
+}
+
+fn transactions() -> impl Strategy<Value = Vec<Txn>> {
+    let branch = || prop::collection::vec(operation(), 0..4);
+    let txn = (prop::collection::vec(compare(), 0..3), branch(), branch())
+        .prop_map(|(compare, success, failure)| Txn { compare, success, failure });
+    prop::collection::vec(txn, 1..40).prop_map(|mut transactions| {
+        let mut steps = 0;
+        for txn in &mut transactions {
+            for operation in txn.success.iter_mut().chain(&mut txn.failure) {
+                if let Operation::MemberSet { ttl, .. } = operation {
+                    steps += 1;
+                    *ttl = HOUR + steps * STEP;
+                }
+            }
+        }
+        transactions
+    })
+}
+
+/// An outcome without what hangs on the time of day or on the order of fields.
+fn comparable(result: Result<Outcome, Error>) -> Result<(bool, Vec<Reply>), &'static str> {
+    let Outcome { succeeded, mut replies, now } = match result {
+        Ok(outcome) => outcome,
+        Err(Error::Rejected(_)) => return Err("rejected"),
+        Err(Error::Unavailable(message)) => panic!("unavailable: {message}"),
+    };
+    let left = |at: u64| (at - now + STEP / 2) / STEP * STEP;
+    for reply in &mut replies {
+        match reply {
+            Reply::Deadline(deadline) => *deadline = deadline.map(left),
+            Reply::Record(Some(hash)) => {
+                hash.entries.sort_by(|a, b| a.field.cmp(&b.field));
+                hash.expires_at = hash.expires_at.map(left);
+            }
+            Reply::Members { members, .. } => members
+                .iter_mut()
+                .for_each(|Member { expires_at, .. }| *expires_at = left(*expires_at)),
+            Reply::Appended(id) => id.clear(),
+            _ => {}
+        }
+    }
+    Ok((succeeded, replies))
+}
+
+/// Runs `cases` sequences on memory and on what `other` makes; `between` is
+/// called between transactions and may put the store back together.
+fn compare_with_memory<S: 'static>(
+    cases: u32,
+    runtime: &tokio::runtime::Runtime,
+    mut other: impl FnMut() -> S,
+    store: impl Fn(&S) -> Arc<dyn Store>,
+    mut between: impl FnMut(usize, S) -> S,
+) {
+    let config = Config { cases, failure_persistence: None, ..Config::default() };
+    let other = std::cell::RefCell::new(&mut other);
+    let between = std::cell::RefCell::new(&mut between);
+    TestRunner::new(config)
+        .run(&transactions(), |transactions| {
+            let memory = Memory::new(Clock::System);
+            let mut subject = (other.borrow_mut())();
+            for (index, txn) in transactions.into_iter().enumerate() {
+                let expected = runtime.block_on(memory.execute(txn.clone()));
+                let found = runtime.block_on(store(&subject).execute(txn.clone()));
+                prop_assert_eq!(comparable(found), comparable(expected), "{:?}", txn);
+                subject = (between.borrow_mut())(index, subject);
+            }
+            for log in ["a{t}", "b{t}", "c{t}"] {
+                let store = store(&subject);
+                let found = runtime.block_on(store.events(log, None, 100)).map(|e| e.len());
+                let expected = runtime.block_on(memory.events(log, None, 100)).map(|e| e.len());
+                // Memory has no events under a key of another type; Redis says so.
+                prop_assert_eq!(found.unwrap_or(0), expected.unwrap_or(0));
+            }
+            Ok(())
+        })
+        .unwrap();
+}
+
+#[test]
+fn redis_does_what_memory_does() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let server = runtime.block_on(RedisServer::with(&["--appendfsync", "no"]));
+    let redis: Arc<dyn Store> = {
+        let _guard = runtime.enter();
+        Arc::new(connect(&server))
+    };
+    let flush = || {
+        runtime.block_on(async {
+            let mut connection = server.connect(5).await;
+            let _: () = ::redis::cmd("FLUSHDB").query_async(&mut connection).await.unwrap();
+        });
+        Arc::clone(&redis)
+    };
+    compare_with_memory(256, &runtime, flush, Arc::clone, |_, store| store);
+}
+
+#[test]
+fn the_embedded_store_does_what_memory_does_and_keeps_it_when_reopened() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let open = |directory: tempfile::TempDir| {
+        let store = Arc::new(Embedded::open(directory.path(), Clock::System).unwrap());
+        (store, directory)
+    };
+    compare_with_memory(
+        48,
+        &runtime,
+        || open(tempfile::tempdir().unwrap()),
+        |(store, _)| Arc::clone(store) as Arc<dyn Store>,
+        |index, (store, directory)| {
+            if index % 13 != 12 {
+                return (store, directory);
+            }
+            drop(store);
+            open(directory)
+        },
+    );
+}

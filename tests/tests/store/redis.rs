@@ -1,0 +1,93 @@
+//! What only a Redis store can meet: a server that forgets its scripts, goes
+//! away, hangs, or is not fit for sessions.
+
+use super::*;
+
+#[tokio::test]
+async fn a_script_that_the_server_forgot_is_loaded_again() {
+    let server = RedisServer::start().await;
+    let store = connect(&server);
+    let txn = || Txn { success: vec![add("k", "n", 1)], ..Txn::default() };
+    store.execute(txn()).await.unwrap();
+    let mut connection = server.connect(0).await;
+    let _: () = ::redis::cmd("SCRIPT").arg("FLUSH").query_async(&mut connection).await.unwrap();
+    assert_eq!(store.execute(txn()).await.unwrap().replies, [Reply::Number(2)]);
+}
+
+#[tokio::test]
+async fn a_server_that_is_gone_is_unavailable_and_welcome_when_it_returns() {
+    let mut server = RedisServer::start().await;
+    let store = connect(&server);
+    let txn = || Txn { success: vec![add("k", "n", 1)], ..Txn::default() };
+    store.execute(txn()).await.unwrap();
+    server.kill().await;
+    for _ in 0..3 {
+        assert!(matches!(store.execute(txn()).await, Err(Error::Unavailable(_))));
+        assert!(matches!(store.ping().await, Err(Error::Unavailable(_))));
+    }
+    server.restart().await;
+    wait::until("the store has reconnected", async || store.ping().await.ok()).await;
+    assert_eq!(store.execute(txn()).await.unwrap().replies, [Reply::Number(2)]);
+}
+
+#[tokio::test]
+async fn a_server_that_hangs_is_unavailable_within_the_timeout() {
+    let server = RedisServer::start().await;
+    let address = Address::from_parts("127.0.0.1", server.port, 5, "", "").unwrap();
+    let store = Redis::new(address, Duration::from_millis(100)).unwrap();
+    store.ping().await.unwrap();
+    server.signal("STOP");
+    let answer = tokio::time::timeout(Duration::from_secs(5), store.ping()).await;
+    assert!(matches!(answer, Ok(Err(Error::Unavailable(_)))));
+    server.signal("CONT");
+    wait::until("the store answers again", async || store.ping().await.ok()).await;
+}
+
+#[tokio::test]
+async fn a_server_that_evicts_or_is_too_old_is_not_fit() {
+    let fit = RedisServer::start().await;
+    assert!(connect(&fit).unfit().await.unwrap().is_none());
+    let evicting = RedisServer::with(&["--maxmemory-policy", "allkeys-lru"]).await;
+    let unfit = connect(&evicting).unfit().await.unwrap().expect("not fit");
+    assert!(unfit.to_string().contains("allkeys-lru"), "{unfit}");
+}
+
+#[tokio::test]
+async fn a_full_server_is_unavailable_for_writes_and_still_reads() {
+    let server = RedisServer::start().await;
+    let store = connect(&server);
+    store.execute(Txn { success: vec![set("k", &[("a", "1")], None)], ..Txn::default() }).await.unwrap();
+    let mut connection = server.connect(0).await;
+    let mut limit = ::redis::cmd("CONFIG");
+    let _: () =
+        limit.arg("SET").arg("maxmemory").arg("1").query_async(&mut connection).await.unwrap();
+    let write = Txn { success: vec![set("k", &[("a", "2")], None)], ..Txn::default() };
+    assert!(matches!(store.execute(write).await, Err(Error::Unavailable(_))));
+    let read = store.execute(Txn { success: vec![get("k")], ..Txn::default() }).await.unwrap();
+    assert!(matches!(&read.replies[..], [Reply::Record(Some(hash))] if fields(hash)[0].1 == "1"));
+}
+
+#[tokio::test]
+async fn a_password_is_needed_and_never_told() {
+    let server = RedisServer::with(&["--requirepass", "s3cret-word"]).await;
+    let with = |password| Address::from_parts("127.0.0.1", server.port, 5, "", password).unwrap();
+    let good = Redis::new(with("s3cret-word"), Duration::from_secs(1)).unwrap();
+    good.ping().await.unwrap();
+    let bad = Redis::new(with("an0ther-word"), Duration::from_secs(1)).unwrap();
+    let error = bad.ping().await.unwrap_err().to_string();
+    assert!(!error.contains("-word"), "{error}");
+}
+
+#[tokio::test]
+async fn nothing_of_what_has_ended_is_left() {
+    let f = redis().await;
+    f.perform(vec![set("k{t}", &[("a", "1")], Some(50)), put("s{t}", "m", 50)]).await;
+    let Keep::Server(server) = &f._keep else { panic!("a server") };
+    let mut connection = server.connect(5).await;
+    wait::until("Redis has dropped what ended", async || {
+        let left: u64 = ::redis::cmd("DBSIZE").query_async(&mut connection.clone()).await.unwrap();
+        (left == 0).then_some(())
+    })
+    .await;
+    let _: () = ::redis::cmd("PING").query_async(&mut connection).await.unwrap();
+}
