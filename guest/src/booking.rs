@@ -58,7 +58,11 @@ pub fn set(imports: &impl Imports, policy: &Policy, mut write: Write) -> Result<
     if context.may_outgrow_session() {
         compare.push(Compare::SizeAtMost(SizeBound {
             key: key.clone(),
-            except: entries.iter().map(|entry| entry.field.clone()).collect(),
+            except: entries
+                .iter()
+                .map(|entry| entry.field.clone())
+                .chain([VERSION_FIELD.into()])
+                .collect(),
             limit: SESSION_BYTES_MAX - written_bytes,
         }));
     }

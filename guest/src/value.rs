@@ -38,9 +38,14 @@ pub fn to_stored(field: &Field, value: Value) -> Result<Option<Vec<u8>>, String>
         (Kind::Text, Value::Json(text)) => serde_json::from_slice::<String>(&text)
             .map_err(|_| "must be a JSON string".to_string())?
             .into_bytes(),
-        (Kind::Boolean, Value::Bytes(text) | Value::Json(text)) => boolean(&text)
-            .ok_or_else(|| "must be a boolean: true or false".to_string())?
-            .to_vec(),
+        (Kind::Boolean, value) => {
+            let stored = match &value {
+                Value::Bytes(text) => boolean(text),
+                // JSON has words of its own for it.
+                Value::Json(text) => boolean(text).filter(|_| text.len() > 1),
+            };
+            stored.ok_or_else(|| "must be a boolean: true or false".to_string())?.to_vec()
+        }
         (Kind::Number, Value::Bytes(text) | Value::Json(text)) => number(text)?,
     };
     let bytes_max = field.bytes_max as usize;
@@ -158,6 +163,7 @@ mod tests {
             (Kind::Text, bytes(b"\xff"), "UTF-8"),
             (Kind::Text, json("\"seventeen letters\""), "17 bytes"),
             (Kind::Boolean, json("\"yes\""), "true or false"),
+            (Kind::Boolean, json("1"), "true or false"),
             (Kind::Number, json("\"abc\""), "finite number"),
             (Kind::Number, bytes(b"NaN"), "finite number"),
             (Kind::Number, bytes(b"1e999"), "finite number"),

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use bytes::Bytes;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -63,7 +64,7 @@ pub async fn start(settings: &Settings) -> Result<Running> {
     let metrics = Arc::new(Metrics::new());
     let limits = Limits { instances: settings.logic_instances, ..Limits::default() };
     let logic = Logic::start(
-        logic::BUILT_IN,
+        Bytes::from_static(logic::BUILT_IN),
         Arc::clone(&store),
         settings.for_component(),
         limits,

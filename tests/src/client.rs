@@ -249,14 +249,18 @@ impl Client {
 /// Sends a request and reads its reply or refusal.
 ///
 /// # Errors
-/// The service's refusal.
+/// The service's refusal; one without a reason when there is no whole answer.
 ///
 /// # Panics
 /// When the service does not answer in JSON.
 pub async fn rest(request: reqwest::RequestBuilder) -> Result<Json, Refusal> {
-    let response = request.send().await.expect("the service answers");
+    let unanswered = |error: reqwest::Error| Refusal {
+        message: format!("no answer: {error}"),
+        ..Refusal::default()
+    };
+    let response = request.send().await.map_err(unanswered)?;
     let status = response.status();
-    let text = response.text().await.expect("the answer arrives whole");
+    let text = response.text().await.map_err(unanswered)?;
     let body: Json = serde_json::from_str(&text).unwrap_or_else(|_| panic!("not JSON: {text}"));
     if status.is_success() { Ok(body) } else { Err(refusal(status.as_u16(), &body)) }
 }

@@ -2,6 +2,7 @@
 //! and clients that speak both wires like users do.
 
 pub mod client;
+pub mod guest;
 pub mod host;
 pub mod process;
 pub mod redis_server;

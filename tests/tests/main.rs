@@ -3,4 +3,11 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that meets the unexpected ends")]
 
+mod bad_input;
+mod booking;
+mod contract;
+mod house;
+mod lifecycle;
+mod logic;
+mod outage;
 mod store;

@@ -13,11 +13,11 @@ mod transcode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
-use http::{HeaderMap, Method, Request};
-use http_body_util::{BodyExt, LengthLimitError, Limited};
-use hyper::body::Incoming;
+use bytes::{Bytes, BytesMut};
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, EXPECT};
+use http::{HeaderMap, HeaderValue, Method, Request};
+use http_body_util::BodyExt;
+use hyper::body::{Body, Incoming};
 use percent_encoding::percent_decode_str;
 use prost::Message;
 use prost_reflect::DescriptorPool;
@@ -34,6 +34,10 @@ use crate::telemetry::{Metrics, REQUEST_ID, request_id};
 
 /// The most bytes of one body.
 const BODY_BYTES_MAX: usize = 4 << 20;
+/// The most bytes of a body that is too large to be received and dropped.
+const DISCARDED_BYTES_MAX: usize = 64 << 20;
+/// The length of a body that needs no type.
+const NOTHING: HeaderValue = HeaderValue::from_static("0");
 /// How long a body may take to arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -208,24 +212,49 @@ async fn body(request: Request<Incoming>) -> Result<Bytes, Error> {
         let message = format!("The body is larger than {BODY_BYTES_MAX} bytes.");
         Error::new(Reason::RequestTooLarge, message)
     };
-    let length = request.headers().get(CONTENT_LENGTH).and_then(|value| value.to_str().ok());
-    let length = length.and_then(|length| length.parse::<u64>().ok());
-    if length.is_some_and(|length| length > BODY_BYTES_MAX as u64) {
-        return Err(too_large());
-    }
-    if !is_json(request.headers()) && length != Some(0) {
+    if !is_json(request.headers()) && request.headers().get(CONTENT_LENGTH) != Some(&NOTHING) {
         return Err(Error::new(
             Reason::UnsupportedMediaType,
             "The body must be JSON, announced as content-type: application/json.",
         ));
     }
-    let collecting = Limited::new(request.into_body(), BODY_BYTES_MAX).collect();
-    match tokio::time::timeout(BODY_TIMEOUT, collecting).await {
-        Ok(Ok(body)) => Ok(body.to_bytes()),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
+    let length = request.headers().get(CONTENT_LENGTH).and_then(|value| value.to_str().ok());
+    let length: usize = length.and_then(|length| length.parse().ok()).unwrap_or(0);
+    if length > BODY_BYTES_MAX && request.headers().contains_key(EXPECT) {
+        return Err(too_large());
+    }
+    match tokio::time::timeout(BODY_TIMEOUT, collect(request.into_body(), length)).await {
+        Ok(Ok(Some(body))) => Ok(body),
+        Ok(Ok(None)) => Err(too_large()),
         Ok(Err(_)) => Err(Error::invalid("body", "does not arrive whole")),
         Err(_) => Err(Error::invalid("body", "does not arrive in time")),
     }
+}
+
+/// A body of about `length` bytes, or `None` when it is too large. Most callers
+/// read no answer before they have sent everything, so what is too large is
+/// still received, up to a limit, and dropped.
+async fn collect(mut body: Incoming, length: usize) -> Result<Option<Bytes>, hyper::Error> {
+    let mut received = 0;
+    let mut collected = BytesMut::new();
+    while let Some(frame) = body.frame().await {
+        let Ok(data) = frame?.into_data() else { continue };
+        received += data.len();
+        if received > BODY_BYTES_MAX {
+            collected.clear();
+            if received > DISCARDED_BYTES_MAX {
+                return Ok(None);
+            }
+            continue;
+        }
+        if received == data.len() && body.is_end_stream() {
+            // All of it in one piece, which needs no copy.
+            return Ok(Some(data));
+        }
+        collected.reserve(length.min(BODY_BYTES_MAX).saturating_sub(collected.len()));
+        collected.extend_from_slice(&data);
+    }
+    Ok((received <= BODY_BYTES_MAX).then(|| collected.freeze()))
 }
 
 /// A body without a type is taken for what the wire speaks.

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use bytes::Bytes;
 use tokio::sync::Semaphore;
 
 pub use bindings::exports::session::manager::booking::{
@@ -129,7 +130,7 @@ impl Logic {
     /// # Errors
     /// See [`LoadError`].
     pub async fn start(
-        bytes: &'static [u8],
+        bytes: Bytes,
         store: Arc<dyn Store>,
         settings: Vec<(String, String)>,
         limits: Limits,
@@ -137,7 +138,7 @@ impl Logic {
     ) -> Result<Self, LoadError> {
         let for_compiling = limits.clone();
         let compiling = tokio::task::spawn_blocking(move || {
-            Loaded::compile(&component::engine(&for_compiling)?, bytes)
+            Loaded::compile(&component::engine(&for_compiling)?, &bytes)
         });
         let loaded = compiling.await.map_err(|error| LoadError::Engine(error.to_string()))??;
         let places = Arc::new(Semaphore::new(limits.instances as usize));

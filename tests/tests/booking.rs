@@ -1,0 +1,366 @@
+//! Booking sessions as their users know them: every scenario over both wires,
+//! on every store.
+
+use serde_json::json;
+use session_tests::client::{Client, Conditions, Wire};
+use session_tests::host::{Host, Launch};
+use session_tests::redis_server::RedisServer;
+use session_tests::wait;
+
+/// A server on some store, and a user over some wire.
+struct Setting {
+    host: Host,
+    client: Client,
+    redis: Option<RedisServer>,
+    _directory: tempfile::TempDir,
+}
+
+#[derive(Clone, Copy)]
+enum On {
+    Memory,
+    Embedded,
+    Redis,
+}
+
+/// Lifetimes are short enough to see their end.
+const SESSION_TTL_MS: u64 = 1500;
+
+async fn setting(on: On, wire: Wire, settings: &[(&str, &str)]) -> Setting {
+    let directory = tempfile::tempdir().unwrap();
+    let redis = match on {
+        On::Redis => Some(RedisServer::start().await),
+        On::Memory | On::Embedded => None,
+    };
+    let launch = match (on, &redis) {
+        (On::Memory, _) => Launch::in_memory(),
+        (On::Embedded, _) => Launch::embedded(directory.path()),
+        (On::Redis, redis) => Launch::redis(redis.as_ref().unwrap()),
+    };
+    let launch = settings.iter().fold(launch, |launch, (name, value)| launch.set(name, value));
+    let host = launch.start();
+    let client = host.client(wire).await;
+    Setting { host, client, redis, _directory: directory }
+}
+
+macro_rules! everywhere {
+    ($($scenario:ident $settings:expr),+ $(,)?) => {
+        everywhere!(@ rest_on_memory Rest Memory $($scenario $settings),+);
+        everywhere!(@ grpc_on_memory Grpc Memory $($scenario $settings),+);
+        everywhere!(@ rest_on_embedded Rest Embedded $($scenario $settings),+);
+        everywhere!(@ grpc_on_embedded Grpc Embedded $($scenario $settings),+);
+        everywhere!(@ rest_on_redis Rest Redis $($scenario $settings),+);
+        everywhere!(@ grpc_on_redis Grpc Redis $($scenario $settings),+);
+    };
+    (@ $place:ident $wire:ident $on:ident $($scenario:ident $settings:expr),+) => {
+        mod $place {
+            $(
+                #[tokio::test]
+                async fn $scenario() {
+                    let settings: &[(&str, &str)] = &$settings;
+                    let setting = super::setting(super::On::$on, super::Wire::$wire, settings);
+                    super::$scenario(setting.await).await;
+                }
+            )+
+        }
+    };
+}
+
+everywhere!(
+    a_pre_order_keeps_its_list_request_and_response [],
+    a_rental_is_built_in_five_steps_and_read_whole [],
+    ez_pay_and_cititrans_keep_their_documents [],
+    a_reschedule_keeps_the_types_of_its_fields [],
+    one_of_fifty_readers_gets_a_one_time_session [],
+    a_write_restarts_the_lifetime_and_a_read_does_not [("SESSION_TTL", "1500ms")],
+    a_session_ends [("SESSION_TTL", "200ms")],
+    versions_guard_writes [],
+    a_lock_keeps_others_out_until_it_ends [("SESSION_LOCK_TTL", "700ms")],
+    a_missing_key_is_made [],
+    deleting_is_idempotent [],
+    a_session_has_a_size_limit [],
+    all_violations_are_listed [],
+    parallel_writes_of_one_session_all_count [],
+);
+
+async fn a_pre_order_keeps_its_list_request_and_response(s: Setting) {
+    let request = json!({"pickup": {"latitude": -6.2, "longitude": 106.8}, "area": "Jakarta"});
+    let response = json!({"fleets": [{"id": 1, "price": 45000.50}, {"id": 2, "price": null}]});
+    let written = s.client.set("pre-order", "flow-1", json!({"fleet_list_request": request}));
+    assert_eq!(written.await.unwrap().version, 1);
+    let fields = json!({"fleet_list_response": response});
+    assert_eq!(s.client.set("pre-order", "flow-1", fields).await.unwrap().version, 2);
+    let session = s.client.get("pre-order", "flow-1").await.unwrap();
+    assert_eq!(session["session_key"], "flow-1");
+    assert_eq!(session["fleet_list_request"], request);
+    assert_eq!(session["fleet_list_response"], response);
+    assert_eq!(session["version"], "2");
+    assert!(!session.contains_key("strikethrough_promo_response"), "{session:?}");
+
+    if let Some(redis) = &s.redis {
+        let mut connection = redis.connect(5).await;
+        let hash: std::collections::HashMap<String, String> = redis::cmd("HGETALL")
+            .arg("SESSION_PRE_ORDER:flow-1")
+            .query_async(&mut connection)
+            .await
+            .unwrap();
+        assert_eq!(hash["FLEET_LIST_REQUEST"], request.to_string());
+        assert_eq!(hash["FLEET_LIST_RESPONSE"], response.to_string());
+        assert_eq!(hash["_version"], "2");
+        assert_eq!(hash.len(), 3);
+        let left: u64 = redis::cmd("PTTL")
+            .arg("SESSION_PRE_ORDER:flow-1")
+            .query_async(&mut connection)
+            .await
+            .unwrap();
+        assert!((14 * 60_000..=15 * 60_000).contains(&left), "{left}");
+    }
+}
+
+async fn a_rental_is_built_in_five_steps_and_read_whole(s: Setting) {
+    let steps = [
+        json!({"dynamic_fleet_list_request": {"days": 3}, "contact_information": {"name": "A"}}),
+        json!({"dynamic_fleet_list_response": [{"fleet": "x"}], "passenger_information": [1]}),
+        json!({"fleet_id": "fleet-7", "selected_fleet": {"fleet": "x"}}),
+        json!({
+            "recalculate_rent_price_request": {"hours": 12},
+            "recalculate_rent_price_response": {"price": 1},
+            "upsell_fleet_response": [],
+            "selected_pickup": {"at": "airport"},
+            "selected_dropoff": {"at": "hotel"},
+        }),
+        json!({
+            "validate_prebook_request": true,
+            "validate_prebook_response": "ok",
+            "rent_order_confirmation_request": 1,
+            "rent_order_confirmation_response": null,
+        }),
+    ];
+    for (index, step) in steps.iter().enumerate() {
+        let written = s.client.set("rent-revamp", "rental", step.clone()).await.unwrap();
+        assert_eq!(written.version, index as u64 + 1);
+    }
+    let session = s.client.get("rent-revamp", "rental").await.unwrap();
+    let all: Vec<_> = steps.iter().flat_map(|step| step.as_object().unwrap()).collect();
+    assert_eq!(all.len(), 15);
+    for (name, value) in all {
+        assert_eq!(&session[name], value, "{name}");
+    }
+}
+
+async fn ez_pay_and_cititrans_keep_their_documents(s: Setting) {
+    let pay = json!({
+        "request": {"code": "A1"},
+        "response": {"valid": true},
+        "vehicle_info_bbd_response": {"plate": "B 1234 XY"},
+    });
+    s.client.set("ez-pay", "k", pay.clone()).await.unwrap();
+    let shuttle = json!({"request": [1], "response": [2], "session_data": {"seat": 4}});
+    s.client.set("cititrans", "k", shuttle.clone()).await.unwrap();
+    for (context, expected) in [("ez-pay", pay), ("cititrans", shuttle)] {
+        let session = s.client.get(context, "k").await.unwrap();
+        for (name, value) in expected.as_object().unwrap() {
+            assert_eq!(&session[name], value, "{context} {name}");
+        }
+    }
+    if let Some(redis) = &s.redis {
+        let mut connection = redis.connect(5).await;
+        for (key, expected) in [
+            (
+                "SESSION_PRE_ORDER_EZ_PAY:k",
+                ["BBDVehicleInfoResponse", "ValidateEZPayRequest", "ValidateEZPayResponse"],
+            ),
+            (
+                "SESSION_PRE_ORDER_CITITRANS:k",
+                ["SCHEDULE_LIST_REQUEST", "SCHEDULE_LIST_RESPONSE", "SESSION_DATA"],
+            ),
+        ] {
+            let mut names: Vec<String> =
+                redis::cmd("HKEYS").arg(key).query_async(&mut connection).await.unwrap();
+            names.retain(|name| !name.starts_with('_'));
+            names.sort();
+            assert_eq!(names, expected);
+        }
+    }
+}
+
+async fn a_reschedule_keeps_the_types_of_its_fields(s: Setting) {
+    let fields = json!({
+        "pickup_time": "2026-01-01T08:00:00+07:00",
+        "is_price_changed": true,
+        "fixed": 125000.75,
+        "estimated_high": 1e300,
+        "is_promo_valid": false,
+        "localized_message": {"id": "Harga berubah"},
+        "order_id": "42",
+    });
+    s.client.set("reschedule", "k", fields.clone()).await.unwrap();
+    let session = s.client.get("reschedule", "k").await.unwrap();
+    for (name, value) in fields.as_object().unwrap() {
+        assert_eq!(&session[name], value, "{name}");
+    }
+    // What was never written has its default, as grpc-gateway prints it.
+    assert_eq!(session["delete_after_get"], false);
+    assert_eq!(session["promo_code"], "");
+    assert_eq!(session["fixed_base"].as_f64(), Some(0.0));
+    // Without delete_after_get it can be read again.
+    assert!(s.client.get("reschedule", "k").await.is_ok());
+}
+
+async fn one_of_fifty_readers_gets_a_one_time_session(s: Setting) {
+    let fields = json!({"delete_after_get": true, "order_id": "42"});
+    s.client.set("reschedule", "once", fields).await.unwrap();
+    let mut readers = tokio::task::JoinSet::new();
+    for _ in 0..50 {
+        let client = s.client.clone();
+        readers.spawn(async move { client.get("reschedule", "once").await });
+    }
+    let (mut got, mut missed) = (0, 0);
+    for read in readers.join_all().await {
+        match read {
+            Ok(session) => {
+                assert_eq!(session["order_id"], "42");
+                got += 1;
+            }
+            Err(refusal) => {
+                assert_eq!(refusal.reason, "SESSION_NOT_FOUND");
+                missed += 1;
+            }
+        }
+    }
+    assert_eq!((got, missed), (1, 49));
+}
+
+async fn a_write_restarts_the_lifetime_and_a_read_does_not(s: Setting) {
+    s.client.set("pre-order", "k", json!({"fleet_list_request": 1})).await.unwrap();
+    s.client.set("pre-order", "other", json!({"fleet_list_request": 1})).await.unwrap();
+    // Reads all along do not keep `other` alive, while writes do keep `k`.
+    wait::until("the session that is only read ends", async || {
+        s.client.set("pre-order", "k", json!({"fleet_list_request": 1})).await.unwrap();
+        s.client.get("pre-order", "other").await.is_err().then_some(())
+    })
+    .await;
+    assert!(s.client.get("pre-order", "k").await.is_ok());
+    if let Some(redis) = &s.redis {
+        let mut connection = redis.connect(5).await;
+        let left: u64 = redis::cmd("PTTL")
+            .arg("SESSION_PRE_ORDER:k")
+            .query_async(&mut connection)
+            .await
+            .unwrap();
+        assert!(left <= SESSION_TTL_MS, "{left}");
+    }
+}
+
+async fn a_session_ends(s: Setting) {
+    s.client.set("ez-pay", "k", json!({"request": 1})).await.unwrap();
+    let refusal =
+        wait::until("the session ends", async || s.client.get("ez-pay", "k").await.err()).await;
+    assert_eq!((refusal.reason.as_str(), refusal.code), ("SESSION_NOT_FOUND", 5));
+    // A session that is written after that is a new one.
+    assert_eq!(s.client.set("ez-pay", "k", json!({"request": 1})).await.unwrap().version, 1);
+}
+
+async fn versions_guard_writes(s: Setting) {
+    let at = |version| Conditions { if_version: Some(version), ..Conditions::default() };
+    let fields = |n: u32| json!({"request": n});
+    let refused = s.client.set_if("ez-pay", "k", fields(0), at(3)).await.unwrap_err();
+    assert_eq!((refused.reason.as_str(), refused.code), ("VERSION_MISMATCH", 10));
+    assert_eq!(refused.metadata["currentVersion"], "0");
+    assert!(s.client.get("ez-pay", "k").await.is_err(), "nothing was written");
+    assert_eq!(s.client.set_if("ez-pay", "k", fields(1), at(0)).await.unwrap().version, 1);
+    let refused = s.client.set_if("ez-pay", "k", fields(2), at(0)).await.unwrap_err();
+    assert_eq!(refused.metadata["currentVersion"], "1");
+    assert_eq!(s.client.set_if("ez-pay", "k", fields(3), at(1)).await.unwrap().version, 2);
+    assert_eq!(s.client.get("ez-pay", "k").await.unwrap()["request"], 3);
+}
+
+async fn a_lock_keeps_others_out_until_it_ends(s: Setting) {
+    let fields = || json!({"request": 1});
+    let token = s.client.lock("cititrans", "k").await.unwrap();
+    let with = |lock_token| Conditions { lock_token, ..Conditions::default() };
+    let refused = s.client.set("cititrans", "k", fields()).await.unwrap_err();
+    assert_eq!((refused.reason.as_str(), refused.code), ("SESSION_LOCKED", 10));
+    assert!(refused.retry);
+    let left: u64 = refused.metadata["remainingMs"].parse().unwrap();
+    assert!((1..=700).contains(&left), "{left}");
+    assert_eq!(s.client.delete("cititrans", "k").await.unwrap_err().reason, "SESSION_LOCKED");
+    assert_eq!(s.client.lock("cititrans", "k").await.unwrap_err().reason, "SESSION_LOCKED");
+    let refused = s.client.unlock("cititrans", "k", "wrong").await.unwrap_err();
+    assert_eq!(refused.reason, "SESSION_LOCKED");
+    let refused = s.client.set_if("cititrans", "k", fields(), with("wrong")).await.unwrap_err();
+    assert_eq!(refused.reason, "SESSION_LOCKED");
+    // The holder's own mistakes are told as what they are.
+    let stale = Conditions { if_version: Some(9), lock_token: &token };
+    let refused = s.client.set_if("cititrans", "k", fields(), stale).await.unwrap_err();
+    assert_eq!(refused.reason, "VERSION_MISMATCH");
+    assert!(s.client.set_if("cititrans", "k", fields(), with(&token)).await.is_ok());
+    assert!(s.client.get("cititrans", "k").await.is_ok(), "reads are free");
+    s.client.unlock("cititrans", "k", &token).await.unwrap();
+    s.client.unlock("cititrans", "k", &token).await.unwrap();
+    assert!(s.client.set("cititrans", "k", fields()).await.is_ok());
+    // A lock that nobody gives back ends by itself.
+    s.client.lock("cititrans", "k").await.unwrap();
+    wait::until("the lock ends", async || s.client.set("cititrans", "k", fields()).await.ok()).await;
+}
+
+async fn a_missing_key_is_made(s: Setting) {
+    let mut keys = std::collections::HashSet::new();
+    for n in 0..20 {
+        let written = s.client.set("pre-order", "", json!({"fleet_list_request": n})).await.unwrap();
+        assert_eq!(written.session_key.len(), 32);
+        let session = s.client.get("pre-order", &written.session_key).await.unwrap();
+        assert_eq!(session["fleet_list_request"], n);
+        assert!(keys.insert(written.session_key));
+    }
+}
+
+async fn deleting_is_idempotent(s: Setting) {
+    s.client.set("reschedule", "k", json!({"order_id": "1"})).await.unwrap();
+    s.client.delete("reschedule", "k").await.unwrap();
+    s.client.delete("reschedule", "k").await.unwrap();
+    assert_eq!(s.client.get("reschedule", "k").await.unwrap_err().reason, "SESSION_NOT_FOUND");
+}
+
+async fn a_session_has_a_size_limit(s: Setting) {
+    let megabyte = "x".repeat((1 << 20) - 2);
+    let documents =
+        ["selected_fleet", "contact_information", "passenger_information", "selected_pickup"];
+    for document in documents {
+        s.client.set("rent-revamp", "k", json!({document: megabyte})).await.unwrap();
+    }
+    // The session is full; what replaces a document of the same size fits.
+    let refused = s.client.set("rent-revamp", "k", json!({"fleet_id": "f"})).await.unwrap_err();
+    assert_eq!((refused.reason.as_str(), refused.violations.len()), ("INVALID_REQUEST", 1));
+    s.client.set("rent-revamp", "k", json!({"selected_pickup": "small"})).await.unwrap();
+    s.client.set("rent-revamp", "k", json!({"fleet_id": "f"})).await.unwrap();
+    let too_large = json!({"selected_fleet": "x".repeat(1 << 20)});
+    let refused = s.client.set("rent-revamp", "k", too_large).await.unwrap_err();
+    assert_eq!(refused.violations, ["selected_fleet"]);
+    let session = s.client.get("rent-revamp", "k").await.unwrap();
+    assert_eq!(session["selected_fleet"], megabyte.as_str(), "nothing was lost");
+}
+
+async fn all_violations_are_listed(s: Setting) {
+    let fields = json!({"fleet_id": "x".repeat(5000), "selected_fleet": "y".repeat(1 << 20)});
+    let refused = s.client.set("rent-revamp", "k|k", fields).await;
+    let refused = refused.unwrap_err();
+    assert_eq!((refused.reason.as_str(), refused.code), ("INVALID_REQUEST", 3));
+    let mut violations = refused.violations.clone();
+    violations.sort();
+    assert_eq!(violations, ["fleet_id", "selected_fleet"]);
+    let refused = s.client.set("ez-pay", "k", json!({})).await.unwrap_err();
+    assert_eq!(refused.violations, ["fields"]);
+}
+
+async fn parallel_writes_of_one_session_all_count(s: Setting) {
+    let mut writers = tokio::task::JoinSet::new();
+    for n in 0..100 {
+        let client = s.client.clone();
+        writers.spawn(async move { client.set("ez-pay", "k", json!({"request": n})).await });
+    }
+    let mut versions: Vec<u64> =
+        writers.join_all().await.into_iter().map(|written| written.unwrap().version).collect();
+    versions.sort_unstable();
+    assert_eq!(versions, (1..=100).collect::<Vec<_>>());
+    assert!(s.host.log().contains("component loaded"));
+}

@@ -1,0 +1,117 @@
+//! The house rules that a program can check: who may import whom, and what no
+//! source may contain.
+
+use std::path::{Path, PathBuf};
+
+fn workspace() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
+}
+
+/// Every Rust file below a directory, with its text.
+fn sources(directory: &str) -> Vec<(String, String)> {
+    let mut found = Vec::new();
+    let mut directories = vec![workspace().join(directory)];
+    while let Some(directory) = directories.pop() {
+        for entry in std::fs::read_dir(directory).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                directories.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                let name = path.strip_prefix(workspace()).unwrap().display().to_string();
+                found.push((name, std::fs::read_to_string(path).unwrap()));
+            }
+        }
+    }
+    assert!(!found.is_empty(), "{directory}");
+    found
+}
+
+/// The room a file of the host belongs to.
+fn room(file: &str) -> &str {
+    let inside = file.strip_prefix("host/src/").unwrap();
+    inside.split(['/', '.']).next().unwrap()
+}
+
+#[test]
+fn rooms_of_the_host_import_only_what_lies_behind_them() {
+    let leaves = ["clock", "error", "telemetry", "proto"];
+    let behind: &[(&str, &[&str])] = &[
+        ("main", &["serve", "config", "telemetry"]),
+        ("serve", &["admin", "api", "config", "grpc", "http", "logic", "store"]),
+        ("config", &["store"]),
+        ("admin", &["api", "http"]),
+        ("grpc", &["api", "logic"]),
+        ("http", &["api", "logic"]),
+        ("api", &["logic", "store"]),
+        ("logic", &["store"]),
+        ("store", &[]),
+        ("clock", &[]),
+        ("error", &[]),
+        ("telemetry", &[]),
+        ("proto", &[]),
+        ("lib", &[]),
+    ];
+    for (file, text) in sources("host/src") {
+        let here = room(&file);
+        let (_, allowed) = behind.iter().find(|(name, _)| *name == here).expect(here);
+        // What follows the tests of a file is for the tests.
+        let code = text.split("#[cfg(test)]").next().unwrap();
+        for import in code.split("crate::").skip(1) {
+            let room: String = import.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
+            if room.is_empty() {
+                continue;
+            }
+            let fine = room == here || leaves.contains(&room.as_str()) || allowed.contains(&&*room);
+            assert!(fine, "{file} imports crate::{room}");
+        }
+    }
+}
+
+#[test]
+fn each_library_has_one_room_that_knows_it() {
+    for (library, home) in [
+        ("wasmtime", "host/src/logic/"),
+        ("wasmtime_wasi", "host/src/logic/"),
+        ("redis::", "host/src/store/redis/"),
+        ("fjall", "host/src/store/"),
+        ("prometheus", "host/src/telemetry"),
+        ("clap", "host/src/config"),
+        ("tonic::transport", "host/src/grpc/"),
+    ] {
+        for (file, text) in sources("host/src") {
+            let uses = text.lines().filter(|line| !line.trim_start().starts_with("//"));
+            let own = format!("crate::store::{library}");
+            let mut uses = uses.filter(|line| {
+                line.contains(library) && !line.contains(&own) && !line.contains("\"")
+            });
+            let foreign = uses.next().filter(|_| !file.starts_with(home));
+            assert_eq!(foreign, None, "{file} knows {library}");
+        }
+    }
+    for (file, text) in sources("guest/src") {
+        let knows = text.contains("wit_bindgen");
+        assert!(!knows || file == "guest/src/lib.rs", "{file} knows wit-bindgen");
+    }
+}
+
+#[test]
+fn every_file_says_what_it_is_for() {
+    for directory in ["guest/src", "host/src", "tests/src", "tests/tests", "tests/guests"] {
+        for (file, text) in sources(directory) {
+            assert!(text.starts_with("//!"), "{file} does not begin with its purpose");
+        }
+    }
+}
+
+#[test]
+fn nothing_is_left_unfinished_or_silenced_without_a_reason() {
+    for directory in ["guest/src", "host/src", "tests/src"] {
+        for (file, text) in sources(directory) {
+            for word in ["TODO", "FIXME", "unimplemented!", "todo!", "dbg!", "#[ignore"] {
+                assert!(!text.contains(word), "{file} contains {word}");
+            }
+            let code = text.split("#[cfg(test)]\nmod tests").next().unwrap();
+            assert!(!code.contains(".unwrap()"), "{file} unwraps");
+        }
+    }
+}

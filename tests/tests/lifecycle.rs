@@ -1,0 +1,210 @@
+//! The process: its settings, its ports, its signals, its log and its metrics.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+
+use serde_json::{Value, json};
+use session_tests::client::{GrpcClient, Wire};
+use session_tests::host::{Launch, binary};
+use session_tests::wait;
+
+#[tokio::test]
+async fn a_bad_setting_stops_the_start_with_one_line() {
+    for (name, value, expected) in [
+        ("GRPC_PORT", "99999", "expected a port from 0 to 65535"),
+        ("SESSION_TTL", "15", "expected a duration"),
+        ("LOG_FORMAT", "xml", "expected text or json"),
+        ("BIND_ADDRESS", "everywhere", "expected an IP address"),
+        ("REDIS_DATABASE", "-1", "expected a database number"),
+    ] {
+        let output = Launch::in_memory().set(name, value).command().output().unwrap();
+        assert_eq!(output.status.code(), Some(64), "{name}");
+        let line = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(line.lines().count(), 1, "{line}");
+        assert!(line.contains(name) && line.contains(value) && line.contains(expected), "{line}");
+        assert!(output.stdout.is_empty());
+    }
+}
+
+#[tokio::test]
+async fn help_documents_every_setting() {
+    let output = std::process::Command::new(binary()).arg("--help").output().unwrap();
+    assert_eq!(output.status.code(), Some(0));
+    let help = String::from_utf8(output.stdout).unwrap();
+    for setting in [
+        "APP_NAME", "BIND_ADDRESS", "ADMIN_ADDRESS", "GRPC_PORT", "REST_PORT", "ADMIN_PORT",
+        "LOG_LEVEL", "LOG_FORMAT", "LOG_DIRECTORY", "REDIS_HOST", "REDIS_PORT", "REDIS_DATABASE",
+        "REDIS_USERNAME", "REDIS_PASSWORD", "REDIS_URL", "DATA_DIR", "SESSION_TTL",
+        "SESSION_LOCK_TTL",
+    ] {
+        assert!(help.contains(setting), "{setting}");
+    }
+}
+
+#[tokio::test]
+async fn a_taken_port_is_named() {
+    let host = Launch::in_memory().start();
+    let port = host.address("rest").rsplit(':').next().unwrap().to_owned();
+    let output = Launch::in_memory().set("REST_PORT", &port).command().output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let message = String::from_utf8_lossy(&output.stderr);
+    assert!(message.contains("REST") && message.contains(&port), "{message}");
+}
+
+#[tokio::test]
+async fn sigterm_answers_what_is_in_flight_and_keeps_everything() {
+    let directory = tempfile::tempdir().unwrap();
+    let launch = Launch::embedded(directory.path());
+    let mut host = launch.start();
+    let client = host.client(Wire::Grpc).await;
+    client.set("ez-pay", "k", json!({"request": 1})).await.unwrap();
+    // A request whose body is not there yet when the signal comes.
+    let mut stream = TcpStream::connect(host.address("rest")).unwrap();
+    let body = r#"{"request":2}"#;
+    write!(
+        stream,
+        "PUT /v1/ez-pay/sessions/k HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n\
+         content-length: {}\r\n\r\n{{",
+        body.len()
+    )
+    .unwrap();
+    let in_flight = "session_manager_requests_in_flight 1";
+    wait::until("the request is in flight", async || {
+        metrics(&host).await.contains(in_flight).then_some(())
+    })
+    .await;
+    host.signal("TERM");
+    let address = host.address("rest").to_owned();
+    wait::until("no connection is accepted", async || TcpStream::connect(&address).err()).await;
+    stream.write_all(&body.as_bytes()[1..]).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    drop(client);
+    assert_eq!(host.ended().await.code(), Some(0), "{}", host.log());
+
+    let host = launch.start();
+    let session = host.client(Wire::Rest).await.get("ez-pay", "k").await.unwrap();
+    assert_eq!((&session["request"], &session["version"]), (&json!(2), &json!("2")));
+}
+
+#[tokio::test]
+async fn a_second_signal_ends_at_once() {
+    let mut host = Launch::in_memory().start();
+    let mut stream = TcpStream::connect(host.address("rest")).unwrap();
+    let head = "PUT /v1/ez-pay/sessions/k HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\n";
+    stream.write_all(head.as_bytes()).unwrap();
+    wait::until("the request is in flight", async || {
+        metrics(&host).await.contains("session_manager_requests_in_flight 1").then_some(())
+    })
+    .await;
+    host.signal("TERM");
+    wait::until("it is stopping", async || host.log().contains("stopping").then_some(())).await;
+    host.signal("TERM");
+    assert_eq!(host.ended().await.code(), Some(1));
+}
+
+async fn metrics(host: &session_tests::host::Host) -> String {
+    reqwest::get(host.url("admin", "/metrics")).await.unwrap().text().await.unwrap()
+}
+
+#[tokio::test]
+async fn probes_and_metrics_answer_on_the_admin_port() {
+    let host = Launch::in_memory().start();
+    for (path, expected) in [("/livez", "alive\n"), ("/readyz", "ready\n")] {
+        let response = reqwest::get(host.url("admin", path)).await.unwrap();
+        assert_eq!(response.status(), 200);
+        assert_eq!(response.text().await.unwrap(), expected);
+    }
+    let client = host.client(Wire::Rest).await;
+    client.set("ez-pay", "k", json!({"request": 1})).await.unwrap();
+    client.get("ez-pay", "missing").await.unwrap_err();
+    host.client(Wire::Grpc).await.get("ez-pay", "k").await.unwrap();
+    let text = metrics(&host).await;
+    for line in [
+        r#"session_manager_requests_total{code="200",operation="session.booking.v1.Booking/Set",protocol="rest"} 1"#,
+        r#"session_manager_requests_total{code="404",operation="session.booking.v1.Booking/Get",protocol="rest"} 1"#,
+        r#"session_manager_requests_total{code="OK",operation="sessionmanager.SessionManager/GetSessionEZPay",protocol="grpc"} 1"#,
+        "session_manager_component_generation 1",
+        r#"session_manager_store_calls_total{outcome="answered"} 3"#,
+        "session_manager_store_up 1",
+        "process_resident_memory_bytes",
+    ] {
+        assert!(text.contains(line), "{line}\n{text}");
+    }
+    let refused = reqwest::get(host.url("admin", "/nothing")).await.unwrap();
+    assert_eq!(refused.status(), 404);
+}
+
+#[tokio::test]
+async fn a_request_id_is_accepted_or_made_and_is_in_the_log() {
+    let host = Launch::in_memory().set("LOG_LEVEL", "debug").set("LOG_FORMAT", "json").start();
+    let http = reqwest::Client::builder().no_proxy().build().unwrap();
+    let url = host.url("rest", "/health");
+    let response = http.get(&url).header("x-request-id", "mine-1").send().await.unwrap();
+    assert_eq!(response.headers()["x-request-id"], "mine-1");
+    let response = http.get(&url).send().await.unwrap();
+    assert!(!response.headers()["x-request-id"].is_empty());
+    let line = wait::until("the request is logged", async || {
+        host.log().lines().find(|line| line.contains("mine-1")).map(str::to_owned)
+    })
+    .await;
+    let line: Value = serde_json::from_str(&line).unwrap();
+    assert_eq!(line["span"]["request_id"], "mine-1");
+    assert_eq!(line["code"], "200");
+}
+
+#[tokio::test]
+async fn a_log_directory_takes_daily_files() {
+    let directory = tempfile::tempdir().unwrap();
+    let logs = directory.path().join("logs");
+    let mut host =
+        Launch::in_memory().set("LOG_DIRECTORY", logs.to_str().unwrap()).start();
+    host.signal("TERM");
+    assert_eq!(host.ended().await.code(), Some(0));
+    let file = std::fs::read_dir(&logs).unwrap().next().unwrap().unwrap();
+    let name = file.file_name().into_string().unwrap();
+    assert!(name.starts_with("session-manager.20") && name.ends_with(".log"), "{name}");
+    let text = std::fs::read_to_string(file.path()).unwrap();
+    assert!(text.contains("serving") && text.contains("stopped"), "{text}");
+    assert_eq!(host.log(), "");
+}
+
+#[tokio::test]
+async fn no_secret_and_no_whole_session_key_is_logged_or_told() {
+    let host = Launch::in_memory().set("LOG_LEVEL", "trace").start();
+    let key = "a-session-key-nobody-should-see";
+    for wire in [Wire::Rest, Wire::Grpc] {
+        let client = host.client(wire).await;
+        client.set("ez-pay", key, json!({"request": "a-document-of-somebody"})).await.unwrap();
+        client.get("ez-pay", key).await.unwrap();
+        let token = client.lock("ez-pay", key).await.unwrap();
+        let refusals = [
+            client.get("pre-order", key).await.unwrap_err(),
+            client.delete("ez-pay", key).await.unwrap_err(),
+            client.get("ez-pay", &format!("{key} x")).await.unwrap_err(),
+        ];
+        for refusal in refusals {
+            let told = format!("{refusal:?}");
+            assert!(!told.contains(key) && !told.contains(&token), "{told}");
+        }
+        client.unlock("ez-pay", key, &token).await.unwrap();
+        let log = host.log();
+        assert!(!log.contains(key) && !log.contains(&token) && !log.contains("a-document"), "{log}");
+    }
+    assert!(!metrics(&host).await.contains(key));
+}
+
+#[tokio::test]
+async fn grpc_tells_its_health_and_its_contract() {
+    let host = Launch::in_memory().start();
+    let grpc = GrpcClient::connect(host.address("grpc")).await;
+    for service in ["", "sessionmanager.SessionManager", "session.booking.v1.Booking"] {
+        let request = [&[0x0a, u8::try_from(service.len()).unwrap()], service.as_bytes()].concat();
+        let reply = grpc.raw("/grpc.health.v1.Health/Check", request.into()).await.unwrap();
+        // status = SERVING
+        assert_eq!(&reply[..], b"\x08\x01", "{service}");
+    }
+    let unknown = grpc.raw("/grpc.health.v1.Health/Check", bytes::Bytes::from_static(b"\x0a\x01x"));
+    assert_eq!(unknown.await.unwrap_err().code(), tonic::Code::NotFound);
+}

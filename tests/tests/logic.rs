@@ -1,0 +1,231 @@
+//! The logic engine with real components: the rules on virtual time, and what
+//! it does about components that misbehave.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use session_manager::clock::Clock;
+use session_manager::logic::{
+    BUILT_IN, Failure, Field, Limits, LoadError, Logic, Reason, Value, Write,
+};
+use session_manager::store::memory::Memory;
+use session_manager::store::transaction::{Outcome, Txn};
+use session_manager::store::{Answer, Event, Store};
+use session_manager::telemetry::Metrics;
+use session_tests::{guest, wait};
+
+async fn start(component: Bytes, store: Arc<dyn Store>, limits: Limits) -> Result<Logic, LoadError> {
+    Logic::start(component, store, Vec::new(), limits, Arc::clone(&Metrics::new().logic)).await
+}
+
+async fn misbehaving(store: Arc<dyn Store>, limits: Limits) -> Arc<Logic> {
+    let component = guest::build("misbehaving").into();
+    Arc::new(start(component, store, limits).await.unwrap())
+}
+
+fn memory() -> Arc<dyn Store> {
+    Arc::new(Memory::new(Clock::System))
+}
+
+fn write(key: &str, name: &str, json: &str) -> Write {
+    Write {
+        context: "pre-order".into(),
+        session_key: key.into(),
+        fields: vec![Field { name: name.into(), value: Value::Json(json.into()) }],
+        if_version: None,
+        lock_token: None,
+        violations: Vec::new(),
+    }
+}
+
+fn reason<T: std::fmt::Debug>(result: Result<T, Failure>) -> Reason {
+    match result {
+        Err(Failure::Fault(fault)) => fault.reason,
+        other => panic!("a fault, not {other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_session_lives_fifteen_minutes_after_its_last_write() {
+    let clock = Clock::manual(1_800_000_000_000);
+    let store = Arc::new(Memory::new(clock.clone()));
+    let logic = start(Bytes::from_static(BUILT_IN), store, Limits::default()).await.unwrap();
+    let minute = 60_000;
+    let written = logic.booking_set(&write("k", "fleet_list_request", "1")).await.unwrap();
+    assert_eq!(written.expires_at_ms, 1_800_000_000_000 + 15 * minute);
+    clock.advance(14 * minute);
+    logic.booking_set(&write("k", "fleet_list_response", "2")).await.unwrap();
+    clock.advance(14 * minute);
+    let session = logic.booking_get("pre-order", "k").await.unwrap();
+    assert_eq!((session.version, session.fields.len()), (2, 2));
+    clock.advance(minute - 1);
+    assert!(logic.booking_get("pre-order", "k").await.is_ok());
+    clock.advance(1);
+    assert_eq!(reason(logic.booking_get("pre-order", "k").await), Reason::SessionNotFound);
+}
+
+#[tokio::test]
+async fn a_lock_ends_after_three_seconds() {
+    let clock = Clock::manual(1_800_000_000_000);
+    let store = Arc::new(Memory::new(clock.clone()));
+    let logic = start(Bytes::from_static(BUILT_IN), store, Limits::default()).await.unwrap();
+    let grant = logic.booking_lock("pre-order", "k").await.unwrap();
+    assert_eq!(grant.expires_at_ms, 1_800_000_003_000);
+    clock.advance(2999);
+    let refused = logic.booking_set(&write("k", "fleet_list_request", "1")).await;
+    let Err(Failure::Fault(fault)) = refused else { panic!("a fault, not {refused:?}") };
+    assert_eq!((fault.reason, fault.metadata[0].value.as_str()), (Reason::SessionLocked, "1"));
+    clock.advance(1);
+    assert!(logic.booking_set(&write("k", "fleet_list_request", "1")).await.is_ok());
+}
+
+#[tokio::test]
+async fn a_trap_costs_its_own_call_only() {
+    let logic = misbehaving(memory(), Limits::default()).await;
+    for _ in 0..3 {
+        assert!(matches!(logic.booking_get("trap", "k").await, Err(Failure::Trapped)));
+        assert_eq!(reason(logic.booking_get("fine", "k").await), Reason::UnknownContext);
+    }
+}
+
+#[tokio::test]
+async fn a_call_that_takes_all_memory_is_stopped() {
+    let logic = misbehaving(memory(), Limits::default()).await;
+    assert!(matches!(logic.booking_get("allocate", "k").await, Err(Failure::Trapped)));
+    assert_eq!(reason(logic.booking_get("fine", "k").await), Reason::UnknownContext);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn calls_that_never_end_are_stopped_and_let_others_run() {
+    let logic = misbehaving(memory(), Limits::default()).await;
+    let mut endless = tokio::task::JoinSet::new();
+    // More than there are threads, so that they must let go of them.
+    for _ in 0..4 {
+        let logic = Arc::clone(&logic);
+        endless.spawn(async move { logic.booking_get("loop", "k").await });
+    }
+    let mut others = 0;
+    while !endless.is_empty() {
+        assert_eq!(reason(logic.booking_get("fine", "k").await), Reason::UnknownContext);
+        others += 1;
+        while let Some(ended) = endless.try_join_next() {
+            assert!(matches!(ended.unwrap(), Err(Failure::TimedOut)));
+        }
+        tokio::task::yield_now().await;
+    }
+    assert!(others > 4, "{others}");
+}
+
+/// A store that answers when it is told to.
+struct Gate {
+    open: AtomicBool,
+    opened: tokio::sync::Notify,
+    inner: Memory,
+}
+
+impl Gate {
+    fn new() -> Arc<Self> {
+        Arc::new(Self {
+            open: AtomicBool::new(false),
+            opened: tokio::sync::Notify::new(),
+            inner: Memory::new(Clock::System),
+        })
+    }
+
+    fn open(&self) {
+        self.open.store(true, Ordering::SeqCst);
+        self.opened.notify_waiters();
+    }
+}
+
+impl Store for Gate {
+    fn execute(&self, txn: Txn) -> Answer<'_, Outcome> {
+        Box::pin(async move {
+            loop {
+                let opened = self.opened.notified();
+                if self.open.load(Ordering::SeqCst) {
+                    return self.inner.execute(txn).await;
+                }
+                opened.await;
+            }
+        })
+    }
+
+    fn events<'a>(
+        &'a self,
+        log: &'a str,
+        after: Option<&'a str>,
+        limit: usize,
+    ) -> Answer<'a, Vec<Event>> {
+        self.inner.events(log, after, limit)
+    }
+
+    fn ping(&self) -> Answer<'_, ()> {
+        self.inner.ping()
+    }
+
+    fn flush(&self) -> Answer<'_, ()> {
+        self.inner.flush()
+    }
+
+    fn name(&self) -> &'static str {
+        "gate"
+    }
+}
+
+#[tokio::test]
+async fn waiting_for_the_store_is_not_computing() {
+    let gate = Gate::new();
+    let limits = Limits { cpu: Duration::from_millis(20), ..Limits::default() };
+    let logic = misbehaving(Arc::clone(&gate) as _, limits).await;
+    let waiting = tokio::spawn({
+        let logic = Arc::clone(&logic);
+        async move { logic.booking_get("ask", "k").await }
+    });
+    // Far longer than the call may compute, and many ticks.
+    let since = std::time::Instant::now();
+    wait::until("time has passed", async || (since.elapsed().as_millis() > 200).then_some(())).await;
+    gate.open();
+    assert_eq!(reason(waiting.await.unwrap()), Reason::UnknownContext);
+}
+
+#[tokio::test]
+async fn calls_beyond_the_bound_are_turned_away_and_a_dropped_call_makes_room() {
+    let gate = Gate::new();
+    let limits =
+        Limits { instances: 1, wait: Duration::from_millis(20), ..Limits::default() };
+    let logic = misbehaving(Arc::clone(&gate) as _, limits).await;
+    let holding = tokio::spawn({
+        let logic = Arc::clone(&logic);
+        async move { logic.booking_get("ask", "k").await }
+    });
+    wait::until("the place is taken", async || {
+        matches!(logic.booking_get("fine", "k").await, Err(Failure::Overloaded)).then_some(())
+    })
+    .await;
+    holding.abort();
+    assert!(holding.await.unwrap_err().is_cancelled());
+    assert_eq!(reason(logic.booking_get("fine", "k").await), Reason::UnknownContext);
+}
+
+#[tokio::test]
+async fn what_is_no_session_component_is_refused_with_the_reason() {
+    let wat = |text: &str| Bytes::from(wat::parse_str(text).unwrap());
+    for (component, expected) in [
+        (Bytes::from_static(b"not wasm at all"), "not a valid component"),
+        (wat("(module)"), "not a valid component"),
+        (wat("(component)"), "no exported instance named `session:manager/"),
+        (
+            wat(r#"(component (import "wasi:sockets/network@0.2.0" (instance)))"#),
+            "it imports wasi:sockets/network@0.2.0, which the host does not offer",
+        ),
+    ] {
+        let error = match start(component, memory(), Limits::default()).await {
+            Err(error) => error.to_string(),
+            Ok(_) => panic!("{expected} was accepted"),
+        };
+        assert!(error.contains(expected), "{error}");
+    }
+}

@@ -1,0 +1,149 @@
+//! Failures of the store and of the process: an outage never looks like a
+//! missing session, and what was acknowledged is there afterwards.
+
+use serde_json::json;
+use session_tests::client::{Client, Wire};
+use session_tests::host::Launch;
+use session_tests::redis_server::RedisServer;
+use session_tests::wait;
+
+async fn both(host: &session_tests::host::Host) -> [Client; 2] {
+    [host.client(Wire::Rest).await, host.client(Wire::Grpc).await]
+}
+
+#[tokio::test]
+async fn redis_down_is_unavailable_everywhere_and_recovers_by_itself() {
+    let mut redis = RedisServer::start().await;
+    let host = Launch::redis(&redis).set("REDIS_TIMEOUT", "500ms").start();
+    let clients = both(&host).await;
+    clients[0].set("pre-order", "kept", json!({"fleet_list_request": 7})).await.unwrap();
+    redis.kill().await;
+    for (client, http) in clients.iter().zip([503, 0]) {
+        let fields = || json!({"fleet_list_request": 1});
+        for refusal in [
+            client.get("pre-order", "kept").await.unwrap_err(),
+            client.get("pre-order", "never").await.unwrap_err(),
+            client.set("pre-order", "k", fields()).await.unwrap_err(),
+            client.delete("pre-order", "k").await.unwrap_err(),
+            client.get("reschedule", "k").await.unwrap_err(),
+            client.lock("pre-order", "k").await.unwrap_err(),
+            client.unlock("pre-order", "k", "token").await.unwrap_err(),
+            client.health().await.unwrap_err(),
+        ] {
+            assert_eq!((refusal.reason.as_str(), refusal.code), ("STORE_UNAVAILABLE", 14));
+            assert_eq!(refusal.http, http);
+            assert!(refusal.retry, "{refusal:?}");
+        }
+    }
+    let ready = reqwest::get(host.url("admin", "/readyz")).await.unwrap();
+    assert_eq!(ready.status(), 503);
+    assert_eq!(ready.headers()["retry-after"], "1");
+    let alive = reqwest::get(host.url("admin", "/livez")).await.unwrap();
+    assert_eq!(alive.status(), 200);
+
+    redis.restart().await;
+    for client in &clients {
+        let session = wait::until("the service recovers", async || {
+            client.get("pre-order", "kept").await.ok()
+        });
+        assert_eq!(session.await["fleet_list_request"], 7);
+    }
+}
+
+#[tokio::test]
+async fn redis_that_hangs_is_unavailable_within_the_timeout() {
+    let redis = RedisServer::start().await;
+    let host = Launch::redis(&redis).set("REDIS_TIMEOUT", "200ms").start();
+    let clients = both(&host).await;
+    clients[0].set("pre-order", "k", json!({"fleet_list_request": 7})).await.unwrap();
+    redis.signal("STOP");
+    for client in &clients {
+        let answer = tokio::time::timeout(wait::PATIENCE, client.get("pre-order", "k")).await;
+        assert_eq!(answer.unwrap().unwrap_err().reason, "STORE_UNAVAILABLE");
+    }
+    redis.signal("CONT");
+    for client in &clients {
+        wait::until("the service recovers", async || client.get("pre-order", "k").await.ok()).await;
+    }
+}
+
+#[tokio::test]
+async fn a_server_starts_without_redis_and_serves_when_it_comes() {
+    let mut redis = RedisServer::start().await;
+    redis.kill().await;
+    let host = Launch::redis(&redis).set("REDIS_TIMEOUT", "200ms").start();
+    let client = host.client(Wire::Rest).await;
+    assert_eq!(client.health().await.unwrap_err().reason, "STORE_UNAVAILABLE");
+    redis.restart().await;
+    wait::until("the service is well", async || client.health().await.ok()).await;
+}
+
+#[tokio::test]
+async fn nothing_acknowledged_is_lost_by_kill_9() {
+    let directory = tempfile::tempdir().unwrap();
+    let launch = Launch::embedded(directory.path());
+    let mut host = launch.start();
+    let clients = both(&host).await;
+    // Writers go on until the server is gone, and note what was acknowledged.
+    let mut writers = tokio::task::JoinSet::new();
+    for writer in 0..8_usize {
+        let client = clients[writer % 2].clone();
+        writers.spawn(async move {
+            let mut acknowledged = Vec::new();
+            for n in 0_u64.. {
+                let key = format!("w{writer}-{}", n % 50);
+                let fields = json!({"request": n, "response": {"n": n}});
+                let Ok(written) = client.set("ez-pay", &key, fields).await else { break };
+                acknowledged.push((key, n, written.version));
+            }
+            acknowledged
+        });
+    }
+    let counter = host.client(Wire::Rest).await;
+    wait::until("there are some sessions", async || counter.get("ez-pay", "w7-49").await.ok()).await;
+    host.signal("KILL");
+    host.ended().await;
+    let acknowledged: Vec<_> = writers.join_all().await;
+
+    let host = launch.start();
+    let client = host.client(Wire::Rest).await;
+    let mut checked = 0;
+    for writes in acknowledged {
+        let latest: std::collections::HashMap<_, _> =
+            writes.into_iter().map(|(key, n, version)| (key, (n, version))).collect();
+        for (key, (n, version)) in latest {
+            let session = client.get("ez-pay", &key).await.expect("an acknowledged session");
+            // A write that was under way may have come through as well.
+            let found: u64 = session["version"].as_str().unwrap().parse().unwrap();
+            assert!(found == version || found == version + 1, "{key}: {found} after {version}");
+            if found == version {
+                assert_eq!(session["request"], n, "{key}");
+            }
+            assert_eq!(session["request"], session["response"]["n"], "{key} is torn");
+            checked += 1;
+        }
+    }
+    assert!(checked >= 8 * 50 - 8, "{checked}");
+}
+
+#[tokio::test]
+async fn a_second_process_does_not_share_a_data_directory() {
+    let directory = tempfile::tempdir().unwrap();
+    let launch = Launch::embedded(directory.path());
+    let _host = launch.start();
+    let second = launch.command().output().unwrap();
+    assert_eq!(second.status.code(), Some(1));
+    let message = String::from_utf8_lossy(&second.stderr);
+    assert!(message.contains("in use by another process"), "{message}");
+}
+
+#[tokio::test]
+async fn a_redis_that_evicts_is_refused_unless_allowed() {
+    let redis = RedisServer::with(&["--maxmemory-policy", "allkeys-lru"]).await;
+    let refused = Launch::redis(&redis).command().output().unwrap();
+    assert_eq!(refused.status.code(), Some(1));
+    let message = String::from_utf8_lossy(&refused.stderr);
+    assert!(message.contains("maxmemory-policy noeviction"), "{message}");
+    let host = Launch::redis(&redis).set("REDIS_ALLOW_EVICTION", "true").start();
+    assert!(host.client(Wire::Rest).await.health().await.is_ok());
+}
