@@ -1,6 +1,8 @@
 //! Builds what the host embeds: the session component, compiled from the
 //! workspace's own source, and the code for the public gRPC contract.
 
+#![allow(clippy::disallowed_methods, reason = "cargo speaks to build scripts by environment")]
+
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -54,18 +56,22 @@ fn add_target() -> Result<()> {
     if installed()? {
         return Ok(());
     }
-    let added = Command::new("rustup").args(["target", "add", TARGET]).current_dir(workspace()?).status();
+    let added =
+        Command::new("rustup").args(["target", "add", TARGET]).current_dir(workspace()?).status();
     if added.is_ok_and(|status| status.success()) && installed()? {
         return Ok(());
     }
-    bail!("the Rust target {TARGET} is missing and could not be added; run: rustup target add {TARGET}")
+    bail!(
+        "the Rust target {TARGET} is missing and could not be added; run: rustup target add {TARGET}"
+    )
 }
 
 /// A command without the settings of the outer build, which are for the host.
 fn clean(program: &str) -> Command {
     let mut command = Command::new(program);
     for (name, _) in std::env::vars() {
-        let outer = ["RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS", "RUSTC_WRAPPER", "RUSTC_WORKSPACE_WRAPPER"];
+        let outer =
+            ["RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS", "RUSTC_WRAPPER", "RUSTC_WORKSPACE_WRAPPER"];
         if outer.contains(&name.as_str()) || name.starts_with("CARGO_PROFILE_") {
             command.env_remove(name);
         }

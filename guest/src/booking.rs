@@ -75,11 +75,7 @@ pub fn set(imports: &impl Imports, policy: &Policy, mut write: Write) -> Result<
                 entries,
                 ttl_ms: Some(policy.session_ttl_ms),
             }),
-            Operation::HashAdd(HashAdd {
-                key: key.clone(),
-                field: VERSION_FIELD.into(),
-                delta: 1,
-            }),
+            Operation::HashAdd(HashAdd { key: key.clone(), field: VERSION_FIELD.into(), delta: 1 }),
         ],
         vec![read(lock, &[TOKEN_FIELD]), read(key, &[VERSION_FIELD])],
     )?;
@@ -89,11 +85,7 @@ pub fn set(imports: &impl Imports, policy: &Policy, mut write: Write) -> Result<
     let [Reply::Deadline(Some(expires_at_ms)), Reply::Number(version)] = outcome.replies[..] else {
         return Err(unexpected_replies());
     };
-    Ok(Written {
-        session_key: write.session_key,
-        version: version.unsigned_abs(),
-        expires_at_ms,
-    })
+    Ok(Written { session_key: write.session_key, version: version.unsigned_abs(), expires_at_ms })
 }
 
 /// Reads a session; the first read of one marked for a single read deletes it.
@@ -101,7 +93,11 @@ pub fn set(imports: &impl Imports, policy: &Policy, mut write: Write) -> Result<
 /// # Errors
 /// `unknown-context`; `invalid-request`; `session-not-found`;
 /// `store-unavailable`.
-pub fn get(imports: &impl Imports, context_name: &str, session_key: &str) -> Result<Session, Fault> {
+pub fn get(
+    imports: &impl Imports,
+    context_name: &str,
+    session_key: &str,
+) -> Result<Session, Fault> {
     let context = context(context_name)?;
     valid_session_key(session_key)?;
     let key = keys::session(context, session_key);
@@ -365,3 +361,6 @@ fn session(context: &Context, mut hash: Hash) -> Session {
     }
     Session { fields, version, expires_at_ms: hash.expires_at_ms }
 }
+
+#[cfg(test)]
+mod tests;

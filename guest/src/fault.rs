@@ -32,7 +32,9 @@ pub fn invalid(mut violations: Vec<Violation>) -> Fault {
     violations.truncate(VIOLATIONS_MAX);
     let message = match &violations[..] {
         [only] => format!("{} {}", only.field, only.description),
-        [first, ..] => format!("{count} violations, the first: {} {}", first.field, first.description),
+        [first, ..] => {
+            format!("{count} violations, the first: {} {}", first.field, first.description)
+        }
         [] => "the request is not valid".into(),
     };
     Fault { reason: Reason::InvalidRequest, message, metadata: Vec::new(), violations }

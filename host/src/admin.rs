@@ -16,7 +16,8 @@ use crate::error::{Error, Reason};
 use crate::http::{answer, server};
 use crate::telemetry::Metrics;
 
-const PROMETHEUS: HeaderValue = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+const PROMETHEUS: HeaderValue =
+    HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
 const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 
 /// The wire.

@@ -75,8 +75,13 @@ pub struct Settings {
     pub log_format: LogFormat,
 
     /// Directory of daily log files; empty logs to standard error.
-    #[arg(long, env = "LOG_DIRECTORY", default_value = "", global = true,
-          hide_default_value = true)]
+    #[arg(
+        long,
+        env = "LOG_DIRECTORY",
+        default_value = "",
+        global = true,
+        hide_default_value = true
+    )]
     pub log_directory: String,
 
     /// Host of Redis; empty uses the embedded store.
@@ -93,18 +98,35 @@ pub struct Settings {
     pub redis_database: u32,
 
     /// User of Redis.
-    #[arg(long, env = "REDIS_USERNAME", default_value = "", global = true,
-          hide_default_value = true)]
+    #[arg(
+        long,
+        env = "REDIS_USERNAME",
+        default_value = "",
+        global = true,
+        hide_default_value = true
+    )]
     pub redis_username: String,
 
     /// Password of Redis.
-    #[arg(long, env = "REDIS_PASSWORD", default_value = "", global = true,
-          hide_default_value = true, hide_env_values = true)]
+    #[arg(
+        long,
+        env = "REDIS_PASSWORD",
+        default_value = "",
+        global = true,
+        hide_default_value = true,
+        hide_env_values = true
+    )]
     pub redis_password: String,
 
-    /// redis://[user:password@]host[:port][/database], instead of the five above.
-    #[arg(long, env = "REDIS_URL", default_value = "", global = true,
-          hide_default_value = true, hide_env_values = true)]
+    /// redis://user:password@host:port/database, instead of the five above.
+    #[arg(
+        long,
+        env = "REDIS_URL",
+        default_value = "",
+        global = true,
+        hide_default_value = true,
+        hide_env_values = true
+    )]
     pub redis_url: String,
 
     /// How long a call waits for Redis.
@@ -209,9 +231,8 @@ impl Settings {
 
     /// What the component is told, as the world's documentation lists it.
     pub fn for_component(&self) -> Vec<(String, String)> {
-        let milliseconds = |name: &str, duration: Duration| {
-            (name.to_owned(), duration.as_millis().to_string())
-        };
+        let milliseconds =
+            |name: &str, duration: Duration| (name.to_owned(), duration.as_millis().to_string());
         vec![
             milliseconds("session-ttl-ms", self.session_ttl),
             milliseconds("session-lock-ttl-ms", self.session_lock_ttl),
@@ -303,7 +324,15 @@ fn bounded(text: &str, least: Duration, most: Duration) -> Option<Duration> {
 
 /// A duration as Go writes it: numbers with units, such as `1h30m` or `1.5s`.
 fn duration(text: &str) -> Option<Duration> {
-    let units = [("ns", 1e-9), ("us", 1e-6), ("\u{b5}s", 1e-6), ("ms", 1e-3), ("s", 1.0), ("m", 60.0), ("h", 3600.0)];
+    let units = [
+        ("ns", 1e-9),
+        ("us", 1e-6),
+        ("\u{b5}s", 1e-6),
+        ("ms", 1e-3),
+        ("s", 1.0),
+        ("m", 60.0),
+        ("h", 3600.0),
+    ];
     let mut rest = text;
     let mut seconds = 0.0;
     if rest == "0" {
@@ -364,7 +393,9 @@ mod tests {
             (6027, 8027, 9027)
         );
         assert_eq!(settings.bind_address.to_string(), "127.0.0.1");
-        assert!(matches!(settings.store(), Ok(StoreChoice::Embedded(path)) if path.as_os_str() == "data"));
+        assert!(
+            matches!(settings.store(), Ok(StoreChoice::Embedded(path)) if path.as_os_str() == "data")
+        );
         assert_eq!(
             settings.for_component(),
             [
@@ -392,7 +423,10 @@ mod tests {
                 &["--session-ttl", "soon"],
                 r#"invalid value "soon" for SESSION_TTL: expected a duration from 1ms to 10 years, such as 15m or 1h30m"#,
             ),
-            (&["--log-format", "xml"], r#"invalid value "xml" for LOG_FORMAT: expected text or json"#),
+            (
+                &["--log-format", "xml"],
+                r#"invalid value "xml" for LOG_FORMAT: expected text or json"#,
+            ),
             (
                 &["--log-level", "loud"],
                 r#"invalid value "loud" for LOG_LEVEL: expected off, error, warn, info, debug or trace"#,

@@ -81,9 +81,16 @@ pub async fn start(settings: &Settings) -> Result<Running> {
         drop(stopped.wait_for(|stopped| *stopped).await);
     };
     report_health(&api, &metrics, &health, false).await;
-    tasks.spawn(grpc::serve(grpc, api.clone(), Arc::clone(&metrics), health.clone(), told(stopped.clone())));
+    tasks.spawn(grpc::serve(
+        grpc,
+        api.clone(),
+        Arc::clone(&metrics),
+        health.clone(),
+        told(stopped.clone()),
+    ));
     tasks.spawn(http::serve(rest, api.clone(), Arc::clone(&metrics), told(stopped.clone())));
-    let wire = Admin { api: api.clone(), metrics: Arc::clone(&metrics), stopping: Arc::clone(&stopping) };
+    let wire =
+        Admin { api: api.clone(), metrics: Arc::clone(&metrics), stopping: Arc::clone(&stopping) };
     let until = told(stopped.clone());
     tasks.spawn(async move {
         admin::serve(admin, wire, until).await;
@@ -140,7 +147,8 @@ async fn open_store(
     Ok(match choice {
         StoreChoice::Memory => Memory::swept(Clock::System),
         StoreChoice::Embedded(directory) => {
-            let opening = tokio::task::spawn_blocking(move || Embedded::open(&directory, Clock::System));
+            let opening =
+                tokio::task::spawn_blocking(move || Embedded::open(&directory, Clock::System));
             let opened = opening.await.context("the store did not open")?;
             Arc::new(opened.map_err(|error| {
                 let hint = match error {

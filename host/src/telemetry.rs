@@ -23,9 +23,8 @@ pub const REQUEST_ID: &str = "x-request-id";
 /// The most characters of a request id that a caller may give.
 const REQUEST_ID_CHARACTERS_MAX: usize = 128;
 /// Upper bounds of the latency histograms, in seconds.
-const LATENCY_BUCKETS: [f64; 14] = [
-    0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0,
-];
+const LATENCY_BUCKETS: [f64; 14] =
+    [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0];
 
 /// The form of log lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -265,9 +264,7 @@ fn registered<C: prometheus::core::Collector + Clone + 'static>(
     collector: prometheus::Result<C>,
 ) -> C {
     let collector = collector.expect("names and labels of metrics are valid constants");
-    registry
-        .register(Box::new(collector.clone()))
-        .expect("every metric is registered once");
+    registry.register(Box::new(collector.clone())).expect("every metric is registered once");
     collector
 }
 

@@ -139,7 +139,8 @@ impl Host {
         let path = format!("/proc/{}/status", self.process.child().id());
         let status = std::fs::read_to_string(path).expect("the process lives");
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("VmRSS");
-        let kib: u64 = line.split_whitespace().next().and_then(|n| n.parse().ok()).expect("a number");
+        let kib: u64 =
+            line.split_whitespace().next().and_then(|n| n.parse().ok()).expect("a number");
         kib << 10
     }
 }

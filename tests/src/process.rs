@@ -25,7 +25,8 @@ impl Process {
     /// # Panics
     /// When the signal cannot be sent.
     pub fn signal(&self, name: &str) {
-        let status = Command::new("kill").arg(format!("-{name}")).arg(self.0.id().to_string()).status();
+        let status =
+            Command::new("kill").arg(format!("-{name}")).arg(self.0.id().to_string()).status();
         assert!(status.is_ok_and(|status| status.success()), "kill -{name} failed");
     }
 

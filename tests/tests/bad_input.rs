@@ -152,6 +152,7 @@ async fn a_body_over_the_limit_is_too_large() {
         }
         drop(stream.write_all(b"\r\n"));
     }
+    drop(stream.write_all(b"0\r\n\r\n"));
     let mut answer = [0; 12];
     stream.read_exact(&mut answer).unwrap();
     assert_eq!(&answer, b"HTTP/1.1 413");
@@ -179,7 +180,8 @@ async fn unknown_paths_methods_and_parameters_are_told_apart() {
     }
     let response = s.http.patch(s.url(KEY)).send().await.unwrap();
     assert_eq!(response.status(), 405);
-    let mut allowed: Vec<&str> = response.headers()["allow"].to_str().unwrap().split(", ").collect();
+    let mut allowed: Vec<&str> =
+        response.headers()["allow"].to_str().unwrap().split(", ").collect();
     allowed.sort_unstable();
     assert_eq!(allowed, ["DELETE", "GET", "PUT"]);
     for path in [&format!("{KEY}?x=1"), "/v1/contexts?x=1", "/health?x=1"] {
@@ -266,7 +268,8 @@ async fn bytes_that_are_no_json_travel_in_base64_and_back() {
     // What was read can be written back as it is.
     let request = s.http.put(s.url(KEY)).json(&session);
     assert_eq!(rest(request).await.unwrap()["version"], "2");
-    let reply = grpc.raw("/sessionmanager.SessionManager/GetSession", Bytes::from_static(b"\x0a\x01k"));
+    let reply =
+        grpc.raw("/sessionmanager.SessionManager/GetSession", Bytes::from_static(b"\x0a\x01k"));
     let reply = reply.await.unwrap();
     assert!(reply.starts_with(b"\x0a\x01k\x12\x02\x08\xff"), "{reply:?}");
     let refusal = s.put(KEY, r#"{"fleet_list_request":{"$bytes":"*"}}"#).await;

@@ -300,13 +300,15 @@ async fn a_lock_keeps_others_out_until_it_ends(s: Setting) {
     assert!(s.client.set("cititrans", "k", fields()).await.is_ok());
     // A lock that nobody gives back ends by itself.
     s.client.lock("cititrans", "k").await.unwrap();
-    wait::until("the lock ends", async || s.client.set("cititrans", "k", fields()).await.ok()).await;
+    wait::until("the lock ends", async || s.client.set("cititrans", "k", fields()).await.ok())
+        .await;
 }
 
 async fn a_missing_key_is_made(s: Setting) {
     let mut keys = std::collections::HashSet::new();
     for n in 0..20 {
-        let written = s.client.set("pre-order", "", json!({"fleet_list_request": n})).await.unwrap();
+        let written =
+            s.client.set("pre-order", "", json!({"fleet_list_request": n})).await.unwrap();
         assert_eq!(written.session_key.len(), 32);
         let session = s.client.get("pre-order", &written.session_key).await.unwrap();
         assert_eq!(session["fleet_list_request"], n);

@@ -18,7 +18,8 @@ async fn contexts_are_those_of_the_component() {
     let http = reqwest::Client::builder().no_proxy().build().unwrap();
     let reply = rest(http.get(host.url("rest", "/v1/contexts"))).await.unwrap();
     let contexts = reply["contexts"].as_array().unwrap();
-    let names: Vec<&str> = contexts.iter().map(|context| context["name"].as_str().unwrap()).collect();
+    let names: Vec<&str> =
+        contexts.iter().map(|context| context["name"].as_str().unwrap()).collect();
     assert_eq!(names, ["pre-order", "ez-pay", "cititrans", "reschedule", "rent-revamp"]);
     assert_eq!(contexts[0]["ttl"], "120s");
     assert_eq!(
@@ -79,11 +80,13 @@ async fn any_context_is_served_by_name() {
     let url = host.url("rest", "/v1/rent-revamp/sessions/k");
     rest(http.put(&url).json(&json!({"fleet_id": "7", "selectedFleet": [1]}))).await.unwrap();
     let grpc = session_tests::client::GrpcClient::connect(host.address("grpc")).await;
-    let reply = grpc.named("Get", &[("context", "rent-revamp"), ("session_key", "k")]).await.unwrap();
+    let reply =
+        grpc.named("Get", &[("context", "rent-revamp"), ("session_key", "k")]).await.unwrap();
     let fields = reply.get_field_by_name("fields").unwrap().into_owned();
     let fields = fields.as_map().unwrap();
     assert_eq!(fields.len(), 2);
-    let field = |name: &str| fields[&prost_reflect::MapKey::String(name.into())].as_bytes().unwrap();
+    let field =
+        |name: &str| fields[&prost_reflect::MapKey::String(name.into())].as_bytes().unwrap();
     assert_eq!(&field("fleet_id")[..], b"7");
     assert_eq!(&field("selected_fleet")[..], b"[1]");
     let refused = grpc.named("Get", &[("context", "nothing"), ("session_key", "k")]).await;

@@ -57,7 +57,8 @@ fn rooms_of_the_host_import_only_what_lies_behind_them() {
         // What follows the tests of a file is for the tests.
         let code = text.split("#[cfg(test)]").next().unwrap();
         for import in code.split("crate::").skip(1) {
-            let room: String = import.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
+            let room: String =
+                import.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
             if room.is_empty() {
                 continue;
             }

@@ -32,9 +32,23 @@ async fn help_documents_every_setting() {
     assert_eq!(output.status.code(), Some(0));
     let help = String::from_utf8(output.stdout).unwrap();
     for setting in [
-        "APP_NAME", "BIND_ADDRESS", "ADMIN_ADDRESS", "GRPC_PORT", "REST_PORT", "ADMIN_PORT",
-        "LOG_LEVEL", "LOG_FORMAT", "LOG_DIRECTORY", "REDIS_HOST", "REDIS_PORT", "REDIS_DATABASE",
-        "REDIS_USERNAME", "REDIS_PASSWORD", "REDIS_URL", "DATA_DIR", "SESSION_TTL",
+        "APP_NAME",
+        "BIND_ADDRESS",
+        "ADMIN_ADDRESS",
+        "GRPC_PORT",
+        "REST_PORT",
+        "ADMIN_PORT",
+        "LOG_LEVEL",
+        "LOG_FORMAT",
+        "LOG_DIRECTORY",
+        "REDIS_HOST",
+        "REDIS_PORT",
+        "REDIS_DATABASE",
+        "REDIS_USERNAME",
+        "REDIS_PASSWORD",
+        "REDIS_URL",
+        "DATA_DIR",
+        "SESSION_TTL",
         "SESSION_LOCK_TTL",
     ] {
         assert!(help.contains(setting), "{setting}");
@@ -158,8 +172,7 @@ async fn a_request_id_is_accepted_or_made_and_is_in_the_log() {
 async fn a_log_directory_takes_daily_files() {
     let directory = tempfile::tempdir().unwrap();
     let logs = directory.path().join("logs");
-    let mut host =
-        Launch::in_memory().set("LOG_DIRECTORY", logs.to_str().unwrap()).start();
+    let mut host = Launch::in_memory().set("LOG_DIRECTORY", logs.to_str().unwrap()).start();
     host.signal("TERM");
     assert_eq!(host.ended().await.code(), Some(0));
     let file = std::fs::read_dir(&logs).unwrap().next().unwrap().unwrap();
@@ -190,7 +203,10 @@ async fn no_secret_and_no_whole_session_key_is_logged_or_told() {
         }
         client.unlock("ez-pay", key, &token).await.unwrap();
         let log = host.log();
-        assert!(!log.contains(key) && !log.contains(&token) && !log.contains("a-document"), "{log}");
+        assert!(
+            !log.contains(key) && !log.contains(&token) && !log.contains("a-document"),
+            "{log}"
+        );
     }
     assert!(!metrics(&host).await.contains(key));
 }

@@ -16,7 +16,11 @@ use session_manager::store::{Answer, Event, Store};
 use session_manager::telemetry::Metrics;
 use session_tests::{guest, wait};
 
-async fn start(component: Bytes, store: Arc<dyn Store>, limits: Limits) -> Result<Logic, LoadError> {
+async fn start(
+    component: Bytes,
+    store: Arc<dyn Store>,
+    limits: Limits,
+) -> Result<Logic, LoadError> {
     Logic::start(component, store, Vec::new(), limits, Arc::clone(&Metrics::new().logic)).await
 }
 
@@ -186,7 +190,8 @@ async fn waiting_for_the_store_is_not_computing() {
     });
     // Far longer than the call may compute, and many ticks.
     let since = std::time::Instant::now();
-    wait::until("time has passed", async || (since.elapsed().as_millis() > 200).then_some(())).await;
+    wait::until("time has passed", async || (since.elapsed().as_millis() > 200).then_some(()))
+        .await;
     gate.open();
     assert_eq!(reason(waiting.await.unwrap()), Reason::UnknownContext);
 }
@@ -194,8 +199,7 @@ async fn waiting_for_the_store_is_not_computing() {
 #[tokio::test]
 async fn calls_beyond_the_bound_are_turned_away_and_a_dropped_call_makes_room() {
     let gate = Gate::new();
-    let limits =
-        Limits { instances: 1, wait: Duration::from_millis(20), ..Limits::default() };
+    let limits = Limits { instances: 1, wait: Duration::from_millis(20), ..Limits::default() };
     let logic = misbehaving(Arc::clone(&gate) as _, limits).await;
     let holding = tokio::spawn({
         let logic = Arc::clone(&logic);

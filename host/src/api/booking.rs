@@ -39,7 +39,7 @@ pub async fn read(api: &Api, context: &str, session_key: &str) -> Result<Session
 /// Writes fields by name.
 ///
 /// # Errors
-/// As [`write`].
+/// As [`write()`].
 pub async fn set(api: &Api, request: v1::SetRequest) -> Result<DefaultResponse, Error> {
     let field = |(name, value): (String, Bytes)| logic::Field {
         name,

@@ -21,7 +21,7 @@ use crate::proto::sessionmanager::DefaultResponse;
 pub async fn set(
     api: &Api,
     context: String,
-    session_key: Option<String>,
+    session_key: Option<&str>,
     body: &[u8],
 ) -> Result<DefaultResponse, Error> {
     booking::write(api, &write(context, session_key, body)?).await
@@ -36,15 +36,13 @@ pub async fn get(api: &Api, context: &str, session_key: &str) -> Result<Vec<u8>,
     Ok(render(session_key, &session))
 }
 
-fn write(context: String, session_key: Option<String>, body: &[u8]) -> Result<Write, Error> {
+fn write(context: String, session_key: Option<&str>, body: &[u8]) -> Result<Write, Error> {
     let (members, nested) = json::members(body)?;
-    let mut reader = Reader {
-        violations: nested.into_iter().map(Into::into).collect(),
-        seen: Vec::new(),
-    };
+    let mut reader =
+        Reader { violations: nested.into_iter().map(Into::into).collect(), seen: Vec::new() };
     let mut write = Write {
         context,
-        session_key: session_key.clone().unwrap_or_default(),
+        session_key: session_key.unwrap_or_default().into(),
         fields: Vec::with_capacity(members.len()),
         if_version: None,
         lock_token: None,
@@ -69,7 +67,7 @@ fn write(context: String, session_key: Option<String>, body: &[u8]) -> Result<Wr
         match name {
             "session_key" => {
                 let given = reader.text(name, &member).unwrap_or_default();
-                if session_key.as_ref().is_none_or(|key| *key == given) {
+                if session_key.is_none_or(|key| key == given) {
                     write.session_key = given;
                 } else {
                     reader.violations.push(violation(name, "differs from the path's"));
@@ -231,7 +229,7 @@ mod tests {
     #[test]
     fn a_body_gives_fields_and_conditions_in_both_cases() {
         let body = br#"{"fleetListRequest":{"a":1},"ifVersion":"3","lock_token":"t","version":9}"#;
-        let write = write("pre-order".into(), Some("k".into()), body).expect("a write");
+        let write = write("pre-order".into(), Some("k"), body).expect("a write");
         assert_eq!((write.session_key.as_str(), write.if_version), ("k", Some(3)));
         assert_eq!(write.lock_token.as_deref(), Some("t"));
         assert_eq!(write.fields.len(), 1);
@@ -242,7 +240,7 @@ mod tests {
     #[test]
     fn every_breach_of_the_body_is_told() {
         let body = br#"{"session_key":"other","if_version":-1,"lock_token":5,"lockToken":"t"}"#;
-        let write = write("pre-order".into(), Some("k".into()), body).expect("a write");
+        let write = write("pre-order".into(), Some("k"), body).expect("a write");
         let fields: Vec<_> = write.violations.iter().map(|v| v.field.as_str()).collect();
         assert_eq!(fields, ["session_key", "if_version", "lock_token", "lock_token"]);
     }

@@ -30,7 +30,8 @@ pub fn members(body: &[u8]) -> Result<(Vec<Member<'_>>, Vec<Violation>), Error> 
     members.retain(|(name, value)| {
         let nesting = nesting(value.get());
         if nesting > NESTING_MAX {
-            let description = format!("is nested {nesting} deep, at most {NESTING_MAX} is accepted");
+            let description =
+                format!("is nested {nesting} deep, at most {NESTING_MAX} is accepted");
             violations.push(Violation { field: shown(name), description });
         }
         nesting <= NESTING_MAX

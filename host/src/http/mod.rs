@@ -96,9 +96,11 @@ impl Rest {
         let status = answer.status();
         self.metrics.answered("rest", operation, status.as_str(), duration);
         if status.is_server_error() {
-            span.in_scope(|| tracing::warn!(code = status.as_str(), ?duration, "request failed"));
+            let _entered = span.enter();
+            tracing::warn!(code = status.as_str(), ?duration, "request failed");
         } else {
-            span.in_scope(|| tracing::debug!(code = status.as_str(), ?duration, "request answered"));
+            let _entered = span.enter();
+            tracing::debug!(code = status.as_str(), ?duration, "request answered");
         }
         answer.headers_mut().insert(REQUEST_ID, id);
         answer
@@ -144,7 +146,7 @@ impl Rest {
                 no_query(&query)?;
                 let context = parameter("context").unwrap_or_default();
                 let key = parameter("session_key");
-                let written = booking::set(&self.api, context, key, &body).await?;
+                let written = booking::set(&self.api, context, key.as_deref(), &body).await?;
                 Ok(reply(route, &written))
             }
             Action::GetFlat => {
@@ -180,10 +182,7 @@ impl From<Error> for Refusal {
 impl Refusal {
     fn method(allowed: &str) -> Self {
         let message = format!("The path takes {allowed} only.");
-        Self {
-            error: Error::new(Reason::MethodNotAllowed, message),
-            allowed: Some(allowed.into()),
-        }
+        Self { error: Error::new(Reason::MethodNotAllowed, message), allowed: Some(allowed.into()) }
     }
 
     fn answer(self) -> Answer {

@@ -82,7 +82,8 @@ impl Document {
         let mut query = Vec::new();
         for field in route.method.input().fields() {
             if path.contains(&format!("{{{}}}", field.name())) {
-                let schema = if field.name() == "session_key" { session_key() } else { scalar(&field) };
+                let schema =
+                    if field.name() == "session_key" { session_key() } else { scalar(&field) };
                 parameters.push(json!({
                     "name": field.name(),
                     "in": "path",
@@ -90,7 +91,8 @@ impl Document {
                     "description": comment(&field),
                     "schema": schema,
                 }));
-            } else if !route.has_body && !route.template.contains(&format!("{{{}}}", field.name())) {
+            } else if !route.has_body && !route.template.contains(&format!("{{{}}}", field.name()))
+            {
                 query.push(json!({
                     "name": field.name(),
                     "in": "query",
@@ -190,11 +192,8 @@ impl Document {
                     Kind::Message(inner) => self.message(&inner),
                     _ => scalar(&field),
                 };
-                let mut schema = if field.is_list() {
-                    json!({ "type": "array", "items": one })
-                } else {
-                    one
-                };
+                let mut schema =
+                    if field.is_list() { json!({ "type": "array", "items": one }) } else { one };
                 if schema.get("$ref").is_none() {
                     schema["description"] = json!(comment(&field));
                 }

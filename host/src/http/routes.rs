@@ -136,9 +136,11 @@ fn route(method: &MethodDescriptor, rule: &DynamicMessage) -> Result<Route> {
 /// What each annotated operation does.
 fn action(operation: &str) -> Result<Action> {
     Ok(match operation {
-        "sessionmanager.SessionManager/HealthCheck" => unary(|api, _: EmptyRequest| async move {
-            api.health().await.map(|()| booking::done())
-        }),
+        "sessionmanager.SessionManager/HealthCheck" => {
+            unary(
+                |api, _: EmptyRequest| async move { api.health().await.map(|()| booking::done()) },
+            )
+        }
         "session.booking.v1.Booking/Set" => Action::SetFlat,
         "session.booking.v1.Booking/Get" => Action::GetFlat,
         "session.booking.v1.Booking/Delete" => {

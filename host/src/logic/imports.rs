@@ -56,11 +56,7 @@ impl faults::Host for Instance {}
 
 impl From<wit::Txn> for own::Txn {
     fn from(txn: wit::Txn) -> Self {
-        Self {
-            compare: all(txn.compare),
-            success: all(txn.success),
-            failure: all(txn.failure),
-        }
+        Self { compare: all(txn.compare), success: all(txn.success), failure: all(txn.failure) }
     }
 }
 
@@ -152,11 +148,7 @@ impl From<own::Entry> for wit::Entry {
 
 impl From<own::Outcome> for wit::Outcome {
     fn from(outcome: own::Outcome) -> Self {
-        Self {
-            succeeded: outcome.succeeded,
-            replies: all(outcome.replies),
-            now_ms: outcome.now,
-        }
+        Self { succeeded: outcome.succeeded, replies: all(outcome.replies), now_ms: outcome.now }
     }
 }
 

@@ -18,9 +18,7 @@ use tokio::sync::Semaphore;
 pub use bindings::exports::session::manager::booking::{
     Field, LockGrant, Session, StoredField, Value, Write, Written,
 };
-pub use bindings::exports::session::manager::catalog::{
-    Context, Description, Kind,
-};
+pub use bindings::exports::session::manager::catalog::{Context, Description, Kind};
 pub use bindings::session::manager::faults::{Fault, Reason, Violation};
 
 use crate::store::Store;
@@ -142,12 +140,10 @@ impl Logic {
         });
         let loaded = compiling.await.map_err(|error| LoadError::Engine(error.to_string()))??;
         let places = Arc::new(Semaphore::new(limits.instances as usize));
-        let pool =
-            Pool::new(loaded, store, settings.into(), limits.clone(), Arc::clone(&metrics));
+        let pool = Pool::new(loaded, store, settings.into(), limits.clone(), Arc::clone(&metrics));
         let mut lease = pool.lease(&places).await.map_err(|_| LoadError::Trial)?;
         let warm = lease.warm();
-        let described =
-            warm.exports.session_manager_catalog().call_describe(&mut warm.store).await;
+        let described = warm.exports.session_manager_catalog().call_describe(&mut warm.store).await;
         let description = Arc::new(lease.end(described).map_err(|_| LoadError::Trial)?);
         let current = ArcSwap::from_pointee(Generation { number: 1, description, pool });
         metrics.generation.set(1);
@@ -206,7 +202,8 @@ impl Logic {
         context: &str,
         session_key: &str,
     ) -> Result<LockGrant, Failure> {
-        call!(self, session_manager_booking.call_lock(context, session_key))?.map_err(Failure::Fault)
+        call!(self, session_manager_booking.call_lock(context, session_key))?
+            .map_err(Failure::Fault)
     }
 
     /// Gives the lock of a booking session back.

@@ -5,9 +5,9 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
-use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -102,7 +102,8 @@ impl Embedded {
         }
         let (journal, messages) = mpsc::channel();
         let failed = Arc::new(AtomicBool::new(false));
-        let writer = Writer { database, keyspace, failed: Arc::clone(&failed), unsynced_since: None };
+        let writer =
+            Writer { database, keyspace, failed: Arc::clone(&failed), unsynced_since: None };
         let writer = std::thread::Builder::new()
             .name("store-journal".into())
             .spawn(move || writer.run(&messages))
@@ -212,7 +213,8 @@ impl Writer {
                     Message::Sync(done) => sync.push(done),
                     Message::Stop => stop = true,
                 }
-                next = if stop || bytes > GROUP_BYTES_MAX { None } else { messages.try_recv().ok() };
+                next =
+                    if stop || bytes > GROUP_BYTES_MAX { None } else { messages.try_recv().ok() };
             }
             let committed = self.commit(group);
             for done in waiting.drain(..) {

@@ -44,8 +44,12 @@ pub trait Store: Send + Sync + 'static {
 
     /// Events of a log behind `after` (from its beginning when `None`), oldest
     /// first, at most `limit`.
-    fn events<'a>(&'a self, log: &'a str, after: Option<&'a str>, limit: usize)
-    -> Answer<'a, Vec<Event>>;
+    fn events<'a>(
+        &'a self,
+        log: &'a str,
+        after: Option<&'a str>,
+        limit: usize,
+    ) -> Answer<'a, Vec<Event>>;
 
     /// Whether the store can take a transaction now.
     fn ping(&self) -> Answer<'_, ()>;

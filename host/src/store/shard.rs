@@ -188,11 +188,13 @@ impl Shard {
                     Some(Slot { value: Value::Hash(hash), .. }) => &hash.fields[..],
                     _ => &[],
                 };
-                let counted = fields.iter().filter(|(name, _)| !except.iter().any(|e| **e == **name));
+                let counted =
+                    fields.iter().filter(|(name, _)| !except.iter().any(|e| **e == **name));
                 counted.map(|(_, value)| value.len() as u64).sum::<u64>() <= *limit
             }
             Compare::Member { key, member, alive } => {
-                let found = self.existing_set(key).is_some_and(|s| s.by_name.contains_key(&**member));
+                let found =
+                    self.existing_set(key).is_some_and(|s| s.by_name.contains_key(&**member));
                 found == *alive
             }
             Compare::MembersBelow { key, limit } => {
@@ -253,27 +255,27 @@ impl Shard {
                 Reply::Deadline(Some(now + ttl))
             }
             Operation::MemberRemove { key, member } => {
-                let existed = self.existing_set(&key).is_some_and(|s| s.by_name.contains_key(&*member));
+                let existed =
+                    self.existing_set(&key).is_some_and(|s| s.by_name.contains_key(&*member));
                 if existed {
                     self.remove_members(&key, &[member.into()], changes);
                 }
                 Reply::Existed(existed)
             }
-            Operation::MemberList { key, order, after, limit } => {
-                self.existing_set(&key).map_or(
-                    Reply::Members { members: Vec::new(), live: 0 },
-                    |set| Reply::Members {
-                        members: set.list(order, after.as_ref(), limit as usize),
-                        live: set.by_name.len() as u32,
-                    },
-                )
-            }
+            Operation::MemberList { key, order, after, limit } => self.existing_set(&key).map_or(
+                Reply::Members { members: Vec::new(), live: 0 },
+                |set| Reply::Members {
+                    members: set.list(order, after.as_ref(), limit as usize),
+                    live: set.by_name.len() as u32,
+                },
+            ),
             Operation::MemberClear { key, except, record_prefix } => {
                 self.clear(&key, except.as_deref(), record_prefix.as_deref(), changes)
             }
             Operation::AppendEvent { log, entries, keep } => {
                 let value = self.log(&log);
-                value.last = if now > value.last.0 { (now, 0) } else { (value.last.0, value.last.1 + 1) };
+                value.last =
+                    if now > value.last.0 { (now, 0) } else { (value.last.0, value.last.1 + 1) };
                 let id = value.last;
                 changes.put_event(&log, id, &entries);
                 value.events.push_back((id, entries));
@@ -305,12 +307,14 @@ impl Shard {
         record_prefix: Option<&str>,
         changes: &mut Changes,
     ) -> Reply {
-        let listed = self.existing_set(key).map(|set| set.list(Order::SoonestFirst, None, usize::MAX));
+        let listed =
+            self.existing_set(key).map(|set| set.list(Order::SoonestFirst, None, usize::MAX));
         let mut members = listed.unwrap_or_default();
         let all = members.len();
         members.retain(|member| Some(&*member.name) != except);
         let live = (all - members.len()) as u32;
-        let names: Vec<Box<str>> = members.iter().map(|member| member.name.as_str().into()).collect();
+        let names: Vec<Box<str>> =
+            members.iter().map(|member| member.name.as_str().into()).collect();
         self.remove_members(key, &names, changes);
         if let Some(prefix) = record_prefix {
             for name in &names {

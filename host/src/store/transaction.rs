@@ -302,9 +302,9 @@ impl Operation {
                     || entries.iter().any(|entry| name(&entry.field))
                     || *keep == 0
             }
-            Self::HashGet { fields, .. } => fields
-                .as_ref()
-                .is_some_and(|fields| fields.len() > FIELDS_MAX || fields.iter().any(name) || repeats(fields)),
+            Self::HashGet { fields, .. } => fields.as_ref().is_some_and(|fields| {
+                fields.len() > FIELDS_MAX || fields.iter().any(name) || repeats(fields)
+            }),
             Self::HashAdd { field, delta, .. } => {
                 name(field) || delta.unsigned_abs() > NUMBER_MAX.unsigned_abs()
             }
@@ -314,7 +314,9 @@ impl Operation {
             Self::MemberList { limit, .. } => *limit > MEMBERS_MAX,
             Self::HashDelete(_) | Self::MemberClear { .. } => false,
         };
-        defective.then_some("an operation has an empty, oversized or repeated name, list, number or lifetime")
+        defective.then_some(
+            "an operation has an empty, oversized or repeated name, list, number or lifetime",
+        )
     }
 }
 

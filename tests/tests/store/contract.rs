@@ -44,7 +44,8 @@ suite!(
 async fn a_write_keeps_other_fields_and_restarts_the_lifetime(f: &Fixture) {
     let first = f.perform(vec![set("k{t}", &[("a", "1"), ("b", "2")], Some(60_000))]).await;
     f.pass(20).await;
-    let outcome = f.run(Txn { success: vec![set("k{t}", &[("b", "3")], Some(60_000))], ..Txn::default() });
+    let outcome =
+        f.run(Txn { success: vec![set("k{t}", &[("b", "3")], Some(60_000))], ..Txn::default() });
     let outcome = outcome.await;
     assert_eq!(outcome.replies, [Reply::Deadline(Some(outcome.now + 60_000))]);
     assert_ne!(first, outcome.replies);
@@ -195,7 +196,9 @@ async fn a_counter_counts_and_refuses_what_is_no_number(f: &Fixture) {
 
 async fn a_refused_transaction_changes_nothing(f: &Fixture) {
     f.perform(vec![set("k{t}", &[("text", "x")], None), put("s{t}", "m", 60_000)]).await;
-    for culprit in [add("k{t}", "text", 1), set("s{t}", &[("a", "1")], None), put("k{t}", "m", 1000)] {
+    for culprit in
+        [add("k{t}", "text", 1), set("s{t}", &[("a", "1")], None), put("k{t}", "m", 1000)]
+    {
         let success = vec![set("new{t}", &[("a", "1")], None), culprit];
         f.rejected(Txn { success, ..Txn::default() }).await;
         assert_eq!(f.hash("new{t}").await, None);
@@ -214,7 +217,8 @@ async fn members_end_one_by_one(f: &Fixture) {
     let below = Compare::MembersBelow { key: "s{t}".into(), limit: 2 };
     assert!(f.holds(below).await);
     assert_eq!(f.members("s{t}").await, ["long"]);
-    let remove = |member: &str| Operation::MemberRemove { key: "s{t}".into(), member: member.into() };
+    let remove =
+        |member: &str| Operation::MemberRemove { key: "s{t}".into(), member: member.into() };
     assert_eq!(f.perform(vec![remove("short")]).await, [Reply::Existed(false)]);
     assert_eq!(f.perform(vec![remove("long")]).await, [Reply::Existed(true)]);
     assert!(f.members("s{t}").await.is_empty());
@@ -266,7 +270,8 @@ async fn a_listing_goes_on_behind_any_mark(f: &Fixture) {
         panic!("members");
     };
     let mark = members[2].clone();
-    f.perform(vec![Operation::MemberRemove { key: "s{t}".into(), member: mark.name.clone() }]).await;
+    f.perform(vec![Operation::MemberRemove { key: "s{t}".into(), member: mark.name.clone() }])
+        .await;
     for (order, expected) in [(Order::SoonestFirst, "b"), (Order::LatestFirst, "B")] {
         let after = Some(mark.clone());
         let page = Operation::MemberList { key: "s{t}".into(), order, after, limit: 1 };

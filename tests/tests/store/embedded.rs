@@ -66,7 +66,7 @@ async fn what_has_ended_leaves_the_disk_without_being_touched() {
     let directory = tempfile::tempdir().unwrap();
     let clock = Clock::manual(EPOCH);
     let store = open(&directory, &clock).unwrap();
-    perform(&store, vec![set("k", &[("a", "1")], Some(1000)), ]).await;
+    perform(&store, vec![set("k", &[("a", "1")], Some(1000))]).await;
     perform(&store, vec![put("s", "x", 1000)]).await;
     clock.advance(2000);
     // A copy that is opened in the past shows what is really on the disk.

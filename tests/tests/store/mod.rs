@@ -95,8 +95,10 @@ impl Fixture {
             return;
         }
         let until = self.now().await + milliseconds;
-        wait::until("the clock of Redis goes on", async || (self.now().await > until).then_some(()))
-            .await;
+        wait::until("the clock of Redis goes on", async || {
+            (self.now().await > until).then_some(())
+        })
+        .await;
     }
 
     pub async fn hash(&self, key: &str) -> Option<Hash> {

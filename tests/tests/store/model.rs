@@ -42,8 +42,11 @@ fn compare() -> impl Strategy<Value = Compare> {
         }),
         (key(), prop::collection::vec(field(), 0..3), 0_u64..8)
             .prop_map(|(key, except, limit)| Compare::SizeAtMost { key, except, limit }),
-        (key(), member(), any::<bool>())
-            .prop_map(|(key, member, alive)| Compare::Member { key, member, alive }),
+        (key(), member(), any::<bool>()).prop_map(|(key, member, alive)| Compare::Member {
+            key,
+            member,
+            alive
+        }),
         (key(), 0_u32..4).prop_map(|(key, limit)| Compare::MembersBelow { key, limit }),
     ]
 }

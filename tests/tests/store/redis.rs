@@ -56,7 +56,10 @@ async fn a_server_that_evicts_or_is_too_old_is_not_fit() {
 async fn a_full_server_is_unavailable_for_writes_and_still_reads() {
     let server = RedisServer::start().await;
     let store = connect(&server);
-    store.execute(Txn { success: vec![set("k", &[("a", "1")], None)], ..Txn::default() }).await.unwrap();
+    store
+        .execute(Txn { success: vec![set("k", &[("a", "1")], None)], ..Txn::default() })
+        .await
+        .unwrap();
     let mut connection = server.connect(0).await;
     let mut limit = ::redis::cmd("CONFIG");
     let _: () =

@@ -133,7 +133,10 @@ impl Redis {
         self.limited(command.query_async(&mut connection)).await
     }
 
-    async fn limited<T>(&self, call: impl Future<Output = Result<T, RedisError>>) -> Result<T, Error> {
+    async fn limited<T>(
+        &self,
+        call: impl Future<Output = Result<T, RedisError>>,
+    ) -> Result<T, Error> {
         match tokio::time::timeout(self.timeout, call).await {
             Ok(result) => result.map_err(|error| failure(&error)),
             Err(_) => Err(Error::Unavailable("no answer in time".into())),

@@ -1,0 +1,269 @@
+//! Each rule against a store that is told what to answer: which transaction
+//! it asks for, and what it makes of the outcome.
+
+use std::cell::RefCell;
+
+use super::*;
+use crate::booking_types::Value;
+use crate::store::StoreError;
+
+const POLICY: Policy = Policy { session_ttl_ms: 900_000, session_lock_ttl_ms: 3000 };
+
+/// Answers each transaction with the next outcome, and keeps it.
+#[derive(Default)]
+struct Script {
+    answers: RefCell<Vec<Result<Outcome, StoreError>>>,
+    asked: RefCell<Vec<Txn>>,
+}
+
+impl Script {
+    fn answering(succeeded: bool, replies: Vec<Reply>) -> Self {
+        let outcome = Outcome { succeeded, replies, now_ms: 1000 };
+        Self { answers: vec![Ok(outcome)].into(), asked: RefCell::default() }
+    }
+
+    /// The one transaction that was asked for.
+    fn asked(&self) -> Txn {
+        let mut asked = self.asked.borrow_mut();
+        assert_eq!(asked.len(), 1, "a rule is one transaction");
+        asked.remove(0)
+    }
+
+    fn asked_nothing(&self) -> bool {
+        self.asked.borrow().is_empty()
+    }
+}
+
+impl Imports for Script {
+    fn execute(&self, txn: &Txn) -> Result<Outcome, StoreError> {
+        let copy = Txn {
+            compare: txn.compare.clone(),
+            success: txn.success.clone(),
+            failure: txn.failure.clone(),
+        };
+        self.asked.borrow_mut().push(copy);
+        self.answers.borrow_mut().remove(0)
+    }
+
+    fn token(&self, length: u32) -> String {
+        "T".repeat(length as usize)
+    }
+
+    fn setting(&self, _: &str) -> Option<String> {
+        None
+    }
+}
+
+fn write(context: &str, key: &str, fields: &[(&str, &str)]) -> Write {
+    let field = |(name, json): &(&str, &str)| Field {
+        name: (*name).into(),
+        value: Value::Json(json.as_bytes().to_vec()),
+    };
+    Write {
+        context: context.into(),
+        session_key: key.into(),
+        fields: fields.iter().map(field).collect(),
+        if_version: None,
+        lock_token: None,
+        violations: Vec::new(),
+    }
+}
+
+fn entry(field: &str, value: &str) -> Entry {
+    Entry { field: field.into(), value: value.into() }
+}
+
+fn record(entries: &[(&str, &str)]) -> Reply {
+    let entries = entries.iter().map(|(field, value)| entry(field, value)).collect();
+    Reply::Record(Some(Hash { entries, expires_at_ms: Some(4000) }))
+}
+
+fn equals(key: &str, field: &str, value: &str) -> FieldTest {
+    FieldTest { key: key.into(), field: field.into(), value: value.into() }
+}
+
+const PRE_ORDER: &str = "SESSION_PRE_ORDER:k";
+const LOCK: &str = "SESSION_LOCK:{SESSION_PRE_ORDER:k}";
+
+#[test]
+fn a_write_is_one_transaction_that_checks_the_lock_and_counts_the_version() {
+    let written = vec![Reply::Deadline(Some(901_000)), Reply::Number(7)];
+    let script = Script::answering(true, written);
+    let request = write("pre-order", "k", &[("fleetListRequest", "{}")]);
+    let written = set(&script, &POLICY, request).expect("written");
+    assert_eq!((written.version, written.expires_at_ms), (7, 901_000));
+    let txn = script.asked();
+    assert_eq!(txn.compare, [Compare::Absent(LOCK.into())]);
+    assert_eq!(
+        txn.success,
+        [
+            Operation::HashSet(HashSet {
+                key: PRE_ORDER.into(),
+                entries: vec![entry("FLEET_LIST_REQUEST", "{}")],
+                ttl_ms: Some(900_000),
+            }),
+            Operation::HashAdd(HashAdd {
+                key: PRE_ORDER.into(),
+                field: "_version".into(),
+                delta: 1,
+            }),
+        ]
+    );
+}
+
+#[test]
+fn conditions_become_compares() {
+    for (if_version, lock_token, expected) in [
+        (Some(0), None, vec![Compare::Absent(LOCK.into()), Compare::Absent(PRE_ORDER.into())]),
+        (
+            Some(3),
+            Some("t"),
+            vec![
+                Compare::FieldEqualsOrAbsent(equals(LOCK, "token", "t")),
+                Compare::FieldEquals(equals(PRE_ORDER, "_version", "3")),
+            ],
+        ),
+    ] {
+        let replies = vec![Reply::Deadline(Some(1)), Reply::Number(1)];
+        let script = Script::answering(true, replies);
+        let mut request = write("pre-order", "k", &[("fleet_list_request", "1")]);
+        request.if_version = if_version;
+        request.lock_token = lock_token.map(Into::into);
+        set(&script, &POLICY, request).expect("written");
+        assert_eq!(script.asked().compare, expected);
+    }
+}
+
+#[test]
+fn a_refused_write_says_which_condition_failed() {
+    let locked = || record(&[("token", "theirs")]);
+    let at = |version| record(&[("_version", version)]);
+    let absent = || Reply::Record(None);
+    for (if_version, token, replies, reason, fact) in [
+        (None, None, vec![locked(), absent()], Reason::SessionLocked, "3000"),
+        (Some(1), None, vec![locked(), at("2")], Reason::SessionLocked, "3000"),
+        (Some(1), None, vec![absent(), at("2")], Reason::VersionMismatch, "2"),
+        (Some(1), None, vec![absent(), absent()], Reason::VersionMismatch, "0"),
+        (Some(0), None, vec![absent(), at("2")], Reason::VersionMismatch, "2"),
+        (Some(0), None, vec![absent(), record(&[])], Reason::VersionMismatch, "0"),
+        (Some(1), Some("theirs"), vec![locked(), at("2")], Reason::VersionMismatch, "2"),
+        (Some(1), Some("mine"), vec![locked(), at("2")], Reason::SessionLocked, "3000"),
+    ] {
+        let script = Script::answering(false, replies);
+        let mut request = write("pre-order", "k", &[("fleet_list_request", "1")]);
+        request.if_version = if_version;
+        request.lock_token = token.map(Into::into);
+        let fault = set(&script, &POLICY, request).expect_err("refused");
+        assert_eq!((fault.reason, fault.metadata[0].value.as_str()), (reason, fact));
+    }
+}
+
+#[test]
+fn only_a_context_that_can_outgrow_a_session_is_measured() {
+    let replies = vec![Reply::Record(None), record(&[("_version", "1")])];
+    let script = Script::answering(false, replies);
+    let request = write("rent-revamp", "k", &[("fleet_id", "\"ab\"")]);
+    let fault = set(&script, &POLICY, request).expect_err("too large");
+    assert_eq!((fault.reason, fault.violations.len()), (Reason::InvalidRequest, 1));
+    let bound = SizeBound {
+        key: "SESSION_RENT_REVAMP:k".into(),
+        except: vec!["FLEET_ID".into(), "_version".into()],
+        limit: SESSION_BYTES_MAX - 2,
+    };
+    assert_eq!(script.asked().compare[1], Compare::SizeAtMost(bound));
+}
+
+#[test]
+fn every_violation_is_told_and_nothing_is_asked_of_the_store() {
+    let mut request = write(
+        "reschedule",
+        "a b",
+        &[("nothing", "1"), ("fixed", "\"x\""), ("order_id", "1"), ("orderId", "\"1\"")],
+    );
+    request.violations = vec![violation("if_version", "is wrong")];
+    let script = Script::default();
+    let fault = set(&script, &POLICY, request).expect_err("refused");
+    let fields: Vec<&str> = fault.violations.iter().map(|v| v.field.as_str()).collect();
+    assert_eq!(fields, ["if_version", "session_key", "\"nothing\"", "fixed", "order_id"]);
+    assert!(script.asked_nothing());
+}
+
+#[test]
+fn a_write_names_at_least_one_value() {
+    for fields in [&[][..], &[("order_id", "null")]] {
+        let fault = set(&Script::default(), &POLICY, write("reschedule", "k", fields));
+        assert_eq!(fault.expect_err("refused").violations[0].field, "fields");
+    }
+}
+
+#[test]
+fn a_key_is_made_when_there_is_none() {
+    let replies = vec![Reply::Deadline(Some(1)), Reply::Number(1)];
+    let script = Script::answering(true, replies);
+    let request = write("pre-order", "", &[("fleet_list_request", "1")]);
+    let written = set(&script, &POLICY, request).expect("written");
+    assert_eq!(written.session_key, "T".repeat(32));
+}
+
+#[test]
+fn a_read_answers_what_the_schema_knows() {
+    let stored = [
+        ("ORDER_ID", "42"),
+        ("IS_PROMO_VALID", "true"),
+        ("_version", "5"),
+        ("SOMEBODY_ELSES", "x"),
+    ];
+    let script = Script::answering(false, vec![record(&stored)]);
+    let session = get(&script, "reschedule", "k").expect("read");
+    assert_eq!((session.version, session.expires_at_ms), (5, Some(4000)));
+    let written: Vec<(&str, &[u8])> = session
+        .fields
+        .iter()
+        .filter_map(|field| Some((field.name.as_str(), field.value.as_deref()?)))
+        .collect();
+    assert_eq!(written, [("is_promo_valid", &b"1"[..]), ("order_id", b"42")]);
+    // Scalars that were never written are told as such, documents are not.
+    assert_eq!(session.fields.len(), 11);
+    assert!(session.fields.iter().all(|field| field.name != "localized_message"));
+}
+
+#[test]
+fn a_one_time_session_is_deleted_by_the_transaction_that_reads_it() {
+    let script = Script::answering(true, vec![record(&[("_version", "1")]), Reply::Existed(true)]);
+    get(&script, "reschedule", "k").expect("read");
+    let txn = script.asked();
+    let key = "SESSION_RESCHEDULE:k";
+    assert_eq!(txn.compare, [Compare::FieldEquals(equals(key, "DELETE_AFTER_GET", "1"))]);
+    assert_eq!(txn.success[1], Operation::HashDelete(key.into()));
+    assert_eq!(txn.failure.len(), 1);
+}
+
+#[test]
+fn an_outage_is_never_a_missing_session() {
+    let down = || Script {
+        answers: vec![Err(StoreError::Unavailable("down".into()))].into(),
+        asked: RefCell::default(),
+    };
+    let reasons = [
+        get(&down(), "pre-order", "k").expect_err("down").reason,
+        delete(&down(), "pre-order", "k", None).expect_err("down").reason,
+        lock(&down(), &POLICY, "pre-order", "k").expect_err("down").reason,
+        unlock(&down(), "pre-order", "k", "t").expect_err("down").reason,
+    ];
+    assert_eq!(reasons, [Reason::StoreUnavailable; 4]);
+    let missing = Script::answering(true, vec![Reply::Record(None)]);
+    let fault = get(&missing, "pre-order", "k").expect_err("missing");
+    assert_eq!(fault.reason, Reason::SessionNotFound);
+}
+
+#[test]
+fn no_fault_repeats_the_session_key() {
+    let key = "somebodys key";
+    for fault in [
+        get(&Script::default(), "pre-order", key).expect_err("refused"),
+        get(&Script::answering(true, vec![Reply::Record(None)]), "pre-order", "somebodys")
+            .expect_err("missing"),
+    ] {
+        assert!(!format!("{fault:?}").contains("somebodys"), "{fault:?}");
+    }
+}
