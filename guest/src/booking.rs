@@ -4,7 +4,7 @@
 
 use crate::booking_types::{Field, LockGrant, Session, StoredField, Write, Written};
 use crate::catalog::Kind;
-use crate::fault::{fault, fault_with, from_store, invalid, quote, violation};
+use crate::fault::{fault, fault_with, field_name, from_store, invalid, quote, violation};
 use crate::faults::{Fault, Reason, Violation};
 use crate::imports::Imports;
 use crate::keys::{self, TOKEN_FIELD, VERSION_FIELD};
@@ -239,7 +239,7 @@ fn entries(context: &Context, fields: Vec<Field>, violations: &mut Vec<Violation
     for Field { name, value } in fields {
         let Some(field) = context.field_index(&name).map(|index| &context.fields[index]) else {
             let description = format!("is not a field of the context {}", context.name);
-            violations.push(violation(quote(&name), description));
+            violations.push(violation(field_name(&name), description));
             continue;
         };
         if entries.iter().any(|entry| entry.field == field.stored_as) {

@@ -48,6 +48,14 @@ pub fn from_store(error: StoreError) -> Fault {
     }
 }
 
+/// A field's name from the request as a violation may repeat it: as it is when a
+/// field could have it, else as [`quote`] does.
+pub fn field_name(name: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
+    let fits = !name.is_empty() && name.len() <= NAME_CHARACTERS_MAX;
+    if fits && name.bytes().all(plain) { name.into() } else { quote(name) }
+}
+
 /// A name from the request as a text may repeat it: short, quoted, escaped.
 pub fn quote(name: &str) -> String {
     let mut short: String = name.chars().take(NAME_CHARACTERS_MAX).collect();

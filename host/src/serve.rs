@@ -74,7 +74,7 @@ pub async fn start(settings: &Settings) -> Result<Running> {
     tracing::info!(store = store.name(), digest = logic.generation().digest(), "component loaded");
     let api = Api { logic, store: Arc::clone(&store) };
 
-    let (health, _) = tonic_health::server::health_reporter();
+    let (mut health, _) = tonic_health::server::health_reporter();
     let stopping = Arc::new(AtomicBool::new(false));
     let told = |mut stopped: watch::Receiver<bool>| async move {
         // A sender that is gone means the same.
@@ -104,6 +104,10 @@ pub async fn start(settings: &Settings) -> Result<Running> {
             drop(pause.await);
         }
         report_health(&api, &metrics, &health, true).await;
+        // Who watches has been told; without a status the streams end.
+        for service in grpc::SERVICES {
+            health.clear_service_status(service).await;
+        }
         Ok(())
     });
     Ok(Running { addresses, store, stopping, stop, tasks })

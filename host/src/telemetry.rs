@@ -5,7 +5,7 @@
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http::HeaderValue;
 use prometheus::{
@@ -102,8 +102,7 @@ pub struct Metrics {
     registry: Registry,
     requests: IntCounterVec,
     duration: HistogramVec,
-    /// Requests in flight, on all wires.
-    pub in_flight: IntGauge,
+    in_flight: IntGauge,
     /// What the component does.
     pub logic: Arc<LogicMetrics>,
     /// Whether the store answered when it was last asked.
@@ -177,11 +176,11 @@ impl Metrics {
         Self { registry, requests, duration, in_flight, logic, store_up }
     }
 
-    /// A request was answered. `operation` is one of the contract's, never
-    /// taken from a request.
-    pub fn answered(&self, protocol: &str, operation: &str, code: &str, duration: Duration) {
-        self.requests.with_label_values(&[protocol, operation, code]).inc();
-        self.duration.with_label_values(&[protocol, operation]).observe(duration.as_secs_f64());
+    /// A request has come. `operation` is one of the contract's, never taken from
+    /// a request.
+    pub fn request<'a>(&'a self, protocol: &'static str, operation: &'a str) -> InFlight<'a> {
+        self.in_flight.inc();
+        InFlight { metrics: self, protocol, operation, started: Instant::now(), answered: false }
     }
 
     /// All metrics in the text format of Prometheus.
@@ -191,6 +190,42 @@ impl Metrics {
             tracing::error!(%error, "metrics do not render");
         }
         text
+    }
+}
+
+/// A request in flight. One that is dropped before it is answered, as its caller
+/// has gone or has waited long enough, counts as `cancelled`.
+pub struct InFlight<'a> {
+    metrics: &'a Metrics,
+    protocol: &'static str,
+    operation: &'a str,
+    started: Instant,
+    answered: bool,
+}
+
+impl InFlight<'_> {
+    /// The request is answered; returns how long that took.
+    pub fn answered(mut self, code: &str) -> Duration {
+        self.answered = true;
+        self.count(code)
+    }
+
+    fn count(&self, code: &str) -> Duration {
+        let duration = self.started.elapsed();
+        let (protocol, operation) = (self.protocol, self.operation);
+        self.metrics.requests.with_label_values(&[protocol, operation, code]).inc();
+        let histogram = self.metrics.duration.with_label_values(&[protocol, operation]);
+        histogram.observe(duration.as_secs_f64());
+        duration
+    }
+}
+
+impl Drop for InFlight<'_> {
+    fn drop(&mut self) {
+        self.metrics.in_flight.dec();
+        if !self.answered {
+            self.count("cancelled");
+        }
     }
 }
 
@@ -287,9 +322,16 @@ mod tests {
     #[test]
     fn metrics_render_with_their_labels() {
         let metrics = Metrics::new();
-        metrics.answered("rest", "Booking/Get", "200", Duration::from_millis(2));
+        metrics.request("rest", "Booking/Get").answered("200");
+        drop(metrics.request("rest", "Booking/Get"));
         let text = String::from_utf8(metrics.render()).expect("text");
-        let line = r#"session_manager_requests_total{code="200",operation="Booking/Get",protocol="rest"} 1"#;
-        assert!(text.contains(line), "{text}");
+        for (code, count) in [("200", 1), ("cancelled", 1)] {
+            let line = format!(
+                "session_manager_requests_total\
+                 {{code=\"{code}\",operation=\"Booking/Get\",protocol=\"rest\"}} {count}"
+            );
+            assert!(text.contains(&line), "{text}");
+        }
+        assert!(text.contains("session_manager_requests_in_flight 0"), "{text}");
     }
 }

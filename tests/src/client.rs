@@ -13,7 +13,7 @@ use prost_reflect::{
 use serde_json::{Map, Value as Json, json};
 use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::transport::Channel;
-use tonic::{Code, Status};
+use tonic::{Code, Status, Streaming};
 use tonic_types::StatusExt;
 
 use crate::host::Host;
@@ -389,6 +389,23 @@ impl GrpcClient {
         grpc.ready().await.map_err(|error| Status::new(Code::Unknown, error.to_string()))?;
         let path = PathAndQuery::try_from(path).expect("a path");
         let reply = grpc.unary(tonic::Request::new(message), path, Raw).await?;
+        Ok(reply.into_inner())
+    }
+}
+
+impl GrpcClient {
+    /// Opens a stream of replies.
+    ///
+    /// # Errors
+    /// The status.
+    ///
+    /// # Panics
+    /// When `path` is none.
+    pub async fn stream(&self, path: &str, message: Bytes) -> Result<Streaming<Bytes>, Status> {
+        let mut grpc = tonic::client::Grpc::new(self.channel.clone());
+        grpc.ready().await.map_err(|error| Status::new(Code::Unknown, error.to_string()))?;
+        let path = PathAndQuery::try_from(path).expect("a path");
+        let reply = grpc.server_streaming(tonic::Request::new(message), path, Raw).await?;
         Ok(reply.into_inner())
     }
 }

@@ -57,7 +57,7 @@ async fn unknown_contexts_and_fields_are_named() {
     assert!(refusal.message.contains("\"pre-ordr\""), "{}", refusal.message);
     let refusal = s.put(KEY, r#"{"fleet_list":1, "fleet_list_request":1, "x":2}"#).await;
     assert_eq!(kind(&refusal), INVALID);
-    assert_eq!(refusal.violations, ["\"fleet_list\"", "\"x\""]);
+    assert_eq!(refusal.violations, ["fleet_list", "x"]);
     s.lives().await;
 }
 
@@ -187,7 +187,7 @@ async fn unknown_paths_methods_and_parameters_are_told_apart() {
     for path in [&format!("{KEY}?x=1"), "/v1/contexts?x=1", "/health?x=1"] {
         let refusal = rest(s.http.get(s.url(path))).await.unwrap_err();
         assert_eq!(kind(&refusal), INVALID, "{path}");
-        assert_eq!(refusal.violations, ["\"x\""], "{path}");
+        assert_eq!(refusal.violations, ["x"], "{path}");
     }
 }
 
@@ -272,6 +272,15 @@ async fn bytes_that_are_no_json_travel_in_base64_and_back() {
         grpc.raw("/sessionmanager.SessionManager/GetSession", Bytes::from_static(b"\x0a\x01k"));
     let reply = reply.await.unwrap();
     assert!(reply.starts_with(b"\x0a\x01k\x12\x02\x08\xff"), "{reply:?}");
+    // What looks like bytes, but was written as text, stays what it is.
+    let like = br#"{"$bytes":"AA=="}"#;
+    let message = [b"\x0a\x01k\x12", &[u8::try_from(like.len()).unwrap()][..], like].concat();
+    grpc.raw("/sessionmanager.SessionManager/SetSession", message.into()).await.unwrap();
+    let session = rest(s.http.get(s.url(KEY))).await.unwrap();
+    rest(s.http.put(s.url(KEY)).json(&session)).await.unwrap();
+    let key = Bytes::from_static(b"\x0a\x01k");
+    let reply = grpc.raw("/sessionmanager.SessionManager/GetSession", key).await.unwrap();
+    assert!(reply.windows(like.len()).any(|window| window == like), "{reply:?}");
     let refusal = s.put(KEY, r#"{"fleet_list_request":{"$bytes":"*"}}"#).await;
     assert_eq!(refusal.violations, ["fleet_list_request"]);
 }

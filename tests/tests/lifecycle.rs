@@ -224,3 +224,33 @@ async fn grpc_tells_its_health_and_its_contract() {
     let unknown = grpc.raw("/grpc.health.v1.Health/Check", bytes::Bytes::from_static(b"\x0a\x01x"));
     assert_eq!(unknown.await.unwrap_err().code(), tonic::Code::NotFound);
 }
+
+#[tokio::test]
+async fn who_watches_the_health_is_told_and_does_not_hold_up_the_stop() {
+    let mut host = Launch::in_memory().start();
+    let grpc = GrpcClient::connect(host.address("grpc")).await;
+    let mut health =
+        grpc.stream("/grpc.health.v1.Health/Watch", bytes::Bytes::new()).await.unwrap();
+    assert_eq!(&health.message().await.unwrap().unwrap()[..], b"\x08\x01", "SERVING");
+    host.signal("TERM");
+    assert_eq!(&health.message().await.unwrap().unwrap()[..], b"\x08\x02", "NOT_SERVING");
+    assert!(matches!(health.message().await, Ok(None) | Err(_)));
+    drop((health, grpc));
+    assert_eq!(host.ended().await.code(), Some(0));
+    assert!(!host.log().contains("cut off"), "{}", host.log());
+}
+
+#[tokio::test]
+async fn a_request_that_its_caller_drops_is_counted_and_no_longer_in_flight() {
+    let host = Launch::in_memory().start();
+    let mut stream = TcpStream::connect(host.address("rest")).unwrap();
+    let head = "PUT /v1/ez-pay/sessions/k HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\n";
+    stream.write_all(head.as_bytes()).unwrap();
+    let in_flight = |n: u32| format!("session_manager_requests_in_flight {n}");
+    let until = async |text: String| {
+        wait::until(&text, async || metrics(&host).await.contains(&text).then_some(())).await;
+    };
+    until(in_flight(1)).await;
+    drop(stream);
+    until(in_flight(0)).await;
+}

@@ -45,10 +45,13 @@ pub async fn set(api: &Api, request: v1::SetRequest) -> Result<DefaultResponse, 
         name,
         value: logic::Value::Bytes(value.into()),
     };
+    let mut fields: Vec<_> = request.fields.into_iter().map(field).collect();
+    // A map has no order, and answers should not change from call to call.
+    fields.sort_by(|a, b| a.name.cmp(&b.name));
     let message = Write {
         context: request.context,
         session_key: request.session_key,
-        fields: request.fields.into_iter().map(field).collect(),
+        fields,
         if_version: request.if_version,
         lock_token: given(request.lock_token),
         violations: Vec::new(),

@@ -4,7 +4,6 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Instant;
 
 use http::{HeaderValue, Request, Response};
 use prost_reflect::DescriptorPool;
@@ -70,7 +69,6 @@ where
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let started = Instant::now();
         let id = request_id(request.headers().get(REQUEST_ID));
         let path = request.uri().path();
         let known = self.observe.operations.get(path).cloned();
@@ -84,15 +82,14 @@ where
         let metrics = Arc::clone(&self.observe.metrics);
         let answer = self.inner.call(request);
         let observed = async move {
-            let _in_flight = InFlight::new(&metrics);
+            let in_flight = metrics.request("grpc", &operation);
             let mut response = answer.await?;
             let mut code = code(&response);
             if let Some(error) = transport_error(&response, code, known.is_some()) {
                 code = status::from(&error).code();
                 response = status::from(&error).into_http();
             }
-            let duration = started.elapsed();
-            metrics.answered("grpc", &operation, name(code), duration);
+            let duration = in_flight.answered(name(code));
             if matches!(code, Code::Internal | Code::Unavailable | Code::DeadlineExceeded) {
                 tracing::warn!(code = name(code), ?duration, "request failed");
             } else {
@@ -102,22 +99,6 @@ where
             Ok(response)
         };
         Box::pin(observed.instrument(span))
-    }
-}
-
-/// Counts a request while it lives, whichever way it ends.
-struct InFlight<'a>(&'a Metrics);
-
-impl<'a> InFlight<'a> {
-    fn new(metrics: &'a Metrics) -> Self {
-        metrics.in_flight.inc();
-        Self(metrics)
-    }
-}
-
-impl Drop for InFlight<'_> {
-    fn drop(&mut self) {
-        self.0.in_flight.dec();
     }
 }
 

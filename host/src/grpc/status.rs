@@ -10,18 +10,56 @@ use crate::error::Error;
 /// The domain of every `google.rpc.ErrorInfo`.
 pub const DOMAIN: &str = "session-manager";
 
+/// The most bytes of violations in one status: details travel in a header, and
+/// clients accept no more than 8 KiB of those unless told otherwise.
+const VIOLATION_BYTES_MAX: usize = 3 << 10;
+
 /// The status that tells an error.
 pub fn from(error: &Error) -> Status {
     let row = error.row();
     let metadata: HashMap<_, _> = error.metadata.iter().cloned().collect();
     let mut details = ErrorDetails::with_error_info(row.name, DOMAIN, metadata);
     if !error.violations.is_empty() {
-        let violations = error.violations.iter();
-        let violations = violations.map(|v| FieldViolation::new(&v.field, &v.description));
-        details.set_bad_request(violations.collect::<Vec<_>>());
+        details.set_bad_request(violations(error));
     }
     if let Some(after) = error.retry() {
         details.set_retry_info(Some(after));
     }
     Status::with_error_details(Code::from(row.code as i32), &error.message, details)
+}
+
+/// All violations, or as many as fit and the number of the others.
+fn violations(error: &Error) -> Vec<FieldViolation> {
+    let mut bytes = 0;
+    let fitting = error.violations.iter().take_while(|violation| {
+        bytes += violation.field.len() + violation.description.len();
+        bytes <= VIOLATION_BYTES_MAX
+    });
+    let mut told: Vec<_> = fitting.map(|v| FieldViolation::new(&v.field, &v.description)).collect();
+    let left = error.violations.len() - told.len();
+    if left > 0 {
+        told.push(FieldViolation::new("", format!("and {left} more violations")));
+    }
+    told
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Violation;
+
+    #[test]
+    fn details_stay_below_what_clients_accept() {
+        let violation = |n: usize| Violation {
+            field: format!("{n}{}", "\u{20ac}".repeat(64)),
+            description: "is not a field of the context pre-order".into(),
+        };
+        let error = Error::violations((0..100).map(violation).collect());
+        let status = from(&error);
+        assert!(status.details().len() < 4 << 10, "{}", status.details().len());
+        let told = status.get_error_details().bad_request().expect("violations").clone();
+        let last = told.field_violations.last().expect("at least one");
+        let left = 100 - (told.field_violations.len() - 1);
+        assert_eq!(last.description, format!("and {left} more violations"));
+    }
 }

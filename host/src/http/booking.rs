@@ -2,6 +2,7 @@
 //! members that every session has, a document as any JSON value. Field names
 //! and types are the component's, so nothing here lists them.
 
+use std::collections::BTreeMap;
 use std::io::Write as _;
 
 use base64::Engine;
@@ -170,13 +171,21 @@ fn render(session_key: &str, session: &Session) -> Vec<u8> {
 
 /// A document as the JSON value it is, or its bytes in base64.
 fn embed(out: &mut Vec<u8>, document: &[u8]) {
-    if json::is_json(document) {
+    if json::is_json(document) && !stands_for_bytes(document) {
         out.extend_from_slice(document);
     } else {
         out.extend_from_slice(b"{\"$bytes\":\"");
         out.extend_from_slice(STANDARD.encode(document).as_bytes());
         out.extend_from_slice(b"\"}");
     }
+}
+
+/// Whether a JSON document would be taken for bytes when it is written back.
+fn stands_for_bytes(document: &[u8]) -> bool {
+    let opening = document.trim_ascii_start().strip_prefix(b"{").map(<[u8]>::trim_ascii_start);
+    opening.is_some_and(|rest| rest.starts_with(b"\"$bytes\""))
+        && serde_json::from_slice::<BTreeMap<String, serde_json::Value>>(document)
+            .is_ok_and(|object| object.len() == 1 && object.values().all(|value| value.is_string()))
 }
 
 fn string(out: &mut Vec<u8>, text: &str) {
@@ -205,6 +214,8 @@ mod tests {
                 field("json", Kind::Document, Some(b"{\"a\": [1.50]}")),
                 field("raw", Kind::Document, Some(b"\x08\xff")),
                 field("empty", Kind::Document, Some(b"")),
+                field("like", Kind::Document, Some(b"{\"$bytes\":\"AA==\"}")),
+                field("unlike", Kind::Document, Some(b"{\"$bytes\":1}")),
                 field("text", Kind::Text, Some(b"a\"b")),
                 field("no_text", Kind::Text, None),
                 field("yes", Kind::Boolean, Some(b"1")),
@@ -217,7 +228,8 @@ mod tests {
         };
         let expected = concat!(
             r#"{"session_key":"k","json":{"a": [1.50]},"raw":{"$bytes":"CP8="},"#,
-            r#""empty":{"$bytes":""},"text":"a\"b","no_text":"","yes":true,"no":false,"#,
+            r#""empty":{"$bytes":""},"like":{"$bytes":"eyIkYnl0ZXMiOiJBQT09In0="},"#,
+            r#""unlike":{"$bytes":1},"text":"a\"b","no_text":"","yes":true,"no":false,"#,
             r#""price":12.50,"no_price":0,"version":"7","#,
             r#""expires_at":"2023-11-14T22:13:20.123Z"}"#
         );

@@ -11,6 +11,8 @@ use crate::error::{Error, Violation};
 
 /// The deepest nesting of a JSON value.
 pub const NESTING_MAX: usize = 128;
+/// The most characters of a name that an error repeats.
+const NAME_CHARACTERS_MAX: usize = 64;
 
 /// A member of an object: its name and its value's text.
 pub type Member<'a> = (Cow<'a, str>, &'a RawValue);
@@ -46,9 +48,14 @@ pub fn is_json(bytes: &[u8]) -> bool {
     })
 }
 
-/// A name from a request as an error may repeat it: short and escaped.
+/// A name from a request as an error may repeat it: as it is when it is one that
+/// a field could have, else short, quoted and escaped.
 pub fn shown(name: &str) -> String {
-    let mut short: String = name.chars().take(64).collect();
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
+    if !name.is_empty() && name.len() <= NAME_CHARACTERS_MAX && name.bytes().all(plain) {
+        return name.into();
+    }
+    let mut short: String = name.chars().take(NAME_CHARACTERS_MAX).collect();
     if short.len() < name.len() {
         short.push('\u{2026}');
     }

@@ -11,7 +11,7 @@ pub mod server;
 mod transcode;
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, EXPECT};
@@ -34,6 +34,8 @@ use crate::telemetry::{Metrics, REQUEST_ID, request_id};
 
 /// The most bytes of one body.
 const BODY_BYTES_MAX: usize = 4 << 20;
+/// The most bytes set aside for a body before they have come.
+const RESERVED_BYTES_MAX: usize = 64 << 10;
 /// The most bytes of a body that is too large to be received and dropped.
 const DISCARDED_BYTES_MAX: usize = 64 << 20;
 /// The length of a body that needs no type.
@@ -71,7 +73,6 @@ pub async fn serve(
 
 impl Rest {
     async fn handle(self: Arc<Self>, request: Request<Incoming>) -> Answer {
-        let started = Instant::now();
         let id = request_id(request.headers().get(REQUEST_ID));
         let path = request.uri().path().to_owned();
         let operation = match self.routes.router.at(&path) {
@@ -88,13 +89,11 @@ impl Rest {
             operation,
             request_id = id.to_str().unwrap_or_default()
         );
-        self.metrics.in_flight.inc();
+        let in_flight = self.metrics.request("rest", operation);
         let answering = self.answer(&path, request).instrument(span.clone());
         let mut answer = answering.await.unwrap_or_else(|refusal| refusal.answer());
-        self.metrics.in_flight.dec();
-        let duration = started.elapsed();
         let status = answer.status();
-        self.metrics.answered("rest", operation, status.as_str(), duration);
+        let duration = in_flight.answered(status.as_str());
         if status.is_server_error() {
             let _entered = span.enter();
             tracing::warn!(code = status.as_str(), ?duration, "request failed");
@@ -250,7 +249,8 @@ async fn collect(mut body: Incoming, length: usize) -> Result<Option<Bytes>, hyp
             // All of it in one piece, which needs no copy.
             return Ok(Some(data));
         }
-        collected.reserve(length.min(BODY_BYTES_MAX).saturating_sub(collected.len()));
+        // What is announced need not come, so little is set aside for it.
+        collected.reserve(length.min(RESERVED_BYTES_MAX).saturating_sub(collected.len()));
         collected.extend_from_slice(&data);
     }
     Ok((received <= BODY_BYTES_MAX).then(|| collected.freeze()))

@@ -200,7 +200,7 @@ mod tests {
             .expect("object");
         let violations = request.finish().expect_err("violations").violations;
         let fields: Vec<_> = violations.iter().map(|v| v.field.as_str()).collect();
-        assert_eq!(fields, ["\"colour\"", "context", "lock_token", "lock_token", "\"size\""]);
+        assert_eq!(fields, ["colour", "context", "lock_token", "lock_token", "size"]);
         assert!(violations[2].description.contains("expected a string"), "{violations:?}");
     }
 

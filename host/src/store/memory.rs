@@ -16,7 +16,7 @@ use crate::store::{Answer, Error, Event, Store};
 const SHARDS: usize = 64;
 /// How often data past its deadline is looked for.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
-/// The most values that one sweep of a shard removes while it holds the lock.
+/// The most keys that one sweep of a shard looks at while it holds the lock.
 const SWEEP_BATCH: usize = 256;
 
 /// A store that forgets everything when it is dropped.
@@ -68,11 +68,11 @@ impl Memory {
             loop {
                 let mut changes = Changes::new(journaled);
                 let mut shard = lock(shard);
-                let removed = shard.sweep(self.clock.now(), SWEEP_BATCH, &mut changes);
+                let visited = shard.sweep(self.clock.now(), SWEEP_BATCH, &mut changes);
                 if !changes.is_empty() {
                     record(changes);
                 }
-                if removed < SWEEP_BATCH {
+                if visited < SWEEP_BATCH {
                     break;
                 }
             }

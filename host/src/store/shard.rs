@@ -2,8 +2,7 @@
 //! time passed in, no lock, no I/O. Invariant: a refused transaction has
 //! changed nothing, and a value past its deadline is never seen.
 
-use std::cmp::Reverse;
-use std::collections::{BTreeSet, BinaryHeap, HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 
 use bytes::Bytes;
 
@@ -71,7 +70,7 @@ struct Slot {
 #[derive(Default)]
 pub struct Shard {
     slots: HashMap<Box<str>, Slot>,
-    queue: BinaryHeap<Reverse<(Milliseconds, Box<str>)>>,
+    queue: BTreeSet<(Milliseconds, Box<str>)>,
 }
 
 impl Shard {
@@ -112,23 +111,20 @@ impl Shard {
         log.events.iter().skip(start).take(limit).map(event).collect()
     }
 
-    /// Removes up to `limit` values or groups of members past their deadline.
+    /// Looks after up to `limit` keys whose time has come, and removes what is past
+    /// its deadline. Returns how many it looked at.
     pub fn sweep(&mut self, now: Milliseconds, limit: usize, changes: &mut Changes) -> usize {
-        let mut removed = 0;
-        while removed < limit
-            && self.queue.peek().is_some_and(|Reverse((deadline, _))| *deadline <= now)
-        {
-            let Some(Reverse((deadline, key))) = self.queue.pop() else { break };
-            removed += 1;
-            if let Some(slot) = self.slots.get_mut(&key)
-                && slot.queued == Some(deadline)
-            {
+        let mut visited = 0;
+        while visited < limit && self.queue.first().is_some_and(|(deadline, _)| *deadline <= now) {
+            let Some((_, key)) = self.queue.pop_first() else { break };
+            visited += 1;
+            if let Some(slot) = self.slots.get_mut(&key) {
                 slot.queued = None;
                 self.expire(now, &key, changes);
                 self.enqueue(&key);
             }
         }
-        removed
+        visited
     }
 
     /// Puts back a field as it was recorded; the empty name stands for the head.
@@ -328,7 +324,7 @@ impl Shard {
         match self.slots.get(key) {
             Some(Slot { value: Value::Hash(hash), .. }) => {
                 changes.remove_hash(key, hash.fields.iter().map(|(name, _)| &**name));
-                self.slots.remove(key);
+                self.remove_slot(key);
                 true
             }
             _ => false,
@@ -342,7 +338,7 @@ impl Shard {
             set.remove(name);
         }
         if set.by_name.is_empty() {
-            self.slots.remove(key);
+            self.remove_slot(key);
         }
     }
 
@@ -374,8 +370,17 @@ impl Shard {
         let Some(slot) = self.slots.get_mut(key) else { return };
         let Some(deadline) = slot.value.next_deadline() else { return };
         if slot.queued.is_none_or(|queued| deadline < queued) {
-            slot.queued = Some(deadline);
-            self.queue.push(Reverse((deadline, key.into())));
+            if let Some(queued) = slot.queued.replace(deadline) {
+                self.queue.remove(&(queued, key.into()));
+            }
+            self.queue.insert((deadline, key.into()));
+        }
+    }
+
+    /// Takes away everything under a key, and its place in the queue.
+    fn remove_slot(&mut self, key: &str) {
+        if let Some(queued) = self.slots.remove(key).and_then(|slot| slot.queued) {
+            self.queue.remove(&(queued, key.into()));
         }
     }
 
@@ -489,4 +494,52 @@ fn event_id((milliseconds, sequence): (u64, u64)) -> String {
 fn parse_event_id(text: &str) -> Option<(u64, u64)> {
     let (milliseconds, sequence) = text.split_once('-')?;
     Some((milliseconds.parse().ok()?, sequence.parse().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(shard: &mut Shard, now: Milliseconds, success: Vec<Operation>) {
+        let txn = Txn { success, ..Txn::default() };
+        shard.execute(now, txn, &mut Changes::new(false)).expect("accepted");
+    }
+
+    fn set(key: &str, ttl: Milliseconds) -> Operation {
+        let entries = vec![Entry { field: "f".into(), value: Bytes::new() }];
+        Operation::HashSet { key: key.into(), entries, ttl: Some(ttl) }
+    }
+
+    #[test]
+    fn what_is_gone_leaves_no_trace() {
+        let mut shard = Shard::default();
+        for n in 0..100 {
+            let (key, set_key) = (format!("k{n}{{t}}"), format!("s{n}{{t}}"));
+            run(&mut shard, n, vec![set(&key, 1000), set(&key, 500), set(&key, 2000)]);
+            let put = |member: &str| Operation::MemberSet {
+                key: set_key.clone(),
+                member: member.into(),
+                ttl: 1000,
+            };
+            run(&mut shard, n, vec![put("a"), put("b")]);
+            let clear = Operation::MemberClear { key: set_key, except: None, record_prefix: None };
+            run(&mut shard, n, vec![Operation::HashDelete(key), clear]);
+        }
+        assert!(shard.slots.is_empty() && shard.queue.is_empty());
+    }
+
+    #[test]
+    fn a_sweep_removes_what_nobody_touches() {
+        let mut shard = Shard::default();
+        run(&mut shard, 0, vec![set("short{t}", 10), set("long{t}", 100), set("moved{t}", 10)]);
+        run(&mut shard, 5, vec![set("moved{t}", 200)]);
+        let sweep = |shard: &mut Shard, now| shard.sweep(now, 256, &mut Changes::new(false));
+        assert_eq!(sweep(&mut shard, 9), 0);
+        assert_eq!(sweep(&mut shard, 10), 2);
+        assert_eq!(shard.slots.len(), 2, "what was given a new lifetime stays");
+        sweep(&mut shard, 100);
+        assert_eq!(shard.slots.len(), 1);
+        sweep(&mut shard, 205);
+        assert!(shard.slots.is_empty() && shard.queue.is_empty());
+    }
 }

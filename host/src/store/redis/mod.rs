@@ -110,7 +110,12 @@ impl Redis {
     pub async fn unfit(&self) -> Result<Option<Unfit>, Error> {
         let mut info = redis::cmd("INFO");
         info.arg("server");
-        let text: String = self.ask(&info).await?;
+        // A server that forbids the question is its operator's to judge.
+        let text: String = match self.ask(&info).await {
+            Ok(text) => text,
+            Err(Error::Rejected(_)) => String::new(),
+            Err(error) => return Err(error),
+        };
         let version = text.lines().find_map(|line| line.strip_prefix("redis_version:"));
         if let Some(version) = version.map(str::trim)
             && version.split('.').next().and_then(|major| major.parse::<u32>().ok()) < Some(7)
@@ -119,7 +124,6 @@ impl Redis {
         }
         let mut policy = redis::cmd("CONFIG");
         policy.arg("GET").arg("maxmemory-policy");
-        // Managed servers often forbid CONFIG; their policy is their operator's.
         let pair: Vec<String> = match self.ask(&policy).await {
             Ok(pair) => pair,
             Err(Error::Rejected(_)) => return Ok(None),
