@@ -8,6 +8,7 @@ pub mod redis;
 mod rows;
 mod shard;
 pub mod transaction;
+mod value;
 
 use std::pin::Pin;
 

@@ -2,62 +2,17 @@
 //! time passed in, no lock, no I/O. Invariant: a refused transaction has
 //! changed nothing, and a value past its deadline is never seen.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap};
 
 use bytes::Bytes;
 
 use crate::clock::Milliseconds;
 use crate::store::rows::Changes;
 use crate::store::transaction::{
-    Compare, Entry, Hash, Member, NUMBER_MAX, Operation, Order, Outcome, Reply, Shape, Txn,
+    Compare, Entry, Hash, NUMBER_MAX, Operation, Order, Outcome, Reply, Shape, Txn,
 };
+use crate::store::value::{HashValue, LogValue, SetValue, Value, event_id, parse_event_id};
 use crate::store::{Error, Event};
-
-/// A map of fields with one deadline.
-#[derive(Default)]
-pub struct HashValue {
-    fields: Vec<(Box<str>, Bytes)>,
-    expires_at: Option<Milliseconds>,
-}
-
-/// Members with a deadline each.
-#[derive(Default)]
-pub struct SetValue {
-    by_name: HashMap<Box<str>, Milliseconds>,
-    by_deadline: BTreeSet<(Milliseconds, Box<str>)>,
-}
-
-/// Events, oldest first, by milliseconds and sequence.
-#[derive(Default)]
-pub struct LogValue {
-    events: VecDeque<((Milliseconds, u64), Vec<Entry>)>,
-    last: (Milliseconds, u64),
-}
-
-enum Value {
-    Hash(HashValue),
-    Set(SetValue),
-    Log(LogValue),
-}
-
-impl Value {
-    fn shape(&self) -> Shape {
-        match self {
-            Self::Hash(_) => Shape::Hash,
-            Self::Set(_) => Shape::Set,
-            Self::Log(_) => Shape::Log,
-        }
-    }
-
-    /// When something of it ends next.
-    fn next_deadline(&self) -> Option<Milliseconds> {
-        match self {
-            Self::Hash(hash) => hash.expires_at,
-            Self::Set(set) => set.by_deadline.first().map(|(deadline, _)| *deadline),
-            Self::Log(_) => None,
-        }
-    }
-}
 
 struct Slot {
     value: Value,
@@ -427,52 +382,6 @@ impl Shard {
     }
 }
 
-impl HashValue {
-    fn get(&self, field: &str) -> Option<&Bytes> {
-        self.fields.iter().find(|(name, _)| **name == *field).map(|(_, value)| value)
-    }
-
-    fn put(&mut self, field: String, value: Bytes) {
-        match self.fields.iter_mut().find(|(name, _)| **name == *field) {
-            Some((_, old)) => *old = value,
-            None => self.fields.push((field.into(), value)),
-        }
-    }
-}
-
-impl SetValue {
-    fn insert(&mut self, name: &str, expires_at: Milliseconds) {
-        if let Some(old) = self.by_name.insert(name.into(), expires_at) {
-            self.by_deadline.remove(&(old, name.into()));
-        }
-        self.by_deadline.insert((expires_at, name.into()));
-    }
-
-    fn remove(&mut self, name: &str) {
-        if let Some(old) = self.by_name.remove(name) {
-            self.by_deadline.remove(&(old, name.into()));
-        }
-    }
-
-    fn list(&self, order: Order, after: Option<&Member>, limit: usize) -> Vec<Member> {
-        use std::ops::Bound::{Excluded, Unbounded};
-        let member = |(deadline, name): &(u64, Box<str>)| Member {
-            name: name.to_string(),
-            expires_at: *deadline,
-        };
-        let mark = after.map(|after| (after.expires_at, Box::from(after.name.as_str())));
-        let mark = mark.map_or(Unbounded, Excluded);
-        match order {
-            Order::SoonestFirst => {
-                self.by_deadline.range((mark, Unbounded)).take(limit).map(member).collect()
-            }
-            Order::LatestFirst => {
-                self.by_deadline.range((Unbounded, mark)).rev().take(limit).map(member).collect()
-            }
-        }
-    }
-}
-
 /// A counter after an addition.
 fn sum(current: Option<&Bytes>, delta: i64) -> Result<i64, Error> {
     let rejected = || Error::Rejected("a counter is not a number, or leaves its range".into());
@@ -485,15 +394,6 @@ fn sum(current: Option<&Bytes>, delta: i64) -> Result<i64, Error> {
     };
     let sum = delta.checked_add(current).ok_or_else(rejected)?;
     if sum.unsigned_abs() > NUMBER_MAX.unsigned_abs() { Err(rejected()) } else { Ok(sum) }
-}
-
-fn event_id((milliseconds, sequence): (u64, u64)) -> String {
-    format!("{milliseconds}-{sequence}")
-}
-
-fn parse_event_id(text: &str) -> Option<(u64, u64)> {
-    let (milliseconds, sequence) = text.split_once('-')?;
-    Some((milliseconds.parse().ok()?, sequence.parse().ok()?))
 }
 
 #[cfg(test)]
