@@ -94,3 +94,28 @@ async fn nothing_of_what_has_ended_is_left() {
     .await;
     let _: () = ::redis::cmd("PING").query_async(&mut connection).await.unwrap();
 }
+
+#[tokio::test]
+async fn a_server_that_refuses_the_connection_for_a_while_is_asked_again() {
+    let server = RedisServer::start().await;
+    let store = connect(&server);
+    store.ping().await.unwrap();
+    let mut admin = server.connect(0).await;
+    let config = |name: &str, value: &str| {
+        let mut command = ::redis::cmd("CONFIG");
+        command.arg("SET").arg(name).arg(value);
+        command
+    };
+    for (name, closed, open) in [("requirepass", "secret", ""), ("maxclients", "1", "1000")] {
+        let _: () = config(name, closed).query_async(&mut admin).await.unwrap();
+        let mut kill = ::redis::cmd("CLIENT");
+        kill.arg("KILL").arg("TYPE").arg("normal").arg("SKIPME").arg("yes");
+        let _: u32 = kill.query_async(&mut admin).await.unwrap();
+        wait::until("the store is refused", async || store.ping().await.err()).await;
+        for _ in 0..5 {
+            assert!(matches!(store.ping().await, Err(Error::Unavailable(_))), "{name}");
+        }
+        let _: () = config(name, open).query_async(&mut admin).await.unwrap();
+        wait::until("the store is let in again", async || store.ping().await.ok()).await;
+    }
+}

@@ -2,23 +2,20 @@
 //! comes back by itself, a time limit on every call. Reads go as plain commands
 //! in MULTI; whatever writes or compares goes as one script.
 
+mod link;
 mod reply;
 mod script;
 
 use std::time::Duration;
 
-use redis::aio::{ConnectionManager, ConnectionManagerConfig};
+use redis::aio::MultiplexedConnection;
 use redis::{ConnectionAddr, ErrorKind, IntoConnectionInfo, RedisConnectionInfo, RedisError};
 use redis::{ServerErrorKind, Value};
 
 use crate::store::transaction::{Operation, Outcome, Reply, Txn};
 use crate::store::{Answer, Error, Event, Store};
+use link::{Disconnected, Link};
 use script::TransactionScript;
-
-/// Commands waiting for the connection before callers wait themselves.
-const PIPELINE_BUFFER: usize = 1024;
-const RECONNECT_DELAY_MIN: Duration = Duration::from_millis(50);
-const RECONNECT_DELAY_MAX: Duration = Duration::from_secs(1);
 
 /// Where a Redis server is and how to speak to it.
 #[derive(Clone, Debug)]
@@ -58,7 +55,7 @@ impl Address {
 
 /// A store on one Redis server.
 pub struct Redis {
-    connection: ConnectionManager,
+    link: Link,
     timeout: Duration,
     script: TransactionScript,
     read_script: redis::Script,
@@ -86,16 +83,9 @@ impl Redis {
     /// # Errors
     /// When the address is not usable at all.
     pub fn new(address: Address, timeout: Duration) -> Result<Self, RedisError> {
-        let configuration = ConnectionManagerConfig::new()
-            .set_connection_timeout(Some(timeout))
-            .set_response_timeout(Some(timeout))
-            .set_min_delay(RECONNECT_DELAY_MIN)
-            .set_max_delay(RECONNECT_DELAY_MAX)
-            .set_number_of_retries(1)
-            .set_pipeline_buffer_size(PIPELINE_BUFFER);
         let client = redis::Client::open(address.0)?;
         Ok(Self {
-            connection: ConnectionManager::new_lazy_with_config(client, configuration)?,
+            link: Link::new(client, timeout),
             timeout,
             script: TransactionScript::new(),
             read_script: redis::Script::new(include_str!("read.lua")),
@@ -133,17 +123,35 @@ impl Redis {
     }
 
     async fn ask<T: redis::FromRedisValue>(&self, command: &redis::Cmd) -> Result<T, Error> {
-        let mut connection = self.connection.clone();
-        self.limited(command.query_async(&mut connection)).await
+        self.call(async |connection| command.query_async(connection).await).await
     }
 
-    async fn limited<T>(
+    /// One exchange with the server, within the time limit.
+    async fn call<T>(
         &self,
-        call: impl Future<Output = Result<T, RedisError>>,
+        exchange: impl AsyncFnOnce(&mut MultiplexedConnection) -> Result<T, RedisError>,
     ) -> Result<T, Error> {
-        match tokio::time::timeout(self.timeout, call).await {
-            Ok(result) => result.map_err(|error| failure(&error)),
-            Err(_) => Err(Error::Unavailable("no answer in time".into())),
+        let mut number = None;
+        let limited = async {
+            let mut connection = self.link.connection().await?;
+            number = Some(connection.number());
+            Ok(exchange(&mut connection.commands).await)
+        };
+        match tokio::time::timeout(self.timeout, limited).await {
+            Ok(Ok(result)) => {
+                self.link.answered();
+                result.map_err(|error| {
+                    if error.is_io_error() || error.is_unrecoverable_error() {
+                        number.into_iter().for_each(|number| self.link.lost(number));
+                    }
+                    failure(&error)
+                })
+            }
+            Ok(Err(Disconnected)) => Err(Error::Unavailable("Redis is not connected".into())),
+            Err(_) => {
+                self.link.timed_out(number);
+                Err(Error::Unavailable("Redis does not answer in time".into()))
+            }
         }
     }
 
@@ -160,16 +168,14 @@ impl Redis {
                 None => pipeline.cmd("HGETALL").arg(key),
             };
         }
-        let mut connection = self.connection.clone();
-        let call = async {
-            match pipeline.query_async(&mut connection).await {
+        let (values, selected) = self
+            .call(async |connection| match pipeline.query_async(connection).await {
                 Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::ExecAbort) => {
-                    self.read_when_full(txn).await.map(|values| (values, false))
+                    Ok((self.read_when_full(txn, connection).await?, false))
                 }
-                answered => answered.map(|values| (values, true)),
-            }
-        };
-        let (values, selected): (Vec<Value>, bool) = self.limited(call).await?;
+                answered => answered.map(|values: Vec<Value>| (values, true)),
+            })
+            .await?;
         let mut values = values.into_iter();
         let now = values.next().as_ref().and_then(reply::time).ok_or_else(misunderstood)?;
         let mut replies = Vec::with_capacity(txn.success.len());
@@ -188,28 +194,30 @@ impl Redis {
     }
 
     /// Reads whole hashes by a script that a full server still runs.
-    async fn read_when_full(&self, txn: &Txn) -> Result<Vec<Value>, RedisError> {
+    async fn read_when_full(
+        &self,
+        txn: &Txn,
+        connection: &mut MultiplexedConnection,
+    ) -> Result<Vec<Value>, RedisError> {
         let mut call = self.read_script.prepare_invoke();
         for (key, _) in reads(txn) {
             call.key(key);
         }
-        call.invoke_async(&mut self.connection.clone()).await
+        call.invoke_async(connection).await
     }
 
     /// Anything, as one script.
     async fn run(&self, txn: &Txn) -> Result<Outcome, Error> {
         let command = self.script.command(txn);
-        let mut connection = self.connection.clone();
-        let call = async {
-            match command.query_async(&mut connection).await {
+        let value: Value = self
+            .call(async |connection| match command.query_async(connection).await {
                 Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
-                    self.script.script().load_async(&mut connection).await?;
-                    command.query_async(&mut connection).await
+                    self.script.script().load_async(connection).await?;
+                    command.query_async(connection).await
                 }
                 answered => answered,
-            }
-        };
-        let value: Value = self.limited(call).await?;
+            })
+            .await?;
         reply::outcome(txn, value).ok_or_else(misunderstood)
     }
 }

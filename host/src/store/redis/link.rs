@@ -1,0 +1,162 @@
+//! The connection to a Redis server, made again whenever it is lost, for whatever
+//! reason: a server that is starting, full or closed to us may change its mind.
+//! While there is none, calls are told so at once.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use redis::aio::MultiplexedConnection;
+use redis::{AsyncConnectionConfig, Client, RedisError};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+/// Commands waiting for the connection before callers wait themselves.
+const PIPELINE_BUFFER: usize = 1024;
+const RECONNECT_DELAY_MIN: Duration = Duration::from_millis(50);
+const RECONNECT_DELAY_MAX: Duration = Duration::from_secs(1);
+/// Calls in a row without an answer after which a connection is given up: its
+/// peer may be gone without a word.
+const TIMEOUTS_MAX: u32 = 3;
+
+/// A connection, or the hope of one.
+pub struct Link {
+    state: watch::Sender<State>,
+    timeouts: AtomicU32,
+    keeper: JoinHandle<()>,
+}
+
+/// One connection among those that a link has had.
+pub struct Connection {
+    /// To send commands on.
+    pub commands: MultiplexedConnection,
+    number: u64,
+}
+
+#[derive(Clone)]
+enum State {
+    /// Nobody knows yet whether the server answers.
+    Starting,
+    Up {
+        commands: MultiplexedConnection,
+        number: u64,
+    },
+    Down,
+}
+
+/// There is no connection.
+#[derive(Debug)]
+pub struct Disconnected;
+
+impl Link {
+    /// A link to the server that `client` knows, kept by a task of the present
+    /// runtime. An attempt to connect is given up after `timeout`.
+    pub fn new(client: Client, timeout: Duration) -> Self {
+        let (state, watched) = watch::channel(State::Starting);
+        let keeper = tokio::spawn(keep(client, timeout, state.clone(), watched));
+        Self { state, timeouts: AtomicU32::new(0), keeper }
+    }
+
+    /// The present connection; waits for the first attempt to make one, and for
+    /// no other.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub async fn connection(&self) -> Result<Connection, Disconnected> {
+        let present = self.state.borrow().clone();
+        let state = match present {
+            State::Starting => {
+                let mut watched = self.state.subscribe();
+                let tried = watched.wait_for(|state| !matches!(state, State::Starting)).await;
+                tried.map_err(|_| Disconnected)?.clone()
+            }
+            known => known,
+        };
+        match state {
+            State::Up { commands, number } => Ok(Connection { commands, number }),
+            State::Starting | State::Down => Err(Disconnected),
+        }
+    }
+
+    /// A command on `connection` was answered.
+    pub fn answered(&self) {
+        if self.timeouts.load(Ordering::Relaxed) > 0 {
+            self.timeouts.store(0, Ordering::Relaxed);
+        }
+    }
+
+    /// A command on the connection of this number had no answer in time.
+    pub fn timed_out(&self, number: Option<u64>) {
+        if self.timeouts.fetch_add(1, Ordering::Relaxed) + 1 >= TIMEOUTS_MAX {
+            self.timeouts.store(0, Ordering::Relaxed);
+            number.into_iter().for_each(|number| self.lost(number));
+        }
+    }
+
+    /// The connection of this number is of no use any more.
+    pub fn lost(&self, lost: u64) {
+        self.state.send_if_modified(|state| {
+            let present = matches!(state, State::Up { number, .. } if *number == lost);
+            if present {
+                *state = State::Down;
+            }
+            present
+        });
+    }
+}
+
+impl Connection {
+    /// Tells it from the others.
+    pub fn number(&self) -> u64 {
+        self.number
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        self.keeper.abort();
+    }
+}
+
+/// Connects, waits until the connection is lost, and begins anew.
+async fn keep(
+    client: Client,
+    timeout: Duration,
+    state: watch::Sender<State>,
+    mut watched: watch::Receiver<State>,
+) {
+    let mut delay = RECONNECT_DELAY_MIN;
+    for number in 1.. {
+        match connect(&client, timeout).await {
+            Ok(commands) => {
+                delay = RECONNECT_DELAY_MIN;
+                state.send_replace(State::Up { commands, number });
+                let lost = watched.wait_for(|state| matches!(state, State::Down));
+                if lost.await.is_err() {
+                    return;
+                }
+                tracing::warn!("the connection to Redis is lost");
+            }
+            Err(error) => {
+                if !matches!(&*state.borrow(), State::Down) {
+                    tracing::warn!(reason = error.category(), "Redis cannot be reached");
+                }
+                state.send_replace(State::Down);
+                tokio::time::sleep(delay).await;
+                delay = (delay * 2).min(RECONNECT_DELAY_MAX);
+            }
+        }
+    }
+}
+
+async fn connect(client: &Client, timeout: Duration) -> Result<MultiplexedConnection, RedisError> {
+    let configuration = AsyncConnectionConfig::new()
+        .set_connection_timeout(Some(timeout))
+        // Calls are limited where they are made.
+        .set_response_timeout(None)
+        .set_pipeline_buffer_size(PIPELINE_BUFFER);
+    let connecting = client.get_multiplexed_async_connection_with_config(&configuration);
+    match tokio::time::timeout(timeout, connecting).await {
+        Ok(connected) => connected,
+        Err(_) => Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into()),
+    }
+}
