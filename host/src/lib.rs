@@ -8,6 +8,7 @@ pub mod config;
 pub mod error;
 pub mod grpc;
 pub mod http;
+pub mod listener;
 pub mod logic;
 pub mod proto;
 pub mod serve;

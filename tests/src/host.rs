@@ -19,6 +19,7 @@ pub struct Host {
 /// How to start a server.
 pub struct Launch {
     settings: Vec<(String, String)>,
+    files_max: Option<u32>,
 }
 
 /// The binary that cargo built beside the tests.
@@ -34,21 +35,30 @@ pub fn binary() -> PathBuf {
 }
 
 impl Launch {
+    fn new() -> Self {
+        Self { settings: Vec::new(), files_max: None }
+    }
+
+    /// Limits how many files and connections the server may have open.
+    #[must_use]
+    pub fn files_max(mut self, files_max: u32) -> Self {
+        self.files_max = Some(files_max);
+        self
+    }
+
     /// A server that keeps nothing, on free ports.
     pub fn in_memory() -> Self {
-        Self { settings: Vec::new() }.set("DATA_DIR", ":memory:")
+        Self::new().set("DATA_DIR", ":memory:")
     }
 
     /// A server on the embedded store.
     pub fn embedded(directory: &Path) -> Self {
-        Self { settings: Vec::new() }.set("DATA_DIR", &directory.display().to_string())
+        Self::new().set("DATA_DIR", &directory.display().to_string())
     }
 
     /// A server on Redis.
     pub fn redis(server: &RedisServer) -> Self {
-        Self { settings: Vec::new() }
-            .set("REDIS_HOST", "127.0.0.1")
-            .set("REDIS_PORT", &server.port.to_string())
+        Self::new().set("REDIS_HOST", "127.0.0.1").set("REDIS_PORT", &server.port.to_string())
     }
 
     /// Adds a setting.
@@ -60,7 +70,14 @@ impl Launch {
 
     /// The command, with nothing of the test's own environment.
     pub fn command(&self) -> Command {
-        let mut command = Command::new(binary());
+        let mut command = match self.files_max {
+            None => Command::new(binary()),
+            Some(files_max) => {
+                let mut shell = Command::new("/bin/sh");
+                shell.arg("-c").arg(format!("ulimit -n {files_max}; exec \"$0\"")).arg(binary());
+                shell
+            }
+        };
         command.env_clear();
         for port in ["GRPC_PORT", "REST_PORT", "ADMIN_PORT"] {
             command.env(port, "0");

@@ -254,3 +254,21 @@ async fn a_request_that_its_caller_drops_is_counted_and_no_longer_in_flight() {
     drop(stream);
     until(in_flight(0)).await;
 }
+
+#[tokio::test]
+async fn running_out_of_file_handles_passes_when_connections_go() {
+    let host = Launch::in_memory().files_max(64).start();
+    let hoard: Vec<TcpStream> = ["rest", "grpc"]
+        .iter()
+        .flat_map(|port| (0..100).map(|_| TcpStream::connect(host.address(port)).unwrap()))
+        .collect();
+    wait::until("no connection is accepted any more", async || {
+        host.log().contains("a connection was not accepted").then_some(())
+    })
+    .await;
+    drop(hoard);
+    for wire in [Wire::Rest, Wire::Grpc] {
+        let client = host.client(wire).await;
+        wait::until("the server answers again", async || client.health().await.ok()).await;
+    }
+}

@@ -11,12 +11,12 @@ use std::time::Duration;
 
 use anyhow::Context;
 use tokio::net::TcpListener;
-use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{Response, Status};
 use tonic_health::server::HealthReporter;
 
 use crate::api::Api;
 use crate::error::Error;
+use crate::listener::Connections;
 use crate::proto::session::booking::v1::booking_server::BookingServer;
 use crate::proto::sessionmanager::session_manager_server::SessionManagerServer;
 use crate::proto::{DESCRIPTORS, session, sessionmanager};
@@ -75,7 +75,7 @@ pub async fn serve(
         .add_service(health)
         .add_service(reflection().build_v1().context("reflection v1")?)
         .add_service(reflection().build_v1alpha().context("reflection v1alpha")?)
-        .serve_with_incoming_shutdown(TcpListenerStream::new(listener), stop)
+        .serve_with_incoming_shutdown(Connections::new(listener), stop)
         .await
         .context("the gRPC server failed")
 }

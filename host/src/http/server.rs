@@ -13,8 +13,10 @@ use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::GracefulShutdown;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
+use tokio_stream::StreamExt;
 
 use crate::http::answer::Answer;
+use crate::listener::Connections;
 
 /// Connections of one listener at the same time; more wait to be accepted.
 const CONNECTIONS_MAX: usize = 16_384;
@@ -26,8 +28,6 @@ const HEADER_BYTES_MAX: u32 = 16 << 10;
 const STREAMS_PER_CONNECTION: u32 = 256;
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
-/// Pause after an accept that failed, which is what a lack of file handles does.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Answers the requests that come over `listener` until `stop` completes, then
 /// ends when those in flight are answered.
@@ -50,28 +50,18 @@ where
         .max_concurrent_streams(STREAMS_PER_CONNECTION);
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let graceful = GracefulShutdown::new();
+    let mut connections = Connections::new(listener);
     let mut stop = std::pin::pin!(stop);
     loop {
         let accepted = async {
             let place = Arc::clone(&places).acquire_owned().await;
-            (place, listener.accept().await)
+            (place, connections.next().await)
         };
         let (place, stream) = tokio::select! {
-            accepted = accepted => accepted,
+            (place, Some(Ok(stream))) = accepted => (place, stream),
             () = &mut stop => break,
+            else => break,
         };
-        let stream = match stream {
-            Ok((stream, _)) => stream,
-            Err(error) => {
-                tracing::warn!(%error, "a connection was not accepted");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-                continue;
-            }
-        };
-        // Without it small answers wait for the peer's acknowledgement.
-        if let Err(error) = stream.set_nodelay(true) {
-            tracing::debug!(%error, "a connection keeps its delay");
-        }
         let handler = handler.clone();
         let service = service_fn(move |request| {
             let answer = handler(request);
@@ -86,6 +76,6 @@ where
             drop(place);
         });
     }
-    drop(listener);
+    drop(connections);
     graceful.shutdown().await;
 }
