@@ -16,6 +16,8 @@ use crate::store::{
 };
 use crate::value;
 
+/// The most fields that one write may name.
+const FIELDS_MAX: usize = 256;
 /// Characters of a session key that the service makes: 192 random bits.
 const MADE_KEY_CHARACTERS: u32 = 32;
 /// Characters of a lock token: 192 random bits.
@@ -31,6 +33,10 @@ pub fn set(imports: &impl Imports, policy: &Policy, mut write: Write) -> Result<
     let context = context(&write.context)?;
     if write.session_key.is_empty() {
         write.session_key = imports.token(MADE_KEY_CHARACTERS);
+    }
+    if write.fields.len() > FIELDS_MAX {
+        let description = format!("are {}, at most {FIELDS_MAX} are accepted", write.fields.len());
+        return Err(invalid(vec![violation("fields", description)]));
     }
     let mut violations = write.violations;
     check_session_key(&write.session_key, &mut violations);

@@ -7,14 +7,19 @@ use base64::Engine;
 use base64::alphabet;
 use base64::engine::DecodePaddingMode;
 use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
+use serde_json::value::RawValue;
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 
 use crate::booking_types::Value;
 use crate::catalog::Kind;
-use crate::schema::Field;
+use crate::schema::{DOCUMENT_BYTES_MAX, Field};
 
 /// The member that marks a JSON object as bytes that are not JSON.
 const BYTES_MEMBER: &str = "$bytes";
+
+/// The most bytes of a document in base64, with room for what surrounds it.
+const ENCODED_BYTES_MAX: usize = DOCUMENT_BYTES_MAX as usize / 3 * 4 + 4096;
 
 /// Standard base64 with or without padding, as proto3 JSON accepts it.
 const BASE64: GeneralPurpose = GeneralPurpose::new(
@@ -96,15 +101,16 @@ fn document_from_json(text: Vec<u8>) -> Result<Vec<u8>, String> {
     if !opening.is_some_and(|rest| rest.starts_with(b"\"$bytes\"")) {
         return Ok(text);
     }
-    let Ok(serde_json::Value::Object(object)) = serde_json::from_slice(&text) else {
+    // What is larger than any bytes in base64 is no document either way.
+    if text.len() > ENCODED_BYTES_MAX {
+        return Ok(text);
+    }
+    let Ok(object) = serde_json::from_slice::<BTreeMap<String, &RawValue>>(&text) else {
         return Ok(text);
     };
-    match object.get(BYTES_MEMBER) {
-        Some(serde_json::Value::String(encoded)) if object.len() == 1 => BASE64
-            .decode(encoded)
-            .map_err(|_| "has a \"$bytes\" that is not standard base64".to_string()),
-        _ => Ok(text),
-    }
+    let (1, Some(value)) = (object.len(), object.get(BYTES_MEMBER)) else { return Ok(text) };
+    let Ok(encoded) = serde_json::from_str::<String>(value.get()) else { return Ok(text) };
+    BASE64.decode(encoded).map_err(|_| "has a \"$bytes\" that is not standard base64".to_string())
 }
 
 #[cfg(test)]

@@ -12,6 +12,9 @@ use crate::logic::{self, Kind, Session, Write, Written};
 use crate::proto::session::booking::v1;
 use crate::proto::sessionmanager::DefaultResponse;
 
+/// The most fields of one write.
+const FIELDS_MAX: usize = 256;
+
 /// Writes fields, given as a wire received them.
 ///
 /// # Errors
@@ -41,6 +44,11 @@ pub async fn read(api: &Api, context: &str, session_key: &str) -> Result<Session
 /// # Errors
 /// As [`write()`].
 pub async fn set(api: &Api, request: v1::SetRequest) -> Result<DefaultResponse, Error> {
+    // Far more than any context has; the rules need not see them all.
+    if request.fields.len() > FIELDS_MAX {
+        let description = format!("are more than {FIELDS_MAX}");
+        return Err(Error::invalid("fields", description));
+    }
     let field = |(name, value): (String, Bytes)| logic::Field {
         name,
         value: logic::Value::Bytes(value.into()),

@@ -184,8 +184,9 @@ fn embed(out: &mut Vec<u8>, document: &[u8]) {
 fn stands_for_bytes(document: &[u8]) -> bool {
     let opening = document.trim_ascii_start().strip_prefix(b"{").map(<[u8]>::trim_ascii_start);
     opening.is_some_and(|rest| rest.starts_with(b"\"$bytes\""))
-        && serde_json::from_slice::<BTreeMap<String, serde_json::Value>>(document)
-            .is_ok_and(|object| object.len() == 1 && object.values().all(|value| value.is_string()))
+        && serde_json::from_slice::<BTreeMap<String, &RawValue>>(document).is_ok_and(|object| {
+            object.len() == 1 && object.values().all(|value| value.get().starts_with('"'))
+        })
 }
 
 fn string(out: &mut Vec<u8>, text: &str) {

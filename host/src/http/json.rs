@@ -5,12 +5,16 @@ use std::borrow::Cow;
 use std::fmt;
 
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
+use serde_json::error::Category;
 use serde_json::value::RawValue;
 
 use crate::error::{Error, Violation};
 
 /// The deepest nesting of a JSON value.
 pub const NESTING_MAX: usize = 128;
+/// The most members of a body, and what is said of more.
+const MEMBERS_MAX: usize = 256;
+const TOO_MANY: &str = "more than 256 members";
 /// The most characters of a name that an error repeats.
 const NAME_CHARACTERS_MAX: usize = 64;
 
@@ -26,8 +30,16 @@ pub fn members(body: &[u8]) -> Result<(Vec<Member<'_>>, Vec<Violation>), Error> 
     if body.trim_ascii().is_empty() {
         return Ok((Vec::new(), Vec::new()));
     }
-    let Members(mut members) = serde_json::from_slice(body)
-        .map_err(|error| Error::invalid("body", format!("is not a JSON object: {error}")))?;
+    let Members(mut members) = serde_json::from_slice(body).map_err(|error| {
+        // What the body holds instead is the caller's, and may be a secret.
+        let what = match error.classify() {
+            Category::Data if !error.to_string().contains(TOO_MANY) => {
+                "expected a JSON object".into()
+            }
+            _ => error.to_string(),
+        };
+        Error::invalid("body", format!("is not a JSON object: {what}"))
+    })?;
     let mut violations = Vec::new();
     members.retain(|(name, value)| {
         let nesting = nesting(value.get());
@@ -44,7 +56,7 @@ pub fn members(body: &[u8]) -> Result<(Vec<Member<'_>>, Vec<Violation>), Error> 
 /// Whether bytes are one JSON value that can stand inside another.
 pub fn is_json(bytes: &[u8]) -> bool {
     str::from_utf8(bytes).is_ok_and(|text| {
-        serde_json::from_str::<IgnoredAny>(text).is_ok() && nesting(text) < NESTING_MAX
+        serde_json::from_str::<IgnoredAny>(text).is_ok() && nesting(text) <= NESTING_MAX
     })
 }
 
@@ -101,6 +113,9 @@ impl<'de> Deserialize<'de> for Members<'de> {
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
                 let mut members = Vec::new();
                 while let Some((Name(name), value)) = map.next_entry()? {
+                    if members.len() == MEMBERS_MAX {
+                        return Err(serde::de::Error::custom(TOO_MANY));
+                    }
                     members.push((name, value));
                 }
                 Ok(Members(members))
@@ -156,9 +171,12 @@ mod tests {
             (b"{\"a\":1} x", "trailing characters"),
             (b"{\"a\":", "EOF"),
             (b"{\"a\":\"\xff\"}", "invalid unicode"),
+            (b"\"a secret\"", "expected a JSON object"),
+            (format!("{{{}\"a\":1}}", "\"a\":1,".repeat(256)).as_bytes(), "more than 256 members"),
         ] {
             let error = members(body).expect_err(expected);
             assert!(error.message.contains(expected), "{}", error.message);
+            assert!(!error.message.contains("secret"), "{}", error.message);
         }
     }
 

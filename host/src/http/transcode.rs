@@ -135,8 +135,10 @@ impl Request {
             }
             Err(error) => {
                 let text = error.to_string();
-                let what = text.split(" at line ").next().unwrap_or(&text);
-                self.violate(field.name(), format!("has a wrong value: {what}"));
+                // What was given instead may be a secret; what was expected is not.
+                let text = text.split(" at line ").next().unwrap_or_default();
+                let expected = text.rsplit_once("expected ").map_or("another value", |(_, e)| e);
+                self.violate(field.name(), format!("has a wrong value: expected {expected}"));
             }
         }
     }

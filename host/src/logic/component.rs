@@ -109,7 +109,8 @@ impl Loaded {
     pub async fn instantiate(&self, instance: Instance) -> wasmtime::Result<Warm> {
         let mut store = Store::new(&self.engine, instance);
         store.limiter(|instance| &mut instance.limits);
-        store.epoch_deadline_callback(|context| Ok(context.data().meter.tick()));
+        store.epoch_deadline_callback(|mut context| Ok(context.data_mut().meter.tick()));
+        store.data_mut().meter.start();
         store.set_epoch_deadline(1);
         let exports = self.pre.instantiate_async(&mut store).await?;
         Ok(Warm { store, exports })

@@ -19,10 +19,11 @@ const TOKEN_CHARACTERS_MAX: u32 = 256;
 
 impl wit::Host for Instance {
     async fn execute(&mut self, txn: wit::Txn) -> Result<Result<wit::Outcome, wit::StoreError>> {
+        self.meter.pause();
         let since = Instant::now();
         let result = self.store.execute(txn.into()).await;
         let duration = since.elapsed();
-        self.meter.waited(duration);
+        self.meter.resume();
         let outcome = match &result {
             Ok(_) => StoreOutcome::Answered,
             Err(store::Error::Unavailable(_)) => StoreOutcome::Unavailable,

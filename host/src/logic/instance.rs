@@ -4,7 +4,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -70,43 +70,67 @@ impl WasiView for Instance {
     }
 }
 
-/// Time that the guest computes, without the time it waits for the store.
+/// Time that the guest computes, without the time that it waits: for the store,
+/// or for its turn after it let others run.
 pub struct Meter {
     limit: Duration,
-    started: Instant,
-    waited: Duration,
+    computed: Duration,
+    origin: Instant,
+    /// When the guest was last set running, in nanoseconds after `origin`; shared
+    /// with the future that it waits in for its turn.
+    running_since: Arc<AtomicU64>,
 }
 
 impl Meter {
     fn new(limit: Duration) -> Self {
-        Self { limit, started: Instant::now(), waited: Duration::ZERO }
+        let running_since = Arc::default();
+        Self { limit, computed: Duration::ZERO, origin: Instant::now(), running_since }
     }
 
     /// A call begins.
     pub fn start(&mut self) {
-        self.started = Instant::now();
-        self.waited = Duration::ZERO;
+        self.computed = Duration::ZERO;
+        self.resume();
     }
 
-    /// The guest waited for the host.
-    pub fn waited(&mut self, duration: Duration) {
-        self.waited += duration;
+    /// The guest stops computing for a while.
+    pub fn pause(&mut self) {
+        self.computed += self.running();
     }
 
-    /// How long the guest has computed in the present call.
+    /// The guest goes on computing.
+    pub fn resume(&self) {
+        self.running_since.store(nanoseconds_since(self.origin), Ordering::Relaxed);
+    }
+
+    /// How long the guest has computed in the present call, up to its last pause.
     pub fn computed(&self) -> Duration {
-        self.started.elapsed().saturating_sub(self.waited)
+        self.computed
     }
 
-    /// What to do with a guest that is found running when the clock ticks:
-    /// stop it, or let others run and go on.
-    pub fn tick(&self) -> UpdateDeadline {
-        if self.computed() > self.limit {
-            UpdateDeadline::Interrupt
-        } else {
-            UpdateDeadline::Yield(1)
+    /// What to do with a guest that is found running when the clock ticks: stop
+    /// it, or let others run and go on.
+    pub fn tick(&mut self) -> UpdateDeadline {
+        self.pause();
+        if self.computed > self.limit {
+            return UpdateDeadline::Interrupt;
         }
+        let (origin, running_since) = (self.origin, Arc::clone(&self.running_since));
+        let turn = async move {
+            tokio::task::yield_now().await;
+            running_since.store(nanoseconds_since(origin), Ordering::Relaxed);
+        };
+        UpdateDeadline::YieldCustom(1, Box::pin(turn))
     }
+
+    fn running(&self) -> Duration {
+        let since = self.running_since.load(Ordering::Relaxed);
+        Duration::from_nanos(nanoseconds_since(self.origin).saturating_sub(since))
+    }
+}
+
+fn nanoseconds_since(origin: Instant) -> u64 {
+    u64::try_from(origin.elapsed().as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// The guest's error output, as lines of the log.
@@ -155,13 +179,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn waiting_for_the_store_costs_a_call_nothing() {
+    fn only_computing_counts() {
         let mut meter = Meter::new(Duration::from_millis(100));
-        meter.started = Instant::now() - Duration::from_secs(2);
-        assert!(matches!(meter.tick(), UpdateDeadline::Interrupt));
-        meter.waited = Duration::from_secs(2);
-        assert!(matches!(meter.tick(), UpdateDeadline::Yield(1)));
+        meter.origin = Instant::now() - Duration::from_secs(2);
+        // Two seconds of waiting: the guest is set running only now.
         meter.start();
-        assert_eq!(meter.waited, Duration::ZERO);
+        assert!(matches!(meter.tick(), UpdateDeadline::YieldCustom(1, _)));
+        // Two seconds of computing.
+        meter.running_since.store(0, Ordering::Relaxed);
+        assert!(matches!(meter.tick(), UpdateDeadline::Interrupt));
+        meter.start();
+        assert_eq!(meter.computed(), Duration::ZERO);
     }
 }

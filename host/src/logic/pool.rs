@@ -124,7 +124,8 @@ impl Lease<'_> {
     /// What the call ended with.
     pub fn end<T>(mut self, result: wasmtime::Result<T>) -> Result<T, Failure> {
         let metrics = &self.pool.metrics;
-        if let Some(idle) = &self.idle {
+        if let Some(idle) = &mut self.idle {
+            idle.warm.store.data_mut().meter.pause();
             metrics.cpu_seconds.inc_by(idle.warm.store.data().meter.computed().as_secs_f64());
         }
         match result {

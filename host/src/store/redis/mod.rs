@@ -283,13 +283,21 @@ fn failure(error: &RedisError) -> Error {
             | ServerErrorKind::TryAgain
             | ServerErrorKind::ClusterDown
             | ServerErrorKind::MasterDown
-            | ServerErrorKind::ReadOnly,
+            | ServerErrorKind::ReadOnly
+            // Forgotten again between loading and running.
+            | ServerErrorKind::NoScript,
         ) => Error::Unavailable(format!("Redis is not ready: {}", error.category())),
         ErrorKind::Extension if error.code() == Some("REJECTED") => {
             Error::Rejected(error.detail().unwrap_or("no reason given").into())
         }
-        ErrorKind::Extension if matches!(error.code(), Some("OOM" | "MISCONF" | "BUSY")) => {
+        ErrorKind::Extension if matches!(error.code(), Some("OOM" | "MISCONF" | "BUSY" | "NOREPLICAS")) => {
             Error::Unavailable("Redis takes no writes now".into())
+        }
+        ErrorKind::AuthenticationFailed => {
+            Error::Unavailable("Redis does not let us in".into())
+        }
+        ErrorKind::Extension if error.code() == Some("NOAUTH") => {
+            Error::Unavailable("Redis does not let us in".into())
         }
         ErrorKind::Extension if error.code() == Some("WRONGTYPE") => {
             Error::Rejected("a key holds another type of value".into())
