@@ -9,11 +9,11 @@ use http::header::CONTENT_TYPE;
 use http::{HeaderValue, Method, Request, Response};
 use http_body_util::Full;
 use hyper::body::Incoming;
-use tokio::net::TcpListener;
 
 use crate::api::Api;
 use crate::error::{Error, Reason};
 use crate::http::{answer, server};
+use crate::listener::Connections;
 use crate::telemetry::Metrics;
 
 const PROMETHEUS: HeaderValue =
@@ -31,10 +31,10 @@ pub struct Admin {
     pub stopping: Arc<AtomicBool>,
 }
 
-/// Serves on `listener` until `stop` completes.
-pub async fn serve(listener: TcpListener, admin: Admin, stop: impl Future<Output = ()>) {
+/// Serves `connections` until `stop` completes.
+pub async fn serve(connections: Connections, admin: Admin, stop: impl Future<Output = ()>) {
     let handler = move |request| handle(admin.clone(), request);
-    server::serve(listener, handler, stop).await;
+    server::serve(connections, handler, stop).await;
 }
 
 async fn handle(admin: Admin, request: Request<Incoming>) -> answer::Answer {

@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use bytes::Bytes;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
@@ -17,6 +18,7 @@ use crate::admin::{self, Admin};
 use crate::api::Api;
 use crate::clock::Clock;
 use crate::config::{Settings, StoreChoice};
+use crate::listener::Connections;
 use crate::logic::{self, Limits, Logic};
 use crate::store::Store;
 use crate::store::embedded::{Embedded, OpenError};
@@ -25,6 +27,13 @@ use crate::store::redis::Redis;
 use crate::telemetry::Metrics;
 use crate::{grpc, http};
 
+/// Connections for users at the same time, when the system allows as many.
+const CONNECTIONS_MAX: u64 = 16_384;
+/// Connections for operators.
+const ADMIN_CONNECTIONS_MAX: usize = 32;
+/// File handles that are not for connections of users: for operators, for the
+/// store's files, for Redis.
+const FILES_RESERVED: u64 = 128;
 /// How long requests in flight may take when the process stops.
 const DRAIN: Duration = Duration::from_secs(10);
 /// How often the health of the store is asked after.
@@ -57,6 +66,12 @@ pub async fn start(settings: &Settings) -> Result<Running> {
         ("rest", rest.local_addr()?),
         ("admin", admin.local_addr()?),
     ];
+
+    let places = Arc::new(Semaphore::new(connections_max()));
+    let grpc = Connections::new(grpc, Arc::clone(&places));
+    let rest = Connections::new(rest, places);
+    // Probes get through when users have taken all places.
+    let admin = Connections::new(admin, Arc::new(Semaphore::new(ADMIN_CONNECTIONS_MAX)));
 
     let mut tasks = JoinSet::new();
     let (stop, mut stopped) = watch::channel(false);
@@ -141,6 +156,20 @@ impl Running {
         self.tasks.shutdown().await;
         self.store.flush().await.context("the store was not flushed")
     }
+}
+
+/// As many connections as the process may have files open, less what it needs
+/// itself; the limit is first raised as far as the system lets us.
+fn connections_max() -> usize {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    let current = match setrlimit(Resource::Nofile, raised) {
+        Ok(()) => limit.maximum,
+        Err(_) => limit.current,
+    };
+    let files = current.unwrap_or(u64::MAX);
+    let connections = files.saturating_sub(FILES_RESERVED).clamp(16, CONNECTIONS_MAX);
+    usize::try_from(connections).unwrap_or(usize::MAX)
 }
 
 async fn open_store(

@@ -10,13 +10,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use tokio::net::TcpListener;
+use tonic::transport::server::Connected;
 use tonic::{Response, Status};
 use tonic_health::server::HealthReporter;
 
 use crate::api::Api;
 use crate::error::Error;
-use crate::listener::Connections;
+use crate::listener::{Connection, Connections};
 use crate::proto::session::booking::v1::booking_server::BookingServer;
 use crate::proto::sessionmanager::session_manager_server::SessionManagerServer;
 use crate::proto::{DESCRIPTORS, session, sessionmanager};
@@ -37,13 +37,13 @@ pub const SERVICES: [&str; 3] = [
     session::booking::v1::booking_server::SERVICE_NAME,
 ];
 
-/// Serves on `listener` until `stop` completes, then ends when the requests in
+/// Serves `connections` until `stop` completes, then ends when the requests in
 /// flight have. `health` is told by others.
 ///
 /// # Errors
-/// When the listener fails.
+/// When the server cannot be put together.
 pub async fn serve(
-    listener: TcpListener,
+    connections: Connections,
     api: Api,
     metrics: Arc<Metrics>,
     health: HealthReporter,
@@ -75,9 +75,16 @@ pub async fn serve(
         .add_service(health)
         .add_service(reflection().build_v1().context("reflection v1")?)
         .add_service(reflection().build_v1alpha().context("reflection v1alpha")?)
-        .serve_with_incoming_shutdown(Connections::new(listener), stop)
+        .serve_with_incoming_shutdown(connections, stop)
         .await
         .context("the gRPC server failed")
+}
+
+impl Connected for Connection {
+    /// Nothing is decided by where a connection comes from.
+    type ConnectInfo = ();
+
+    fn connect_info(&self) {}
 }
 
 /// The answer of an operation on this wire.

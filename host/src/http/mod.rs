@@ -21,7 +21,6 @@ use hyper::body::{Body, Incoming};
 use percent_encoding::percent_decode_str;
 use prost::Message;
 use prost_reflect::DescriptorPool;
-use tokio::net::TcpListener;
 use tracing::Instrument;
 
 use crate::api::Api;
@@ -29,6 +28,7 @@ use crate::error::{Error, Reason};
 use crate::http::answer::Answer;
 use crate::http::openapi::OpenApi;
 use crate::http::routes::{Action, Route, Routes};
+use crate::listener::Connections;
 use crate::proto::DESCRIPTORS;
 use crate::telemetry::{Metrics, REQUEST_ID, request_id};
 
@@ -51,13 +51,13 @@ pub struct Rest {
     openapi: OpenApi,
 }
 
-/// Serves on `listener` until `stop` completes, then ends when the requests in
+/// Serves `connections` until `stop` completes, then ends when the requests in
 /// flight are answered.
 ///
 /// # Errors
 /// When the contract cannot be served.
 pub async fn serve(
-    listener: TcpListener,
+    connections: Connections,
     api: Api,
     metrics: Arc<Metrics>,
     stop: impl Future<Output = ()>,
@@ -67,7 +67,7 @@ pub async fn serve(
     let openapi = OpenApi::new(&pool)?;
     let rest = Arc::new(Rest { api, metrics, routes, openapi });
     let handler = move |request| Arc::clone(&rest).handle(request);
-    server::serve(listener, handler, stop).await;
+    server::serve(connections, handler, stop).await;
     Ok(())
 }
 

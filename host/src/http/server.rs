@@ -1,8 +1,7 @@
-//! Connections: accepts them, bounds their number and their patience, and ends
-//! them in order. What is asked over them is not known here.
+//! HTTP over connections: bounds their patience, and ends them in order. What is
+//! asked over them is not known here.
 
 use std::convert::Infallible;
-use std::sync::Arc;
 use std::time::Duration;
 
 use http::Request;
@@ -11,15 +10,11 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::GracefulShutdown;
-use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
 use tokio_stream::StreamExt;
 
 use crate::http::answer::Answer;
 use crate::listener::Connections;
 
-/// Connections of one listener at the same time; more wait to be accepted.
-const CONNECTIONS_MAX: usize = 16_384;
 /// How long a connection may take to send the head of a request, the first or
 /// the next.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
@@ -29,9 +24,9 @@ const STREAMS_PER_CONNECTION: u32 = 256;
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Answers the requests that come over `listener` until `stop` completes, then
+/// Answers the requests that come over `connections` until `stop` completes, then
 /// ends when those in flight are answered.
-pub async fn serve<H, F>(listener: TcpListener, handler: H, stop: impl Future<Output = ()>)
+pub async fn serve<H, F>(mut connections: Connections, handler: H, stop: impl Future<Output = ()>)
 where
     H: Fn(Request<Incoming>) -> F + Clone + Send + 'static,
     F: Future<Output = Answer> + Send + 'static,
@@ -48,17 +43,11 @@ where
         .keep_alive_timeout(KEEPALIVE_TIMEOUT)
         .max_header_list_size(HEADER_BYTES_MAX)
         .max_concurrent_streams(STREAMS_PER_CONNECTION);
-    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let graceful = GracefulShutdown::new();
-    let mut connections = Connections::new(listener);
     let mut stop = std::pin::pin!(stop);
     loop {
-        let accepted = async {
-            let place = Arc::clone(&places).acquire_owned().await;
-            (place, connections.next().await)
-        };
-        let (place, stream) = tokio::select! {
-            (place, Some(Ok(stream))) = accepted => (place, stream),
+        let stream = tokio::select! {
+            Some(Ok(stream)) = connections.next() => stream,
             () = &mut stop => break,
             else => break,
         };
@@ -73,7 +62,6 @@ where
             if let Err(error) = connection.await {
                 tracing::debug!(%error, "a connection ended early");
             }
-            drop(place);
         });
     }
     drop(connections);
