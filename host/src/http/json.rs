@@ -12,9 +12,8 @@ use crate::error::{Error, Violation};
 
 /// The deepest nesting of a JSON value.
 pub const NESTING_MAX: usize = 128;
-/// The most members of a body, and what is said of more.
+/// The most members of a body.
 const MEMBERS_MAX: usize = 256;
-const TOO_MANY: &str = "more than 256 members";
 /// The most characters of a name that an error repeats.
 const NAME_CHARACTERS_MAX: usize = 64;
 
@@ -30,16 +29,17 @@ pub fn members(body: &[u8]) -> Result<(Vec<Member<'_>>, Vec<Violation>), Error> 
     if body.trim_ascii().is_empty() {
         return Ok((Vec::new(), Vec::new()));
     }
-    let Members(mut members) = serde_json::from_slice(body).map_err(|error| {
+    let Members { mut members, too_many } = serde_json::from_slice(body).map_err(|error| {
         // What the body holds instead is the caller's, and may be a secret.
         let what = match error.classify() {
-            Category::Data if !error.to_string().contains(TOO_MANY) => {
-                "expected a JSON object".into()
-            }
+            Category::Data => "expected a JSON object".into(),
             _ => error.to_string(),
         };
         Error::invalid("body", format!("is not a JSON object: {what}"))
     })?;
+    if too_many {
+        return Err(Error::invalid("body", format!("has more than {MEMBERS_MAX} members")));
+    }
     let mut violations = Vec::new();
     members.retain(|(name, value)| {
         let nesting = nesting(value.get());
@@ -94,7 +94,11 @@ fn nesting(text: &str) -> usize {
     deepest
 }
 
-struct Members<'a>(Vec<Member<'a>>);
+struct Members<'a> {
+    members: Vec<Member<'a>>,
+    /// There were more, which were passed over.
+    too_many: bool,
+}
 
 /// A name that borrows from the body unless it has escapes.
 struct Name<'a>(Cow<'a, str>);
@@ -112,13 +116,16 @@ impl<'de> Deserialize<'de> for Members<'de> {
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
                 let mut members = Vec::new();
+                let mut too_many = false;
                 while let Some((Name(name), value)) = map.next_entry()? {
-                    if members.len() == MEMBERS_MAX {
-                        return Err(serde::de::Error::custom(TOO_MANY));
+                    too_many = members.len() == MEMBERS_MAX;
+                    if too_many {
+                        break;
                     }
                     members.push((name, value));
                 }
-                Ok(Members(members))
+                while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+                Ok(Members { members, too_many })
             }
         }
 
@@ -172,6 +179,7 @@ mod tests {
             (b"{\"a\":", "EOF"),
             (b"{\"a\":\"\xff\"}", "invalid unicode"),
             (b"\"a secret\"", "expected a JSON object"),
+            (b"\"a secret of more than 256 members\"", "expected a JSON object"),
             (format!("{{{}\"a\":1}}", "\"a\":1,".repeat(256)).as_bytes(), "more than 256 members"),
         ] {
             let error = members(body).expect_err(expected);

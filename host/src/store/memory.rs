@@ -7,7 +7,7 @@ use std::hash::BuildHasher;
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::Duration;
 
-use crate::clock::{Clock, Milliseconds};
+use crate::clock::Clock;
 use crate::store::rows::Changes;
 use crate::store::shard::Shard;
 use crate::store::transaction::{self, Outcome, Txn};
@@ -89,11 +89,6 @@ impl Memory {
     /// Events of a log; see [`Store::events`].
     pub fn read_events(&self, log: &str, after: Option<&str>, limit: usize) -> Vec<Event> {
         self.shard(transaction::tag(log)).events(log, after, limit)
-    }
-
-    /// The time that deadlines are compared with.
-    pub fn now(&self) -> Milliseconds {
-        self.clock.now()
     }
 }
 

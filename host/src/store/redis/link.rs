@@ -77,7 +77,7 @@ impl Link {
         }
     }
 
-    /// A command on `connection` was answered.
+    /// A command was answered.
     pub fn answered(&self) {
         if self.timeouts.load(Ordering::Relaxed) > 0 {
             self.timeouts.store(0, Ordering::Relaxed);

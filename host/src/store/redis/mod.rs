@@ -76,9 +76,9 @@ pub enum Unfit {
 }
 
 impl Redis {
-    /// A store on the server at `address`, which need not answer yet: the
-    /// connection is made by the first call and made again when it is lost.
-    /// Every call is given up after `timeout`.
+    /// A store on the server at `address`, which need not answer yet: a task of
+    /// the present runtime connects, and connects again when the connection is
+    /// lost. Every call is given up after `timeout`.
     ///
     /// # Errors
     /// When the address is not usable at all.
