@@ -1,15 +1,17 @@
-//! Connections as they come, for every wire: a bounded number, without delay for
-//! small answers, given up when nothing is said over them, and with a pause when
-//! one cannot be accepted.
+//! Connections as they come, for every wire: a bounded number, spread evenly over
+//! the workers, without delay for small answers, given up when nothing is said
+//! over them, and with a pause when one cannot be accepted.
 
 use std::io::{Error, ErrorKind};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Sleep;
 use tokio_stream::Stream;
@@ -21,20 +23,88 @@ const PREFACE_TIMEOUT: Duration = Duration::from_secs(30);
 /// The length of HTTP/2's preface: what is longer has said it.
 const PREFACE_BYTES: usize = 24;
 
-/// The connections of one listener; never ends.
-pub struct Connections {
+/// How many connections each worker has.
+pub type Loads = Arc<[AtomicUsize]>;
+
+/// Accepts connections while there is a place for them; the rest waits to be
+/// accepted.
+pub struct Acceptor {
     listener: TcpListener,
     places: Arc<Semaphore>,
-    waiting: Option<Pin<Box<dyn Future<Output = Option<OwnedSemaphorePermit>> + Send>>>,
-    place: Option<OwnedSemaphorePermit>,
-    pause: Option<Pin<Box<Sleep>>>,
+    loads: Loads,
+    shares: Vec<UnboundedSender<Accepted>>,
 }
 
-impl Connections {
-    /// What comes over `listener`, while there is a place for it; the rest waits
-    /// to be accepted.
-    pub fn new(listener: TcpListener, places: Arc<Semaphore>) -> Self {
-        Self { listener, places, waiting: None, place: None, pause: None }
+/// The connections that one worker got.
+pub struct Connections(UnboundedReceiver<Accepted>);
+
+/// A connection on its way to a worker; bounded by the places.
+struct Accepted {
+    stream: std::net::TcpStream,
+    place: Place,
+}
+
+/// A place among the connections allowed, and on a worker.
+struct Place {
+    _permit: OwnedSemaphorePermit,
+    loads: Loads,
+    worker: usize,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.loads[self.worker].fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Makes an acceptor of `listener` that spreads connections over as many workers
+/// as `loads` has, each to the one that has the fewest.
+pub fn spread(
+    listener: TcpListener,
+    places: Arc<Semaphore>,
+    loads: &Loads,
+) -> (Acceptor, Vec<Connections>) {
+    let channels = loads.iter().map(|_| mpsc::unbounded_channel());
+    let (shares, connections) =
+        channels.map(|(share, connections)| (share, Connections(connections))).unzip();
+    (Acceptor { listener, places, loads: Arc::clone(loads), shares }, connections)
+}
+
+impl Acceptor {
+    /// Accepts until `stop` completes; then nobody listens any more.
+    pub async fn run(self, stop: impl Future<Output = ()>) {
+        let mut stop = std::pin::pin!(stop);
+        loop {
+            let accepted = tokio::select! {
+                accepted = self.accept() => accepted,
+                () = &mut stop => return,
+            };
+            match accepted {
+                Ok((stream, place)) => {
+                    let worker = place.worker;
+                    // A worker that has ended is stopping with all others.
+                    drop(self.shares[worker].send(Accepted { stream, place }));
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "a connection was not accepted");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    async fn accept(&self) -> std::io::Result<(std::net::TcpStream, Place)> {
+        let permit = Arc::clone(&self.places).acquire_owned().await.map_err(Error::other)?;
+        let (stream, _) = self.listener.accept().await?;
+        // Without it small answers wait for the peer's acknowledgement.
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!(%error, "a connection keeps its delay");
+        }
+        let loads = self.loads.iter().map(|load| load.load(Ordering::Relaxed)).enumerate();
+        let worker = loads.min_by_key(|(_, load)| *load).map_or(0, |(worker, _)| worker);
+        self.loads[worker].fetch_add(1, Ordering::Relaxed);
+        let place = Place { _permit: permit, loads: Arc::clone(&self.loads), worker };
+        Ok((stream.into_std()?, place))
     }
 }
 
@@ -43,37 +113,16 @@ impl Stream for Connections {
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         loop {
-            if let Some(pause) = &mut self.pause {
-                ready!(pause.as_mut().poll(context));
-                self.pause = None;
-            }
-            if self.place.is_none() {
-                let places = Arc::clone(&self.places);
-                let waiting = self
-                    .waiting
-                    .get_or_insert_with(|| Box::pin(async { places.acquire_owned().await.ok() }));
-                let place = ready!(waiting.as_mut().poll(context));
-                self.waiting = None;
-                if place.is_none() {
-                    return Poll::Ready(None);
-                }
-                self.place = place;
-            }
-            match ready!(self.listener.poll_accept(context)) {
-                Ok((stream, _)) => {
-                    // Without it small answers wait for the peer's acknowledgement.
-                    if let Err(error) = stream.set_nodelay(true) {
-                        tracing::debug!(%error, "a connection keeps its delay");
-                    }
+            let Some(Accepted { stream, place }) = ready!(self.0.poll_recv(context)) else {
+                return Poll::Ready(None);
+            };
+            match TcpStream::from_std(stream) {
+                Ok(stream) => {
                     let patience = Some(Box::pin(tokio::time::sleep(PREFACE_TIMEOUT)));
-                    let place = self.place.take();
                     let connection = Connection { stream, received: 0, patience, _place: place };
                     return Poll::Ready(Some(Ok(connection)));
                 }
-                Err(error) => {
-                    tracing::warn!(%error, "a connection was not accepted");
-                    self.pause = Some(Box::pin(tokio::time::sleep(ACCEPT_PAUSE)));
-                }
+                Err(error) => tracing::warn!(%error, "a connection was not taken over"),
             }
         }
     }
@@ -85,7 +134,7 @@ pub struct Connection {
     received: usize,
     /// Until it has said which protocol it speaks.
     patience: Option<Pin<Box<Sleep>>>,
-    _place: Option<OwnedSemaphorePermit>,
+    _place: Place,
 }
 
 impl AsyncRead for Connection {

@@ -7,6 +7,11 @@ use session_manager::config::{Refusal, Settings};
 use session_manager::{serve, telemetry};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+/// A fifth of a small request was spent in the system's allocator; see
+/// `docs/performance.md`.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     let settings = match Settings::read(std::env::args_os()) {
         Ok(settings) => settings,
@@ -32,7 +37,8 @@ fn tell(refusal: &Refusal) -> ExitCode {
     ExitCode::from(u8::try_from(refusal.code).unwrap_or(u8::MAX))
 }
 
-#[tokio::main]
+/// Requests are served by threads of their own; this one waits.
+#[tokio::main(flavor = "current_thread")]
 async fn run(settings: &Settings) -> anyhow::Result<()> {
     let directory = Some(settings.log_directory.as_str()).filter(|directory| !directory.is_empty());
     let _log =

@@ -2,7 +2,7 @@
 //! it ends.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -18,13 +18,14 @@ use crate::admin::{self, Admin};
 use crate::api::Api;
 use crate::clock::Clock;
 use crate::config::{Settings, StoreChoice};
-use crate::listener::Connections;
+use crate::listener::{self, Loads};
 use crate::logic::{self, Limits, Logic};
 use crate::store::Store;
 use crate::store::embedded::{Embedded, OpenError};
 use crate::store::memory::Memory;
 use crate::store::redis::Redis;
 use crate::telemetry::Metrics;
+use crate::workers::{self, Workers};
 use crate::{grpc, http};
 
 /// Connections for users at the same time, when the system allows as many.
@@ -47,6 +48,7 @@ pub struct Running {
     stopping: Arc<AtomicBool>,
     stop: watch::Sender<bool>,
     tasks: JoinSet<Result<()>>,
+    workers: Workers,
 }
 
 /// Starts everything; when this returns, requests are answered.
@@ -67,12 +69,7 @@ pub async fn start(settings: &Settings) -> Result<Running> {
         ("admin", admin.local_addr()?),
     ];
 
-    let places = Arc::new(Semaphore::new(connections_max()));
-    let grpc = Connections::new(grpc, Arc::clone(&places));
-    let rest = Connections::new(rest, places);
-    // Probes get through when users have taken all places.
-    let admin = Connections::new(admin, Arc::new(Semaphore::new(ADMIN_CONNECTIONS_MAX)));
-
+    let workers = Workers::start(workers::processors()).context("no threads to serve on")?;
     let mut tasks = JoinSet::new();
     let (stop, mut stopped) = watch::channel(false);
     let store = open_store(settings, &mut tasks).await?;
@@ -83,7 +80,7 @@ pub async fn start(settings: &Settings) -> Result<Running> {
         Arc::clone(&store),
         settings.for_component(),
         limits,
-        Arc::clone(&metrics.logic),
+        Arc::clone(&metrics),
     );
     let logic = Arc::new(logic.await.context("the component cannot be used")?);
     tracing::info!(store = store.name(), digest = logic.generation().digest(), "component loaded");
@@ -96,21 +93,48 @@ pub async fn start(settings: &Settings) -> Result<Running> {
         drop(stopped.wait_for(|stopped| *stopped).await);
     };
     report_health(&api, &metrics, &health, false).await;
-    tasks.spawn(grpc::serve(
-        grpc,
-        api.clone(),
-        Arc::clone(&metrics),
-        health.clone(),
-        told(stopped.clone()),
-    ));
-    tasks.spawn(http::serve(rest, api.clone(), Arc::clone(&metrics), told(stopped.clone())));
+
+    let places = Arc::new(Semaphore::new(connections_max()));
+    let loads: Loads = (0..workers.count()).map(|_| AtomicUsize::new(0)).collect();
+    let mut listen = |listener, places, loads| {
+        let (acceptor, connections) = listener::spread(listener, places, loads);
+        let until = told(stopped.clone());
+        tasks.spawn(async move {
+            acceptor.run(until).await;
+            Ok(())
+        });
+        connections
+    };
+    let grpc = listen(grpc, Arc::clone(&places), &loads);
+    let rest = listen(rest, places, &loads);
+    // Probes get through when users have taken all places, and are answered when
+    // all workers are at work: their connections stay on this thread.
+    let admin_places = Arc::new(Semaphore::new(ADMIN_CONNECTIONS_MAX));
+    let alone: Loads = Arc::new([AtomicUsize::new(0)]);
+    let admin = listen(admin, admin_places, &alone);
+
+    let serving = workers.spawn_on_each(grpc, |connections| {
+        let until = told(stopped.clone());
+        grpc::serve(connections, api.clone(), Arc::clone(&metrics), health.clone(), until)
+    });
+    for worker in serving {
+        tasks.spawn(async { worker.await? });
+    }
+    let serving = workers.spawn_on_each(rest, |connections| {
+        http::serve(connections, api.clone(), Arc::clone(&metrics), told(stopped.clone()))
+    });
+    for worker in serving {
+        tasks.spawn(async { worker.await? });
+    }
     let wire =
         Admin { api: api.clone(), metrics: Arc::clone(&metrics), stopping: Arc::clone(&stopping) };
-    let until = told(stopped.clone());
-    tasks.spawn(async move {
-        admin::serve(admin, wire, until).await;
-        Ok(())
-    });
+    for connections in admin {
+        let serving = admin::serve(connections, wire.clone(), told(stopped.clone()));
+        tasks.spawn(async {
+            serving.await;
+            Ok(())
+        });
+    }
     tasks.spawn(async move {
         while !*stopped.borrow() {
             report_health(&api, &metrics, &health, false).await;
@@ -125,7 +149,7 @@ pub async fn start(settings: &Settings) -> Result<Running> {
         }
         Ok(())
     });
-    Ok(Running { addresses, store, stopping, stop, tasks })
+    Ok(Running { addresses, store, stopping, stop, tasks, workers })
 }
 
 impl Running {
@@ -154,6 +178,7 @@ impl Running {
             tracing::warn!(after = ?DRAIN, "connections that did not end were cut off");
         }
         self.tasks.shutdown().await;
+        drop(self.workers);
         self.store.flush().await.context("the store was not flushed")
     }
 }

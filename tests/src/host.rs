@@ -18,6 +18,7 @@ pub struct Host {
 
 /// How to start a server.
 pub struct Launch {
+    program: Option<PathBuf>,
     settings: Vec<(String, String)>,
     files_max: Option<u32>,
 }
@@ -36,7 +37,14 @@ pub fn binary() -> PathBuf {
 
 impl Launch {
     fn new() -> Self {
-        Self { settings: Vec::new(), files_max: None }
+        Self { program: None, settings: Vec::new(), files_max: None }
+    }
+
+    /// Runs another program than the one built beside the tests.
+    #[must_use]
+    pub fn program(mut self, program: &Path) -> Self {
+        self.program = Some(program.into());
+        self
     }
 
     /// Limits how many files and connections the server may have open.
@@ -70,11 +78,12 @@ impl Launch {
 
     /// The command, with nothing of the test's own environment.
     pub fn command(&self) -> Command {
+        let program = self.program.clone().unwrap_or_else(binary);
         let mut command = match self.files_max {
-            None => Command::new(binary()),
+            None => Command::new(program),
             Some(files_max) => {
                 let mut shell = Command::new("/bin/sh");
-                shell.arg("-c").arg(format!("ulimit -n {files_max}; exec \"$0\"")).arg(binary());
+                shell.arg("-c").arg(format!("ulimit -n {files_max}; exec \"$0\"")).arg(program);
                 shell
             }
         };
@@ -148,12 +157,17 @@ impl Host {
         self.process.ended().await
     }
 
+    /// The number the system knows it by.
+    pub fn process_id(&self) -> u32 {
+        self.process.id()
+    }
+
     /// Resident memory in bytes.
     ///
     /// # Panics
     /// When the process has ended.
-    pub fn resident_bytes(&mut self) -> u64 {
-        let path = format!("/proc/{}/status", self.process.child().id());
+    pub fn resident_bytes(&self) -> u64 {
+        let path = format!("/proc/{}/status", self.process_id());
         let status = std::fs::read_to_string(path).expect("the process lives");
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("VmRSS");
         let kib: u64 =

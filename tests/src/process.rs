@@ -15,6 +15,11 @@ impl Process {
         Self(child.unwrap_or_else(|error| panic!("{command:?} does not start: {error}")))
     }
 
+    /// The number the system knows it by.
+    pub fn id(&self) -> u32 {
+        self.0.id()
+    }
+
     /// The child.
     pub fn child(&mut self) -> &mut Child {
         &mut self.0

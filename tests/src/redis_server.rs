@@ -66,6 +66,11 @@ impl RedisServer {
         self.process.signal(name);
     }
 
+    /// The number the system knows it by.
+    pub fn process_id(&self) -> u32 {
+        self.process.id()
+    }
+
     /// A connection to one of its databases.
     ///
     /// # Panics

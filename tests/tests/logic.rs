@@ -21,7 +21,7 @@ async fn start(
     store: Arc<dyn Store>,
     limits: Limits,
 ) -> Result<Logic, LoadError> {
-    Logic::start(component, store, Vec::new(), limits, Arc::clone(&Metrics::new().logic)).await
+    Logic::start(component, store, Vec::new(), limits, Arc::new(Metrics::new())).await
 }
 
 async fn misbehaving(store: Arc<dyn Store>, limits: Limits) -> Arc<Logic> {

@@ -64,7 +64,7 @@ pub async fn serve(
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
         .max_concurrent_streams(STREAMS_PER_CONNECTION)
         .http2_max_header_list_size(HEADER_BYTES_MAX)
-        .layer(observe::layer(metrics))
+        .layer(observe::layer(metrics.share()))
         .add_service(
             SessionManagerServer::new(session_manager::Service(api.clone()))
                 .max_decoding_message_size(MESSAGE_BYTES_MAX),

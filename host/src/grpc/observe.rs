@@ -1,7 +1,7 @@
 //! What happens around every gRPC call: its id, its span, its metrics, and
 //! errors of the transport itself told like all others.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
@@ -15,7 +15,7 @@ use tracing::Instrument;
 use crate::error::{Error, Reason};
 use crate::grpc::{MESSAGE_BYTES_MAX, status};
 use crate::proto::DESCRIPTORS;
-use crate::telemetry::{Metrics, REQUEST_ID, request_id};
+use crate::telemetry::{Operation, REQUEST_ID, Share, request_id};
 
 const DETAILS: &str = "grpc-status-details-bin";
 const STATUS: &str = "grpc-status";
@@ -23,21 +23,26 @@ const STATUS: &str = "grpc-status";
 /// Wraps a service.
 #[derive(Clone)]
 pub struct Observe {
-    metrics: Arc<Metrics>,
-    /// Paths of the contract; others share one label, so that callers cannot
-    /// make labels up.
-    operations: Arc<HashSet<String>>,
+    /// By path of the contract.
+    operations: Arc<HashMap<String, Arc<Operation>>>,
+    /// What is not in the contract shares one label, so that callers cannot make
+    /// labels up.
+    other: Arc<Operation>,
 }
 
-/// The layer that records to `metrics`.
-pub fn layer(metrics: Arc<Metrics>) -> Observe {
+/// The layer that records to `counts`.
+///
+/// # Panics
+/// Never: the descriptors were made by the build.
+pub fn layer(counts: &Share) -> Observe {
     let pool = DescriptorPool::decode(DESCRIPTORS).expect("the build compiled the descriptors");
-    let operations = pool
-        .services()
-        .flat_map(|service| service.methods().collect::<Vec<_>>())
-        .map(|method| format!("/{}/{}", method.parent_service().full_name(), method.name()))
-        .collect();
-    Observe { metrics, operations: Arc::new(operations) }
+    let operation = |name: &str| Arc::new(counts.operation("grpc", name, name_of(Code::Ok)));
+    let methods = pool.services().flat_map(|service| service.methods().collect::<Vec<_>>());
+    let operations = methods.map(|method| {
+        let name = format!("{}/{}", method.parent_service().full_name(), method.name());
+        (format!("/{name}"), operation(&name))
+    });
+    Observe { operations: Arc::new(operations.collect()), other: operation("other") }
 }
 
 impl<S> Layer<S> for Observe {
@@ -70,30 +75,29 @@ where
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let id = request_id(request.headers().get(REQUEST_ID));
-        let path = request.uri().path();
-        let known = self.observe.operations.get(path).cloned();
-        let operation = known.as_deref().unwrap_or("other").trim_start_matches('/').to_owned();
+        let known = self.observe.operations.get(request.uri().path());
+        let operation = Arc::clone(known.unwrap_or(&self.observe.other));
+        let known = known.is_some();
         let span = tracing::info_span!(
             "request",
-            protocol = "grpc",
-            operation,
+            protocol = operation.protocol,
+            operation = operation.name,
             request_id = id.to_str().unwrap_or_default()
         );
-        let metrics = Arc::clone(&self.observe.metrics);
         let answer = self.inner.call(request);
         let observed = async move {
-            let in_flight = metrics.request("grpc", &operation);
+            let in_flight = operation.begin();
             let mut response = answer.await?;
             let mut code = code(&response);
-            if let Some(error) = transport_error(&response, code, known.is_some()) {
+            if let Some(error) = transport_error(&response, code, known) {
                 code = status::from(&error).code();
                 response = status::from(&error).into_http();
             }
-            let duration = in_flight.answered(name(code));
+            let duration = in_flight.answered(name_of(code));
             if matches!(code, Code::Internal | Code::Unavailable | Code::DeadlineExceeded) {
-                tracing::warn!(code = name(code), ?duration, "request failed");
+                tracing::warn!(code = name_of(code), ?duration, "request failed");
             } else {
-                tracing::debug!(code = name(code), ?duration, "request answered");
+                tracing::debug!(code = name_of(code), ?duration, "request answered");
             }
             response.headers_mut().insert(REQUEST_ID, id);
             Ok(response)
@@ -130,7 +134,7 @@ fn transport_error(response: &Response<Body>, code: Code, known: bool) -> Option
     }
 }
 
-fn name(code: Code) -> &'static str {
+fn name_of(code: Code) -> &'static str {
     match code {
         Code::Ok => "OK",
         Code::Cancelled => "CANCELLED",

@@ -21,7 +21,7 @@ use crate::proto::sessionmanager::DefaultResponse;
 /// Those of [`booking::write`], or a body that is not a JSON object.
 pub async fn set(
     api: &Api,
-    context: String,
+    context: &str,
     session_key: Option<&str>,
     body: &[u8],
 ) -> Result<DefaultResponse, Error> {
@@ -37,12 +37,12 @@ pub async fn get(api: &Api, context: &str, session_key: &str) -> Result<Vec<u8>,
     Ok(render(session_key, &session))
 }
 
-fn write(context: String, session_key: Option<&str>, body: &[u8]) -> Result<Write, Error> {
+fn write(context: &str, session_key: Option<&str>, body: &[u8]) -> Result<Write, Error> {
     let (members, nested) = json::members(body)?;
     let mut reader =
         Reader { violations: nested.into_iter().map(Into::into).collect(), seen: Vec::new() };
     let mut write = Write {
-        context,
+        context: context.into(),
         session_key: session_key.unwrap_or_default().into(),
         fields: Vec::with_capacity(members.len()),
         if_version: None,
@@ -242,7 +242,7 @@ mod tests {
     #[test]
     fn a_body_gives_fields_and_conditions_in_both_cases() {
         let body = br#"{"fleetListRequest":{"a":1},"ifVersion":"3","lock_token":"t","version":9}"#;
-        let write = write("pre-order".into(), Some("k"), body).expect("a write");
+        let write = write("pre-order", Some("k"), body).expect("a write");
         assert_eq!((write.session_key.as_str(), write.if_version), ("k", Some(3)));
         assert_eq!(write.lock_token.as_deref(), Some("t"));
         assert_eq!(write.fields.len(), 1);
@@ -253,7 +253,7 @@ mod tests {
     #[test]
     fn every_breach_of_the_body_is_told() {
         let body = br#"{"session_key":"other","if_version":-1,"lock_token":5,"lockToken":"t"}"#;
-        let write = write("pre-order".into(), Some("k"), body).expect("a write");
+        let write = write("pre-order", Some("k"), body).expect("a write");
         let fields: Vec<_> = write.violations.iter().map(|v| v.field.as_str()).collect();
         assert_eq!(fields, ["session_key", "if_version", "lock_token", "lock_token"]);
     }

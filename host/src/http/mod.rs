@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, EXPECT};
+use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Request};
 use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
@@ -27,10 +28,10 @@ use crate::api::Api;
 use crate::error::{Error, Reason};
 use crate::http::answer::Answer;
 use crate::http::openapi::OpenApi;
-use crate::http::routes::{Action, Route, Routes};
+use crate::http::routes::{Action, PathRoutes, Route, Routes};
 use crate::listener::Connections;
 use crate::proto::DESCRIPTORS;
-use crate::telemetry::{Metrics, REQUEST_ID, request_id};
+use crate::telemetry::{Metrics, Operation, REQUEST_ID, Share, request_id};
 
 /// The most bytes of one body.
 const BODY_BYTES_MAX: usize = 4 << 20;
@@ -46,9 +47,11 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 /// The wire.
 pub struct Rest {
     api: Api,
-    metrics: Arc<Metrics>,
     routes: Routes,
     openapi: OpenApi,
+    counts_openapi: Operation,
+    /// What is not in the contract shares one label.
+    counts_other: Operation,
 }
 
 /// Serves `connections` until `stop` completes, then ends when the requests in
@@ -62,35 +65,41 @@ pub async fn serve(
     metrics: Arc<Metrics>,
     stop: impl Future<Output = ()>,
 ) -> anyhow::Result<()> {
-    let pool = DescriptorPool::decode(DESCRIPTORS)?;
-    let routes = Routes::read(&pool)?;
-    let openapi = OpenApi::new(&pool)?;
-    let rest = Arc::new(Rest { api, metrics, routes, openapi });
+    let rest = Arc::new(Rest::new(api, metrics.share())?);
     let handler = move |request| Arc::clone(&rest).handle(request);
     server::serve(connections, handler, stop).await;
     Ok(())
 }
 
 impl Rest {
+    fn new(api: Api, counts: &Share) -> anyhow::Result<Self> {
+        let pool = DescriptorPool::decode(DESCRIPTORS)?;
+        Ok(Self {
+            api,
+            routes: Routes::read(&pool, counts)?,
+            openapi: OpenApi::new(&pool)?,
+            counts_openapi: counts.operation("rest", "OpenApi", "200"),
+            counts_other: counts.operation("rest", "other", "404"),
+        })
+    }
+
     async fn handle(self: Arc<Self>, request: Request<Incoming>) -> Answer {
-        let id = request_id(request.headers().get(REQUEST_ID));
-        let path = request.uri().path().to_owned();
-        let operation = match self.routes.router.at(&path) {
-            Ok(found) => {
-                let route = found.value.iter().find(|route| route.http_method == request.method());
-                route.map_or("other", |route| &route.operation)
-            }
-            Err(_) if path == openapi::PATH => "OpenApi",
-            Err(_) => "other",
+        let (head, body) = request.into_parts();
+        let id = request_id(head.headers.get(REQUEST_ID));
+        let target = self.target(&head);
+        let operation = match &target {
+            Target::Route(_, operation, _) => operation,
+            Target::OpenApi => &self.counts_openapi,
+            Target::OtherMethod(_) | Target::Nothing => &self.counts_other,
         };
         let span = tracing::info_span!(
             "request",
-            protocol = "rest",
-            operation,
+            protocol = operation.protocol,
+            operation = operation.name,
             request_id = id.to_str().unwrap_or_default()
         );
-        let in_flight = self.metrics.request("rest", operation);
-        let answering = self.answer(&path, request).instrument(span.clone());
+        let in_flight = operation.begin();
+        let answering = self.answer(target, &head, body).instrument(span.clone());
         let mut answer = answering.await.unwrap_or_else(|refusal| refusal.answer());
         let status = answer.status();
         let duration = in_flight.answered(status.as_str());
@@ -105,54 +114,68 @@ impl Rest {
         answer
     }
 
-    async fn answer(&self, path: &str, request: Request<Incoming>) -> Result<Answer, Refusal> {
+    fn target<'a>(&'a self, head: &'a Parts) -> Target<'a> {
+        let path = head.uri.path();
         let Ok(found) = self.routes.router.at(path) else {
-            if path == openapi::PATH {
-                return self.openapi(request.method());
-            }
-            return Err(Error::new(Reason::RouteNotFound, "There is no such path.").into());
+            return if path == openapi::PATH { Target::OpenApi } else { Target::Nothing };
         };
-        let method = request.method();
-        let Some(route) = found.value.iter().find(|route| route.http_method == method) else {
-            let allowed: Vec<&str> =
-                found.value.iter().map(|route| route.http_method.as_str()).collect();
-            return Err(Refusal::method(&allowed.join(", ")));
-        };
-        let mut parameters = Vec::with_capacity(2);
-        for (name, value) in found.params.iter() {
-            let decoded = percent_decode_str(value).decode_utf8();
-            let value = decoded.map_err(|_| Error::invalid(name, "is not UTF-8"))?;
-            parameters.push((name, value));
+        match found.value.iter().find(|(route, _)| route.http_method == head.method) {
+            Some((route, operation)) => Target::Route(route, operation, found.params),
+            None => Target::OtherMethod(found.value),
         }
-        let query = request.uri().query().unwrap_or_default().to_owned();
-        let body = if route.has_body { body(request).await? } else { Bytes::new() };
-        let parameter = |wanted: &str| {
-            let found = parameters.iter().find(|(name, _)| *name == wanted);
-            found.map(|(_, value)| value.clone().into_owned())
+    }
+
+    async fn answer(
+        &self,
+        target: Target<'_>,
+        head: &Parts,
+        body: Incoming,
+    ) -> Result<Answer, Refusal> {
+        let (route, parameters) = match target {
+            Target::Route(route, _, parameters) => (route, parameters),
+            Target::OpenApi => return self.openapi(&head.method),
+            Target::OtherMethod(routes) => {
+                let allowed = routes.iter().map(|(route, _)| route.http_method.as_str());
+                return Err(Refusal::method(&allowed.collect::<Vec<_>>().join(", ")));
+            }
+            Target::Nothing => {
+                return Err(Error::new(Reason::RouteNotFound, "There is no such path.").into());
+            }
         };
+        let mut decoded = Vec::with_capacity(parameters.len());
+        for (name, value) in parameters.iter() {
+            let value = percent_decode_str(value).decode_utf8();
+            decoded.push((name, value.map_err(|_| Error::invalid(name, "is not UTF-8"))?));
+        }
+        let parameter = |wanted: &str| {
+            let found = decoded.iter().find(|(name, _)| *name == wanted);
+            found.map(|(_, value)| &**value)
+        };
+        let query = head.uri.query().unwrap_or_default();
+        let body = if route.has_body { collected(head, body).await? } else { Bytes::new() };
         match &route.action {
             Action::Unary(call) => {
                 let mut request = transcode::Request::new(route.method.input());
-                for (name, value) in &parameters {
+                for (name, value) in &decoded {
                     request.path(name, value);
                 }
-                request.query(&query);
+                request.query(query);
                 request.body(&body)?;
                 let reply = call(self.api.clone(), request.finish()?).await?;
                 Ok(answer::json(transcode::reply(route.method.output(), &reply)))
             }
             Action::SetFlat => {
-                no_query(&query)?;
+                no_query(query)?;
                 let context = parameter("context").unwrap_or_default();
                 let key = parameter("session_key");
-                let written = booking::set(&self.api, context, key.as_deref(), &body).await?;
+                let written = booking::set(&self.api, context, key, &body).await?;
                 Ok(reply(route, &written))
             }
             Action::GetFlat => {
-                no_query(&query)?;
+                no_query(query)?;
                 let context = parameter("context").unwrap_or_default();
                 let key = parameter("session_key").unwrap_or_default();
-                Ok(answer::json(booking::get(&self.api, &context, &key).await?))
+                Ok(answer::json(booking::get(&self.api, context, key).await?))
             }
         }
     }
@@ -163,6 +186,16 @@ impl Rest {
         }
         Ok(answer::json(self.openapi.document(&self.api.logic.generation())))
     }
+}
+
+/// What a request is for.
+enum Target<'a> {
+    /// A route, what it counts, and its parameters.
+    Route(&'a Route, &'a Operation, matchit::Params<'a, 'a>),
+    OpenApi,
+    /// The path has other methods.
+    OtherMethod(&'a PathRoutes),
+    Nothing,
 }
 
 /// Why a request has no reply.
@@ -205,23 +238,23 @@ fn no_query(query: &str) -> Result<(), Error> {
 }
 
 /// The whole body of a request that says it is JSON, or has none.
-async fn body(request: Request<Incoming>) -> Result<Bytes, Error> {
+async fn collected(head: &Parts, body: Incoming) -> Result<Bytes, Error> {
     let too_large = || {
         let message = format!("The body is larger than {BODY_BYTES_MAX} bytes.");
         Error::new(Reason::RequestTooLarge, message)
     };
-    if !is_json(request.headers()) && request.headers().get(CONTENT_LENGTH) != Some(&NOTHING) {
+    if !is_json(&head.headers) && head.headers.get(CONTENT_LENGTH) != Some(&NOTHING) {
         return Err(Error::new(
             Reason::UnsupportedMediaType,
             "The body must be JSON, announced as content-type: application/json.",
         ));
     }
-    let length = request.headers().get(CONTENT_LENGTH).and_then(|value| value.to_str().ok());
+    let length = head.headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok());
     let length: usize = length.and_then(|length| length.parse().ok()).unwrap_or(0);
-    if length > BODY_BYTES_MAX && request.headers().contains_key(EXPECT) {
+    if length > BODY_BYTES_MAX && head.headers.contains_key(EXPECT) {
         return Err(too_large());
     }
-    match tokio::time::timeout(BODY_TIMEOUT, collect(request.into_body(), length)).await {
+    match tokio::time::timeout(BODY_TIMEOUT, collect(body, length)).await {
         Ok(Ok(Some(body))) => Ok(body),
         Ok(Ok(None)) => Err(too_large()),
         Ok(Err(_)) => Err(Error::invalid("body", "does not arrive whole")),

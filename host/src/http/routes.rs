@@ -14,6 +14,7 @@ use crate::api::{Api, booking};
 use crate::error::Error;
 use crate::proto::session::booking::v1::ListContextsRequest;
 use crate::proto::sessionmanager::EmptyRequest;
+use crate::telemetry::{Operation, Share};
 
 /// A reply message's bytes, some time.
 type Reply = Pin<Box<dyn Future<Output = Result<Vec<u8>, Error>> + Send>>;
@@ -44,8 +45,8 @@ pub struct Route {
     pub action: Action,
 }
 
-/// The routes of one path.
-pub type PathRoutes = Vec<Route>;
+/// The routes of one path, each with what it counts.
+pub type PathRoutes = Vec<(Route, Operation)>;
 
 /// All routes by path.
 pub struct Routes {
@@ -59,12 +60,15 @@ impl Routes {
     /// # Errors
     /// When an annotation cannot be served: two claim one path, or an operation
     /// has no action.
-    pub fn read(pool: &DescriptorPool) -> Result<Self> {
+    pub fn read(pool: &DescriptorPool, counts: &Share) -> Result<Self> {
         let mut by_template: Vec<(String, PathRoutes)> = Vec::new();
         for route in all(pool)? {
-            match by_template.iter_mut().find(|(template, _)| *template == route.template) {
-                Some((_, routes)) => routes.push(route),
-                None => by_template.push((route.template.clone(), vec![route])),
+            let template = route.template.clone();
+            let operation = counts.operation("rest", &route.operation, "200");
+            let known = by_template.iter_mut().find(|(known, _)| *known == template);
+            match known {
+                Some((_, routes)) => routes.push((route, operation)),
+                None => by_template.push((template, vec![(route, operation)])),
             }
         }
         let mut router = matchit::Router::new();
@@ -183,6 +187,7 @@ where
 mod tests {
     use super::*;
     use crate::proto::DESCRIPTORS;
+    use crate::telemetry::Metrics;
 
     #[test]
     fn the_routes_are_those_of_the_contract() {
@@ -209,11 +214,11 @@ mod tests {
     #[test]
     fn every_route_is_found_by_its_path() {
         let pool = DescriptorPool::decode(DESCRIPTORS).expect("descriptors");
-        let routes = Routes::read(&pool).expect("routes");
+        let routes = Routes::read(&pool, Metrics::new().share()).expect("routes");
         for route in all(&pool).expect("routes") {
             let path = route.template.replace("{context}", "c").replace("{session_key}", "k");
             let found = routes.router.at(&path).expect("a path");
-            assert!(found.value.iter().any(|r| r.http_method == route.http_method), "{path}");
+            assert!(found.value.iter().any(|(r, _)| r.http_method == route.http_method), "{path}");
         }
     }
 }

@@ -90,17 +90,18 @@ impl Meter {
     /// A call begins.
     pub fn start(&mut self) {
         self.computed = Duration::ZERO;
-        self.resume();
+        self.resume(Instant::now());
     }
 
     /// The guest stops computing for a while.
-    pub fn pause(&mut self) {
-        self.computed += self.running();
+    pub fn pause(&mut self, now: Instant) {
+        let since = Duration::from_nanos(self.running_since.load(Ordering::Relaxed));
+        self.computed += (now - self.origin).saturating_sub(since);
     }
 
     /// The guest goes on computing.
-    pub fn resume(&self) {
-        self.running_since.store(nanoseconds_since(self.origin), Ordering::Relaxed);
+    pub fn resume(&self, now: Instant) {
+        self.running_since.store(nanoseconds(now - self.origin), Ordering::Relaxed);
     }
 
     /// How long the guest has computed in the present call, up to its last pause.
@@ -111,26 +112,21 @@ impl Meter {
     /// What to do with a guest that is found running when the clock ticks: stop
     /// it, or let others run and go on.
     pub fn tick(&mut self) -> UpdateDeadline {
-        self.pause();
+        self.pause(Instant::now());
         if self.computed > self.limit {
             return UpdateDeadline::Interrupt;
         }
         let (origin, running_since) = (self.origin, Arc::clone(&self.running_since));
         let turn = async move {
             tokio::task::yield_now().await;
-            running_since.store(nanoseconds_since(origin), Ordering::Relaxed);
+            running_since.store(nanoseconds(origin.elapsed()), Ordering::Relaxed);
         };
         UpdateDeadline::YieldCustom(1, Box::pin(turn))
     }
-
-    fn running(&self) -> Duration {
-        let since = self.running_since.load(Ordering::Relaxed);
-        Duration::from_nanos(nanoseconds_since(self.origin).saturating_sub(since))
-    }
 }
 
-fn nanoseconds_since(origin: Instant) -> u64 {
-    u64::try_from(origin.elapsed().as_nanos()).unwrap_or(u64::MAX)
+fn nanoseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// The guest's error output, as lines of the log.

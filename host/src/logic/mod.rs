@@ -3,9 +3,14 @@
 //! limited in processor time and memory. Only this room knows wasmtime.
 
 mod bindings;
+#[cfg(not(feature = "native-rules"))]
+mod booking;
 mod component;
+mod conversions;
 mod imports;
 mod instance;
+#[cfg(feature = "native-rules")]
+mod native;
 mod pool;
 
 use std::sync::Arc;
@@ -13,7 +18,6 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use tokio::sync::Semaphore;
 
 pub use bindings::exports::session::manager::booking::{
     Field, LockGrant, Session, StoredField, Value, Write, Written,
@@ -22,9 +26,9 @@ pub use bindings::exports::session::manager::catalog::{Context, Description, Kin
 pub use bindings::session::manager::faults::{Fault, Reason, Violation};
 
 use crate::store::Store;
-use crate::telemetry::LogicMetrics;
+use crate::telemetry::Metrics;
 use component::Loaded;
-use pool::Pool;
+use pool::{Places, Pool};
 
 /// The component this host was built with.
 pub const BUILT_IN: &[u8] = include_bytes!(env!("SESSION_COMPONENT"));
@@ -105,21 +109,9 @@ impl Generation {
 /// The engine and its current generation.
 pub struct Logic {
     current: ArcSwap<Generation>,
-    places: Arc<Semaphore>,
+    places: Arc<Places>,
     limits: Limits,
-    metrics: Arc<LogicMetrics>,
-}
-
-/// Calls one function of an interface on the pinned generation. A macro, as the
-/// future of a closure that borrows its arguments has no name to bound.
-macro_rules! call {
-    ($self:ident, $interface:ident . $function:ident ( $($argument:expr),* )) => {{
-        let generation = $self.current.load_full();
-        let mut lease = generation.pool.lease(&$self.places).await?;
-        let warm = lease.warm();
-        let result = warm.exports.$interface().$function(&mut warm.store, $($argument),*).await;
-        lease.end(result)
-    }};
+    metrics: Arc<Metrics>,
 }
 
 impl Logic {
@@ -132,16 +124,23 @@ impl Logic {
         store: Arc<dyn Store>,
         settings: Vec<(String, String)>,
         limits: Limits,
-        metrics: Arc<LogicMetrics>,
+        metrics: Arc<Metrics>,
     ) -> Result<Self, LoadError> {
         let for_compiling = limits.clone();
         let compiling = tokio::task::spawn_blocking(move || {
             Loaded::compile(&component::engine(&for_compiling)?, &bytes)
         });
         let loaded = compiling.await.map_err(|error| LoadError::Engine(error.to_string()))??;
-        let places = Arc::new(Semaphore::new(limits.instances as usize));
-        let pool = Pool::new(loaded, store, settings.into(), limits.clone(), Arc::clone(&metrics));
-        let mut lease = pool.lease(&places).await.map_err(|_| LoadError::Trial)?;
+        let places = Arc::new(Places::new(limits.instances));
+        let pool = Pool::new(
+            loaded,
+            store,
+            settings.into(),
+            limits.clone(),
+            Arc::clone(&metrics),
+            Arc::clone(&places),
+        );
+        let mut lease = pool.lease().await.map_err(|_| LoadError::Trial)?;
         let warm = lease.warm();
         let described = warm.exports.session_manager_catalog().call_describe(&mut warm.store).await;
         let description = Arc::new(lease.end(described).map_err(|_| LoadError::Trial)?);
@@ -157,66 +156,10 @@ impl Logic {
 
     /// Brings the gauges of instances up to date.
     pub fn measure(&self) {
-        let busy = self.limits.instances as usize - self.places.available_permits();
+        let alive = self.limits.instances as usize - self.places.free();
         let idle = self.current.load().pool.idle();
+        let busy = alive.saturating_sub(idle);
         self.metrics.instances_busy.set(i64::try_from(busy).unwrap_or(i64::MAX));
         self.metrics.instances_idle.set(i64::try_from(idle).unwrap_or(i64::MAX));
-    }
-
-    /// Writes fields of a booking session.
-    ///
-    /// # Errors
-    /// See [`Failure`]; the faults are those of `booking.set`.
-    pub async fn booking_set(&self, write: &Write) -> Result<Written, Failure> {
-        call!(self, session_manager_booking.call_set(write))?.map_err(Failure::Fault)
-    }
-
-    /// Reads a booking session.
-    ///
-    /// # Errors
-    /// See [`Failure`]; the faults are those of `booking.get`.
-    pub async fn booking_get(&self, context: &str, session_key: &str) -> Result<Session, Failure> {
-        call!(self, session_manager_booking.call_get(context, session_key))?.map_err(Failure::Fault)
-    }
-
-    /// Deletes a booking session.
-    ///
-    /// # Errors
-    /// See [`Failure`]; the faults are those of `booking.delete`.
-    pub async fn booking_delete(
-        &self,
-        context: &str,
-        session_key: &str,
-        lock_token: Option<&str>,
-    ) -> Result<(), Failure> {
-        call!(self, session_manager_booking.call_delete(context, session_key, lock_token))?
-            .map_err(Failure::Fault)
-    }
-
-    /// Locks a booking session.
-    ///
-    /// # Errors
-    /// See [`Failure`]; the faults are those of `booking.lock`.
-    pub async fn booking_lock(
-        &self,
-        context: &str,
-        session_key: &str,
-    ) -> Result<LockGrant, Failure> {
-        call!(self, session_manager_booking.call_lock(context, session_key))?
-            .map_err(Failure::Fault)
-    }
-
-    /// Gives the lock of a booking session back.
-    ///
-    /// # Errors
-    /// See [`Failure`]; the faults are those of `booking.unlock`.
-    pub async fn booking_unlock(
-        &self,
-        context: &str,
-        session_key: &str,
-        lock_token: &str,
-    ) -> Result<(), Failure> {
-        call!(self, session_manager_booking.call_unlock(context, session_key, lock_token))?
-            .map_err(Failure::Fault)
     }
 }

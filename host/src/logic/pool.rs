@@ -2,19 +2,54 @@
 //! An instance that trapped, ran out of time or lost its caller is dropped, one
 //! that has served long enough is retired. No instance ever runs two calls.
 
+use std::pin::pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 use crate::logic::component::{Loaded, Warm};
 use crate::logic::instance::Instance;
 use crate::logic::{Failure, Limits};
 use crate::store::Store;
-use crate::telemetry::LogicMetrics;
+use crate::telemetry::Metrics;
+use crate::workers;
 
 /// Calls that every instance may serve; up to as many again are added by chance,
 /// so that instances do not retire together.
 const CALLS_MIN: u32 = 10_000;
+
+/// The bound on instances, shared by all generations, and the callers that wait
+/// for one.
+pub struct Places {
+    free: Arc<Semaphore>,
+    waiting: AtomicUsize,
+    returned: Notify,
+}
+
+impl Places {
+    /// Places for `instances` instances.
+    pub fn new(instances: u32) -> Self {
+        Self {
+            free: Arc::new(Semaphore::new(instances as usize)),
+            waiting: AtomicUsize::new(0),
+            returned: Notify::new(),
+        }
+    }
+
+    /// How many more instances there may be.
+    pub fn free(&self) -> usize {
+        self.free.available_permits()
+    }
+
+    /// An instance or a place may have become free.
+    fn wake(&self) {
+        if self.waiting.load(Ordering::SeqCst) > 0 {
+            self.returned.notify_one();
+        }
+    }
+}
 
 /// Warm instances of one generation.
 pub struct Pool {
@@ -22,20 +57,23 @@ pub struct Pool {
     store: Arc<dyn Store>,
     settings: Arc<[(String, String)]>,
     limits: Limits,
-    metrics: Arc<LogicMetrics>,
-    idle: Mutex<Vec<Idle>>,
+    metrics: Arc<Metrics>,
+    places: Arc<Places>,
+    /// A stack for each worker and one for everybody else: an instance stays with
+    /// the core whose caches know it, the last one used first.
+    idle: Box<[Mutex<Vec<Idle>>]>,
 }
 
 struct Idle {
     warm: Box<Warm>,
     calls_left: u32,
+    _place: OwnedSemaphorePermit,
 }
 
 /// An instance that is out for one call.
 pub struct Lease<'a> {
     pool: &'a Pool,
     idle: Option<Idle>,
-    _permit: OwnedSemaphorePermit,
 }
 
 impl Pool {
@@ -45,9 +83,11 @@ impl Pool {
         store: Arc<dyn Store>,
         settings: Arc<[(String, String)]>,
         limits: Limits,
-        metrics: Arc<LogicMetrics>,
+        metrics: Arc<Metrics>,
+        places: Arc<Places>,
     ) -> Self {
-        Self { loaded, store, settings, limits, metrics, idle: Mutex::default() }
+        let idle = (0..=workers::processors()).map(|_| Mutex::default()).collect();
+        Self { loaded, store, settings, limits, metrics, places, idle }
     }
 
     /// SHA-256 of the component.
@@ -55,57 +95,118 @@ impl Pool {
         &self.loaded.digest
     }
 
+    /// Where its instances send their transactions.
+    #[cfg(feature = "native-rules")]
+    pub fn store(&self) -> &Arc<dyn Store> {
+        &self.store
+    }
+
     /// Instances that wait for a call.
     pub fn idle(&self) -> usize {
-        self.lock().len()
+        (0..self.idle.len()).map(|stack| self.lock(stack).len()).sum()
     }
 
-    /// An instance for one call, warm or fresh; waits for a free place among
-    /// `places` as long as the limits say.
+    /// An instance for one call: a warm one of this worker, a fresh one, a warm
+    /// one of another worker, or the next that comes back; waits for that as long
+    /// as the limits say.
     ///
     /// # Errors
-    /// [`Failure::Overloaded`] when no place becomes free; [`Failure::Trapped`]
-    /// when a fresh instance does not start.
-    pub async fn lease(&self, places: &Arc<Semaphore>) -> Result<Lease<'_>, Failure> {
-        let permit = match Arc::clone(places).try_acquire_owned() {
-            Ok(permit) => permit,
-            Err(_) => {
-                let permit = Arc::clone(places).acquire_owned();
-                match tokio::time::timeout(self.limits.wait, permit).await {
-                    Ok(Ok(permit)) => permit,
-                    _ => {
-                        self.metrics.overloaded.inc();
-                        return Err(Failure::Overloaded);
-                    }
-                }
-            }
-        };
-        let idle = self.lock().pop();
-        let idle = match idle {
+    /// [`Failure::Overloaded`] when none comes back; [`Failure::Trapped`] when a
+    /// fresh one does not start.
+    pub async fn lease(&self) -> Result<Lease<'_>, Failure> {
+        let warm = self.lock(self.own()).pop();
+        let idle = match warm {
             Some(idle) => idle,
-            None => self.start().await?,
+            None => match self.find().await? {
+                Some(idle) => idle,
+                None => self.wait().await?,
+            },
         };
-        Ok(Lease { pool: self, idle: Some(idle), _permit: permit })
+        Ok(Lease { pool: self, idle: Some(idle) })
     }
 
-    async fn start(&self) -> Result<Idle, Failure> {
+    /// The stack of the worker that runs this.
+    fn own(&self) -> usize {
+        workers::place(self.idle.len())
+    }
+
+    /// An instance that need not be waited for.
+    async fn find(&self) -> Result<Option<Idle>, Failure> {
+        if let Ok(place) = Arc::clone(&self.places.free).try_acquire_owned() {
+            return self.start(place).await.map(Some);
+        }
+        Ok((0..self.idle.len()).find_map(|stack| self.lock(stack).pop()))
+    }
+
+    async fn wait(&self) -> Result<Idle, Failure> {
+        let waiting = Waiting::begin(&self.places);
+        let found = tokio::time::timeout(self.limits.wait, async {
+            loop {
+                let mut returned = pin!(self.places.returned.notified());
+                // From here on no return goes unnoticed, so look once more.
+                returned.as_mut().enable();
+                if let Some(idle) = self.find().await? {
+                    return Ok(idle);
+                }
+                returned.await;
+            }
+        });
+        let found = found.await;
+        drop(waiting);
+        found.unwrap_or_else(|_| {
+            self.metrics.share().logic.overloaded.inc();
+            Err(Failure::Overloaded)
+        })
+    }
+
+    async fn start(&self, place: OwnedSemaphorePermit) -> Result<Idle, Failure> {
         let instance = Instance::new(
             Arc::clone(&self.store),
             &self.settings,
             &self.limits,
-            Arc::clone(&self.metrics),
+            Arc::clone(&self.metrics.share().logic),
         );
         let warm = self.loaded.instantiate(instance).await.map_err(|error| {
             tracing::error!(error = format!("{error:#}"), "an instance does not start");
             Failure::Trapped
         })?;
         let chance = u32::from(uuid::Uuid::new_v4().as_bytes()[0]) * (CALLS_MIN / 256);
-        Ok(Idle { warm: Box::new(warm), calls_left: CALLS_MIN + chance })
+        Ok(Idle {
+            warm: Box::new(warm),
+            calls_left: CALLS_MIN + chance,
+            _place: place,
+        })
     }
 
     /// No code panics while it holds this lock, which guards a push or a pop.
-    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Idle>> {
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self, stack: usize) -> std::sync::MutexGuard<'_, Vec<Idle>> {
+        self.idle[stack].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A caller that waits, counted.
+struct Waiting<'a>(&'a Places);
+
+impl<'a> Waiting<'a> {
+    fn begin(places: &'a Places) -> Self {
+        places.waiting.fetch_add(1, Ordering::SeqCst);
+        Self(places)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.waiting.fetch_sub(1, Ordering::SeqCst);
+        // It may have been told of a return that it will not use.
+        self.0.wake();
+    }
+}
+
+impl Drop for Lease<'_> {
+    /// An instance that was not taken back is dropped, which frees its place.
+    fn drop(&mut self) {
+        drop(self.idle.take());
+        self.pool.places.wake();
     }
 }
 
@@ -123,10 +224,11 @@ impl Lease<'_> {
     /// # Errors
     /// What the call ended with.
     pub fn end<T>(mut self, result: wasmtime::Result<T>) -> Result<T, Failure> {
-        let metrics = &self.pool.metrics;
+        let metrics = &self.pool.metrics.share().logic;
         if let Some(idle) = &mut self.idle {
-            idle.warm.store.data_mut().meter.pause();
-            metrics.cpu_seconds.inc_by(idle.warm.store.data().meter.computed().as_secs_f64());
+            let meter = &mut idle.warm.store.data_mut().meter;
+            meter.pause(Instant::now());
+            metrics.cpu_seconds.inc_by(meter.computed().as_secs_f64());
         }
         match result {
             Ok(value) => {
@@ -134,7 +236,7 @@ impl Lease<'_> {
                 if let Some(mut idle) = self.idle.take() {
                     idle.calls_left -= 1;
                     if idle.calls_left > 0 {
-                        self.pool.lock().push(idle);
+                        self.pool.lock(self.pool.own()).push(idle);
                     }
                 }
                 Ok(value)

@@ -2,8 +2,6 @@
 //! `store` interface of `wit/session.wit`, which says what each of them means.
 //! [`Txn::check`] refuses what no store could apply, so that stores need not.
 
-use std::collections::HashMap;
-
 use bytes::Bytes;
 
 use crate::clock::Milliseconds;
@@ -356,8 +354,9 @@ impl Txn {
         if let Some(defect) = operations().find_map(Operation::defect) {
             return Err(rejected(defect));
         }
-        let mut shapes: HashMap<&str, Shape> = HashMap::new();
-        if self.targets().any(|(key, shape)| *shapes.entry(key).or_insert(shape) != shape) {
+        let mut shapes: Vec<(&str, Shape)> = self.targets().collect();
+        shapes.sort_unstable_by_key(|(key, _)| *key);
+        if shapes.windows(2).any(|pair| pair[0].0 == pair[1].0 && pair[0].1 != pair[1].1) {
             return Err(rejected("a key is used as two types"));
         }
         if branches.into_iter().any(|branch| sets_and_adds_a_field(branch)) {

@@ -1,19 +1,21 @@
-//! The store on one Redis server, 7.0 or later: one multiplexed connection that
-//! comes back by itself, a time limit on every call. Reads go as plain commands
+//! The store on one Redis server, 7.0 or later: a multiplexed connection for each
+//! worker that comes back by itself, a time limit on every call. Reads go as plain commands
 //! in MULTI; whatever writes or compares goes as one script.
 
 mod link;
 mod reply;
 mod script;
 
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
-use redis::{ConnectionAddr, ErrorKind, IntoConnectionInfo, RedisConnectionInfo, RedisError};
-use redis::{ServerErrorKind, Value};
+use redis::{Client, ConnectionAddr, ErrorKind, IntoConnectionInfo, RedisConnectionInfo};
+use redis::{RedisError, ServerErrorKind, Value};
 
 use crate::store::transaction::{Operation, Outcome, Reply, Txn};
 use crate::store::{Answer, Error, Event, Store};
+use crate::workers;
 use link::{Disconnected, Link};
 use script::TransactionScript;
 
@@ -55,8 +57,11 @@ impl Address {
 
 /// A store on one Redis server.
 pub struct Redis {
-    link: Link,
+    client: Client,
     timeout: Duration,
+    /// A connection for each worker, made on that worker when it first asks, and
+    /// one for everybody else: a reply is read by the thread that waits for it.
+    links: Box<[OnceLock<Link>]>,
     script: TransactionScript,
     read_script: redis::Script,
 }
@@ -83,13 +88,21 @@ impl Redis {
     /// # Errors
     /// When the address is not usable at all.
     pub fn new(address: Address, timeout: Duration) -> Result<Self, RedisError> {
-        let client = redis::Client::open(address.0)?;
-        Ok(Self {
-            link: Link::new(client, timeout),
+        let redis = Self {
+            client: Client::open(address.0)?,
             timeout,
+            links: (0..=workers::processors()).map(|_| OnceLock::new()).collect(),
             script: TransactionScript::new(),
             read_script: redis::Script::new(include_str!("read.lua")),
-        })
+        };
+        redis.link();
+        Ok(redis)
+    }
+
+    /// The link of the worker that runs this.
+    fn link(&self) -> &Link {
+        let own = &self.links[workers::place(self.links.len())];
+        own.get_or_init(|| Link::new(self.client.clone(), self.timeout))
     }
 
     /// What makes the server unfit to keep sessions; `None` when it is fit, or
@@ -131,25 +144,26 @@ impl Redis {
         &self,
         exchange: impl AsyncFnOnce(&mut MultiplexedConnection) -> Result<T, RedisError>,
     ) -> Result<T, Error> {
+        let link = self.link();
         let mut number = None;
         let limited = async {
-            let mut connection = self.link.connection().await?;
+            let mut connection = link.connection().await?;
             number = Some(connection.number());
             Ok(exchange(&mut connection.commands).await)
         };
         match tokio::time::timeout(self.timeout, limited).await {
             Ok(Ok(result)) => {
-                self.link.answered();
+                link.answered();
                 result.map_err(|error| {
                     if error.is_io_error() || error.is_unrecoverable_error() {
-                        number.into_iter().for_each(|number| self.link.lost(number));
+                        number.into_iter().for_each(|number| link.lost(number));
                     }
                     failure(&error)
                 })
             }
             Ok(Err(Disconnected)) => Err(Error::Unavailable("Redis is not connected".into())),
             Err(_) => {
-                self.link.timed_out(number);
+                link.timed_out(number);
                 Err(Error::Unavailable("Redis does not answer in time".into()))
             }
         }

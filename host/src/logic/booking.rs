@@ -1,0 +1,74 @@
+//! The calls of the component about booking sessions.
+
+use crate::logic::{Failure, LockGrant, Logic, Session, Write, Written};
+
+/// Calls one function of an interface on the pinned generation. A macro, as the
+/// future of a closure that borrows its arguments has no name to bound.
+macro_rules! call {
+    ($self:ident, $interface:ident . $function:ident ( $($argument:expr),* )) => {{
+        let generation = $self.current.load_full();
+        let mut lease = generation.pool.lease().await?;
+        let warm = lease.warm();
+        let result = warm.exports.$interface().$function(&mut warm.store, $($argument),*).await;
+        lease.end(result)
+    }};
+}
+
+impl Logic {
+    /// Writes fields of a booking session.
+    ///
+    /// # Errors
+    /// See [`Failure`]; the faults are those of `booking.set`.
+    pub async fn booking_set(&self, write: &Write) -> Result<Written, Failure> {
+        call!(self, session_manager_booking.call_set(write))?.map_err(Failure::Fault)
+    }
+
+    /// Reads a booking session.
+    ///
+    /// # Errors
+    /// See [`Failure`]; the faults are those of `booking.get`.
+    pub async fn booking_get(&self, context: &str, session_key: &str) -> Result<Session, Failure> {
+        call!(self, session_manager_booking.call_get(context, session_key))?.map_err(Failure::Fault)
+    }
+
+    /// Deletes a booking session.
+    ///
+    /// # Errors
+    /// See [`Failure`]; the faults are those of `booking.delete`.
+    pub async fn booking_delete(
+        &self,
+        context: &str,
+        session_key: &str,
+        lock_token: Option<&str>,
+    ) -> Result<(), Failure> {
+        call!(self, session_manager_booking.call_delete(context, session_key, lock_token))?
+            .map_err(Failure::Fault)
+    }
+
+    /// Locks a booking session.
+    ///
+    /// # Errors
+    /// See [`Failure`]; the faults are those of `booking.lock`.
+    pub async fn booking_lock(
+        &self,
+        context: &str,
+        session_key: &str,
+    ) -> Result<LockGrant, Failure> {
+        call!(self, session_manager_booking.call_lock(context, session_key))?
+            .map_err(Failure::Fault)
+    }
+
+    /// Gives the lock of a booking session back.
+    ///
+    /// # Errors
+    /// See [`Failure`]; the faults are those of `booking.unlock`.
+    pub async fn booking_unlock(
+        &self,
+        context: &str,
+        session_key: &str,
+        lock_token: &str,
+    ) -> Result<(), Failure> {
+        call!(self, session_manager_booking.call_unlock(context, session_key, lock_token))?
+            .map_err(Failure::Fault)
+    }
+}

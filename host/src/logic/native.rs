@@ -1,0 +1,228 @@
+//! The rules linked natively, in the place of the component: what the component
+//! costs is measured against this. For benchmarks alone, behind the feature
+//! `native-rules`; the component is still loaded, but not called.
+
+#![allow(unsafe_code, reason = "a stack moves between threads; see `Rule`")]
+
+use std::pin::pin;
+use std::sync::{LazyLock, Mutex, PoisonError};
+
+use corosensei::stack::DefaultStack;
+use corosensei::{Coroutine, CoroutineResult, Yielder};
+use session_guest::booking_types as guest;
+use session_guest::faults;
+use session_guest::imports::Imports;
+use session_guest::policy::Policy;
+use session_guest::store as wit;
+
+use crate::logic::{
+    Failure, Fault, Field, Kind, LockGrant, Logic, Reason, Session, StoredField, Value, Violation,
+    Write, Written,
+};
+use crate::store::transaction as own;
+use crate::store;
+
+type Answer = Result<wit::Outcome, wit::StoreError>;
+
+/// Stacks that no rule runs on.
+static STACKS: Mutex<Vec<DefaultStack>> = Mutex::new(Vec::new());
+static POLICY: LazyLock<Policy> = LazyLock::new(|| Policy::read(&Defaults));
+
+/// What the rules find outside when they are only asked for their defaults.
+struct Defaults;
+
+impl Imports for Defaults {
+    fn execute(&self, _: &wit::Txn) -> Answer {
+        Err(wit::StoreError::Rejected("there is no store".into()))
+    }
+
+    fn token(&self, _: u32) -> String {
+        String::new()
+    }
+
+    fn setting(&self, _: &str) -> Option<String> {
+        None
+    }
+}
+
+/// What the rules find outside: waiting for the store leaves their stack.
+struct Host<'a>(&'a Yielder<Answer, own::Txn>);
+
+impl Imports for Host<'_> {
+    fn execute(&self, txn: &wit::Txn) -> Answer {
+        let wit::Txn { compare, success, failure } = txn;
+        let txn = wit::Txn {
+            compare: compare.clone(),
+            success: success.clone(),
+            failure: failure.clone(),
+        };
+        self.0.suspend(txn.into())
+    }
+
+    fn token(&self, length: u32) -> String {
+        uuid::Uuid::new_v4().simple().to_string().chars().take(length as usize).collect()
+    }
+
+    fn setting(&self, _: &str) -> Option<String> {
+        None
+    }
+}
+
+/// A rule in the middle of its work.
+struct Rule<T>(Coroutine<Answer, own::Txn, T>);
+
+// SAFETY: a stack holds the values of one rule, all of which are `Send`, and no
+// two threads ever run it.
+unsafe impl<T: Send> Send for Rule<T> {}
+
+impl Logic {
+    /// Runs a rule on a stack of its own, so that it may wait for the store.
+    async fn run<T: Send + 'static>(
+        &self,
+        rule: impl FnOnce(&Host<'_>) -> T + Send + 'static,
+    ) -> T {
+        let generation = self.current.load_full();
+        let store = generation.pool.store();
+        let stack = STACKS.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default();
+        let start = move |yielder: &Yielder<Answer, own::Txn>, _| rule(&Host(yielder));
+        let mut rule = Rule(Coroutine::with_stack(stack, start));
+        let mut answer = Err(wit::StoreError::Rejected("nothing was asked".into()));
+        loop {
+            match rule.0.resume(answer) {
+                CoroutineResult::Yield(txn) => {
+                    let outcome: Result<own::Outcome, store::Error> = pin!(store.execute(txn)).await;
+                    answer = outcome.map(Into::into).map_err(Into::into);
+                }
+                CoroutineResult::Return(result) => {
+                    let stack = rule.0.into_stack();
+                    STACKS.lock().unwrap_or_else(PoisonError::into_inner).push(stack);
+                    return result;
+                }
+            }
+        }
+    }
+
+
+    /// See the component's.
+    ///
+    /// # Errors
+    /// As the component's.
+    pub async fn booking_set(&self, write: &Write) -> Result<Written, Failure> {
+        let field = |field: &Field| guest::Field {
+            name: field.name.clone(),
+            value: match &field.value {
+                Value::Json(json) => guest::Value::Json(json.clone()),
+                Value::Bytes(bytes) => guest::Value::Bytes(bytes.clone()),
+            },
+        };
+        let violation = |violation: &Violation| faults::Violation {
+            field: violation.field.clone(),
+            description: violation.description.clone(),
+        };
+        let write = guest::Write {
+            context: write.context.clone(),
+            session_key: write.session_key.clone(),
+            fields: write.fields.iter().map(field).collect(),
+            if_version: write.if_version,
+            lock_token: write.lock_token.clone(),
+            violations: write.violations.iter().map(violation).collect(),
+        };
+        let set = move |host: &Host<'_>| session_guest::booking::set(host, &POLICY, write);
+        let guest::Written { session_key, version, expires_at_ms } =
+            self.run(set).await.map_err(failure)?;
+        Ok(Written { session_key, version, expires_at_ms })
+    }
+
+    /// See the component's.
+    ///
+    /// # Errors
+    /// As the component's.
+    pub async fn booking_get(&self, context: &str, session_key: &str) -> Result<Session, Failure> {
+        let (context, session_key) = (context.to_owned(), session_key.to_owned());
+        let get = move |host: &Host<'_>| session_guest::booking::get(host, &context, &session_key);
+        let session = self.run(get).await.map_err(failure)?;
+        let field = |field: guest::StoredField| StoredField {
+            name: field.name,
+            kind: kind(field.kind),
+            value: field.value,
+        };
+        Ok(Session {
+            fields: session.fields.into_iter().map(field).collect(),
+            version: session.version,
+            expires_at_ms: session.expires_at_ms,
+        })
+    }
+
+    /// See the component's.
+    ///
+    /// # Errors
+    /// As the component's.
+    pub async fn booking_delete(
+        &self,
+        context: &str,
+        session_key: &str,
+        lock_token: Option<&str>,
+    ) -> Result<(), Failure> {
+        let (context, session_key) = (context.to_owned(), session_key.to_owned());
+        let lock_token = lock_token.map(str::to_owned);
+        let delete = move |host: &Host<'_>| {
+            session_guest::booking::delete(host, &context, &session_key, lock_token.as_deref())
+        };
+        self.run(delete).await.map_err(failure)
+    }
+
+    /// See the component's.
+    ///
+    /// # Errors
+    /// As the component's.
+    pub async fn booking_lock(
+        &self,
+        context: &str,
+        session_key: &str,
+    ) -> Result<LockGrant, Failure> {
+        let (context, session_key) = (context.to_owned(), session_key.to_owned());
+        let lock = move |host: &Host<'_>| {
+            session_guest::booking::lock(host, &POLICY, &context, &session_key)
+        };
+        let guest::LockGrant { lock_token, expires_at_ms } =
+            self.run(lock).await.map_err(failure)?;
+        Ok(LockGrant { lock_token, expires_at_ms })
+    }
+
+    /// See the component's.
+    ///
+    /// # Errors
+    /// As the component's.
+    pub async fn booking_unlock(
+        &self,
+        context: &str,
+        session_key: &str,
+        lock_token: &str,
+    ) -> Result<(), Failure> {
+        let (context, session_key) = (context.to_owned(), session_key.to_owned());
+        let lock_token = lock_token.to_owned();
+        let unlock = move |host: &Host<'_>| {
+            session_guest::booking::unlock(host, &context, &session_key, &lock_token)
+        };
+        self.run(unlock).await.map_err(failure)
+    }
+}
+
+fn kind(kind: session_guest::catalog::Kind) -> Kind {
+    match kind {
+        session_guest::catalog::Kind::Document => Kind::Document,
+        session_guest::catalog::Kind::Text => Kind::Text,
+        session_guest::catalog::Kind::Boolean => Kind::Boolean,
+        session_guest::catalog::Kind::Number => Kind::Number,
+    }
+}
+
+/// Benchmarks make no faults; what they are is not looked at.
+fn failure(fault: faults::Fault) -> Failure {
+    Failure::Fault(Fault {
+        reason: Reason::InvalidRequest,
+        message: fault.message,
+        metadata: Vec::new(),
+        violations: Vec::new(),
+    })
+}

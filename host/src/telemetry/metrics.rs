@@ -1,0 +1,314 @@
+//! Every metric. Names follow the conventions of Prometheus; labels have few
+//! values, known beforehand.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use prometheus::{
+    Counter, Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
+    Opts, Registry, TextEncoder,
+};
+
+use crate::telemetry::merge;
+use crate::workers;
+
+/// Upper bounds of the latency histograms, in seconds.
+const LATENCY_BUCKETS: [f64; 14] =
+    [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0];
+
+/// All metrics of the process. What is counted for every request is counted for
+/// each worker apart, as counters that all cores write to would be the one thing
+/// that all requests wait for; readers get the sums.
+pub struct Metrics {
+    registry: Registry,
+    /// One for each worker, and one for everybody else.
+    shares: Box<[Share]>,
+    /// The generation that new calls run on.
+    pub generation: IntGauge,
+    /// Instances that wait for a call.
+    pub instances_idle: IntGauge,
+    /// Instances that run a call.
+    pub instances_busy: IntGauge,
+    /// Whether the store answered when it was last asked.
+    pub store_up: IntGauge,
+}
+
+/// What one worker counts.
+pub struct Share {
+    registry: Registry,
+    requests: IntCounterVec,
+    duration: HistogramVec,
+    in_flight: IntGauge,
+    /// What the component does.
+    pub logic: Arc<LogicMetrics>,
+}
+
+/// What the component does.
+pub struct LogicMetrics {
+    /// Calls that ended with an answer or a refusal.
+    pub answered: IntCounter,
+    /// Calls that trapped.
+    pub trapped: IntCounter,
+    /// Calls that ran past their limit.
+    pub timed_out: IntCounter,
+    /// Calls that found no free instance.
+    pub overloaded: IntCounter,
+    /// Seconds that the component computed.
+    pub cpu_seconds: Counter,
+    store_answered: IntCounter,
+    store_unavailable: IntCounter,
+    store_rejected: IntCounter,
+    store_duration: Histogram,
+}
+
+/// How a call of the store ended.
+#[derive(Clone, Copy, Debug)]
+pub enum StoreOutcome {
+    /// With an outcome.
+    Answered,
+    /// Without an answer.
+    Unavailable,
+    /// With a refusal.
+    Rejected,
+}
+
+impl Metrics {
+    /// All metrics at zero, for as many workers as there are processors.
+    ///
+    /// # Panics
+    /// Never: names and labels are constants, each registered once.
+    pub fn new() -> Self {
+        let registry = Registry::new();
+        #[cfg(target_os = "linux")]
+        registry
+            .register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))
+            .expect("every metric is registered once");
+        let gauge = |name: &str, help: &str| registered(&registry, IntGauge::new(name, help));
+        Self {
+            shares: (0..=workers::processors()).map(|_| Share::new()).collect(),
+            generation: gauge(
+                "session_manager_component_generation",
+                "Number of the generation that new calls run on.",
+            ),
+            instances_idle: gauge(
+                "session_manager_component_instances_idle",
+                "Instances that wait for a call.",
+            ),
+            instances_busy: gauge(
+                "session_manager_component_instances_busy",
+                "Instances that run a call.",
+            ),
+            store_up: gauge(
+                "session_manager_store_up",
+                "1 when the store answered when last asked, else 0.",
+            ),
+            registry,
+        }
+    }
+
+    /// The share of the worker that runs this.
+    pub fn share(&self) -> &Share {
+        &self.shares[workers::place(self.shares.len())]
+    }
+
+    /// All metrics in the text format of Prometheus.
+    pub fn render(&self) -> Vec<u8> {
+        let registries = self.shares.iter().map(|share| &share.registry);
+        let families = registries.chain([&self.registry]).map(Registry::gather);
+        let mut text = Vec::new();
+        if let Err(error) = TextEncoder::new().encode(&merge::sum(families), &mut text) {
+            tracing::error!(%error, "metrics do not render");
+        }
+        text
+    }
+}
+
+impl Share {
+    fn new() -> Self {
+        let registry = Registry::new();
+        let request_labels = ["protocol", "operation", "code"];
+        let requests = IntCounterVec::new(
+            Opts::new("session_manager_requests_total", "Requests answered."),
+            &request_labels,
+        );
+        let duration = HistogramVec::new(
+            HistogramOpts::new(
+                "session_manager_request_duration_seconds",
+                "Time from the head of a request to the head of its answer.",
+            )
+            .buckets(LATENCY_BUCKETS.to_vec()),
+            &request_labels[..2],
+        );
+        let in_flight =
+            IntGauge::new("session_manager_requests_in_flight", "Requests being served.");
+        Self {
+            requests: registered(&registry, requests),
+            duration: registered(&registry, duration),
+            in_flight: registered(&registry, in_flight),
+            logic: Arc::new(LogicMetrics::new(&registry)),
+            registry,
+        }
+    }
+
+    /// What one operation on one wire counts. `name` is one of the contract's,
+    /// never taken from a request; `success` is the code of the usual answer.
+    pub fn operation(
+        &self,
+        protocol: &'static str,
+        name: &str,
+        success: &'static str,
+    ) -> Operation {
+        Operation {
+            protocol,
+            name: name.into(),
+            success,
+            succeeded: self.requests.with_label_values(&[protocol, name, success]),
+            requests: self.requests.clone(),
+            duration: self.duration.with_label_values(&[protocol, name]),
+            in_flight: self.in_flight.clone(),
+        }
+    }
+}
+
+/// What one operation on one wire counts, looked up once.
+pub struct Operation {
+    /// The wire.
+    pub protocol: &'static str,
+    /// `package.Service/Method`.
+    pub name: String,
+    success: &'static str,
+    succeeded: IntCounter,
+    requests: IntCounterVec,
+    duration: Histogram,
+    in_flight: IntGauge,
+}
+
+impl Operation {
+    /// A request has come.
+    pub fn begin(&self) -> InFlight<'_> {
+        self.in_flight.inc();
+        InFlight { operation: self, started: Instant::now(), answered: false }
+    }
+}
+
+/// A request in flight. One that is dropped before it is answered, as its caller
+/// has gone or has waited long enough, counts as `cancelled`.
+pub struct InFlight<'a> {
+    operation: &'a Operation,
+    started: Instant,
+    answered: bool,
+}
+
+impl InFlight<'_> {
+    /// The request is answered; returns how long that took.
+    pub fn answered(mut self, code: &str) -> Duration {
+        self.answered = true;
+        self.count(code)
+    }
+
+    fn count(&self, code: &str) -> Duration {
+        let duration = self.started.elapsed();
+        let Operation { protocol, name, success, .. } = self.operation;
+        if code == *success {
+            self.operation.succeeded.inc();
+        } else {
+            self.operation.requests.with_label_values(&[*protocol, name, code]).inc();
+        }
+        self.operation.duration.observe(duration.as_secs_f64());
+        duration
+    }
+}
+
+impl Drop for InFlight<'_> {
+    fn drop(&mut self) {
+        self.operation.in_flight.dec();
+        if !self.answered {
+            self.count("cancelled");
+        }
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl LogicMetrics {
+    fn new(registry: &Registry) -> Self {
+        let calls = IntCounterVec::new(
+            Opts::new("session_manager_component_calls_total", "Calls of the component."),
+            &["outcome"],
+        );
+        let calls = registered(registry, calls);
+        let store_calls = IntCounterVec::new(
+            Opts::new("session_manager_store_calls_total", "Transactions of the store."),
+            &["outcome"],
+        );
+        let store_calls = registered(registry, store_calls);
+        let store_duration = Histogram::with_opts(
+            HistogramOpts::new(
+                "session_manager_store_call_duration_seconds",
+                "Time of one transaction of the store.",
+            )
+            .buckets(LATENCY_BUCKETS.to_vec()),
+        );
+        let cpu = Counter::new(
+            "session_manager_component_cpu_seconds_total",
+            "Seconds that the component computed, without waiting for the store.",
+        );
+        Self {
+            answered: calls.with_label_values(&["answered"]),
+            trapped: calls.with_label_values(&["trapped"]),
+            timed_out: calls.with_label_values(&["timed_out"]),
+            overloaded: calls.with_label_values(&["overloaded"]),
+            cpu_seconds: registered(registry, cpu),
+            store_answered: store_calls.with_label_values(&["answered"]),
+            store_unavailable: store_calls.with_label_values(&["unavailable"]),
+            store_rejected: store_calls.with_label_values(&["rejected"]),
+            store_duration: registered(registry, store_duration),
+        }
+    }
+
+    /// A transaction of the store ended.
+    pub fn store_call(&self, outcome: StoreOutcome, duration: Duration) {
+        match outcome {
+            StoreOutcome::Answered => self.store_answered.inc(),
+            StoreOutcome::Unavailable => self.store_unavailable.inc(),
+            StoreOutcome::Rejected => self.store_rejected.inc(),
+        }
+        self.store_duration.observe(duration.as_secs_f64());
+    }
+}
+
+fn registered<C: prometheus::core::Collector + Clone + 'static>(
+    registry: &Registry,
+    collector: prometheus::Result<C>,
+) -> C {
+    let collector = collector.expect("names and labels of metrics are valid constants");
+    registry.register(Box::new(collector.clone())).expect("every metric is registered once");
+    collector
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn metrics_render_with_their_labels() {
+        let metrics = Metrics::new();
+        let operation = metrics.share().operation("rest", "Booking/Get", "200");
+        operation.begin().answered("200");
+        operation.begin().answered("404");
+        drop(operation.begin());
+        let text = String::from_utf8(metrics.render()).expect("text");
+        for (code, count) in [("200", 1), ("404", 1), ("cancelled", 1)] {
+            let line = format!(
+                "session_manager_requests_total\
+                 {{code=\"{code}\",operation=\"Booking/Get\",protocol=\"rest\"}} {count}"
+            );
+            assert!(text.contains(&line), "{text}");
+        }
+        assert!(text.contains("session_manager_requests_in_flight 0"), "{text}");
+    }
+}

@@ -1,0 +1,214 @@
+//! The load generators: wrk for HTTP/1.1, h2load for HTTP/2 and gRPC,
+//! redis-benchmark for Redis itself. A run whose requests fail is no measurement
+//! and ends the bench.
+
+use std::io::Write;
+use std::process::Command;
+use std::time::Duration;
+
+use prost::Message;
+
+/// What a generator asks for.
+#[derive(Clone)]
+pub struct Request {
+    /// Where.
+    pub url: String,
+    /// `GET` or `PUT`; gRPC posts.
+    pub method: &'static str,
+    /// The body, as it goes over the wire.
+    pub body: Vec<u8>,
+    /// How to speak.
+    pub protocol: Protocol,
+    /// The URL ends in a number below this, drawn anew for each request.
+    pub spread: Option<u64>,
+}
+
+/// How to speak to the server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    Http1,
+    Http2,
+    Grpc,
+    /// `HGETALL` of a key, without pipelining.
+    Redis,
+}
+
+impl Protocol {
+    /// As the table names it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Http1 => "HTTP/1.1",
+            Self::Http2 => "HTTP/2",
+            Self::Grpc => "gRPC",
+            Self::Redis => "RESP",
+        }
+    }
+}
+
+/// What one run found.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Sample {
+    /// Requests answered.
+    pub requests: u64,
+    /// In one second.
+    pub rate: f64,
+    /// Latencies in microseconds.
+    pub p50: f64,
+    pub p99: f64,
+    pub p999: f64,
+}
+
+/// A message with the five bytes that gRPC puts before it.
+pub fn grpc_frame(message: &impl Message) -> Vec<u8> {
+    let message = message.encode_to_vec();
+    let length = u32::try_from(message.len()).unwrap();
+    [&[0], &length.to_be_bytes()[..], &message].concat()
+}
+
+impl Request {
+    /// Sends as many requests as the server answers, each connection one at a
+    /// time.
+    pub fn closed_loop(&self, connections: u32, duration: Duration) -> Sample {
+        match self.protocol {
+            Protocol::Http1 => self.wrk(connections, duration),
+            Protocol::Http2 | Protocol::Grpc => self.h2load(connections, duration, None),
+            Protocol::Redis => self.redis_benchmark(connections, duration),
+        }
+    }
+
+    /// Sends `rate` requests a second over all connections, whether or not the
+    /// earlier ones were answered.
+    pub fn open_loop(&self, connections: u32, duration: Duration, rate: f64) -> Sample {
+        self.h2load(connections, duration, Some(rate))
+    }
+
+    fn wrk(&self, connections: u32, duration: Duration) -> Sample {
+        let (_, path) = self.url.split_at(self.url.find("/v1/").unwrap_or(self.url.len()));
+        let each = self.spread.map_or(String::new(), |below| {
+            format!(
+                "request = function() return wrk.format(nil, \"{path}\" .. \
+                 math.random(0, {below} - 1)) end\n"
+            )
+        });
+        let mut body = tempfile::NamedTempFile::new().unwrap();
+        body.write_all(&self.body).unwrap();
+        let mut script = tempfile::NamedTempFile::with_suffix(".lua").unwrap();
+        write!(
+            script,
+            "wrk.method = \"{}\"\n\
+             wrk.body = io.open(\"{}\"):read(\"*a\")\n\
+             wrk.headers[\"content-type\"] = \"application/json\"\n\
+             {each}\
+             done = function(s, l)\n\
+             local e = s.errors\n\
+             print(string.format(\"RESULT %d %d %f %f %f %d\", s.requests, s.duration, \
+             l:percentile(50), l:percentile(99), l:percentile(99.9), \
+             e.connect + e.read + e.write + e.status + e.timeout))\n\
+             end\n",
+            self.method,
+            body.path().display()
+        )
+        .unwrap();
+        // wrk counts whole seconds.
+        let seconds = duration.as_secs_f64().ceil();
+        let output = Command::new("wrk")
+            .args(["-t1", &format!("-c{connections}"), &format!("-d{seconds}s"), "-s"])
+            .arg(script.path())
+            .arg(&self.url)
+            .output()
+            .unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        let result = text.lines().find_map(|line| line.strip_prefix("RESULT ")).expect(&text);
+        let figures: Vec<f64> = result.split(' ').map(|figure| figure.parse().unwrap()).collect();
+        let [requests, microseconds, p50, p99, p999, errors] = figures[..] else { panic!("{text}") };
+        assert!(errors == 0.0, "{} {}: {text}", self.method, self.url);
+        Sample {
+            requests: requests as u64,
+            rate: requests / microseconds * 1e6,
+            p50,
+            p99,
+            p999,
+        }
+    }
+
+    fn h2load(&self, connections: u32, duration: Duration, rate: Option<f64>) -> Sample {
+        let log = tempfile::NamedTempFile::new().unwrap();
+        let mut body = tempfile::NamedTempFile::new().unwrap();
+        body.write_all(&self.body).unwrap();
+        let mut command = Command::new("h2load");
+        command
+            .args(["-t1", &format!("-c{connections}"), "-D"])
+            .arg(format!("{}s", duration.as_secs_f64().ceil()))
+            .arg(format!("--log-file={}", log.path().display()));
+        match rate {
+            None => command.arg("-m1"),
+            Some(rate) => {
+                let each = rate / f64::from(connections);
+                command.args(["-m100", &format!("--rps={each}")])
+            }
+        };
+        match self.protocol {
+            Protocol::Grpc => {
+                command.args(["-H", "content-type: application/grpc", "-H", "te: trailers"]);
+            }
+            Protocol::Http1 => {
+                command.args(["--h1", "-H", "content-type: application/json"]);
+            }
+            _ => {
+                command.args(["-H", "content-type: application/json"]);
+            }
+        }
+        if !self.body.is_empty() {
+            command.args(["-H", &format!(":method: {}", self.method), "-d"]).arg(body.path());
+        }
+        let output = command.arg(&self.url).output().unwrap();
+        let text = String::from_utf8_lossy(&output.stdout);
+        // Start and length in microseconds, the status between them.
+        let log = std::fs::read_to_string(log.path()).unwrap();
+        let mut latencies = Vec::new();
+        let (mut first, mut last) = (u64::MAX, 0);
+        for line in log.lines() {
+            let fields: Vec<u64> = line.split('\t').map(|field| field.parse().unwrap()).collect();
+            assert_eq!(fields[1], 200, "{}: {text}", self.url);
+            first = first.min(fields[0]);
+            last = last.max(fields[0] + fields[2]);
+            latencies.push(fields[2]);
+        }
+        assert!(!latencies.is_empty(), "{}: {text}", self.url);
+        latencies.sort_unstable();
+        let at = |share: f64| latencies[((latencies.len() - 1) as f64 * share) as usize] as f64;
+        Sample {
+            requests: latencies.len() as u64,
+            rate: latencies.len() as f64 / (last - first) as f64 * 1e6,
+            p50: at(0.5),
+            p99: at(0.99),
+            p999: at(0.999),
+        }
+    }
+
+    /// The URL is `port/database/key`.
+    fn redis_benchmark(&self, connections: u32, duration: Duration) -> Sample {
+        let mut parts = self.url.splitn(3, '/');
+        let (port, database, key) =
+            (parts.next().unwrap(), parts.next().unwrap(), parts.next().unwrap());
+        // It counts requests, not time.
+        let requests = (duration.as_secs_f64() * if connections == 1 { 2e4 } else { 1e5 }) as u64;
+        let output = Command::new("redis-benchmark")
+            .args(["-p", port, "--dbnum", database, "--csv", "-c", &connections.to_string()])
+            .args(["-n", &requests.to_string(), "HGETALL", key])
+            .output()
+            .unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        // "test","rps","avg","min","p50","p95","p99","max", times in milliseconds.
+        let line = text.lines().rfind(|line| line.contains("HGETALL")).expect(&text);
+        let fields: Vec<&str> = line.split("\",\"").map(|f| f.trim_matches('"')).collect();
+        let figure = |place: usize| fields[place].parse::<f64>().unwrap();
+        Sample {
+            requests,
+            rate: figure(1),
+            p50: figure(4) * 1e3,
+            p99: figure(6) * 1e3,
+            p999: f64::NAN,
+        }
+    }
+}

@@ -1,0 +1,80 @@
+//! The load bench: real servers, real load generators, one table. Every figure
+//! stands beside that of its pair, measured in turns in the same run. Started by
+//! `tests/bench`, which installs what this needs; what the figures mean is in
+//! `docs/performance.md`.
+
+#![allow(clippy::unwrap_used, clippy::print_stdout, missing_docs, reason = "a benchmark")]
+
+mod generator;
+mod growth;
+mod pairs;
+mod peers;
+mod process;
+mod table;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// How much to measure.
+pub struct Plan {
+    /// One measurement.
+    pub duration: Duration,
+    /// Measurements of each side of a pair.
+    pub rounds: usize,
+    /// Numbers of connections.
+    pub connections: Vec<u32>,
+    /// Sessions alive while an operation is measured.
+    pub sessions: Vec<u64>,
+    /// The host with the rules linked natively.
+    pub native: PathBuf,
+}
+
+fn main() {
+    // Cargo adds `--bench`; the script's own arguments follow.
+    let arguments: Vec<String> = std::env::args().skip(1).filter(|a| a != "--bench").collect();
+    let native = PathBuf::from(arguments.get(1).cloned().unwrap_or_default());
+    let all = Plan {
+        duration: Duration::from_millis(1500),
+        rounds: 3,
+        connections: vec![1, 32, 256],
+        sessions: vec![10_000, 100_000, 1_000_000],
+        native,
+    };
+    let quick = |native| Plan {
+        duration: Duration::from_millis(500),
+        rounds: 1,
+        connections: vec![32],
+        sessions: vec![1000, 10_000],
+        native,
+    };
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    match arguments.first().map(String::as_str) {
+        Some("echo") => runtime.block_on(peers::echo()),
+        Some("all") => runtime.block_on(run(&all, "")),
+        Some("quick") => runtime.block_on(run(&quick(all.native), "")),
+        Some(part @ ("native" | "peers" | "open" | "growth" | "start")) => {
+            runtime.block_on(run(&all, part));
+        }
+        _ => println!("usage: tests/bench [all | quick | native | peers | open | growth | start]"),
+    }
+}
+
+/// Runs one part, or all of them when `part` is empty.
+async fn run(plan: &Plan, part: &str) {
+    let wanted = |name| part.is_empty() || part == name;
+    if wanted("native") {
+        pairs::component_and_native(plan).await;
+    }
+    if wanted("peers") {
+        pairs::peers(plan).await;
+    }
+    if wanted("open") {
+        pairs::open_loop(plan).await;
+    }
+    if wanted("growth") {
+        growth::operations(plan).await;
+    }
+    if wanted("start") {
+        growth::start_and_rest(plan).await;
+    }
+}
