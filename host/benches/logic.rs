@@ -14,6 +14,7 @@ use canned::{component, component_write, native, native_write};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use session_guest::policy::Policy;
 use session_manager::logic::Logic;
+use session_manager::workers::{self, Workers};
 use tokio::runtime::Runtime;
 
 /// Pairs: the component and the native rule, in one run.
@@ -54,32 +55,44 @@ fn calls(criterion: &mut Criterion) {
 fn pool(criterion: &mut Criterion) {
     let runtime = Runtime::new().unwrap();
     let logic = component(&runtime);
+    let workers = Workers::start(workers::processors()).unwrap();
     let mut group = criterion.benchmark_group("pool_booking_get_1kb");
     group.throughput(Throughput::Elements(1));
     for callers in [1_u64, 8, 64] {
         group.bench_with_input(BenchmarkId::new("callers", callers), &callers, |bencher, _| {
-            bencher.iter_custom(|calls| runtime.block_on(elapsed(&logic, callers, calls)));
+            bencher
+                .iter_custom(|calls| runtime.block_on(elapsed(&workers, &logic, callers, calls)));
         });
     }
     group.finish();
 }
 
-/// The time that `callers` need for `calls` calls in all.
-async fn elapsed(logic: &Arc<Logic>, callers: u64, calls: u64) -> Duration {
-    let mut tasks = tokio::task::JoinSet::new();
+/// The time that `callers`, spread over the workers, need for `calls` calls in all.
+async fn elapsed(workers: &Workers, logic: &Arc<Logic>, callers: u64, calls: u64) -> Duration {
+    let each = calls.div_ceil(callers);
     let started = Instant::now();
-    for caller in 0..callers {
+    let count = workers.count() as u64;
+    let shares = (0..count).map(|worker| callers / count + u64::from(worker < callers % count));
+    let working = workers.spawn_on_each(shares, |callers| {
         let logic = Arc::clone(logic);
-        let share = calls / callers + u64::from(caller < calls % callers);
-        tasks.spawn(async move {
-            for _ in 0..share {
-                logic.booking_get("pre-order", "a-session-key").await.unwrap();
-                // A real call waits for its store here and there.
-                tokio::task::yield_now().await;
+        async move {
+            let mut tasks = tokio::task::JoinSet::new();
+            for _ in 0..callers {
+                let logic = Arc::clone(&logic);
+                tasks.spawn(async move {
+                    for _ in 0..each {
+                        logic.booking_get("pre-order", "a-session-key").await.unwrap();
+                        // A real call waits for its store here and there.
+                        tokio::task::yield_now().await;
+                    }
+                });
             }
-        });
+            tasks.join_all().await;
+        }
+    });
+    for worker in working {
+        worker.await.unwrap();
     }
-    tasks.join_all().await;
     started.elapsed()
 }
 

@@ -31,10 +31,10 @@ pub struct Admin {
     pub stopping: Arc<AtomicBool>,
 }
 
-/// Serves `connections` until `stop` completes.
-pub async fn serve(connections: Connections, admin: Admin, stop: impl Future<Output = ()>) {
+/// Serves `connections` until no more come.
+pub async fn serve(connections: Connections, admin: Admin) {
     let handler = move |request| handle(admin.clone(), request);
-    server::serve(connections, handler, stop).await;
+    server::serve(connections, handler).await;
 }
 
 async fn handle(admin: Admin, request: Request<Incoming>) -> answer::Answer {

@@ -32,10 +32,12 @@ pub struct Acceptor {
     listener: TcpListener,
     places: Arc<Semaphore>,
     loads: Loads,
+    /// Who gets a connection when all have as many.
+    turn: AtomicUsize,
     shares: Vec<UnboundedSender<Accepted>>,
 }
 
-/// The connections that one worker got.
+/// The connections that one worker got; ends when nobody accepts any more.
 pub struct Connections(UnboundedReceiver<Accepted>);
 
 /// A connection on its way to a worker; bounded by the places.
@@ -67,7 +69,8 @@ pub fn spread(
     let channels = loads.iter().map(|_| mpsc::unbounded_channel());
     let (shares, connections) =
         channels.map(|(share, connections)| (share, Connections(connections))).unzip();
-    (Acceptor { listener, places, loads: Arc::clone(loads), shares }, connections)
+    let turn = AtomicUsize::new(0);
+    (Acceptor { listener, places, loads: Arc::clone(loads), turn, shares }, connections)
 }
 
 impl Acceptor {
@@ -100,12 +103,17 @@ impl Acceptor {
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "a connection keeps its delay");
         }
-        let loads = self.loads.iter().map(|load| load.load(Ordering::Relaxed)).enumerate();
-        let worker = loads.min_by_key(|(_, load)| *load).map_or(0, |(worker, _)| worker);
+        let worker = fewest(&self.loads, self.turn.fetch_add(1, Ordering::Relaxed));
         self.loads[worker].fetch_add(1, Ordering::Relaxed);
         let place = Place { _permit: permit, loads: Arc::clone(&self.loads), worker };
         Ok((stream.into_std()?, place))
     }
+}
+
+/// The worker that has the fewest connections, the first such one from `turn` on.
+fn fewest(loads: &[AtomicUsize], turn: usize) -> usize {
+    let workers = (0..loads.len()).map(|step| (turn + step) % loads.len());
+    workers.min_by_key(|worker| loads[*worker].load(Ordering::Relaxed)).unwrap_or(0)
 }
 
 impl Stream for Connections {
@@ -194,5 +202,58 @@ impl AsyncWrite for Connection {
         context: &mut Context<'_>,
     ) -> Poll<std::io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio_stream::StreamExt;
+
+    #[test]
+    fn a_connection_goes_to_who_has_the_fewest_and_ties_take_turns() {
+        let loads = |loads: &[usize]| loads.iter().map(|l| (*l).into()).collect::<Vec<_>>();
+        for (given, turn, expected) in
+            [(&[2, 1, 3][..], 0, 1), (&[1, 1, 1], 0, 0), (&[1, 1, 1], 1, 1), (&[1, 1, 2], 5, 0)]
+        {
+            assert_eq!(fewest(&loads(given), turn), expected, "{given:?} {turn}");
+        }
+    }
+
+    #[tokio::test]
+    async fn connections_are_spread_and_give_their_places_back() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let loads: Loads = (0..2).map(|_| AtomicUsize::new(0)).collect();
+        let places = Arc::new(Semaphore::new(5));
+        let (acceptor, mut connections) = spread(listener, Arc::clone(&places), &loads);
+        let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+        let accepting = tokio::spawn(acceptor.run(async {
+            drop(stopped.await);
+        }));
+        let mut ends = Vec::new();
+        for _ in 0..2 {
+            ends.push(TcpStream::connect(address).await.expect("is accepted"));
+        }
+        for connections in &mut connections {
+            let connection = connections.next().await.expect("each worker has one");
+            drop(connection.expect("a connection"));
+        }
+        assert!(loads.iter().all(|load| load.load(Ordering::Relaxed) == 0));
+        // One that was accepted before the stop is served after it.
+        ends.push(TcpStream::connect(address).await.expect("is accepted"));
+        while loads.iter().all(|load| load.load(Ordering::Relaxed) == 0) {
+            tokio::task::yield_now().await;
+        }
+        drop(stop);
+        accepting.await.expect("no panic");
+        let mut served = 0;
+        for connections in &mut connections {
+            while connections.next().await.is_some() {
+                served += 1;
+            }
+        }
+        assert_eq!((served, places.available_permits()), (1, 5));
+        assert!(TcpStream::connect(address).await.is_err(), "nobody listens any more");
     }
 }

@@ -18,7 +18,7 @@ use crate::admin::{self, Admin};
 use crate::api::Api;
 use crate::clock::Clock;
 use crate::config::{Settings, StoreChoice};
-use crate::listener::{self, Loads};
+use crate::listener::{self, Acceptor, Loads};
 use crate::logic::{self, Limits, Logic};
 use crate::store::Store;
 use crate::store::embedded::{Embedded, OpenError};
@@ -86,70 +86,92 @@ pub async fn start(settings: &Settings) -> Result<Running> {
     tracing::info!(store = store.name(), digest = logic.generation().digest(), "component loaded");
     let api = Api { logic, store: Arc::clone(&store) };
 
-    let (mut health, _) = tonic_health::server::health_reporter();
-    let stopping = Arc::new(AtomicBool::new(false));
-    let told = |mut stopped: watch::Receiver<bool>| async move {
-        // A sender that is gone means the same.
-        drop(stopped.wait_for(|stopped| *stopped).await);
-    };
-    report_health(&api, &metrics, &health, false).await;
-
-    let places = Arc::new(Semaphore::new(connections_max()));
-    let loads: Loads = (0..workers.count()).map(|_| AtomicUsize::new(0)).collect();
-    let mut listen = |listener, places, loads| {
-        let (acceptor, connections) = listener::spread(listener, places, loads);
-        let until = told(stopped.clone());
+    let wires = Wires { api, metrics, stopping: Arc::default() };
+    let (health, _) = tonic_health::server::health_reporter();
+    report_health(&wires, &health).await;
+    let acceptors = wires.serve(Listeners { grpc, rest, admin }, &workers, &health, &mut tasks);
+    for acceptor in acceptors {
+        let mut stopped = stopped.clone();
         tasks.spawn(async move {
-            acceptor.run(until).await;
-            Ok(())
-        });
-        connections
-    };
-    let grpc = listen(grpc, Arc::clone(&places), &loads);
-    let rest = listen(rest, places, &loads);
-    // Probes get through when users have taken all places, and are answered when
-    // all workers are at work: their connections stay on this thread.
-    let admin_places = Arc::new(Semaphore::new(ADMIN_CONNECTIONS_MAX));
-    let alone: Loads = Arc::new([AtomicUsize::new(0)]);
-    let admin = listen(admin, admin_places, &alone);
-
-    let serving = workers.spawn_on_each(grpc, |connections| {
-        let until = told(stopped.clone());
-        grpc::serve(connections, api.clone(), Arc::clone(&metrics), health.clone(), until)
-    });
-    for worker in serving {
-        tasks.spawn(async { worker.await? });
-    }
-    let serving = workers.spawn_on_each(rest, |connections| {
-        http::serve(connections, api.clone(), Arc::clone(&metrics), told(stopped.clone()))
-    });
-    for worker in serving {
-        tasks.spawn(async { worker.await? });
-    }
-    let wire =
-        Admin { api: api.clone(), metrics: Arc::clone(&metrics), stopping: Arc::clone(&stopping) };
-    for connections in admin {
-        let serving = admin::serve(connections, wire.clone(), told(stopped.clone()));
-        tasks.spawn(async {
-            serving.await;
+            // A sender that is gone means the same.
+            acceptor.run(async { drop(stopped.wait_for(|stopped| *stopped).await) }).await;
             Ok(())
         });
     }
+    let stopping = Arc::clone(&wires.stopping);
     tasks.spawn(async move {
         while !*stopped.borrow() {
-            report_health(&api, &metrics, &health, false).await;
+            report_health(&wires, &health).await;
             let pause = tokio::time::timeout(HEALTH_INTERVAL, stopped.changed());
             // Either a second has passed, or it is time to stop.
             drop(pause.await);
         }
-        report_health(&api, &metrics, &health, true).await;
+        report_health(&wires, &health).await;
         // Who watches has been told; without a status the streams end.
+        let mut health = health;
         for service in grpc::SERVICES {
             health.clear_service_status(service).await;
         }
         Ok(())
     });
     Ok(Running { addresses, store, stopping, stop, tasks, workers })
+}
+
+/// The ports.
+struct Listeners {
+    grpc: TcpListener,
+    rest: TcpListener,
+    admin: TcpListener,
+}
+
+/// What all wires work with.
+struct Wires {
+    api: Api,
+    metrics: Arc<Metrics>,
+    stopping: Arc<AtomicBool>,
+}
+
+impl Wires {
+    /// Serves the connections that the acceptors it returns will bring.
+    fn serve(
+        &self,
+        listeners: Listeners,
+        workers: &Workers,
+        health: &HealthReporter,
+        tasks: &mut JoinSet<Result<()>>,
+    ) -> [Acceptor; 3] {
+        let places = Arc::new(Semaphore::new(connections_max()));
+        let loads: Loads = (0..workers.count()).map(|_| AtomicUsize::new(0)).collect();
+        let (grpc, connections) = listener::spread(listeners.grpc, Arc::clone(&places), &loads);
+        let mut serving = workers.spawn_on_each(connections, |connections| {
+            let (api, metrics) = (self.api.clone(), Arc::clone(&self.metrics));
+            grpc::serve(connections, api, metrics, health.clone())
+        });
+        let (rest, connections) = listener::spread(listeners.rest, places, &loads);
+        serving.extend(workers.spawn_on_each(connections, |connections| {
+            http::serve(connections, self.api.clone(), Arc::clone(&self.metrics))
+        }));
+        for worker in serving {
+            tasks.spawn(async { worker.await? });
+        }
+        // Probes get through when users have taken all places, and are answered
+        // when all workers are at work: their connections stay on this thread.
+        let places = Arc::new(Semaphore::new(ADMIN_CONNECTIONS_MAX));
+        let alone: Loads = Arc::new([AtomicUsize::new(0)]);
+        let (admin, connections) = listener::spread(listeners.admin, places, &alone);
+        for connections in connections {
+            let wire = Admin {
+                api: self.api.clone(),
+                metrics: Arc::clone(&self.metrics),
+                stopping: Arc::clone(&self.stopping),
+            };
+            tasks.spawn(async {
+                admin::serve(connections, wire).await;
+                Ok(())
+            });
+        }
+        [grpc, rest, admin]
+    }
 }
 
 impl Running {
@@ -245,7 +267,8 @@ async fn refuse_unfit(redis: Arc<Redis>) -> Result<()> {
 }
 
 /// Tells gRPC health and the metrics how the store is.
-async fn report_health(api: &Api, metrics: &Metrics, health: &HealthReporter, stopping: bool) {
+async fn report_health(wires: &Wires, health: &HealthReporter) {
+    let Wires { api, metrics, stopping } = wires;
     let up = api.health().await;
     let was_up = metrics.store_up.get() == 1;
     metrics.store_up.set(i64::from(up.is_ok()));
@@ -254,7 +277,7 @@ async fn report_health(api: &Api, metrics: &Metrics, health: &HealthReporter, st
         Err(error) if was_up => tracing::warn!(%error, "the store does not answer"),
         _ => {}
     }
-    let serving = up.is_ok() && !stopping;
+    let serving = up.is_ok() && !stopping.load(Ordering::Relaxed);
     let status = if serving { ServingStatus::Serving } else { ServingStatus::NotServing };
     for service in grpc::SERVICES {
         health.set_service_status(service, status).await;

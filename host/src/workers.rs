@@ -23,10 +23,10 @@ pub fn current() -> Option<usize> {
     CURRENT.get()
 }
 
-/// The place of whoever runs this among `places` that belong to a worker each, the
-/// last of them to everybody else.
-pub fn place(places: usize) -> usize {
-    let everybody_else = places - 1;
+/// Which of `slots` belongs to whoever runs this: each worker has one, and the last
+/// is everybody else's.
+pub fn slot(slots: usize) -> usize {
+    let everybody_else = slots - 1;
     current().filter(|worker| *worker < everybody_else).unwrap_or(everybody_else)
 }
 

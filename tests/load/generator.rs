@@ -4,9 +4,13 @@
 
 use std::io::Write;
 use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use prost::Message;
+
+/// So that no two runs draw the same numbers.
+static SEED: AtomicU32 = AtomicU32::new(1);
 
 /// What a generator asks for.
 #[derive(Clone)]
@@ -58,6 +62,22 @@ pub struct Sample {
     pub p999: f64,
 }
 
+impl Sample {
+    /// What latencies in microseconds, in any order, say of a run of this length.
+    pub fn new(mut latencies: Vec<f64>, length: Duration) -> Self {
+        assert!(!latencies.is_empty(), "nothing was answered");
+        latencies.sort_by(f64::total_cmp);
+        let at = |share: f64| latencies[((latencies.len() - 1) as f64 * share) as usize];
+        Self {
+            requests: latencies.len() as u64,
+            rate: latencies.len() as f64 / length.as_secs_f64(),
+            p50: at(0.5),
+            p99: at(0.99),
+            p999: at(0.999),
+        }
+    }
+}
+
 /// A message with the five bytes that gRPC puts before it.
 pub fn grpc_frame(message: &impl Message) -> Vec<u8> {
     let message = message.encode_to_vec();
@@ -71,15 +91,9 @@ impl Request {
     pub fn closed_loop(&self, connections: u32, duration: Duration) -> Sample {
         match self.protocol {
             Protocol::Http1 => self.wrk(connections, duration),
-            Protocol::Http2 | Protocol::Grpc => self.h2load(connections, duration, None),
+            Protocol::Http2 | Protocol::Grpc => self.h2load(connections, duration),
             Protocol::Redis => self.redis_benchmark(connections, duration),
         }
-    }
-
-    /// Sends `rate` requests a second over all connections, whether or not the
-    /// earlier ones were answered.
-    pub fn open_loop(&self, connections: u32, duration: Duration, rate: f64) -> Sample {
-        self.h2load(connections, duration, Some(rate))
     }
 
     fn wrk(&self, connections: u32, duration: Duration) -> Sample {
@@ -98,6 +112,7 @@ impl Request {
             "wrk.method = \"{}\"\n\
              wrk.body = io.open(\"{}\"):read(\"*a\")\n\
              wrk.headers[\"content-type\"] = \"application/json\"\n\
+             math.randomseed({seed})\n\
              {each}\
              done = function(s, l)\n\
              local e = s.errors\n\
@@ -106,7 +121,8 @@ impl Request {
              e.connect + e.read + e.write + e.status + e.timeout))\n\
              end\n",
             self.method,
-            body.path().display()
+            body.path().display(),
+            seed = SEED.fetch_add(1, Ordering::Relaxed)
         )
         .unwrap();
         // wrk counts whole seconds.
@@ -120,39 +136,25 @@ impl Request {
         let text = String::from_utf8(output.stdout).unwrap();
         let result = text.lines().find_map(|line| line.strip_prefix("RESULT ")).expect(&text);
         let figures: Vec<f64> = result.split(' ').map(|figure| figure.parse().unwrap()).collect();
-        let [requests, microseconds, p50, p99, p999, errors] = figures[..] else { panic!("{text}") };
+        let [requests, microseconds, p50, p99, p999, errors] = figures[..] else {
+            panic!("{text}")
+        };
         assert!(errors == 0.0, "{} {}: {text}", self.method, self.url);
-        Sample {
-            requests: requests as u64,
-            rate: requests / microseconds * 1e6,
-            p50,
-            p99,
-            p999,
-        }
+        Sample { requests: requests as u64, rate: requests / microseconds * 1e6, p50, p99, p999 }
     }
 
-    fn h2load(&self, connections: u32, duration: Duration, rate: Option<f64>) -> Sample {
+    fn h2load(&self, connections: u32, duration: Duration) -> Sample {
         let log = tempfile::NamedTempFile::new().unwrap();
         let mut body = tempfile::NamedTempFile::new().unwrap();
         body.write_all(&self.body).unwrap();
         let mut command = Command::new("h2load");
         command
-            .args(["-t1", &format!("-c{connections}"), "-D"])
+            .args(["-t1", "-m1", &format!("-c{connections}"), "-D"])
             .arg(format!("{}s", duration.as_secs_f64().ceil()))
             .arg(format!("--log-file={}", log.path().display()));
-        match rate {
-            None => command.arg("-m1"),
-            Some(rate) => {
-                let each = rate / f64::from(connections);
-                command.args(["-m100", &format!("--rps={each}")])
-            }
-        };
         match self.protocol {
             Protocol::Grpc => {
                 command.args(["-H", "content-type: application/grpc", "-H", "te: trailers"]);
-            }
-            Protocol::Http1 => {
-                command.args(["--h1", "-H", "content-type: application/json"]);
             }
             _ => {
                 command.args(["-H", "content-type: application/json"]);
@@ -172,18 +174,9 @@ impl Request {
             assert_eq!(fields[1], 200, "{}: {text}", self.url);
             first = first.min(fields[0]);
             last = last.max(fields[0] + fields[2]);
-            latencies.push(fields[2]);
+            latencies.push(fields[2] as f64);
         }
-        assert!(!latencies.is_empty(), "{}: {text}", self.url);
-        latencies.sort_unstable();
-        let at = |share: f64| latencies[((latencies.len() - 1) as f64 * share) as usize] as f64;
-        Sample {
-            requests: latencies.len() as u64,
-            rate: latencies.len() as f64 / (last - first) as f64 * 1e6,
-            p50: at(0.5),
-            p99: at(0.99),
-            p999: at(0.999),
-        }
+        Sample::new(latencies, Duration::from_micros(last.saturating_sub(first)))
     }
 
     /// The URL is `port/database/key`.

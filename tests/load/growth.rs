@@ -11,7 +11,7 @@ use session_tests::redis_server::RedisServer;
 
 use crate::Plan;
 use crate::generator::{Protocol, Request};
-use crate::pairs::{Operation, Side, booking, document};
+use crate::pairs::{Operation, REDIS, Side, booking, document};
 use crate::process;
 use crate::table::{self, Figures, median};
 
@@ -19,57 +19,52 @@ use crate::table::{self, Figures, median};
 const BYTES: usize = 200;
 const CONNECTIONS: u32 = 32;
 
-/// Writes sessions `from` to `to`, one after the other for each stream.
-fn fill(host: &Host, from: u64, to: u64) {
+/// Writes so many sessions.
+fn fill(host: &Host, sessions: u64) {
     let mut addresses = tempfile::NamedTempFile::new().unwrap();
-    for number in from..to {
+    for number in 0..sessions {
         writeln!(addresses, "{}{number}", host.url("rest", "/v1/pre-order/sessions/")).unwrap();
     }
     let mut body = tempfile::NamedTempFile::new().unwrap();
     write!(body, "{{\"fleet_list_request\":{}}}", document(BYTES)).unwrap();
     let output = Command::new("h2load")
-        .args(["-c1", "-m64", &format!("-n{}", to - from), "-i"])
+        .args(["-c1", "-m64", &format!("-n{sessions}"), "-i"])
         .arg(addresses.path())
         .args(["-H", ":method: PUT", "-H", "content-type: application/json", "-d"])
         .arg(body.path())
         .output()
         .unwrap();
     let text = String::from_utf8_lossy(&output.stdout);
-    assert!(text.contains(&format!(" {} succeeded, 0 failed", to - from)), "{text}");
+    assert!(text.contains(&format!(" {sessions} succeeded, 0 failed")), "{text}");
 }
 
-/// The same operation among more and more sessions.
+/// The same operation among more and more sessions, each time on new servers.
 pub async fn operations(plan: &Plan) {
-    let directory = tempfile::tempdir().unwrap();
     for store in ["embedded", "Redis"] {
-        let redis = RedisServer::with(&["--appendfsync", "everysec"]).await;
-        let launch = if store == "Redis" {
-            Launch::redis(&redis)
-        } else {
-            Launch::embedded(&directory.path().join("grown"))
-        };
-        let host = launch.set("SESSION_TTL", "24h").start();
-        let first = plan.sessions[0];
         table::head(&format!("Among more and more sessions, {store} store"), "req/s at first");
-        let mut filled = 0;
         let mut memory = Vec::new();
         let mut at_first: [Option<Figures>; 2] = [None; 2];
         for &sessions in &plan.sessions {
-            fill(&host, filled, sessions);
-            filled = sessions;
-            let keeper = if store == "Redis" { redis.process_id() } else { host.process_id() };
-            memory.push((sessions, process::memory(keeper, "VmRSS")));
+            let directory = tempfile::tempdir().unwrap();
+            let redis = RedisServer::with(&REDIS).await;
+            let launch = if store == "Redis" {
+                Launch::redis(&redis)
+            } else {
+                Launch::embedded(directory.path())
+            };
+            let launch = launch.set("SESSION_TTL", "24h");
+            let host = launch.start();
+            fill(&host, sessions);
+            let redis = (store == "Redis").then(|| redis.process_id());
+            let keeper = redis.unwrap_or(host.process_id());
+            memory.push((sessions, process::memory(keeper, "VmRSS") as f64));
             for (place, (operation, name)) in
                 [(Operation::Get, "get"), (Operation::Set, "set")].into_iter().enumerate()
             {
                 let like = booking(&host, Protocol::Http1, operation, BYTES);
                 let url = host.url("rest", "/v1/pre-order/sessions/");
                 let request = Request { url, spread: Some(sessions), ..like };
-                let side = Side {
-                    request,
-                    server: host.process_id(),
-                    redis: (store == "Redis").then(|| redis.process_id()),
-                };
+                let side = Side { request, server: host.process_id(), redis };
                 let rounds: Vec<Figures> = (0..plan.rounds)
                     .map(|_| side.measure(|r| r.closed_loop(CONNECTIONS, plan.duration)))
                     .collect();
@@ -78,15 +73,16 @@ pub async fn operations(plan: &Plan) {
                 let row = format!("{name} 0.2 KB among {sessions} sessions");
                 table::row(&row, &figures, Some((&first, figures.sample.rate / first.sample.rate)));
             }
+            if store == "embedded" {
+                drop(host);
+                let (_, after) = first_answer(&launch);
+                let after = after.as_millis();
+                println!("\nAfter a kill, {sessions} sessions are served again in {after} ms.\n");
+            }
         }
-        let (sessions, last) = *memory.last().unwrap();
-        let each = (last - memory[0].1) as f64 / (sessions - first) as f64;
-        println!("\nA live session of {BYTES} bytes takes {each:.0} bytes in the {store} store.");
-        if store == "embedded" {
-            drop(host);
-            let (_, after) = first_answer(&Launch::embedded(&directory.path().join("grown")));
-            println!("A restart with {sessions} sessions answers after {} ms.", after.as_millis());
-        }
+        let ((few, first), (many, last)) = (memory[0], *memory.last().unwrap());
+        let each = (last - first) / (many - few) as f64;
+        println!("\nA session with a document of {BYTES} bytes takes {each:.0} bytes of memory.");
     }
 }
 

@@ -1,5 +1,5 @@
-//! The load bench: real servers, real load generators, one table. Every figure
-//! stands beside that of its pair, measured in turns in the same run. Started by
+//! The load bench: real servers, real load generators, one table. Where there is
+//! a pair, both sides are measured in turns in the same run. Started by
 //! `tests/bench`, which installs what this needs; what the figures mean is in
 //! `docs/performance.md`.
 
@@ -7,6 +7,7 @@
 
 mod generator;
 mod growth;
+mod open_loop;
 mod pairs;
 mod peers;
 mod process;
@@ -34,7 +35,7 @@ fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).filter(|a| a != "--bench").collect();
     let native = PathBuf::from(arguments.get(1).cloned().unwrap_or_default());
     let all = Plan {
-        duration: Duration::from_millis(1500),
+        duration: Duration::from_secs(1),
         rounds: 3,
         connections: vec![1, 32, 256],
         sessions: vec![10_000, 100_000, 1_000_000],

@@ -10,8 +10,12 @@ use session_tests::redis_server::RedisServer;
 
 use crate::Plan;
 use crate::generator::{Protocol, Request, Sample, grpc_frame};
-use crate::process;
 use crate::table::{self, Figures};
+use crate::{open_loop, process};
+
+/// A Redis as durable as the embedded store. It does not rewrite its log while we
+/// measure: that is done by a process of which nobody counts the time.
+pub const REDIS: [&str; 4] = ["--appendfsync", "everysec", "--auto-aof-rewrite-percentage", "0"];
 
 /// A server and what is asked of it.
 pub struct Side {
@@ -90,11 +94,16 @@ fn key(bytes: usize) -> String {
 pub fn booking(host: &Host, protocol: Protocol, operation: Operation, bytes: usize) -> Request {
     let session_key = key(bytes);
     let (grpc, message) = match operation {
-        Operation::Get => ("GetSession", grpc_frame(&GetSessionRequest { session_key: key(bytes) })),
+        Operation::Get => {
+            ("GetSession", grpc_frame(&GetSessionRequest { session_key: key(bytes) }))
+        }
         Operation::Set => {
             let fleets = Some(Bytes::from(document(bytes)));
-            let message =
-                SessionData { session_key: key(bytes), fleet_list_request: fleets, ..Default::default() };
+            let message = SessionData {
+                session_key: key(bytes),
+                fleet_list_request: fleets,
+                ..Default::default()
+            };
             ("SetSession", grpc_frame(&message))
         }
     };
@@ -136,7 +145,7 @@ struct Stores {
 
 impl Stores {
     async fn start() -> Self {
-        let redis = RedisServer::with(&["--appendfsync", "everysec"]).await;
+        let redis = RedisServer::with(&REDIS).await;
         Self { redis, directories: tempfile::tempdir().unwrap() }
     }
 
@@ -158,11 +167,12 @@ impl Stores {
 pub async fn component_and_native(plan: &Plan) {
     let stores = Stores::start().await;
     for store in ["embedded", "Redis"] {
-        let component = stores.launch(store, "component").start();
-        let native = stores.launch(store, "native").program(&plan.native).start();
         table::head(&format!("The component and the native rules, {store} store"), "native req/s");
         for (operation, name) in [(Operation::Get, "get"), (Operation::Set, "set")] {
             for (bytes, size) in [(1 << 10, "1 KB"), (64 << 10, "64 KB")] {
+                // New ones, so that their peak of memory is their own.
+                let component = stores.launch(store, "component").start();
+                let native = stores.launch(store, "native").program(&plan.native).start();
                 seed(&component, bytes).await;
                 seed(&native, bytes).await;
                 for protocol in [Protocol::Http1, Protocol::Http2, Protocol::Grpc] {
@@ -179,10 +189,10 @@ pub async fn component_and_native(plan: &Plan) {
                         compare(plan, &row, connections, &subject, &pair);
                     }
                 }
+                nothing_failed(&component).await;
+                nothing_failed(&native).await;
             }
         }
-        nothing_failed(&component).await;
-        nothing_failed(&native).await;
     }
 }
 
@@ -197,21 +207,24 @@ pub async fn peers(plan: &Plan) {
     seed(&host, BYTES).await;
     let redis = stores.redis_process("Redis");
     let stored = format!("SESSION_PRE_ORDER:{}", key(BYTES));
-    let get = |protocol, url| Request { url, method: "GET", body: Vec::new(), protocol, spread: None };
+    let get =
+        |protocol, url| Request { url, method: "GET", body: Vec::new(), protocol, spread: None };
     let rest = Side {
         request: booking(&host, Protocol::Http1, Operation::Get, BYTES),
         server: host.process_id(),
         redis,
     };
     let by_webdis = format!("http://127.0.0.1:{}/HGETALL/{stored}", webdis.port);
-    let by_webdis = Side {
-        request: get(Protocol::Http1, by_webdis),
-        server: webdis.process.id(),
-        redis,
-    };
+    let by_webdis =
+        Side { request: get(Protocol::Http1, by_webdis), server: webdis.process.id(), redis };
+    let answer = reqwest::get(&by_webdis.request.url).await.unwrap().text().await.unwrap();
+    assert!(answer.contains("FLEET_LIST_REQUEST"), "{answer}");
     let bare = format!("{}/5/{stored}", stores.redis.port);
-    let bare =
-        Side { request: get(Protocol::Redis, bare), server: stores.redis.process_id(), redis: None };
+    let bare = Side {
+        request: get(Protocol::Redis, bare),
+        server: stores.redis.process_id(),
+        redis: None,
+    };
     table::head("REST get 1 KB on Redis, beside webdis", "webdis req/s");
     for &connections in &plan.connections {
         let row = format!("get 1 KB, HTTP/1.1, {connections} conn.");
@@ -260,8 +273,9 @@ pub async fn open_loop(plan: &Plan) {
                     let closed =
                         side.measure(|request| request.closed_loop(connections, plan.duration));
                     let rate = closed.sample.rate / 2.0;
-                    let open = side
-                        .measure(|request| request.open_loop(connections, plan.duration, rate));
+                    let open = side.measure(|request| {
+                        open_loop::run(request, connections, plan.duration, rate)
+                    });
                     let row = format!("{name} 1 KB, {}, {connections} conn.", protocol.name());
                     let ratio = open.sample.rate / closed.sample.rate;
                     table::row(&row, &open, Some((&closed, ratio)));

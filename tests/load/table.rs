@@ -45,9 +45,19 @@ pub fn head(title: &str, pair: &str) {
     println!("\n{title}\n");
     println!(
         "| {:34} | {:>7} | {:>7} | {:>7} | {:>7} | {:>7} | {:>8} | {:>8} | {:>14} | {:>5} |",
-        "row", "req/s", "p50 µs", "p99 µs", "p99.9", "host µs", "Redis µs", "peak MiB", pair, "ratio"
+        "row",
+        "req/s",
+        "p50 µs",
+        "p99 µs",
+        "p99.9",
+        "host µs",
+        "Redis µs",
+        "peak MiB",
+        pair,
+        "ratio"
     );
-    println!("|{}|{}", "-".repeat(36), "--------:|".repeat(9));
+    let dashes = [8, 8, 8, 8, 8, 9, 9, 15, 6].map(|width| format!("{}:|", "-".repeat(width)));
+    println!("|{}|{}", "-".repeat(36), dashes.concat());
 }
 
 /// Prints a row; `ratio` is the subject's rate by the pair's, from round to round.

@@ -14,6 +14,7 @@ use session_manager::store::memory::Memory;
 use session_manager::store::transaction::{Outcome, Txn};
 use session_manager::store::{Answer, Event, Store};
 use session_manager::telemetry::Metrics;
+use session_manager::workers::Workers;
 use session_tests::{guest, wait};
 
 async fn start(
@@ -212,6 +213,80 @@ async fn calls_beyond_the_bound_are_turned_away_and_a_dropped_call_makes_room() 
     holding.abort();
     assert!(holding.await.unwrap_err().is_cancelled());
     assert_eq!(reason(logic.booking_get("fine", "k").await), Reason::UnknownContext);
+}
+
+#[tokio::test]
+async fn a_waiting_call_gets_the_instance_that_comes_back() {
+    let gate = Gate::new();
+    let limits = Limits { instances: 1, wait: wait::PATIENCE, ..Limits::default() };
+    let logic = misbehaving(Arc::clone(&gate) as _, limits).await;
+    let call = |what: &'static str| {
+        let logic = Arc::clone(&logic);
+        async move { reason(logic.booking_get(what, "k").await) }
+    };
+    let holding = tokio::spawn(call("ask"));
+    let waiting: Vec<_> = (0..20).map(|_| tokio::spawn(call("fine"))).collect();
+    // All of them are where they wait.
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    assert!(!holding.is_finished() && waiting.iter().all(|call| !call.is_finished()));
+    gate.open();
+    assert_eq!(holding.await.unwrap(), Reason::UnknownContext);
+    for call in waiting {
+        assert_eq!(call.await.unwrap(), Reason::UnknownContext);
+    }
+}
+
+#[tokio::test]
+async fn a_waiting_call_gets_the_place_of_one_that_traps_or_is_dropped() {
+    let limits = Limits { instances: 1, wait: wait::PATIENCE, ..Limits::default() };
+    let gate = Gate::new();
+    let logic = misbehaving(Arc::clone(&gate) as _, limits).await;
+    let call = |what: &'static str| {
+        let logic = Arc::clone(&logic);
+        tokio::spawn(async move { logic.booking_get(what, "k").await })
+    };
+    let holding = call("ask");
+    tokio::task::yield_now().await;
+    let (trapping, waiting) = (call("trap"), call("fine"));
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    assert!(!holding.is_finished() && !trapping.is_finished() && !waiting.is_finished());
+    holding.abort();
+    assert!(matches!(trapping.await.unwrap(), Err(Failure::Trapped)));
+    assert_eq!(reason(waiting.await.unwrap()), Reason::UnknownContext);
+}
+
+/// What a worker of the test runs.
+type Work = std::pin::Pin<Box<dyn Future<Output = ()> + Send>>;
+
+#[tokio::test]
+async fn an_idle_instance_of_another_worker_is_used_when_there_is_no_place() {
+    let limits = Limits { instances: 1, ..Limits::default() };
+    let logic = misbehaving(memory(), limits).await;
+    let workers = Workers::start(2).unwrap();
+    for _ in 0..2 {
+        // One worker after the other: its instance is then idle on its own stack.
+        for busy in 0..2 {
+            let work = (0..2).map(|worker| -> Work {
+                let logic = Arc::clone(&logic);
+                if worker != busy {
+                    return Box::pin(async {});
+                }
+                Box::pin(async move {
+                    assert_eq!(
+                        reason(logic.booking_get("fine", "k").await),
+                        Reason::UnknownContext
+                    );
+                })
+            });
+            for task in workers.spawn_on_each(work, |work| work) {
+                task.await.unwrap();
+            }
+        }
+    }
 }
 
 #[tokio::test]

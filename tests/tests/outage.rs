@@ -51,6 +51,35 @@ async fn redis_down_is_unavailable_everywhere_and_recovers_by_itself() {
 }
 
 #[tokio::test]
+async fn redis_that_restarts_while_nobody_asks_costs_no_request() {
+    let mut redis = RedisServer::start().await;
+    let host = Launch::redis(&redis).set("REDIS_TIMEOUT", "500ms").start();
+    // Each worker gets a connection, so each has one to Redis.
+    let workers = std::thread::available_parallelism().map_or(1, usize::from);
+    let mut clients = Vec::new();
+    for _ in 0..workers {
+        clients.push(host.client(Wire::Grpc).await);
+    }
+    for client in &clients {
+        client.set("pre-order", "kept", json!({"fleet_list_request": 7})).await.unwrap();
+    }
+    redis.kill().await;
+    redis.restart().await;
+    // By now every connection to Redis has been asked whether it lives.
+    let mut connection = redis.connect(0).await;
+    wait::until("the links are back", async || {
+        let clients: String =
+            redis::cmd("CLIENT").arg("LIST").query_async(&mut connection).await.ok()?;
+        let ours = clients.lines().filter(|line| line.contains("db=5")).count();
+        (ours == workers + 1).then_some(())
+    })
+    .await;
+    for client in &clients {
+        assert_eq!(client.get("pre-order", "kept").await.unwrap()["fleet_list_request"], 7);
+    }
+}
+
+#[tokio::test]
 async fn redis_that_hangs_is_unavailable_within_the_timeout() {
     let redis = RedisServer::start().await;
     let host = Launch::redis(&redis).set("REDIS_TIMEOUT", "200ms").start();

@@ -37,8 +37,8 @@ pub const SERVICES: [&str; 3] = [
     session::booking::v1::booking_server::SERVICE_NAME,
 ];
 
-/// Serves `connections` until `stop` completes, then ends when the requests in
-/// flight have. `health` is told by others.
+/// Serves `connections` until no more come, then ends when the requests in flight
+/// have. `health` is told by others.
 ///
 /// # Errors
 /// When the server cannot be put together.
@@ -47,7 +47,6 @@ pub async fn serve(
     api: Api,
     metrics: Arc<Metrics>,
     health: HealthReporter,
-    stop: impl Future<Output = ()>,
 ) -> anyhow::Result<()> {
     let reflection = || {
         tonic_reflection::server::Builder::configure()
@@ -64,7 +63,7 @@ pub async fn serve(
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
         .max_concurrent_streams(STREAMS_PER_CONNECTION)
         .http2_max_header_list_size(HEADER_BYTES_MAX)
-        .layer(observe::layer(metrics.share()))
+        .layer(observe::layer(metrics.counts()))
         .add_service(
             SessionManagerServer::new(session_manager::Service(api.clone()))
                 .max_decoding_message_size(MESSAGE_BYTES_MAX),
@@ -75,7 +74,9 @@ pub async fn serve(
         .add_service(health)
         .add_service(reflection().build_v1().context("reflection v1")?)
         .add_service(reflection().build_v1alpha().context("reflection v1alpha")?)
-        .serve_with_incoming_shutdown(connections, stop)
+        // The end of the connections is the signal; with one that never comes, the
+        // server still waits for what is in flight.
+        .serve_with_incoming_shutdown(connections, std::future::pending())
         .await
         .context("the gRPC server failed")
 }

@@ -15,7 +15,7 @@ use tracing::Instrument;
 use crate::error::{Error, Reason};
 use crate::grpc::{MESSAGE_BYTES_MAX, status};
 use crate::proto::DESCRIPTORS;
-use crate::telemetry::{Operation, REQUEST_ID, Share, request_id};
+use crate::telemetry::{Counts, Operation, REQUEST_ID, request_id};
 
 const DETAILS: &str = "grpc-status-details-bin";
 const STATUS: &str = "grpc-status";
@@ -34,7 +34,7 @@ pub struct Observe {
 ///
 /// # Panics
 /// Never: the descriptors were made by the build.
-pub fn layer(counts: &Share) -> Observe {
+pub fn layer(counts: &Counts) -> Observe {
     let pool = DescriptorPool::decode(DESCRIPTORS).expect("the build compiled the descriptors");
     let operation = |name: &str| Arc::new(counts.operation("grpc", name, name_of(Code::Ok)));
     let methods = pool.services().flat_map(|service| service.methods().collect::<Vec<_>>());

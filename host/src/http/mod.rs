@@ -31,7 +31,7 @@ use crate::http::openapi::OpenApi;
 use crate::http::routes::{Action, PathRoutes, Route, Routes};
 use crate::listener::Connections;
 use crate::proto::DESCRIPTORS;
-use crate::telemetry::{Metrics, Operation, REQUEST_ID, Share, request_id};
+use crate::telemetry::{Counts, Metrics, Operation, REQUEST_ID, request_id};
 
 /// The most bytes of one body.
 const BODY_BYTES_MAX: usize = 4 << 20;
@@ -54,8 +54,8 @@ pub struct Rest {
     counts_other: Operation,
 }
 
-/// Serves `connections` until `stop` completes, then ends when the requests in
-/// flight are answered.
+/// Serves `connections` until no more come, then ends when the requests in flight
+/// are answered.
 ///
 /// # Errors
 /// When the contract cannot be served.
@@ -63,16 +63,15 @@ pub async fn serve(
     connections: Connections,
     api: Api,
     metrics: Arc<Metrics>,
-    stop: impl Future<Output = ()>,
 ) -> anyhow::Result<()> {
-    let rest = Arc::new(Rest::new(api, metrics.share())?);
+    let rest = Arc::new(Rest::new(api, metrics.counts())?);
     let handler = move |request| Arc::clone(&rest).handle(request);
-    server::serve(connections, handler, stop).await;
+    server::serve(connections, handler).await;
     Ok(())
 }
 
 impl Rest {
-    fn new(api: Api, counts: &Share) -> anyhow::Result<Self> {
+    fn new(api: Api, counts: &Counts) -> anyhow::Result<Self> {
         let pool = DescriptorPool::decode(DESCRIPTORS)?;
         Ok(Self {
             api,
@@ -98,20 +97,21 @@ impl Rest {
             operation = operation.name,
             request_id = id.to_str().unwrap_or_default()
         );
-        let in_flight = operation.begin();
-        let answering = self.answer(target, &head, body).instrument(span.clone());
-        let mut answer = answering.await.unwrap_or_else(|refusal| refusal.answer());
-        let status = answer.status();
-        let duration = in_flight.answered(status.as_str());
-        if status.is_server_error() {
-            let _entered = span.enter();
-            tracing::warn!(code = status.as_str(), ?duration, "request failed");
-        } else {
-            let _entered = span.enter();
-            tracing::debug!(code = status.as_str(), ?duration, "request answered");
-        }
-        answer.headers_mut().insert(REQUEST_ID, id);
-        answer
+        let answering = async {
+            let in_flight = operation.begin();
+            let answered = self.answer(target, &head, body).await;
+            let mut answer = answered.unwrap_or_else(Refusal::answer);
+            let status = answer.status();
+            let duration = in_flight.answered(status.as_str());
+            if status.is_server_error() {
+                tracing::warn!(code = status.as_str(), ?duration, "request failed");
+            } else {
+                tracing::debug!(code = status.as_str(), ?duration, "request answered");
+            }
+            answer.headers_mut().insert(REQUEST_ID, id.clone());
+            answer
+        };
+        answering.instrument(span).await
     }
 
     fn target<'a>(&'a self, head: &'a Parts) -> Target<'a> {

@@ -14,7 +14,7 @@ use crate::api::{Api, booking};
 use crate::error::Error;
 use crate::proto::session::booking::v1::ListContextsRequest;
 use crate::proto::sessionmanager::EmptyRequest;
-use crate::telemetry::{Operation, Share};
+use crate::telemetry::{Counts, Operation};
 
 /// A reply message's bytes, some time.
 type Reply = Pin<Box<dyn Future<Output = Result<Vec<u8>, Error>> + Send>>;
@@ -60,7 +60,7 @@ impl Routes {
     /// # Errors
     /// When an annotation cannot be served: two claim one path, or an operation
     /// has no action.
-    pub fn read(pool: &DescriptorPool, counts: &Share) -> Result<Self> {
+    pub fn read(pool: &DescriptorPool, counts: &Counts) -> Result<Self> {
         let mut by_template: Vec<(String, PathRoutes)> = Vec::new();
         for route in all(pool)? {
             let template = route.template.clone();
@@ -214,7 +214,7 @@ mod tests {
     #[test]
     fn every_route_is_found_by_its_path() {
         let pool = DescriptorPool::decode(DESCRIPTORS).expect("descriptors");
-        let routes = Routes::read(&pool, Metrics::new().share()).expect("routes");
+        let routes = Routes::read(&pool, Metrics::new().counts()).expect("routes");
         for route in all(&pool).expect("routes") {
             let path = route.template.replace("{context}", "c").replace("{session_key}", "k");
             let found = routes.router.at(&path).expect("a path");

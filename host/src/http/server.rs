@@ -24,9 +24,9 @@ const STREAMS_PER_CONNECTION: u32 = 256;
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Answers the requests that come over `connections` until `stop` completes, then
+/// Answers the requests that come over `connections` until no more come, then
 /// ends when those in flight are answered.
-pub async fn serve<H, F>(mut connections: Connections, handler: H, stop: impl Future<Output = ()>)
+pub async fn serve<H, F>(mut connections: Connections, handler: H)
 where
     H: Fn(Request<Incoming>) -> F + Clone + Send + 'static,
     F: Future<Output = Answer> + Send + 'static,
@@ -44,13 +44,7 @@ where
         .max_header_list_size(HEADER_BYTES_MAX)
         .max_concurrent_streams(STREAMS_PER_CONNECTION);
     let graceful = GracefulShutdown::new();
-    let mut stop = std::pin::pin!(stop);
-    loop {
-        let stream = tokio::select! {
-            Some(Ok(stream)) = connections.next() => stream,
-            () = &mut stop => break,
-            else => break,
-        };
+    while let Some(Ok(stream)) = connections.next().await {
         let handler = handler.clone();
         let service = service_fn(move |request| {
             let answer = handler(request);
@@ -64,6 +58,5 @@ where
             }
         });
     }
-    drop(connections);
     graceful.shutdown().await;
 }

@@ -13,7 +13,11 @@ macro_rules! conversions {
 
         impl From<wit::Txn> for own::Txn {
             fn from(txn: wit::Txn) -> Self {
-                Self { compare: all(txn.compare), success: all(txn.success), failure: all(txn.failure) }
+                Self {
+                    compare: all(txn.compare),
+                    success: all(txn.success),
+                    failure: all(txn.failure),
+                }
             }
         }
 
@@ -53,7 +57,9 @@ macro_rules! conversions {
                     wit::Operation::HashSet(wit::HashSet { key, entries, ttl_ms }) => {
                         Self::HashSet { key, entries: all(entries), ttl: ttl_ms }
                     }
-                    wit::Operation::HashGet(wit::HashGet { key, fields }) => Self::HashGet { key, fields },
+                    wit::Operation::HashGet(wit::HashGet { key, fields }) => {
+                        Self::HashGet { key, fields }
+                    }
                     wit::Operation::HashAdd(wit::HashAdd { key, field, delta }) => {
                         Self::HashAdd { key, field, delta }
                     }
@@ -81,9 +87,11 @@ macro_rules! conversions {
                             limit,
                         }
                     }
-                    wit::Operation::MemberClear(wit::MemberClear { key, except, record_prefix }) => {
-                        Self::MemberClear { key, except, record_prefix }
-                    }
+                    wit::Operation::MemberClear(wit::MemberClear {
+                        key,
+                        except,
+                        record_prefix,
+                    }) => Self::MemberClear { key, except, record_prefix },
                     wit::Operation::AppendEvent(wit::Event { log, entries, keep }) => {
                         Self::AppendEvent { log, entries: all(entries), keep }
                     }
@@ -105,7 +113,11 @@ macro_rules! conversions {
 
         impl From<own::Outcome> for wit::Outcome {
             fn from(outcome: own::Outcome) -> Self {
-                Self { succeeded: outcome.succeeded, replies: all(outcome.replies), now_ms: outcome.now }
+                Self {
+                    succeeded: outcome.succeeded,
+                    replies: all(outcome.replies),
+                    now_ms: outcome.now,
+                }
             }
         }
 

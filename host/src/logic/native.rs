@@ -4,8 +4,9 @@
 
 #![allow(unsafe_code, reason = "a stack moves between threads; see `Rule`")]
 
+use std::cell::RefCell;
 use std::pin::pin;
-use std::sync::{LazyLock, Mutex, PoisonError};
+use std::sync::LazyLock;
 
 use corosensei::stack::DefaultStack;
 use corosensei::{Coroutine, CoroutineResult, Yielder};
@@ -19,13 +20,16 @@ use crate::logic::{
     Failure, Fault, Field, Kind, LockGrant, Logic, Reason, Session, StoredField, Value, Violation,
     Write, Written,
 };
-use crate::store::transaction as own;
 use crate::store;
+use crate::store::transaction as own;
 
 type Answer = Result<wit::Outcome, wit::StoreError>;
 
-/// Stacks that no rule runs on.
-static STACKS: Mutex<Vec<DefaultStack>> = Mutex::new(Vec::new());
+thread_local! {
+    /// Stacks that no rule runs on.
+    static STACKS: RefCell<Vec<DefaultStack>> = const { RefCell::new(Vec::new()) };
+}
+
 static POLICY: LazyLock<Policy> = LazyLock::new(|| Policy::read(&Defaults));
 
 /// What the rules find outside when they are only asked for their defaults.
@@ -83,25 +87,25 @@ impl Logic {
     ) -> T {
         let generation = self.current.load_full();
         let store = generation.pool.store();
-        let stack = STACKS.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default();
+        let stack = STACKS.with_borrow_mut(Vec::pop).unwrap_or_default();
         let start = move |yielder: &Yielder<Answer, own::Txn>, _| rule(&Host(yielder));
         let mut rule = Rule(Coroutine::with_stack(stack, start));
         let mut answer = Err(wit::StoreError::Rejected("nothing was asked".into()));
         loop {
             match rule.0.resume(answer) {
                 CoroutineResult::Yield(txn) => {
-                    let outcome: Result<own::Outcome, store::Error> = pin!(store.execute(txn)).await;
+                    let outcome: Result<own::Outcome, store::Error> =
+                        pin!(store.execute(txn)).await;
                     answer = outcome.map(Into::into).map_err(Into::into);
                 }
                 CoroutineResult::Return(result) => {
                     let stack = rule.0.into_stack();
-                    STACKS.lock().unwrap_or_else(PoisonError::into_inner).push(stack);
+                    STACKS.with_borrow_mut(|stacks| stacks.push(stack));
                     return result;
                 }
             }
         }
     }
-
 
     /// See the component's.
     ///

@@ -107,27 +107,31 @@ impl Pool {
     }
 
     /// An instance for one call: a warm one of this worker, a fresh one, a warm
-    /// one of another worker, or the next that comes back; waits for that as long
-    /// as the limits say.
+    /// one of another worker; or, behind those who wait already, the next that
+    /// comes back, for as long as the limits say.
     ///
     /// # Errors
     /// [`Failure::Overloaded`] when none comes back; [`Failure::Trapped`] when a
     /// fresh one does not start.
     pub async fn lease(&self) -> Result<Lease<'_>, Failure> {
-        let warm = self.lock(self.own()).pop();
-        let idle = match warm {
-            Some(idle) => idle,
-            None => match self.find().await? {
-                Some(idle) => idle,
-                None => self.wait().await?,
-            },
-        };
-        Ok(Lease { pool: self, idle: Some(idle) })
+        // From here on whatever ends this call wakes who waits.
+        let mut lease = Lease { pool: self, idle: None };
+        if self.places.waiting.load(Ordering::SeqCst) == 0 {
+            let warm = self.lock(self.own()).pop();
+            lease.idle = match warm {
+                Some(idle) => Some(idle),
+                None => self.find().await?,
+            };
+        }
+        if lease.idle.is_none() {
+            lease.idle = Some(self.wait().await?);
+        }
+        Ok(lease)
     }
 
     /// The stack of the worker that runs this.
     fn own(&self) -> usize {
-        workers::place(self.idle.len())
+        workers::slot(self.idle.len())
     }
 
     /// An instance that need not be waited for.
@@ -139,22 +143,25 @@ impl Pool {
     }
 
     async fn wait(&self) -> Result<Idle, Failure> {
-        let waiting = Waiting::begin(&self.places);
+        let mut waiting = Waiting::begin(&self.places);
         let found = tokio::time::timeout(self.limits.wait, async {
+            let mut next = waiting.first;
             loop {
                 let mut returned = pin!(self.places.returned.notified());
-                // From here on no return goes unnoticed, so look once more.
+                // From here on no return goes unnoticed, so look once more; but
+                // not before those who came earlier.
                 returned.as_mut().enable();
-                if let Some(idle) = self.find().await? {
+                if next && let Some(idle) = self.find().await? {
                     return Ok(idle);
                 }
                 returned.await;
+                next = true;
             }
         });
         let found = found.await;
-        drop(waiting);
+        waiting.served = matches!(found, Ok(Ok(_)));
         found.unwrap_or_else(|_| {
-            self.metrics.share().logic.overloaded.inc();
+            self.metrics.counts().logic.overloaded.inc();
             Err(Failure::Overloaded)
         })
     }
@@ -164,18 +171,14 @@ impl Pool {
             Arc::clone(&self.store),
             &self.settings,
             &self.limits,
-            Arc::clone(&self.metrics.share().logic),
+            Arc::clone(&self.metrics.counts().logic),
         );
         let warm = self.loaded.instantiate(instance).await.map_err(|error| {
             tracing::error!(error = format!("{error:#}"), "an instance does not start");
             Failure::Trapped
         })?;
         let chance = u32::from(uuid::Uuid::new_v4().as_bytes()[0]) * (CALLS_MIN / 256);
-        Ok(Idle {
-            warm: Box::new(warm),
-            calls_left: CALLS_MIN + chance,
-            _place: place,
-        })
+        Ok(Idle { warm: Box::new(warm), calls_left: CALLS_MIN + chance, _place: place })
     }
 
     /// No code panics while it holds this lock, which guards a push or a pop.
@@ -185,20 +188,27 @@ impl Pool {
 }
 
 /// A caller that waits, counted.
-struct Waiting<'a>(&'a Places);
+struct Waiting<'a> {
+    places: &'a Places,
+    /// Nobody waited before.
+    first: bool,
+    served: bool,
+}
 
 impl<'a> Waiting<'a> {
     fn begin(places: &'a Places) -> Self {
-        places.waiting.fetch_add(1, Ordering::SeqCst);
-        Self(places)
+        let before = places.waiting.fetch_add(1, Ordering::SeqCst);
+        Self { places, first: before == 0, served: false }
     }
 }
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        self.0.waiting.fetch_sub(1, Ordering::SeqCst);
-        // It may have been told of a return that it will not use.
-        self.0.wake();
+        self.places.waiting.fetch_sub(1, Ordering::SeqCst);
+        if !self.served {
+            // It may have been told of a return that it will not use.
+            self.places.wake();
+        }
     }
 }
 
@@ -224,7 +234,7 @@ impl Lease<'_> {
     /// # Errors
     /// What the call ended with.
     pub fn end<T>(mut self, result: wasmtime::Result<T>) -> Result<T, Failure> {
-        let metrics = &self.pool.metrics.share().logic;
+        let metrics = &self.pool.metrics.counts().logic;
         if let Some(idle) = &mut self.idle {
             let meter = &mut idle.warm.store.data_mut().meter;
             meter.pause(Instant::now());

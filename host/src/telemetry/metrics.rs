@@ -22,7 +22,7 @@ const LATENCY_BUCKETS: [f64; 14] =
 pub struct Metrics {
     registry: Registry,
     /// One for each worker, and one for everybody else.
-    shares: Box<[Share]>,
+    counts: Box<[Counts]>,
     /// The generation that new calls run on.
     pub generation: IntGauge,
     /// Instances that wait for a call.
@@ -34,7 +34,7 @@ pub struct Metrics {
 }
 
 /// What one worker counts.
-pub struct Share {
+pub struct Counts {
     registry: Registry,
     requests: IntCounterVec,
     duration: HistogramVec,
@@ -85,7 +85,7 @@ impl Metrics {
             .expect("every metric is registered once");
         let gauge = |name: &str, help: &str| registered(&registry, IntGauge::new(name, help));
         Self {
-            shares: (0..=workers::processors()).map(|_| Share::new()).collect(),
+            counts: (0..=workers::processors()).map(|_| Counts::new()).collect(),
             generation: gauge(
                 "session_manager_component_generation",
                 "Number of the generation that new calls run on.",
@@ -106,14 +106,14 @@ impl Metrics {
         }
     }
 
-    /// The share of the worker that runs this.
-    pub fn share(&self) -> &Share {
-        &self.shares[workers::place(self.shares.len())]
+    /// Those of the worker that runs this.
+    pub fn counts(&self) -> &Counts {
+        &self.counts[workers::slot(self.counts.len())]
     }
 
     /// All metrics in the text format of Prometheus.
     pub fn render(&self) -> Vec<u8> {
-        let registries = self.shares.iter().map(|share| &share.registry);
+        let registries = self.counts.iter().map(|counts| &counts.registry);
         let families = registries.chain([&self.registry]).map(Registry::gather);
         let mut text = Vec::new();
         if let Err(error) = TextEncoder::new().encode(&merge::sum(families), &mut text) {
@@ -123,7 +123,7 @@ impl Metrics {
     }
 }
 
-impl Share {
+impl Counts {
     fn new() -> Self {
         let registry = Registry::new();
         let request_labels = ["protocol", "operation", "code"];
@@ -297,7 +297,7 @@ mod tests {
     #[test]
     fn metrics_render_with_their_labels() {
         let metrics = Metrics::new();
-        let operation = metrics.share().operation("rest", "Booking/Get", "200");
+        let operation = metrics.counts().operation("rest", "Booking/Get", "200");
         operation.begin().answered("200");
         operation.begin().answered("404");
         drop(operation.begin());

@@ -13,7 +13,7 @@ use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
-pub use metrics::{LogicMetrics, Metrics, Operation, Share, StoreOutcome};
+pub use metrics::{Counts, LogicMetrics, Metrics, Operation, StoreOutcome};
 
 /// The header that carries a request's id, on both wires.
 pub const REQUEST_ID: &str = "x-request-id";
@@ -73,7 +73,7 @@ where
 }
 
 /// The id of a request: the caller's, when it is fit to be logged, else a new
-/// one, unique to this thread and without meaning.
+/// one, unique by the prefix of its thread and without meaning.
 pub fn request_id(given: Option<&HeaderValue>) -> HeaderValue {
     thread_local! {
         static PREFIX: [u8; 12] = {

@@ -12,6 +12,8 @@ use tokio::task::JoinHandle;
 
 /// Commands waiting for the connection before callers wait themselves.
 const PIPELINE_BUFFER: usize = 1024;
+/// How often a connection is asked whether it lives.
+const PING_INTERVAL: Duration = Duration::from_secs(1);
 const RECONNECT_DELAY_MIN: Duration = Duration::from_millis(50);
 const RECONNECT_DELAY_MAX: Duration = Duration::from_secs(1);
 /// Calls in a row without an answer after which a connection is given up: its
@@ -129,10 +131,16 @@ async fn keep(
         match connect(&client, timeout).await {
             Ok(commands) => {
                 delay = RECONNECT_DELAY_MIN;
-                state.send_replace(State::Up { commands, number });
-                let lost = watched.wait_for(|state| matches!(state, State::Down));
-                if lost.await.is_err() {
-                    return;
+                state.send_replace(State::Up { commands: commands.clone(), number });
+                tokio::select! {
+                    lost = watched.wait_for(|state| matches!(state, State::Down)) => {
+                        if lost.is_err() {
+                            return;
+                        }
+                    }
+                    () = silence(commands, timeout) => {
+                        state.send_replace(State::Down);
+                    }
                 }
                 tracing::warn!("the connection to Redis is lost");
             }
@@ -144,6 +152,25 @@ async fn keep(
                 tokio::time::sleep(delay).await;
                 delay = (delay * 2).min(RECONNECT_DELAY_MAX);
             }
+        }
+    }
+}
+
+/// Completes when the server does not answer any more, so that a connection that
+/// was closed while nobody used it is replaced before somebody does.
+async fn silence(mut commands: MultiplexedConnection, timeout: Duration) {
+    loop {
+        tokio::time::sleep(PING_INTERVAL).await;
+        let ping = redis::cmd("PING");
+        let answer = tokio::time::timeout(timeout, ping.query_async::<()>(&mut commands)).await;
+        // An error that the server tells is an answer.
+        let alive = match answer {
+            Ok(Ok(())) => true,
+            Ok(Err(error)) => !error.is_io_error() && !error.is_unrecoverable_error(),
+            Err(_) => false,
+        };
+        if !alive {
+            return;
         }
     }
 }

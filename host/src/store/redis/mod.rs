@@ -101,7 +101,7 @@ impl Redis {
 
     /// The link of the worker that runs this.
     fn link(&self) -> &Link {
-        let own = &self.links[workers::place(self.links.len())];
+        let own = &self.links[workers::slot(self.links.len())];
         own.get_or_init(|| Link::new(self.client.clone(), self.timeout))
     }
 
@@ -171,7 +171,7 @@ impl Redis {
 
     /// Reads hashes as plain commands.
     async fn read(&self, txn: &Txn) -> Result<Outcome, Error> {
-        let mut pipeline = redis::pipe();
+        let mut pipeline = redis::Pipeline::with_capacity(1 + 2 * txn.success.len());
         pipeline.atomic().cmd("TIME");
         for (key, fields) in reads(txn) {
             pipeline.cmd("PEXPIRETIME").arg(key);
