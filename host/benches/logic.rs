@@ -20,7 +20,7 @@ use tokio::runtime::Runtime;
 /// Pairs: the component and the native rule, in one run.
 fn calls(criterion: &mut Criterion) {
     let runtime = Runtime::new().unwrap();
-    let logic = component(&runtime);
+    let logic = component(&runtime, 64);
     let native = native();
     let policy = Policy::read(&native);
     let mut group = criterion.benchmark_group("booking_get_1kb");
@@ -54,7 +54,7 @@ fn calls(criterion: &mut Criterion) {
 /// Throughput of the pool: all callers together.
 fn pool(criterion: &mut Criterion) {
     let runtime = Runtime::new().unwrap();
-    let logic = component(&runtime);
+    let logic = component(&runtime, 64);
     let workers = Workers::start(workers::processors()).unwrap();
     let mut group = criterion.benchmark_group("pool_booking_get_1kb");
     group.throughput(Throughput::Elements(1));

@@ -3,6 +3,7 @@
 //! over them, and with a pause when one cannot be accepted.
 
 use std::io::{Error, ErrorKind};
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -10,18 +11,34 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Sleep;
 use tokio_stream::Stream;
 
+/// Connections that wait to be accepted; the system may allow fewer. One that
+/// finds no room tries again after a second, and the usual 128 are soon taken when
+/// all clients come back at once.
+const QUEUE_MAX: u32 = 4096;
 /// Pause after an accept that failed.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// How long a connection may take to say which protocol it speaks.
 const PREFACE_TIMEOUT: Duration = Duration::from_secs(30);
 /// The length of HTTP/2's preface: what is longer has said it.
 const PREFACE_BYTES: usize = 24;
+
+/// A port with room for a burst of connections.
+///
+/// # Errors
+/// When the address is not ours or is taken.
+pub fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    // A new process takes over the port of one that has just ended.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(QUEUE_MAX)
+}
 
 /// How many connections each worker has.
 pub type Loads = Arc<[AtomicUsize]>;
@@ -218,6 +235,18 @@ mod tests {
         {
             assert_eq!(fewest(&loads(given), turn), expected, "{given:?} {turn}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_burst_of_connections_finds_room_before_any_is_accepted() {
+        let listener = listen("127.0.0.1:0".parse().expect("an address")).expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let patience = Duration::from_secs(10);
+        let burst: Vec<_> = (0..300)
+            .map(|_| std::net::TcpStream::connect_timeout(&address, patience))
+            .collect::<Result<_, _>>()
+            .expect("all of them are queued");
+        assert_eq!(burst.len(), 300);
     }
 
     #[tokio::test]

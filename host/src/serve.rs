@@ -1,6 +1,7 @@
 //! The running service: everything that `main` starts, and the order in which
 //! it ends.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -56,13 +57,13 @@ pub struct Running {
 /// # Errors
 /// One sentence that names what is in the way; nothing is left running.
 pub async fn start(settings: &Settings) -> Result<Running> {
-    let listen = async |name: &str, address, port| {
-        let listener = TcpListener::bind((address, port)).await;
+    let listen = |name: &str, address, port| {
+        let listener = listener::listen(SocketAddr::new(address, port));
         listener.with_context(|| format!("cannot listen on {address}:{port} for {name}"))
     };
-    let grpc = listen("gRPC", settings.bind_address, settings.grpc_port).await?;
-    let rest = listen("REST", settings.bind_address, settings.rest_port).await?;
-    let admin = listen("admin", settings.admin_address, settings.admin_port).await?;
+    let grpc = listen("gRPC", settings.bind_address, settings.grpc_port)?;
+    let rest = listen("REST", settings.bind_address, settings.rest_port)?;
+    let admin = listen("admin", settings.admin_address, settings.admin_port)?;
     let addresses = vec![
         ("grpc", grpc.local_addr()?),
         ("rest", rest.local_addr()?),

@@ -78,6 +78,13 @@ impl Sample {
     }
 }
 
+/// A generator, given up when it does not end.
+pub fn program(name: &str) -> Command {
+    let mut command = Command::new("timeout");
+    command.args(["120", name]);
+    command
+}
+
 /// A message with the five bytes that gRPC puts before it.
 pub fn grpc_frame(message: &impl Message) -> Vec<u8> {
     let message = message.encode_to_vec();
@@ -127,7 +134,7 @@ impl Request {
         .unwrap();
         // wrk counts whole seconds.
         let seconds = duration.as_secs_f64().ceil();
-        let output = Command::new("wrk")
+        let output = program("wrk")
             .args(["-t1", &format!("-c{connections}"), &format!("-d{seconds}s"), "-s"])
             .arg(script.path())
             .arg(&self.url)
@@ -143,23 +150,28 @@ impl Request {
         Sample { requests: requests as u64, rate: requests / microseconds * 1e6, p50, p99, p999 }
     }
 
+    /// h2load counts requests too: by time, it may never end.
     fn h2load(&self, connections: u32, duration: Duration) -> Sample {
+        let few = self.h2load_requests(connections, u64::from(connections) * 20);
+        let many = (few.rate * duration.as_secs_f64()) as u64;
+        let sample = self.h2load_requests(connections, many.max(few.requests));
+        // The server has answered both.
+        Sample { requests: few.requests + sample.requests, ..sample }
+    }
+
+    fn h2load_requests(&self, connections: u32, requests: u64) -> Sample {
         let log = tempfile::NamedTempFile::new().unwrap();
         let mut body = tempfile::NamedTempFile::new().unwrap();
         body.write_all(&self.body).unwrap();
-        let mut command = Command::new("h2load");
+        let kind = match self.protocol {
+            Protocol::Grpc => "content-type: application/grpc",
+            _ => "content-type: application/json",
+        };
+        let mut command = program("h2load");
         command
-            .args(["-t1", "-m1", &format!("-c{connections}"), "-D"])
-            .arg(format!("{}s", duration.as_secs_f64().ceil()))
-            .arg(format!("--log-file={}", log.path().display()));
-        match self.protocol {
-            Protocol::Grpc => {
-                command.args(["-H", "content-type: application/grpc", "-H", "te: trailers"]);
-            }
-            _ => {
-                command.args(["-H", "content-type: application/json"]);
-            }
-        }
+            .args(["-t1", "-m1", &format!("-c{connections}"), &format!("-n{requests}")])
+            .arg(format!("--log-file={}", log.path().display()))
+            .args(["-H", kind, "-H", "te: trailers"]);
         if !self.body.is_empty() {
             command.args(["-H", &format!(":method: {}", self.method), "-d"]).arg(body.path());
         }
@@ -176,7 +188,8 @@ impl Request {
             last = last.max(fields[0] + fields[2]);
             latencies.push(fields[2] as f64);
         }
-        Sample::new(latencies, Duration::from_micros(last.saturating_sub(first)))
+        assert_eq!(latencies.len() as u64, requests, "{}: {text}", self.url);
+        Sample::new(latencies, Duration::from_micros(last - first))
     }
 
     /// The URL is `port/database/key`.
@@ -186,7 +199,7 @@ impl Request {
             (parts.next().unwrap(), parts.next().unwrap(), parts.next().unwrap());
         // It counts requests, not time.
         let requests = (duration.as_secs_f64() * if connections == 1 { 2e4 } else { 1e5 }) as u64;
-        let output = Command::new("redis-benchmark")
+        let output = program("redis-benchmark")
             .args(["-p", port, "--dbnum", database, "--csv", "-c", &connections.to_string()])
             .args(["-n", &requests.to_string(), "HGETALL", key])
             .output()

@@ -3,14 +3,13 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use session_tests::host::{Host, Launch};
 use session_tests::redis_server::RedisServer;
 
 use crate::Plan;
-use crate::generator::{Protocol, Request};
+use crate::generator::{Protocol, Request, program};
 use crate::pairs::{Operation, REDIS, Side, booking, document};
 use crate::process;
 use crate::table::{self, Figures, median};
@@ -27,7 +26,7 @@ fn fill(host: &Host, sessions: u64) {
     }
     let mut body = tempfile::NamedTempFile::new().unwrap();
     write!(body, "{{\"fleet_list_request\":{}}}", document(BYTES)).unwrap();
-    let output = Command::new("h2load")
+    let output = program("h2load")
         .args(["-c1", "-m64", &format!("-n{sessions}"), "-i"])
         .arg(addresses.path())
         .args(["-H", ":method: PUT", "-H", "content-type: application/json", "-d"])

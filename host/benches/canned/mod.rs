@@ -83,7 +83,7 @@ impl Imports for Native {
     }
 }
 
-pub fn component(runtime: &Runtime) -> Arc<Logic> {
+pub fn component(runtime: &Runtime, instances: u32) -> Arc<Logic> {
     let entry = |field: &str, value: Bytes| Entry { field: field.into(), value };
     let session = Hash {
         entries: vec![
@@ -96,8 +96,7 @@ pub fn component(runtime: &Runtime) -> Arc<Logic> {
         Bytes::from_static(logic::BUILT_IN),
         Arc::new(Canned { session }),
         Vec::new(),
-        // Few places, as valgrind offers less address space.
-        Limits { instances: 64, ..Limits::default() },
+        Limits { instances, ..Limits::default() },
         Arc::new(Metrics::new()),
     );
     Arc::new(runtime.block_on(started).unwrap())

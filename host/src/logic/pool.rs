@@ -159,7 +159,8 @@ impl Pool {
             }
         });
         let found = found.await;
-        waiting.served = matches!(found, Ok(Ok(_)));
+        // With one more to be had, the next in line need not wait for this call.
+        waiting.served = matches!(found, Ok(Ok(_))) && self.places.free() == 0 && self.idle() == 0;
         found.unwrap_or_else(|_| {
             self.metrics.counts().logic.overloaded.inc();
             Err(Failure::Overloaded)
@@ -192,6 +193,7 @@ struct Waiting<'a> {
     places: &'a Places,
     /// Nobody waited before.
     first: bool,
+    /// It took what it was told of, and there was no more.
     served: bool,
 }
 
@@ -206,7 +208,6 @@ impl Drop for Waiting<'_> {
     fn drop(&mut self) {
         self.places.waiting.fetch_sub(1, Ordering::SeqCst);
         if !self.served {
-            // It may have been told of a return that it will not use.
             self.places.wake();
         }
     }
