@@ -22,7 +22,7 @@ pub struct Peer {
     _configuration: Option<tempfile::NamedTempFile>,
 }
 
-/// webdis on a Redis server, as its package configures it but for ports and logs.
+/// webdis on a Redis server, with more threads than the two of its package.
 pub async fn webdis(redis: &RedisServer) -> Peer {
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let configuration = tempfile::NamedTempFile::new().unwrap();
