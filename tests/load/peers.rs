@@ -22,14 +22,14 @@ pub struct Peer {
     _configuration: Option<tempfile::NamedTempFile>,
 }
 
-/// webdis on a Redis server, with more threads than the two of its package.
+/// webdis on a Redis server, with as many threads as its package gives it.
 pub async fn webdis(redis: &RedisServer) -> Peer {
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let configuration = tempfile::NamedTempFile::new().unwrap();
     let text = serde_json::json!({
         "redis_host": "127.0.0.1", "redis_port": redis.port, "database": 5,
         "http_host": "127.0.0.1", "http_port": port,
-        "threads": 5, "pool_size": 20, "daemonize": false, "websockets": false,
+        "threads": 2, "daemonize": false, "websockets": false,
         "acl": [{ "disabled": [] }], "verbosity": 0, "logfile": "/dev/null",
     });
     std::fs::write(configuration.path(), text.to_string()).unwrap();
