@@ -13,7 +13,6 @@ use std::process::Command;
 
 use canned::{component, component_write, native, native_write};
 use session_guest::policy::Policy;
-use tokio::runtime::Runtime;
 
 const FEW: u64 = 1_000;
 const MANY: u64 = 41_000;
@@ -45,10 +44,12 @@ fn counted(what: &str, calls: u64) -> u64 {
 }
 
 fn run(what: &str, calls: u64) {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    if what.starts_with("component") {
+        return calls_of_the_component(what, calls);
+    }
     let native = native();
     let policy = Policy::read(&native);
-    for _ in 0..if what.starts_with("native") { calls } else { 0 } {
+    for _ in 0..calls {
         let key = black_box("a-session-key");
         match what {
             "native get" => {
@@ -60,14 +61,12 @@ fn run(what: &str, calls: u64) {
             }
         }
     }
-    if what.starts_with("component") {
-        calls_of_the_component(&runtime, what, calls);
-    }
 }
 
-fn calls_of_the_component(runtime: &Runtime, what: &str, calls: u64) {
+fn calls_of_the_component(what: &str, calls: u64) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     // Valgrind has address space for few.
-    let logic = component(runtime, 1);
+    let logic = component(&runtime, 1);
     runtime.block_on(async {
         for _ in 0..calls {
             let key = black_box("a-session-key");

@@ -23,11 +23,26 @@ pub fn current() -> Option<usize> {
     CURRENT.get()
 }
 
-/// Which of `slots` belongs to whoever runs this: each worker has one, and the last
-/// is everybody else's.
-pub fn slot(slots: usize) -> usize {
-    let everybody_else = slots - 1;
-    current().filter(|worker| *worker < everybody_else).unwrap_or(everybody_else)
+/// One of something for each worker, and one for everybody else, so that workers
+/// need not share it.
+pub struct PerWorker<T>(Box<[T]>);
+
+impl<T> PerWorker<T> {
+    /// Makes all of them.
+    pub fn new(make: impl FnMut() -> T) -> Self {
+        Self(std::iter::repeat_with(make).take(processors() + 1).collect())
+    }
+
+    /// That of whoever runs this.
+    pub fn own(&self) -> &T {
+        let everybody_else = self.0.len() - 1;
+        &self.0[current().map_or(everybody_else, |worker| worker.min(everybody_else))]
+    }
+
+    /// All of them.
+    pub fn iter(&self) -> impl Iterator<Item = &T> {
+        self.0.iter()
+    }
 }
 
 /// As many as there are processors for this process.

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+pub use session_tests::process::memory;
+
 /// The kernel counts processor time in hundredths of a second.
 const TICK: Duration = Duration::from_millis(10);
 
@@ -11,14 +13,6 @@ pub fn cpu(pid: u32) -> Duration {
     let fields: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
     let ticks = |field: usize| fields[field].parse::<u32>().unwrap();
     TICK * (ticks(11) + ticks(12))
-}
-
-/// Resident memory in bytes: now (`VmRSS`) or at its peak (`VmHWM`).
-pub fn memory(pid: u32, which: &str) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix(which)).unwrap();
-    let kib = line.trim_start_matches(':').split_whitespace().next().unwrap();
-    kib.parse::<u64>().unwrap() << 10
 }
 
 /// Forgets the peak so far.

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 
 use crate::client::{Client, Wire};
-use crate::process::Process;
+use crate::process::{self, Process};
 use crate::redis_server::RedisServer;
 
 /// A running server, killed when dropped.
@@ -167,11 +167,6 @@ impl Host {
     /// # Panics
     /// When the process has ended.
     pub fn resident_bytes(&self) -> u64 {
-        let path = format!("/proc/{}/status", self.process_id());
-        let status = std::fs::read_to_string(path).expect("the process lives");
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("VmRSS");
-        let kib: u64 =
-            line.split_whitespace().next().and_then(|n| n.parse().ok()).expect("a number");
-        kib << 10
+        process::memory(self.process_id(), "VmRSS")
     }
 }

@@ -41,6 +41,18 @@ impl Process {
     }
 }
 
+/// Resident memory of a process in bytes: now (`VmRSS`) or at its peak (`VmHWM`).
+///
+/// # Panics
+/// When the process has ended.
+pub fn memory(process: u32, which: &str) -> u64 {
+    let path = format!("/proc/{process}/status");
+    let status = std::fs::read_to_string(path).expect("the process lives");
+    let line = status.lines().find_map(|line| line.strip_prefix(which)).expect("a known name");
+    let kib = line.trim_start_matches(':').split_whitespace().next();
+    kib.and_then(|kib| kib.parse::<u64>().ok()).expect("a number") << 10
+}
+
 impl Drop for Process {
     fn drop(&mut self) {
         // A child that has ended already needs no more.

@@ -4,7 +4,7 @@
 
 use std::pin::pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
@@ -14,7 +14,7 @@ use crate::logic::instance::Instance;
 use crate::logic::{Failure, Limits};
 use crate::store::Store;
 use crate::telemetry::Metrics;
-use crate::workers;
+use crate::workers::PerWorker;
 
 /// Calls that every instance may serve; up to as many again are added by chance,
 /// so that instances do not retire together.
@@ -61,7 +61,7 @@ pub struct Pool {
     places: Arc<Places>,
     /// A stack for each worker and one for everybody else: an instance stays with
     /// the core whose caches know it, the last one used first.
-    idle: Box<[Mutex<Vec<Idle>>]>,
+    idle: PerWorker<Mutex<Vec<Idle>>>,
 }
 
 struct Idle {
@@ -86,7 +86,7 @@ impl Pool {
         metrics: Arc<Metrics>,
         places: Arc<Places>,
     ) -> Self {
-        let idle = (0..=workers::processors()).map(|_| Mutex::default()).collect();
+        let idle = PerWorker::new(Mutex::default);
         Self { loaded, store, settings, limits, metrics, places, idle }
     }
 
@@ -103,7 +103,7 @@ impl Pool {
 
     /// Instances that wait for a call.
     pub fn idle(&self) -> usize {
-        (0..self.idle.len()).map(|stack| self.lock(stack).len()).sum()
+        self.idle.iter().map(|stack| lock(stack).len()).sum()
     }
 
     /// An instance for one call: a warm one of this worker, a fresh one, a warm
@@ -117,7 +117,7 @@ impl Pool {
         // From here on whatever ends this call wakes who waits.
         let mut lease = Lease { pool: self, idle: None };
         if self.places.waiting.load(Ordering::SeqCst) == 0 {
-            let warm = self.lock(self.own()).pop();
+            let warm = lock(self.idle.own()).pop();
             lease.idle = match warm {
                 Some(idle) => Some(idle),
                 None => self.find().await?,
@@ -129,17 +129,12 @@ impl Pool {
         Ok(lease)
     }
 
-    /// The stack of the worker that runs this.
-    fn own(&self) -> usize {
-        workers::slot(self.idle.len())
-    }
-
     /// An instance that need not be waited for.
     async fn find(&self) -> Result<Option<Idle>, Failure> {
         if let Ok(place) = Arc::clone(&self.places.free).try_acquire_owned() {
             return self.start(place).await.map(Some);
         }
-        Ok((0..self.idle.len()).find_map(|stack| self.lock(stack).pop()))
+        Ok(self.idle.iter().find_map(|stack| lock(stack).pop()))
     }
 
     async fn wait(&self) -> Result<Idle, Failure> {
@@ -181,11 +176,11 @@ impl Pool {
         let chance = u32::from(uuid::Uuid::new_v4().as_bytes()[0]) * (CALLS_MIN / 256);
         Ok(Idle { warm: Box::new(warm), calls_left: CALLS_MIN + chance, _place: place })
     }
+}
 
-    /// No code panics while it holds this lock, which guards a push or a pop.
-    fn lock(&self, stack: usize) -> std::sync::MutexGuard<'_, Vec<Idle>> {
-        self.idle[stack].lock().unwrap_or_else(PoisonError::into_inner)
-    }
+/// No code panics while it holds this lock, which guards a push or a pop.
+fn lock(stack: &Mutex<Vec<Idle>>) -> MutexGuard<'_, Vec<Idle>> {
+    stack.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A caller that waits, counted.
@@ -247,7 +242,7 @@ impl Lease<'_> {
                 if let Some(mut idle) = self.idle.take() {
                     idle.calls_left -= 1;
                     if idle.calls_left > 0 {
-                        self.pool.lock(self.pool.own()).push(idle);
+                        lock(self.pool.idle.own()).push(idle);
                     }
                 }
                 Ok(value)

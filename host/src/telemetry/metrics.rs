@@ -10,7 +10,7 @@ use prometheus::{
 };
 
 use crate::telemetry::merge;
-use crate::workers;
+use crate::workers::PerWorker;
 
 /// Upper bounds of the latency histograms, in seconds.
 const LATENCY_BUCKETS: [f64; 14] =
@@ -21,8 +21,7 @@ const LATENCY_BUCKETS: [f64; 14] =
 /// that all requests wait for; readers get the sums.
 pub struct Metrics {
     registry: Registry,
-    /// One for each worker, and one for everybody else.
-    counts: Box<[Counts]>,
+    counts: PerWorker<Counts>,
     /// The generation that new calls run on.
     pub generation: IntGauge,
     /// Instances that wait for a call.
@@ -85,7 +84,7 @@ impl Metrics {
             .expect("every metric is registered once");
         let gauge = |name: &str, help: &str| registered(&registry, IntGauge::new(name, help));
         Self {
-            counts: (0..=workers::processors()).map(|_| Counts::new()).collect(),
+            counts: PerWorker::new(Counts::new),
             generation: gauge(
                 "session_manager_component_generation",
                 "Number of the generation that new calls run on.",
@@ -108,7 +107,7 @@ impl Metrics {
 
     /// Those of the worker that runs this.
     pub fn counts(&self) -> &Counts {
-        &self.counts[workers::slot(self.counts.len())]
+        self.counts.own()
     }
 
     /// All metrics in the text format of Prometheus.

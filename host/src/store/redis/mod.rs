@@ -15,7 +15,7 @@ use redis::{RedisError, ServerErrorKind, Value};
 
 use crate::store::transaction::{Operation, Outcome, Reply, Txn};
 use crate::store::{Answer, Error, Event, Store};
-use crate::workers;
+use crate::workers::PerWorker;
 use link::{Disconnected, Link};
 use script::TransactionScript;
 
@@ -61,7 +61,7 @@ pub struct Redis {
     timeout: Duration,
     /// A connection for each worker, made on that worker when it first asks, and
     /// one for everybody else: a reply is read by the thread that waits for it.
-    links: Box<[OnceLock<Link>]>,
+    links: PerWorker<OnceLock<Link>>,
     script: TransactionScript,
     read_script: redis::Script,
 }
@@ -91,7 +91,7 @@ impl Redis {
         let redis = Self {
             client: Client::open(address.0)?,
             timeout,
-            links: (0..=workers::processors()).map(|_| OnceLock::new()).collect(),
+            links: PerWorker::new(OnceLock::new),
             script: TransactionScript::new(),
             read_script: redis::Script::new(include_str!("read.lua")),
         };
@@ -101,8 +101,7 @@ impl Redis {
 
     /// The link of the worker that runs this.
     fn link(&self) -> &Link {
-        let own = &self.links[workers::slot(self.links.len())];
-        own.get_or_init(|| Link::new(self.client.clone(), self.timeout))
+        self.links.own().get_or_init(|| Link::new(self.client.clone(), self.timeout))
     }
 
     /// What makes the server unfit to keep sessions; `None` when it is fit, or
