@@ -3,7 +3,7 @@
 //! names the setting, the value and what is accepted.
 
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
@@ -31,10 +31,20 @@ struct Cli {
     settings: Settings,
 }
 
-#[derive(Clone, Copy, Debug, Subcommand)]
-enum Command {
+/// What to do.
+#[derive(Clone, Debug, Subcommand)]
+pub enum Command {
     /// Serve sessions (the default).
     Serve,
+    /// Lead a component through every gate of a swap, and print what came of it.
+    ///
+    /// It is held against the component of COMPONENT, or the built-in one. Exits with
+    /// 1 when a gate refuses it.
+    Check {
+        /// The component to check.
+        #[arg(value_name = "FILE.wasm")]
+        file: PathBuf,
+    },
 }
 
 /// All settings.
@@ -158,6 +168,11 @@ pub struct Settings {
     #[arg(long, env = "LOGIC_INSTANCES", default_value = "256", global = true,
           value_parser = instances)]
     pub logic_instances: u32,
+
+    /// File of the component to run; empty runs the built-in one. A change of the file
+    /// is a swap, and so is a SIGHUP.
+    #[arg(long, env = "COMPONENT", default_value = "", global = true, hide_default_value = true)]
+    pub component: String,
 }
 
 /// Where sessions are to be kept.
@@ -185,13 +200,17 @@ impl Settings {
     ///
     /// # Errors
     /// What to print and how to exit, for bad settings and for `--help`.
-    pub fn read(arguments: impl IntoIterator<Item = std::ffi::OsString>) -> Result<Self, Refusal> {
+    pub fn read(
+        arguments: impl IntoIterator<Item = std::ffi::OsString>,
+    ) -> Result<(Command, Self), Refusal> {
         let cli = Cli::try_parse_from(arguments).map_err(|error| refusal(&error))?;
-        let settings = match cli.command.unwrap_or(Command::Serve) {
-            Command::Serve => cli.settings,
-        };
-        settings.store()?;
-        Ok(settings)
+        cli.settings.store()?;
+        Ok((cli.command.unwrap_or(Command::Serve), cli.settings))
+    }
+
+    /// The file of the component to run, if it is not the built-in one.
+    pub fn component(&self) -> Option<&Path> {
+        Some(Path::new(&self.component)).filter(|_| !self.component.is_empty())
     }
 
     /// Where sessions are to be kept.
@@ -359,6 +378,7 @@ mod tests {
 
     fn read(arguments: &[&str]) -> Result<Settings, Refusal> {
         Settings::read(["session-manager"].iter().chain(arguments).map(Into::into))
+            .map(|(_, settings)| settings)
     }
 
     #[test]

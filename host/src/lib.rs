@@ -3,7 +3,9 @@
 
 pub mod admin;
 pub mod api;
+pub mod check;
 pub mod clock;
+pub mod component_file;
 pub mod config;
 pub mod error;
 pub mod grpc;

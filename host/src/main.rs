@@ -3,8 +3,8 @@
 use std::path::Path;
 use std::process::ExitCode;
 
-use session_manager::config::{Refusal, Settings};
-use session_manager::{serve, telemetry};
+use session_manager::config::{Command, Refusal, Settings};
+use session_manager::{check, serve, telemetry};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// A fifth of a small request was spent in the system's allocator; see
@@ -13,12 +13,17 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    let settings = match Settings::read(std::env::args_os()) {
-        Ok(settings) => settings,
+    let (command, settings) = match Settings::read(std::env::args_os()) {
+        Ok(read) => read,
         Err(refusal) => return tell(&refusal),
     };
-    match run(&settings) {
-        Ok(()) => ExitCode::SUCCESS,
+    let done = match command {
+        Command::Serve => run(&settings).map(|()| true),
+        Command::Check { file } => check::run(&file, &settings),
+    };
+    match done {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
         Err(error) => {
             eprintln!("session-manager: {error:#}");
             ExitCode::FAILURE
@@ -45,14 +50,18 @@ async fn run(settings: &Settings) -> anyhow::Result<()> {
         telemetry::start_log(settings.log_level, settings.log_format, directory.map(Path::new))?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
+    let mut hangup = signal(SignalKind::hangup())?;
 
     let mut running = serve::start(settings).await?;
     announce(&running.addresses);
     tracing::info!(app = settings.app_name, "serving");
 
-    let failure = tokio::select! {
-        () = either(&mut interrupt, &mut terminate) => None,
-        failure = running.failed() => Some(failure),
+    let failure = loop {
+        tokio::select! {
+            () = either(&mut interrupt, &mut terminate) => break None,
+            failure = running.failed() => break Some(failure),
+            _ = hangup.recv() => running.reload(),
+        }
     };
     tracing::info!("stopping");
     tokio::select! {

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail};
 use bytes::Bytes;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::TcpListener;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 use tokio::task::JoinSet;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
@@ -18,9 +18,10 @@ use tonic_health::server::HealthReporter;
 use crate::admin::{self, Admin};
 use crate::api::Api;
 use crate::clock::Clock;
+use crate::component_file::ComponentFile;
 use crate::config::{Settings, StoreChoice};
 use crate::listener::{self, Acceptor, Loads};
-use crate::logic::{self, Limits, Logic};
+use crate::logic::{self, Limits, Logic, Source};
 use crate::store::Store;
 use crate::store::embedded::{Embedded, OpenError};
 use crate::store::memory::Memory;
@@ -48,6 +49,8 @@ pub struct Running {
     store: Arc<dyn Store>,
     stopping: Arc<AtomicBool>,
     stop: watch::Sender<bool>,
+    /// Tells the watcher of the component file, if there is one.
+    reload: Option<Arc<Notify>>,
     tasks: JoinSet<Result<()>>,
     workers: Workers,
 }
@@ -76,14 +79,37 @@ pub async fn start(settings: &Settings) -> Result<Running> {
     let store = open_store(settings, &mut tasks).await?;
     let metrics = Arc::new(Metrics::new());
     let limits = Limits { instances: settings.logic_instances, ..Limits::default() };
+    let (file, component, source) = match settings.component() {
+        None => (None, Bytes::from_static(logic::BUILT_IN), Source::BuiltIn),
+        Some(path) => {
+            let opened = ComponentFile::open(path);
+            let (file, bytes) = opened.with_context(|| format!("COMPONENT {}", path.display()))?;
+            (Some(file), bytes, Source::File)
+        }
+    };
     let logic = Logic::start(
-        Bytes::from_static(logic::BUILT_IN),
+        component,
+        source,
         Arc::clone(&store),
         settings.for_component(),
         limits,
         Arc::clone(&metrics),
     );
-    let logic = Arc::new(logic.await.context("the component cannot be used")?);
+    let logic = logic.await.context("the component cannot be used")?;
+    let reload = file.map(|file| {
+        let reload = Arc::<Notify>::default();
+        let watching = file.watch(Arc::clone(&logic), Arc::clone(&reload));
+        let mut stopped = stopped.clone();
+        tasks.spawn(async move {
+            tokio::select! {
+                () = watching => {}
+                // A sender that is gone means the same.
+                _ = stopped.wait_for(|stopped| *stopped) => {}
+            }
+            Ok(())
+        });
+        reload
+    });
     tracing::info!(store = store.name(), digest = logic.generation().digest(), "component loaded");
     let api = Api { logic, store: Arc::clone(&store) };
 
@@ -115,7 +141,7 @@ pub async fn start(settings: &Settings) -> Result<Running> {
         }
         Ok(())
     });
-    Ok(Running { addresses, store, stopping, stop, tasks, workers })
+    Ok(Running { addresses, store, stopping, stop, reload, tasks, workers })
 }
 
 /// The ports.
@@ -186,6 +212,14 @@ impl Running {
             }
         }
         anyhow::anyhow!("every part of the service has ended")
+    }
+
+    /// Swaps in what the component file holds now, as if it had changed.
+    pub fn reload(&self) {
+        match &self.reload {
+            Some(reload) => reload.notify_one(),
+            None => tracing::warn!("there is no COMPONENT file to load again"),
+        }
     }
 
     /// Stops: readiness off, no new connections, requests in flight answered,

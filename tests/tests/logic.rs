@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use session_manager::clock::Clock;
 use session_manager::logic::{
-    BUILT_IN, Failure, Field, Limits, LoadError, Logic, Reason, Value, Write,
+    BUILT_IN, Failure, Field, Limits, Logic, Reason, Refusal, Source, Value, Write,
 };
 use session_manager::store::memory::Memory;
 use session_manager::store::transaction::{Outcome, Txn};
@@ -21,13 +21,14 @@ async fn start(
     component: Bytes,
     store: Arc<dyn Store>,
     limits: Limits,
-) -> Result<Logic, LoadError> {
-    Logic::start(component, store, Vec::new(), limits, Arc::new(Metrics::new())).await
+) -> Result<Arc<Logic>, Refusal> {
+    let metrics = Arc::new(Metrics::new());
+    Logic::start(component, Source::BuiltIn, store, Vec::new(), limits, metrics).await
 }
 
 async fn misbehaving(store: Arc<dyn Store>, limits: Limits) -> Arc<Logic> {
     let component = guest::build("misbehaving").into();
-    Arc::new(start(component, store, limits).await.unwrap())
+    start(component, store, limits).await.unwrap()
 }
 
 fn memory() -> Arc<dyn Store> {
@@ -293,9 +294,9 @@ async fn an_idle_instance_of_another_worker_is_used_when_there_is_no_place() {
 async fn what_is_no_session_component_is_refused_with_the_reason() {
     let wat = |text: &str| Bytes::from(wat::parse_str(text).unwrap());
     for (component, expected) in [
-        (Bytes::from_static(b"not wasm at all"), "not a valid component"),
-        (wat("(module)"), "not a valid component"),
-        (wat("(component)"), "no exported instance named `session:manager/"),
+        (Bytes::from_static(b"not wasm at all"), "gate valid: it is not WebAssembly"),
+        (wat("(module)"), "gate valid: it is a core module, not a component"),
+        (wat("(component)"), "gate exports: it does not export session:manager/"),
         (
             wat(r#"(component (import "wasi:sockets/network@0.2.0" (instance)))"#),
             "it imports wasi:sockets/network@0.2.0, which the host does not offer",

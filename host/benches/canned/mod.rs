@@ -94,12 +94,13 @@ pub fn component(runtime: &Runtime, instances: u32) -> Arc<Logic> {
     };
     let started = Logic::start(
         Bytes::from_static(logic::BUILT_IN),
+        logic::Source::BuiltIn,
         Arc::new(Canned { session }),
         Vec::new(),
         Limits { instances, ..Limits::default() },
         Arc::new(Metrics::new()),
     );
-    Arc::new(runtime.block_on(started).unwrap())
+    runtime.block_on(started).unwrap()
 }
 
 pub fn native() -> Native {

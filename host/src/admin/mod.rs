@@ -1,5 +1,7 @@
-//! The admin wire, for operators and probes: metrics, liveness, readiness. It
-//! never carries session data.
+//! The admin wire, for operators and probes: metrics, liveness, readiness, the
+//! component. It never carries session data.
+
+mod component;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -39,6 +41,9 @@ pub async fn serve(connections: Connections, admin: Admin) {
 
 async fn handle(admin: Admin, request: Request<Incoming>) -> answer::Answer {
     let path = request.uri().path();
+    if matches!(path, component::PATH | component::ROLLBACK_PATH) {
+        return component::handle(&admin.api.logic, request).await;
+    }
     if !matches!(path, "/livez" | "/readyz" | "/metrics") {
         return answer::error(&Error::new(Reason::RouteNotFound, "There is no such path."));
     }

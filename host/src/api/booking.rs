@@ -121,7 +121,7 @@ pub async fn unlock(api: &Api, request: v1::UnlockRequest) -> Result<DefaultResp
 /// Lists the contexts of the running component.
 pub fn contexts(api: &Api) -> v1::ListContextsReply {
     let generation = api.logic.generation();
-    let contexts = generation.description.contexts.iter().map(|context| v1::Context {
+    let contexts = generation.description().contexts.iter().map(|context| v1::Context {
         name: context.name.clone(),
         key_prefix: context.key_prefix.clone(),
         fields: context

@@ -44,7 +44,8 @@ pub fn method_not_allowed(error_: &Error, allowed: &str) -> Answer {
     answer
 }
 
-fn with_status(status: StatusCode, body: impl Into<Bytes>) -> Answer {
+/// An answer with a JSON body and a status of its own.
+pub fn with_status(status: StatusCode, body: impl Into<Bytes>) -> Answer {
     let mut answer = Response::new(Full::new(body.into()));
     *answer.status_mut() = status;
     answer.headers_mut().insert(CONTENT_TYPE, JSON);

@@ -10,7 +10,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::value::RawValue;
 
 use crate::api::{Api, booking};
-use crate::error::{Error, Violation};
+use crate::error::{Error, Reason, Violation};
 use crate::http::json::{self, Member};
 use crate::logic::{Field, Kind, Session, StoredField, Value, Violation as WireViolation, Write};
 use crate::proto::sessionmanager::DefaultResponse;
@@ -34,7 +34,9 @@ pub async fn set(
 /// Those of [`booking::read`].
 pub async fn get(api: &Api, context: &str, session_key: &str) -> Result<Vec<u8>, Error> {
     let session = booking::read(api, context, session_key).await?;
-    Ok(render(session_key, &session))
+    render(session_key, &session).map_err(|()| {
+        Error::new(Reason::LogicFailed, "The component answered with a broken value.")
+    })
 }
 
 fn write(context: &str, session_key: Option<&str>, body: &[u8]) -> Result<Write, Error> {
@@ -134,8 +136,9 @@ fn violation(field: &str, description: impl Into<String>) -> WireViolation {
     WireViolation { field: field.into(), description: description.into() }
 }
 
-/// A session as JSON, documents embedded as the values they are.
-fn render(session_key: &str, session: &Session) -> Vec<u8> {
+/// A session as JSON, documents embedded as the values they are. A component may
+/// answer anything; what would break the JSON around it is an error.
+fn render(session_key: &str, session: &Session) -> Result<Vec<u8>, ()> {
     let documents = session.fields.iter().filter_map(|field| field.value.as_ref());
     let size: usize = documents.map(Vec::len).sum();
     let mut out = Vec::with_capacity(size + 64 * session.fields.len() + 512);
@@ -157,7 +160,11 @@ fn render(session_key: &str, session: &Session) -> Vec<u8> {
                 let yes = value.as_deref() == Some(b"1");
                 out.extend_from_slice(if yes { b"true" } else { b"false" });
             }
-            (Kind::Number, value) => out.extend_from_slice(value.as_deref().unwrap_or(b"0")),
+            (Kind::Number, None) => out.push(b'0'),
+            (Kind::Number, Some(number)) => {
+                serde_json::from_slice::<f64>(number).map_err(drop)?;
+                out.extend_from_slice(number);
+            }
         }
     }
     // Writing to memory does not fail.
@@ -166,7 +173,7 @@ fn render(session_key: &str, session: &Session) -> Vec<u8> {
         drop(write!(out, ",\"expires_at\":\"{}\"", booking::timestamp(at)));
     }
     out.push(b'}');
-    out
+    Ok(out)
 }
 
 /// A document as the JSON value it is, or its bytes in base64.
@@ -234,9 +241,25 @@ mod tests {
             r#""price":12.50,"no_price":0,"version":"7","#,
             r#""expires_at":"2023-11-14T22:13:20.123Z"}"#
         );
-        let rendered = render("k", &session);
+        let rendered = render("k", &session).expect("JSON");
         assert_eq!(String::from_utf8_lossy(&rendered), expected);
         assert!(json::is_json(&rendered));
+    }
+
+    #[test]
+    fn what_a_component_makes_up_does_not_break_the_json_around_it() {
+        let session = |fields| Session { fields, version: u64::MAX, expires_at_ms: Some(u64::MAX) };
+        let odd = vec![
+            field("a\"b\n", Kind::Text, Some(b"\xff\0")),
+            field("bool", Kind::Boolean, Some(b"perhaps")),
+            field("json", Kind::Document, Some(b"}")),
+        ];
+        let rendered = render("k", &session(odd)).expect("JSON");
+        assert!(json::is_json(&rendered), "{}", String::from_utf8_lossy(&rendered));
+        for number in [&b"1,\"x\":2"[..], b"", b"NaN", b"1e999", b"\"1\""] {
+            let fields = vec![field("n", Kind::Number, Some(number))];
+            assert_eq!(render("k", &session(fields)), Err(()), "{number:?}");
+        }
     }
 
     #[test]

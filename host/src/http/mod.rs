@@ -3,6 +3,7 @@
 //! the same for every route.
 
 pub mod answer;
+pub mod body;
 mod booking;
 mod json;
 mod openapi;
@@ -11,14 +12,12 @@ pub mod server;
 mod transcode;
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, EXPECT};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Request};
-use http_body_util::BodyExt;
-use hyper::body::{Body, Incoming};
+use hyper::body::Incoming;
 use percent_encoding::percent_decode_str;
 use prost::Message;
 use prost_reflect::DescriptorPool;
@@ -27,6 +26,7 @@ use tracing::Instrument;
 use crate::api::Api;
 use crate::error::{Error, Reason};
 use crate::http::answer::Answer;
+use crate::http::body::Missing;
 use crate::http::openapi::OpenApi;
 use crate::http::routes::{Action, PathRoutes, Route, Routes};
 use crate::listener::Connections;
@@ -35,14 +35,8 @@ use crate::telemetry::{Counts, Metrics, Operation, REQUEST_ID, request_id};
 
 /// The most bytes of one body.
 const BODY_BYTES_MAX: usize = 4 << 20;
-/// The most bytes set aside for a body before they have come.
-const RESERVED_BYTES_MAX: usize = 64 << 10;
-/// The most bytes of a body that is too large to be received and dropped.
-const DISCARDED_BYTES_MAX: usize = 64 << 20;
 /// The length of a body that needs no type.
 const NOTHING: HeaderValue = HeaderValue::from_static("0");
-/// How long a body may take to arrive.
-const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The wire.
 pub struct Rest {
@@ -254,39 +248,11 @@ async fn collected(head: &Parts, body: Incoming) -> Result<Bytes, Error> {
     if length > BODY_BYTES_MAX && head.headers.contains_key(EXPECT) {
         return Err(too_large());
     }
-    match tokio::time::timeout(BODY_TIMEOUT, collect(body, length)).await {
-        Ok(Ok(Some(body))) => Ok(body),
-        Ok(Ok(None)) => Err(too_large()),
-        Ok(Err(_)) => Err(Error::invalid("body", "does not arrive whole")),
-        Err(_) => Err(Error::invalid("body", "does not arrive in time")),
-    }
-}
-
-/// A body of about `length` bytes, or `None` when it is too large. Most callers
-/// read no answer before they have sent everything, so what is too large is
-/// still received, up to a limit, and dropped.
-async fn collect(mut body: Incoming, length: usize) -> Result<Option<Bytes>, hyper::Error> {
-    let mut received = 0;
-    let mut collected = BytesMut::new();
-    while let Some(frame) = body.frame().await {
-        let Ok(data) = frame?.into_data() else { continue };
-        received += data.len();
-        if received > BODY_BYTES_MAX {
-            collected.clear();
-            if received > DISCARDED_BYTES_MAX {
-                return Ok(None);
-            }
-            continue;
-        }
-        if received == data.len() && body.is_end_stream() {
-            // All of it in one piece, which needs no copy.
-            return Ok(Some(data));
-        }
-        // What is announced need not come, so little is set aside for it.
-        collected.reserve(length.min(RESERVED_BYTES_MAX).saturating_sub(collected.len()));
-        collected.extend_from_slice(&data);
-    }
-    Ok((received <= BODY_BYTES_MAX).then(|| collected.freeze()))
+    body::collect(body, length, BODY_BYTES_MAX).await.map_err(|missing| match missing {
+        Missing::TooLarge => too_large(),
+        Missing::Broken => Error::invalid("body", "does not arrive whole"),
+        Missing::Late => Error::invalid("body", "does not arrive in time"),
+    })
 }
 
 /// A body without a type is taken for what the wire speaks.

@@ -39,7 +39,7 @@ impl OpenApi {
         {
             return rendered.1.clone();
         }
-        let document = render(&self.routes, &generation.description.contexts);
+        let document = render(&self.routes, &generation.description().contexts);
         let bytes = Bytes::from(document.to_string());
         self.rendered.store(Some(std::sync::Arc::new((generation.number, bytes.clone()))));
         bytes

@@ -7,10 +7,18 @@ use crate::logic::{Failure, LockGrant, Logic, Session, Write, Written};
 macro_rules! call {
     ($self:ident, $interface:ident . $function:ident ( $($argument:expr),* )) => {{
         let generation = $self.current.load_full();
-        let mut lease = generation.pool.lease().await?;
-        let warm = lease.warm();
-        let result = warm.exports.$interface().$function(&mut warm.store, $($argument),*).await;
-        lease.end(result)
+        let calling = async {
+            let mut lease = generation.pool.lease().await?;
+            let warm = lease.warm();
+            let result =
+                warm.exports.$interface().$function(&mut warm.store, $($argument),*).await;
+            lease.end(result)
+        };
+        let result = calling.await;
+        if let Err(failure) = &result {
+            $self.failed(&generation, failure);
+        }
+        result
     }};
 }
 

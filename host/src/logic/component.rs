@@ -1,38 +1,27 @@
 //! From bytes to a component that is ready to run: the engine it is compiled
-//! for, what it may import, and its first instance.
+//! for, what it finds when it looks around, and its first instance.
 
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 use wasmtime::component::{Component, HasSelf, Linker};
-use wasmtime::{Config, Engine, InstanceAllocationStrategy, PoolingAllocationConfig, Store};
+use wasmtime::{
+    Config, Engine, EngineWeak, InstanceAllocationStrategy, PoolingAllocationConfig, Store,
+};
 
+use crate::logic::Limits;
 use crate::logic::bindings::{SessionManager, SessionManagerPre, session};
 use crate::logic::instance::Instance;
-use crate::logic::{Limits, LoadError};
 
 /// How often running guests are looked at.
 pub const TICK: Duration = Duration::from_millis(10);
-/// Generations that may have instances at the same time: the current one, the
-/// one that drains, and one on trial.
-const GENERATIONS_ALIVE: u32 = 3;
-/// The core instances, memories and tables of one component, with room.
+/// The core instances and tables of one component, with room.
 const CORE_INSTANCES_MAX: u32 = 8;
-/// What a component may import; the rest of WASI is not there.
-const OFFERED: [&str; 7] = [
-    "session:manager/",
-    "wasi:config/",
-    "wasi:cli/",
-    "wasi:clocks/",
-    "wasi:filesystem/",
-    "wasi:io/",
-    "wasi:random/",
-];
 
-/// A component ready to be instantiated.
+/// A component ready to be instantiated. It has an engine of its own: what the
+/// engine gathers while it compiles goes when the component does.
 pub struct Loaded {
-    /// SHA-256 of its bytes, in hexadecimal.
-    pub digest: String,
     engine: Engine,
     pre: SessionManagerPre<Instance>,
 }
@@ -45,13 +34,22 @@ pub struct Warm {
     pub exports: SessionManager,
 }
 
-/// The engine that all generations share, with a thread that ticks for it.
+/// A compiled component that has not met its imports.
+pub struct Compiled {
+    engine: Engine,
+    component: Component,
+}
+
+/// Compiles a component. Takes up to seconds of processor time: never call it on a
+/// thread that serves.
 ///
 /// # Errors
-/// When the machine does not offer the address space for so many instances.
-pub fn engine(limits: &Limits) -> Result<Engine, LoadError> {
-    let slots = limits.instances * GENERATIONS_ALIVE;
+/// When the machine does not offer the address space for its instances, or the
+/// component does not compile.
+pub fn compile(bytes: &[u8], limits: &Limits, parallel: bool) -> wasmtime::Result<Compiled> {
     let mut pool = PoolingAllocationConfig::new();
+    // One more, for the instance on trial.
+    let slots = limits.instances + 1;
     pool.total_component_instances(slots)
         .total_core_instances(slots * CORE_INSTANCES_MAX)
         .total_memories(slots)
@@ -63,45 +61,26 @@ pub fn engine(limits: &Limits) -> Result<Engine, LoadError> {
     config
         .concurrency_support(false)
         .epoch_interruption(true)
+        .parallel_compilation(parallel)
         .allocation_strategy(InstanceAllocationStrategy::Pooling(pool));
-    let engine = Engine::new(&config).map_err(|error| LoadError::Engine(error.to_string()))?;
-    let weak = engine.weak();
-    std::thread::Builder::new()
-        .name("logic-ticker".into())
-        .spawn(move || {
-            while let Some(engine) = weak.upgrade() {
-                engine.increment_epoch();
-                drop(engine);
-                std::thread::sleep(TICK);
-            }
-        })
-        .map_err(|error| LoadError::Engine(error.to_string()))?;
-    Ok(engine)
+    let engine = Engine::new(&config)?;
+    let component = Component::from_binary(&engine, bytes)?;
+    Ok(Compiled { engine, component })
+}
+
+impl Compiled {
+    /// Binds the imports of the component to the host.
+    ///
+    /// # Errors
+    /// When it imports what the host does not have, or has with another type.
+    pub fn link(self) -> wasmtime::Result<Loaded> {
+        let linker = linker(&self.engine)?;
+        let pre = linker.instantiate_pre(&self.component).and_then(SessionManagerPre::new)?;
+        Ok(Loaded { engine: self.engine, pre })
+    }
 }
 
 impl Loaded {
-    /// Compiles a component and checks what it imports and exports. Takes up to
-    /// seconds of processor time: never call it on a thread that serves.
-    ///
-    /// # Errors
-    /// What the author of the component has to mend.
-    pub fn compile(engine: &Engine, bytes: &[u8]) -> Result<Self, LoadError> {
-        let component = Component::from_binary(engine, bytes)
-            .map_err(|error| LoadError::Invalid(format!("{error:#}")))?;
-        for (name, _) in component.component_type().imports(engine) {
-            if !OFFERED.iter().any(|offered| name.starts_with(offered)) {
-                return Err(LoadError::Import(name.into()));
-            }
-        }
-        let linker = linker(engine).map_err(|error| LoadError::Engine(error.to_string()))?;
-        let pre = linker
-            .instantiate_pre(&component)
-            .and_then(SessionManagerPre::new)
-            .map_err(|error| LoadError::World(format!("{error:#}")))?;
-        let digest = Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect();
-        Ok(Self { digest, engine: engine.clone(), pre })
-    }
-
     /// A fresh instance.
     ///
     /// # Errors
@@ -117,6 +96,55 @@ impl Loaded {
     }
 }
 
+/// SHA-256, in hexadecimal.
+pub fn digest(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Ticks for the engines of all components, so that running guests are looked at.
+pub struct Ticker {
+    engines: Mutex<Vec<EngineWeak>>,
+}
+
+impl Ticker {
+    /// A thread that ticks for as long as the ticker lives.
+    ///
+    /// # Errors
+    /// When the system has no thread to give.
+    pub fn start() -> std::io::Result<Arc<Self>> {
+        let ticker = Arc::new(Self { engines: Mutex::default() });
+        let weak = Arc::downgrade(&ticker);
+        std::thread::Builder::new().name("logic-ticker".into()).spawn(move || {
+            while let Some(ticker) = weak.upgrade() {
+                ticker.tick();
+                drop(ticker);
+                std::thread::sleep(TICK);
+            }
+        })?;
+        Ok(ticker)
+    }
+
+    /// Ticks for a component from now on, for as long as it lives.
+    pub fn add(&self, loaded: &Loaded) {
+        self.lock().push(loaded.engine.weak());
+    }
+
+    fn tick(&self) {
+        self.lock().retain(|engine| match engine.upgrade() {
+            Some(engine) => {
+                engine.increment_epoch();
+                true
+            }
+            None => false,
+        });
+    }
+
+    /// No code panics while it holds this lock.
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<EngineWeak>> {
+        self.engines.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 fn linker(engine: &Engine) -> wasmtime::Result<Linker<Instance>> {
     let mut linker = Linker::new(engine);
     wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
@@ -126,5 +154,19 @@ fn linker(engine: &Engine) -> wasmtime::Result<Linker<Instance>> {
     session::manager::store::add_to_linker::<_, HasSelf<Instance>>(&mut linker, |i| i)?;
     session::manager::tokens::add_to_linker::<_, HasSelf<Instance>>(&mut linker, |i| i)?;
     session::manager::faults::add_to_linker::<_, HasSelf<Instance>>(&mut linker, |i| i)?;
+    refuse_to_sleep(&mut linker)?;
     Ok(linker)
+}
+
+/// A rule that sleeps would keep its instance for as long as it likes without
+/// computing: there is nothing to wait for but the store.
+fn refuse_to_sleep(linker: &mut Linker<Instance>) -> wasmtime::Result<()> {
+    linker.allow_shadowing(true);
+    let mut clock = linker.instance("wasi:clocks/monotonic-clock@0.2.0")?;
+    for function in ["subscribe-duration", "subscribe-instant"] {
+        clock
+            .func_new(function, |_, _, _, _| Err(wasmtime::format_err!("a rule may not sleep")))?;
+    }
+    linker.allow_shadowing(false);
+    Ok(())
 }

@@ -7,13 +7,18 @@ mod bindings;
 mod booking;
 mod component;
 mod conversions;
+mod gates;
+mod generation;
 mod imports;
 mod instance;
 #[cfg(feature = "native-rules")]
 mod native;
 mod pool;
+mod schema;
+mod trial;
+mod world;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -22,13 +27,18 @@ use bytes::Bytes;
 pub use bindings::exports::session::manager::booking::{
     Field, LockGrant, Session, StoredField, Value, Write, Written,
 };
-pub use bindings::exports::session::manager::catalog::{Context, Description, Kind};
+pub use bindings::exports::session::manager::catalog::{
+    Context, Description, Field as FieldDescription, Kind,
+};
 pub use bindings::session::manager::faults::{Fault, Reason, Violation};
+pub use gates::{COMPONENT_BYTES_MAX, Gate, Passed, Refusal};
+pub use generation::{End, Generation, Past};
 
 use crate::store::Store;
 use crate::telemetry::Metrics;
-use component::Loaded;
-use pool::{Places, Pool};
+use generation::History;
+use pool::{Places, Provisions};
+use trial::{Program, Trial, aside};
 
 /// The component this host was built with.
 pub const BUILT_IN: &[u8] = include_bytes!(env!("SESSION_COMPONENT"));
@@ -57,24 +67,26 @@ impl Default for Limits {
     }
 }
 
-/// Why bytes are not a component that can serve.
-#[derive(Debug, thiserror::Error)]
-pub enum LoadError {
-    /// The host cannot run any component.
-    #[error("the engine does not start: {0}")]
-    Engine(String),
-    /// Not a component, or one that does not compile.
-    #[error("not a valid component: {0}")]
-    Invalid(String),
-    /// It asks for more than the world offers.
-    #[error("it imports {0}, which the host does not offer")]
-    Import(String),
-    /// It lacks what the world demands.
-    #[error("it does not fit the world session:manager/session-manager: {0}")]
-    World(String),
-    /// It does not describe itself.
-    #[error("its first instance failed")]
-    Trial,
+/// Where a component came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// The host was built with it.
+    BuiltIn,
+    /// The file that COMPONENT names.
+    File,
+    /// An operator sent it.
+    Upload,
+}
+
+impl Source {
+    /// Its name in reports, logs and metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::BuiltIn => "built-in",
+            Self::File => "file",
+            Self::Upload => "upload",
+        }
+    }
 }
 
 /// Why a call has no answer.
@@ -90,63 +102,61 @@ pub enum Failure {
     Trapped,
 }
 
-/// One loaded component and its instances.
-pub struct Generation {
-    /// Counts up from 1.
-    pub number: u64,
-    /// What the component says of itself.
-    pub description: Arc<Description>,
-    pool: Pool,
-}
-
-impl Generation {
-    /// SHA-256 of the component, in hexadecimal.
-    pub fn digest(&self) -> &str {
-        self.pool.digest()
-    }
-}
-
-/// The engine and its current generation.
+/// The generations, and what they are made with.
 pub struct Logic {
     current: ArcSwap<Generation>,
-    places: Arc<Places>,
-    limits: Limits,
-    metrics: Arc<Metrics>,
+    history: Mutex<History>,
+    provisions: Arc<Provisions>,
+    trial: Trial,
+    /// Components are tried one after the other.
+    turn: Arc<tokio::sync::Mutex<()>>,
+}
+
+/// What a swap has led to.
+pub struct Swapped {
+    /// The generation that answers now.
+    pub generation: Arc<Generation>,
+    /// What was checked; nothing when the component was the running one already.
+    pub passed: Passed,
 }
 
 impl Logic {
-    /// Compiles `bytes` and makes it the first generation.
+    /// Makes a component the first generation.
     ///
     /// # Errors
-    /// See [`LoadError`].
+    /// The gate that the component does not pass.
     pub async fn start(
         bytes: Bytes,
+        source: Source,
         store: Arc<dyn Store>,
         settings: Vec<(String, String)>,
         limits: Limits,
         metrics: Arc<Metrics>,
-    ) -> Result<Self, LoadError> {
-        let for_compiling = limits.clone();
-        let compiling = tokio::task::spawn_blocking(move || {
-            Loaded::compile(&component::engine(&for_compiling)?, &bytes)
-        });
-        let loaded = compiling.await.map_err(|error| LoadError::Engine(error.to_string()))??;
-        let places = Arc::new(Places::new(limits.instances));
-        let pool = Pool::new(
-            loaded,
+    ) -> Result<Arc<Self>, Refusal> {
+        let mut trial = Trial::new(settings, limits, metrics)?;
+        let first = trial.clone();
+        let program =
+            aside(true, move || first.run(&bytes, source, |_| false, &mut Passed::default()));
+        let program = Arc::new(program.await?);
+        trial.alone = false;
+        let provisions = Arc::new(Provisions {
             store,
-            settings.into(),
-            limits.clone(),
-            Arc::clone(&metrics),
-            Arc::clone(&places),
-        );
-        let mut lease = pool.lease().await.map_err(|_| LoadError::Trial)?;
-        let warm = lease.warm();
-        let described = warm.exports.session_manager_catalog().call_describe(&mut warm.store).await;
-        let description = Arc::new(lease.end(described).map_err(|_| LoadError::Trial)?);
-        let current = ArcSwap::from_pointee(Generation { number: 1, description, pool });
-        metrics.generation.set(1);
-        Ok(Self { current, places, limits, metrics })
+            settings: Arc::clone(&trial.settings),
+            limits: trial.limits.clone(),
+            metrics: Arc::clone(&trial.metrics),
+            places: Places::new(trial.limits.instances),
+        });
+        let first = Arc::new(Generation::new(1, program, Arc::clone(&provisions), false));
+        let mut history = History::default();
+        history.begin(&first, End::Replaced);
+        trial.metrics.generation.set(1);
+        Ok(Arc::new(Self {
+            current: ArcSwap::new(first),
+            history: Mutex::new(history),
+            provisions,
+            trial,
+            turn: Arc::default(),
+        }))
     }
 
     /// The generation that the next call will run on.
@@ -154,12 +164,206 @@ impl Logic {
         self.current.load_full()
     }
 
+    /// The generations, the latest first.
+    pub fn past(&self) -> Vec<Past> {
+        self.history().past()
+    }
+
+    /// The digests of the components that were rolled back because they kept failing.
+    pub fn quarantined(&self) -> Vec<String> {
+        self.history().quarantined().map(Into::into).collect()
+    }
+
+    /// Leads a component through the gates and makes it the present generation.
+    /// What has begun is brought to its end when the caller goes away. With
+    /// `force`, the component may lack what the running one has, and one that is in
+    /// quarantine may try again.
+    ///
+    /// # Errors
+    /// The gate that the component does not pass; the running one is untouched.
+    pub async fn swap(
+        self: &Arc<Self>,
+        bytes: Bytes,
+        source: Source,
+        force: bool,
+    ) -> Result<Swapped, Refusal> {
+        let turn = Arc::clone(&self.turn).lock_owned().await;
+        let logic = Arc::clone(self);
+        let swapped = aside(false, move || {
+            let swapped = logic.swap_now(&bytes, source, force);
+            drop(turn);
+            swapped
+        });
+        swapped.await
+    }
+
+    fn swap_now(&self, bytes: &[u8], source: Source, force: bool) -> Result<Swapped, Refusal> {
+        let mut passed = Passed::default();
+        let swapped = self.try_swap(bytes, source, force, &mut passed);
+        for (gate, duration) in &passed.0 {
+            tracing::info!(source = source.name(), gate = gate.name(), ?duration, "gate passed");
+            self.provisions.metrics.gate_passed(gate.name(), *duration);
+        }
+        let outcome = match &swapped {
+            Ok(generation) if passed.0.is_empty() => {
+                tracing::info!(generation = generation.number, "the component runs already");
+                "unchanged"
+            }
+            Ok(_) => "published",
+            Err(refusal) => {
+                let gate = refusal.gate.name();
+                tracing::warn!(
+                    source = source.name(),
+                    gate,
+                    reason = refusal.message,
+                    "component refused"
+                );
+                "refused"
+            }
+        };
+        self.provisions.metrics.swap(source.name(), outcome);
+        swapped.map(|generation| Swapped { generation, passed })
+    }
+
+    fn try_swap(
+        &self,
+        bytes: &[u8],
+        source: Source,
+        force: bool,
+        passed: &mut Passed,
+    ) -> Result<Arc<Generation>, Refusal> {
+        let running = self.generation();
+        if running.size() == bytes.len() && running.digest() == component::digest(bytes) {
+            return Ok(running);
+        }
+        let quarantined = |digest: &str| {
+            let mut history = self.history();
+            if force {
+                history.pardon(digest);
+            }
+            history.quarantined().any(|kept_out| kept_out == digest)
+        };
+        let program = Arc::new(self.trial.run(bytes, source, quarantined, passed)?);
+        let mut history = self.history();
+        // With the history locked, what runs stays what it is.
+        let running = self.generation();
+        passed.gate(Gate::Schema, || {
+            keeps_sessions(running.description(), &program.description, force)
+        })?;
+        history.keep(Arc::clone(&running.program));
+        let generation = self.begin(&mut history, program, End::Replaced);
+        drop(history);
+        running.pool.retire();
+        Ok(generation)
+    }
+
+    /// Goes back to the generation before the present one, as a new one. `None` when
+    /// there is none to go back to.
+    pub fn roll_back(&self) -> Option<Arc<Generation>> {
+        self.undo(None)
+    }
+
+    /// Goes back; when that is because `blamed` keeps failing, only as long as it is
+    /// the present one.
+    fn undo(&self, blamed: Option<&Arc<Generation>>) -> Option<Arc<Generation>> {
+        let mut history = self.history();
+        let running = self.generation();
+        if blamed.is_some_and(|blamed| !Arc::ptr_eq(blamed, &running)) {
+            return None;
+        }
+        let program = history.undo()?;
+        let (end, cause) = match blamed {
+            None => (End::RolledBack, "operator"),
+            Some(_) => {
+                history.quarantine(running.digest());
+                (End::Failed, "failures")
+            }
+        };
+        let generation = self.begin(&mut history, program, end);
+        drop(history);
+        tracing::warn!(from = running.number, to = generation.number, cause, "rolled back");
+        self.provisions.metrics.rolled_back(cause);
+        // Dropping many instances takes its time.
+        tokio::task::spawn_blocking(move || running.pool.retire());
+        Some(generation)
+    }
+
+    fn begin(&self, history: &mut History, program: Arc<Program>, end: End) -> Arc<Generation> {
+        let number = self.generation().number + 1;
+        let provisions = Arc::clone(&self.provisions);
+        // What comes back has proved itself.
+        let watched = end == End::Replaced;
+        let generation = Arc::new(Generation::new(number, program, provisions, watched));
+        history.begin(&generation, end);
+        self.current.store(Arc::clone(&generation));
+        self.provisions.metrics.generation.set(i64::try_from(number).unwrap_or(i64::MAX));
+        tracing::info!(
+            generation = number,
+            digest = generation.digest(),
+            version = generation.description().version,
+            source = generation.source().name(),
+            "a generation begins"
+        );
+        generation
+    }
+
+    /// A call on `generation` has ended with `failure`.
+    #[cfg_attr(feature = "native-rules", allow(dead_code, reason = "linked rules do not trap"))]
+    fn failed(&self, generation: &Arc<Generation>, failure: &Failure) {
+        let by_the_component = matches!(failure, Failure::TimedOut | Failure::Trapped);
+        if by_the_component && generation.failed() && self.undo(Some(generation)).is_none() {
+            tracing::error!(
+                generation = generation.number,
+                "the component keeps failing, and there is none to go back to"
+            );
+        }
+    }
+
     /// Brings the gauges of instances up to date.
     pub fn measure(&self) {
-        let alive = self.limits.instances as usize - self.places.free();
+        let live = self.provisions.limits.instances as usize - self.provisions.places.free();
         let idle = self.current.load().pool.idle();
-        let busy = alive.saturating_sub(idle);
-        self.metrics.instances_busy.set(i64::try_from(busy).unwrap_or(i64::MAX));
-        self.metrics.instances_idle.set(i64::try_from(idle).unwrap_or(i64::MAX));
+        let busy = live.saturating_sub(idle);
+        let metrics = &self.provisions.metrics;
+        metrics.instances_busy.set(i64::try_from(busy).unwrap_or(i64::MAX));
+        metrics.instances_idle.set(i64::try_from(idle).unwrap_or(i64::MAX));
     }
+
+    /// No code panics while it holds this lock.
+    fn history(&self) -> MutexGuard<'_, History> {
+        self.history.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Leads a component through all gates, beside the one that `running` holds, and
+/// serves neither.
+///
+/// # Errors
+/// The gate that the component does not pass; what it did pass is in `passed`.
+pub fn check(
+    bytes: &[u8],
+    running: &[u8],
+    settings: Vec<(String, String)>,
+    passed: &mut Passed,
+) -> Result<Description, Refusal> {
+    let trial = Trial::new(settings, Limits::default(), Arc::new(Metrics::new()))?;
+    let candidate = trial.run(bytes, Source::File, |_| false, passed)?;
+    let running = trial.run(running, Source::BuiltIn, |_| false, &mut Passed::default())?;
+    passed.gate(Gate::Schema, || {
+        keeps_sessions(&running.description, &candidate.description, false)
+    })?;
+    Ok(candidate.description)
+}
+
+/// Whether the sessions of the running component stay readable.
+fn keeps_sessions(
+    running: &Description,
+    candidate: &Description,
+    force: bool,
+) -> Result<(), String> {
+    let lost = schema::lost(running, candidate);
+    if force || lost.is_empty() {
+        return Ok(());
+    }
+    Err(format!("{}; ?force=true accepts that stored sessions lose it", lost.join("; ")))
 }

@@ -9,8 +9,9 @@ use std::time::Instant;
 
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
-use crate::logic::component::{Loaded, Warm};
+use crate::logic::component::Warm;
 use crate::logic::instance::Instance;
+use crate::logic::trial::Program;
 use crate::logic::{Failure, Limits};
 use crate::store::Store;
 use crate::telemetry::Metrics;
@@ -51,22 +52,37 @@ impl Places {
     }
 }
 
+/// What instances are made with, the same for all generations.
+pub struct Provisions {
+    /// Where transactions go.
+    pub store: Arc<dyn Store>,
+    /// What `wasi:config/store` answers.
+    pub settings: Arc<[(String, String)]>,
+    /// What an instance may use.
+    pub limits: Limits,
+    /// Where all is counted.
+    pub metrics: Arc<Metrics>,
+    /// How many there may be.
+    pub places: Places,
+}
+
 /// Warm instances of one generation.
 pub struct Pool {
-    loaded: Loaded,
-    store: Arc<dyn Store>,
-    settings: Arc<[(String, String)]>,
-    limits: Limits,
-    metrics: Arc<Metrics>,
-    places: Arc<Places>,
+    program: Arc<Program>,
+    provisions: Arc<Provisions>,
     /// A stack for each worker and one for everybody else: an instance stays with
-    /// the core whose caches know it, the last one used first.
-    idle: PerWorker<Mutex<Vec<Idle>>>,
+    /// the core whose caches know it, the last one used first. None once the
+    /// generation was replaced: what comes back then is dropped.
+    idle: PerWorker<Mutex<Option<Vec<Idle>>>>,
+    /// Held by every instance, so that they can be counted.
+    live: Arc<()>,
 }
 
 struct Idle {
     warm: Box<Warm>,
     calls_left: u32,
+    _live: Arc<()>,
+    // Last, as a place is free when the instance is gone.
     _place: OwnedSemaphorePermit,
 }
 
@@ -78,32 +94,51 @@ pub struct Lease<'a> {
 
 impl Pool {
     /// No instances yet.
-    pub fn new(
-        loaded: Loaded,
-        store: Arc<dyn Store>,
-        settings: Arc<[(String, String)]>,
-        limits: Limits,
-        metrics: Arc<Metrics>,
-        places: Arc<Places>,
-    ) -> Self {
-        let idle = PerWorker::new(Mutex::default);
-        Self { loaded, store, settings, limits, metrics, places, idle }
-    }
-
-    /// SHA-256 of the component.
-    pub fn digest(&self) -> &str {
-        &self.loaded.digest
+    pub fn new(program: Arc<Program>, provisions: Arc<Provisions>) -> Self {
+        let idle = PerWorker::new(|| Mutex::new(Some(Vec::new())));
+        Self { program, provisions, idle, live: Arc::default() }
     }
 
     /// Where its instances send their transactions.
     #[cfg(feature = "native-rules")]
     pub fn store(&self) -> &Arc<dyn Store> {
-        &self.store
+        &self.provisions.store
+    }
+
+    /// Instances that exist.
+    pub fn live(&self) -> usize {
+        Arc::strong_count(&self.live) - 1
     }
 
     /// Instances that wait for a call.
     pub fn idle(&self) -> usize {
-        self.idle.iter().map(|stack| lock(stack).len()).sum()
+        self.idle.iter().map(|stack| lock(stack).as_ref().map_or(0, Vec::len)).sum()
+    }
+
+    /// Drops the instances that wait for a call, and from now on every one that comes
+    /// back from its call: their places are for those of the next generation.
+    pub fn retire(&self) {
+        for stack in self.idle.iter() {
+            let idle = lock(stack).take();
+            drop(idle);
+        }
+        self.provisions.places.wake();
+    }
+
+    fn pop(stack: &Mutex<Option<Vec<Idle>>>) -> Option<Idle> {
+        lock(stack).as_mut().and_then(Vec::pop)
+    }
+
+    /// Keeps an instance for the next call.
+    fn push(&self, idle: Idle) {
+        let mut stack = lock(self.idle.own());
+        if let Some(stack) = &mut *stack {
+            stack.push(idle);
+        } else {
+            // An instance takes longer to drop than others should wait.
+            drop(stack);
+            drop(idle);
+        }
     }
 
     /// An instance for one call: a warm one of this worker, a fresh one, a warm
@@ -116,9 +151,8 @@ impl Pool {
     pub async fn lease(&self) -> Result<Lease<'_>, Failure> {
         // From here on whatever ends this call wakes who waits.
         let mut lease = Lease { pool: self, idle: None };
-        if self.places.waiting.load(Ordering::SeqCst) == 0 {
-            let warm = lock(self.idle.own()).pop();
-            lease.idle = match warm {
+        if self.provisions.places.waiting.load(Ordering::SeqCst) == 0 {
+            lease.idle = match Self::pop(self.idle.own()) {
                 Some(idle) => Some(idle),
                 None => self.find().await?,
             };
@@ -131,18 +165,19 @@ impl Pool {
 
     /// An instance that need not be waited for.
     async fn find(&self) -> Result<Option<Idle>, Failure> {
-        if let Ok(place) = Arc::clone(&self.places.free).try_acquire_owned() {
+        if let Ok(place) = Arc::clone(&self.provisions.places.free).try_acquire_owned() {
             return self.start(place).await.map(Some);
         }
-        Ok(self.idle.iter().find_map(|stack| lock(stack).pop()))
+        Ok(self.idle.iter().find_map(Self::pop))
     }
 
     async fn wait(&self) -> Result<Idle, Failure> {
-        let mut waiting = Waiting::begin(&self.places);
-        let found = tokio::time::timeout(self.limits.wait, async {
+        let Provisions { places, limits, metrics, .. } = &*self.provisions;
+        let mut waiting = Waiting::begin(places);
+        let found = tokio::time::timeout(limits.wait, async {
             let mut next = waiting.first;
             loop {
-                let mut returned = pin!(self.places.returned.notified());
+                let mut returned = pin!(places.returned.notified());
                 // From here on no return goes unnoticed, so look once more; but
                 // not before those who came earlier.
                 returned.as_mut().enable();
@@ -155,31 +190,34 @@ impl Pool {
         });
         let found = found.await;
         // With one more to be had, the next in line need not wait for this call.
-        waiting.served = matches!(found, Ok(Ok(_))) && self.places.free() == 0 && self.idle() == 0;
+        waiting.served = matches!(found, Ok(Ok(_))) && places.free() == 0 && self.idle() == 0;
         found.unwrap_or_else(|_| {
-            self.metrics.counts().logic.overloaded.inc();
+            metrics.counts().logic.overloaded.inc();
             Err(Failure::Overloaded)
         })
     }
 
     async fn start(&self, place: OwnedSemaphorePermit) -> Result<Idle, Failure> {
-        let instance = Instance::new(
-            Arc::clone(&self.store),
-            &self.settings,
-            &self.limits,
-            Arc::clone(&self.metrics.counts().logic),
-        );
-        let warm = self.loaded.instantiate(instance).await.map_err(|error| {
+        let Provisions { store, settings, limits, metrics, .. } = &*self.provisions;
+        let metrics = &metrics.counts().logic;
+        let instance = Instance::new(Arc::clone(store), settings, limits, Arc::clone(metrics));
+        let warm = self.program.loaded.instantiate(instance).await.map_err(|error| {
             tracing::error!(error = format!("{error:#}"), "an instance does not start");
+            metrics.trapped.inc();
             Failure::Trapped
         })?;
         let chance = u32::from(uuid::Uuid::new_v4().as_bytes()[0]) * (CALLS_MIN / 256);
-        Ok(Idle { warm: Box::new(warm), calls_left: CALLS_MIN + chance, _place: place })
+        Ok(Idle {
+            warm: Box::new(warm),
+            calls_left: CALLS_MIN + chance,
+            _live: Arc::clone(&self.live),
+            _place: place,
+        })
     }
 }
 
 /// No code panics while it holds this lock, which guards a push or a pop.
-fn lock(stack: &Mutex<Vec<Idle>>) -> MutexGuard<'_, Vec<Idle>> {
+fn lock(stack: &Mutex<Option<Vec<Idle>>>) -> MutexGuard<'_, Option<Vec<Idle>>> {
     stack.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -212,7 +250,7 @@ impl Drop for Lease<'_> {
     /// An instance that was not taken back is dropped, which frees its place.
     fn drop(&mut self) {
         drop(self.idle.take());
-        self.pool.places.wake();
+        self.pool.provisions.places.wake();
     }
 }
 
@@ -230,7 +268,7 @@ impl Lease<'_> {
     /// # Errors
     /// What the call ended with.
     pub fn end<T>(mut self, result: wasmtime::Result<T>) -> Result<T, Failure> {
-        let metrics = &self.pool.metrics.counts().logic;
+        let metrics = &self.pool.provisions.metrics.counts().logic;
         if let Some(idle) = &mut self.idle {
             let meter = &mut idle.warm.store.data_mut().meter;
             meter.pause(Instant::now());
@@ -242,7 +280,7 @@ impl Lease<'_> {
                 if let Some(mut idle) = self.idle.take() {
                     idle.calls_left -= 1;
                     if idle.calls_left > 0 {
-                        lock(self.pool.idle.own()).push(idle);
+                        self.pool.push(idle);
                     }
                 }
                 Ok(value)

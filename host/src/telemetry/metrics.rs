@@ -30,6 +30,9 @@ pub struct Metrics {
     pub instances_busy: IntGauge,
     /// Whether the store answered when it was last asked.
     pub store_up: IntGauge,
+    swaps: IntCounterVec,
+    rollbacks: IntCounterVec,
+    gates: HistogramVec,
 }
 
 /// What one worker counts.
@@ -83,6 +86,17 @@ impl Metrics {
             .register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))
             .expect("every metric is registered once");
         let gauge = |name: &str, help: &str| registered(&registry, IntGauge::new(name, help));
+        let counters = |name: &str, help: &str, labels: &[&str]| {
+            registered(&registry, IntCounterVec::new(Opts::new(name, help), labels))
+        };
+        let gates = HistogramVec::new(
+            HistogramOpts::new(
+                "session_manager_component_gate_duration_seconds",
+                "Time that a component took to pass a gate.",
+            )
+            .buckets(LATENCY_BUCKETS.to_vec()),
+            &["gate"],
+        );
         Self {
             counts: PerWorker::new(Counts::new),
             generation: gauge(
@@ -101,6 +115,17 @@ impl Metrics {
                 "session_manager_store_up",
                 "1 when the store answered when last asked, else 0.",
             ),
+            swaps: counters(
+                "session_manager_component_swaps_total",
+                "Components that were to become a generation.",
+                &["source", "outcome"],
+            ),
+            rollbacks: counters(
+                "session_manager_component_rollbacks_total",
+                "Generations that gave way to the one before.",
+                &["cause"],
+            ),
+            gates: registered(&registry, gates),
             registry,
         }
     }
@@ -108,6 +133,22 @@ impl Metrics {
     /// Those of the worker that runs this.
     pub fn counts(&self) -> &Counts {
         self.counts.own()
+    }
+
+    /// A component has passed a gate.
+    pub fn gate_passed(&self, gate: &'static str, duration: Duration) {
+        self.gates.with_label_values(&[gate]).observe(duration.as_secs_f64());
+    }
+
+    /// A component from `source` was `published`, `refused` or found `unchanged`.
+    pub fn swap(&self, source: &'static str, outcome: &'static str) {
+        self.swaps.with_label_values(&[source, outcome]).inc();
+    }
+
+    /// A generation gave way to the one before, by will of the `operator` or for its
+    /// `failures`.
+    pub fn rolled_back(&self, cause: &'static str) {
+        self.rollbacks.with_label_values(&[cause]).inc();
     }
 
     /// All metrics in the text format of Prometheus.

@@ -1,5 +1,6 @@
 //! A component whose `get` does what the context is named after: it traps, runs
-//! for ever, takes all memory, or asks the store. Everything else it refuses.
+//! for ever, takes all memory, sleeps, makes things up, or asks the store. Everything
+//! else it refuses.
 
 #[allow(
     unsafe_code,
@@ -21,9 +22,11 @@ mod bindings {
 mod component {
     use super::bindings;
     use super::bindings::exports::session::manager::booking::{
-        Guest as Booking, LockGrant, Session, Write, Written,
+        Guest as Booking, LockGrant, Session, StoredField, Write, Written,
     };
-    use super::bindings::exports::session::manager::catalog::{Description, Guest as Catalog};
+    use super::bindings::exports::session::manager::catalog::{
+        Description, Guest as Catalog, Kind,
+    };
     use super::bindings::session::manager::faults::{Fault, Reason};
     use super::bindings::session::manager::store::{self, HashGet, Operation, Txn};
 
@@ -57,6 +60,19 @@ mod component {
                         hoard.push(vec![1_u8; 1 << 20]);
                     }
                 }
+                "sleep" => {
+                    std::thread::sleep(std::time::Duration::from_secs(3600));
+                    refused()
+                }
+                "garbage" => Ok(Session {
+                    fields: vec![StoredField {
+                        name: "\"\u{0}\n".into(),
+                        kind: Kind::Number,
+                        value: Some(b"1,2}".into()),
+                    }],
+                    version: u64::MAX,
+                    expires_at_ms: Some(u64::MAX),
+                }),
                 "ask" => {
                     let read = Operation::HashGet(HashGet { key: session_key, fields: None });
                     // Whether there is an answer is what the test is about.

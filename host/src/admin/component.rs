@@ -1,0 +1,149 @@
+//! The component over the admin wire: what runs, swapping another in, going back.
+
+use http::header::{CONTENT_LENGTH, ORIGIN};
+use http::{Method, Request, StatusCode};
+use hyper::body::Incoming;
+use serde_json::{Value, json};
+
+use crate::api::booking::{timestamp, type_name};
+use crate::error::{Error, Reason};
+use crate::http::answer::{self, Answer};
+use crate::http::body::{self, Missing};
+use crate::logic::{
+    COMPONENT_BYTES_MAX, End, Gate, Generation, Logic, Passed, Past, Refusal, Source,
+};
+
+/// Shows the running component, or swaps another in.
+pub const PATH: &str = "/component";
+/// Goes back to the component before.
+pub const ROLLBACK_PATH: &str = "/component/rollback";
+
+/// Answers a request for one of the paths.
+pub async fn handle(logic: &std::sync::Arc<Logic>, request: Request<Incoming>) -> Answer {
+    // Browsers name the page that a request comes from. No page is an operator.
+    if request.headers().contains_key(ORIGIN) {
+        let body = json!({ "message": "Requests of web pages are not accepted." });
+        return answer::with_status(StatusCode::FORBIDDEN, body.to_string());
+    }
+    let rollback = request.uri().path() == ROLLBACK_PATH;
+    match *request.method() {
+        Method::POST if rollback => roll_back(logic),
+        Method::GET if !rollback => {
+            answer::json(report(logic, &logic.generation(), None).to_string())
+        }
+        Method::PUT if !rollback => match swap(logic, request).await {
+            Ok(answer) => answer,
+            Err(error) => answer::error(&error),
+        },
+        _ => {
+            let allowed = if rollback { "POST" } else { "GET, PUT" };
+            let message = format!("The path takes {allowed} only.");
+            let error = Error::new(Reason::MethodNotAllowed, message);
+            answer::method_not_allowed(&error, allowed)
+        }
+    }
+}
+
+async fn swap(logic: &std::sync::Arc<Logic>, request: Request<Incoming>) -> Result<Answer, Error> {
+    let force = match request.uri().query().unwrap_or_default() {
+        "" | "force=false" => false,
+        "force=true" => true,
+        _ => return Err(Error::invalid("query", "is neither force=true nor force=false")),
+    };
+    let length = request.headers().get(CONTENT_LENGTH).and_then(|length| length.to_str().ok());
+    let length = length.and_then(|length| length.parse().ok()).unwrap_or(0);
+    let component = match body::collect(request.into_body(), length, COMPONENT_BYTES_MAX).await {
+        Ok(component) => component,
+        Err(Missing::TooLarge) => {
+            let message =
+                format!("it has more than {COMPONENT_BYTES_MAX} bytes, which are accepted");
+            return Ok(refused(&Refusal { gate: Gate::Size, message }));
+        }
+        Err(Missing::Broken) => return Err(Error::invalid("body", "does not arrive whole")),
+        Err(Missing::Late) => return Err(Error::invalid("body", "does not arrive in time")),
+    };
+    Ok(match logic.swap(component, Source::Upload, force).await {
+        Ok(swapped) => {
+            let report = report(logic, &swapped.generation, Some(&swapped.passed));
+            answer::json(report.to_string())
+        }
+        Err(refusal) => refused(&refusal),
+    })
+}
+
+fn refused(refusal: &Refusal) -> Answer {
+    let body = json!({ "gate": refusal.gate.name(), "message": refusal.message });
+    answer::with_status(StatusCode::UNPROCESSABLE_ENTITY, body.to_string())
+}
+
+fn roll_back(logic: &Logic) -> Answer {
+    match logic.roll_back() {
+        Some(generation) => answer::json(report(logic, &generation, None).to_string()),
+        None => {
+            let body = json!({ "message": "There is no generation to go back to." });
+            answer::with_status(StatusCode::CONFLICT, body.to_string())
+        }
+    }
+}
+
+/// All there is to know about a generation, and how it came about.
+fn report(logic: &Logic, generation: &Generation, passed: Option<&Passed>) -> Value {
+    let (live, idle) = generation.instances();
+    let description = generation.description();
+    let contexts = description.contexts.iter().map(|context| {
+        let fields = context.fields.iter().map(|field| {
+            json!({
+                "name": field.name,
+                "type": type_name(field.kind),
+                "stored_as": field.stored_as,
+                "max_bytes": field.max_bytes,
+            })
+        });
+        json!({
+            "name": context.name,
+            "key_prefix": context.key_prefix,
+            "ttl_ms": context.ttl_ms,
+            "fields": fields.collect::<Vec<_>>(),
+        })
+    });
+    let mut report = json!({
+        "generation": generation.number,
+        "digest": generation.digest(),
+        "source": generation.source().name(),
+        "version": description.version,
+        "size_bytes": generation.size(),
+        "loaded_at": timestamp(generation.since).to_string(),
+        "instances": { "live": live, "idle": idle },
+        "contexts": contexts.collect::<Vec<_>>(),
+        "history": logic.past().iter().map(past).collect::<Vec<_>>(),
+        "quarantine": logic.quarantined(),
+    });
+    if let Some(Passed(gates)) = passed {
+        let gates = gates.iter().map(|(gate, duration)| {
+            json!({ "gate": gate.name(), "ms": duration.as_secs_f64() * 1000.0 })
+        });
+        report["gates"] = gates.collect();
+    }
+    report
+}
+
+fn past(past: &Past) -> Value {
+    let mut entry = json!({
+        "generation": past.number,
+        "digest": past.digest,
+        "source": past.source.name(),
+        "version": past.version,
+        "loaded_at": timestamp(past.since).to_string(),
+        "live_instances": past.live_instances(),
+    });
+    if let Some((at, end)) = past.ended {
+        entry["ended_at"] = timestamp(at).to_string().into();
+        entry["ended"] = match end {
+            End::Replaced => "replaced",
+            End::RolledBack => "rolled back",
+            End::Failed => "rolled back as its calls kept failing",
+        }
+        .into();
+    }
+    entry
+}

@@ -1,0 +1,43 @@
+//! `session-manager check`: every gate of a swap, for the author of a component.
+
+use std::borrow::Cow;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+
+use crate::component_file;
+use crate::config::Settings;
+use crate::logic::{self, BUILT_IN, Passed};
+
+/// Leads the component in `file` through the gates and prints one line for each.
+/// Whether it passed them all.
+///
+/// # Errors
+/// When a file cannot be read.
+#[allow(clippy::print_stdout, reason = "the report is what was asked for")]
+pub fn run(file: &Path, settings: &Settings) -> Result<bool> {
+    let read = |path: &Path| {
+        component_file::read(path).with_context(|| format!("cannot read {}", path.display()))
+    };
+    let candidate = read(file)?;
+    let running = match settings.component() {
+        Some(path) => Cow::Owned(read(path).context("COMPONENT")?.to_vec()),
+        None => Cow::Borrowed(BUILT_IN),
+    };
+    let mut passed = Passed::default();
+    let checked = logic::check(&candidate, &running, settings.for_component(), &mut passed);
+    for (gate, duration) in &passed.0 {
+        println!("{:12} passed in {:.1} ms", gate.name(), duration.as_secs_f64() * 1000.0);
+    }
+    match checked {
+        Ok(description) => {
+            let contexts: Vec<_> = description.contexts.iter().map(|c| c.name.as_str()).collect();
+            println!("version {}, contexts: {}", description.version, contexts.join(", "));
+            Ok(true)
+        }
+        Err(refusal) => {
+            println!("{:12} REFUSED: {}", refusal.gate.name(), refusal.message);
+            Ok(false)
+        }
+    }
+}

@@ -1,0 +1,79 @@
+//! What bytes have to pass to become a generation, in this order. The first gate
+//! that they do not pass says what the author of the component has to mend.
+
+use std::time::{Duration, Instant};
+
+/// The most bytes of a component.
+pub const COMPONENT_BYTES_MAX: usize = 16 << 20;
+
+/// One check.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Gate {
+    /// It is not too large.
+    Size,
+    /// It was not rolled back before because it kept failing.
+    Quarantine,
+    /// It is a component of WebAssembly.
+    Valid,
+    /// It imports only what the world offers.
+    Imports,
+    /// It exports what the world demands.
+    Exports,
+    /// It compiles.
+    Compiles,
+    /// An instance of it starts.
+    Instantiates,
+    /// It describes itself, and makes sense.
+    Describes,
+    /// What is stored can still be read: its schema lacks nothing that the running
+    /// one has.
+    Schema,
+}
+
+impl Gate {
+    /// Its name in reports, logs and metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Size => "size",
+            Self::Quarantine => "quarantine",
+            Self::Valid => "valid",
+            Self::Imports => "imports",
+            Self::Exports => "exports",
+            Self::Compiles => "compiles",
+            Self::Instantiates => "instantiates",
+            Self::Describes => "describes",
+            Self::Schema => "schema",
+        }
+    }
+}
+
+/// Why bytes cannot become a generation.
+#[derive(Debug, thiserror::Error)]
+#[error("gate {}: {message}", gate.name())]
+pub struct Refusal {
+    /// The gate they did not pass.
+    pub gate: Gate,
+    /// What to mend.
+    pub message: String,
+}
+
+/// The gates that were passed, and how long each took.
+#[derive(Debug, Default)]
+pub struct Passed(pub Vec<(Gate, Duration)>);
+
+impl Passed {
+    /// Runs the check of a gate.
+    ///
+    /// # Errors
+    /// What the check refuses.
+    pub fn gate<T>(
+        &mut self,
+        gate: Gate,
+        check: impl FnOnce() -> Result<T, String>,
+    ) -> Result<T, Refusal> {
+        let started = Instant::now();
+        let value = check().map_err(|message| Refusal { gate, message })?;
+        self.0.push((gate, started.elapsed()));
+        Ok(value)
+    }
+}

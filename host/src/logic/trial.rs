@@ -1,0 +1,198 @@
+//! The way of a component through the gates, on a thread of its own: nothing that
+//! serves waits for it, and nothing that it does reaches the store.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::oneshot;
+
+use crate::logic::component::{self, Loaded, Ticker};
+use crate::logic::gates::{COMPONENT_BYTES_MAX, Gate, Passed, Refusal};
+use crate::logic::instance::Instance;
+use crate::logic::world::{self, World};
+use crate::logic::{Description, Limits, Source, schema};
+use crate::store::transaction::{Outcome, Txn};
+use crate::store::{Answer, Error, Event, Store};
+use crate::telemetry::Metrics;
+
+/// How long the first instance may take to start and to describe itself, waiting
+/// included.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// How far a trial steps back behind the threads that serve, as `nice` counts.
+const NICENESS: i32 = 10;
+/// Compilers like to call themselves.
+const STACK_BYTES: usize = 8 << 20;
+
+/// A component that has passed all gates that it can pass alone.
+pub struct Program {
+    /// SHA-256 of its bytes, in hexadecimal.
+    pub digest: String,
+    /// How many bytes it had.
+    pub size: usize,
+    /// Where it came from.
+    pub source: Source,
+    /// What it says of itself.
+    pub description: Description,
+    pub(super) loaded: Loaded,
+}
+
+/// What a trial needs.
+#[derive(Clone)]
+pub struct Trial {
+    /// What an instance may use.
+    pub limits: Limits,
+    /// What `wasi:config/store` answers.
+    pub settings: Arc<[(String, String)]>,
+    /// Where all is counted.
+    pub metrics: Arc<Metrics>,
+    /// Ticks for what is loaded.
+    pub ticker: Arc<Ticker>,
+    /// Nothing is served yet, so compiling may take all processors.
+    pub alone: bool,
+}
+
+impl Trial {
+    /// Trials before anything is served.
+    ///
+    /// # Errors
+    /// When the system has no thread to give.
+    pub fn new(
+        settings: Vec<(String, String)>,
+        limits: Limits,
+        metrics: Arc<Metrics>,
+    ) -> Result<Self, Refusal> {
+        let ticker = Ticker::start().map_err(|error| Refusal {
+            gate: Gate::Compiles,
+            message: format!("there is no thread to watch it: {error}"),
+        })?;
+        Ok(Self { limits, settings: settings.into(), metrics, ticker, alone: true })
+    }
+
+    /// Leads a component through the gates, on this thread.
+    ///
+    /// # Errors
+    /// The first gate that it does not pass.
+    pub fn run(
+        &self,
+        bytes: &[u8],
+        source: Source,
+        quarantined: impl FnOnce(&str) -> bool,
+        passed: &mut Passed,
+    ) -> Result<Program, Refusal> {
+        passed.gate(Gate::Size, || match bytes.len() {
+            1..=COMPONENT_BYTES_MAX => Ok(()),
+            size => Err(format!("it has {size} bytes, 1 to {COMPONENT_BYTES_MAX} are accepted")),
+        })?;
+        let digest = component::digest(bytes);
+        passed.gate(Gate::Quarantine, || match quarantined(&digest) {
+            false => Ok(()),
+            true => Err("it was rolled back before because its calls kept failing; \
+                         ?force=true lets it try again"
+                .into()),
+        })?;
+        passed.gate(Gate::Valid, || world::valid(bytes))?;
+        let world = passed.gate(Gate::Imports, || {
+            let world = World::of(bytes)?;
+            world.imports()?;
+            Ok(world)
+        })?;
+        passed.gate(Gate::Exports, || world.exports())?;
+        let compiled = passed.gate(Gate::Compiles, || {
+            component::compile(bytes, &self.limits, self.alone)
+                .map_err(|error| format!("it does not compile: {error:#}"))
+        })?;
+        // The names were found before; now their types are compared as well.
+        let loaded = compiled
+            .link()
+            .map_err(|error| Refusal { gate: Gate::Imports, message: format!("{error:#}") })?;
+        self.ticker.add(&loaded);
+        let description = self.describe(&loaded, passed)?;
+        passed.gate(Gate::Describes, || schema::makes_sense(&description))?;
+        Ok(Program { digest, size: bytes.len(), source, description, loaded })
+    }
+
+    /// Starts an instance and asks it what it is.
+    fn describe(&self, loaded: &Loaded, passed: &mut Passed) -> Result<Description, Refusal> {
+        let refusal = |gate, message: String| Refusal { gate, message };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
+        let runtime = runtime.map_err(|error| refusal(Gate::Instantiates, error.to_string()))?;
+        let metrics = Arc::clone(&self.metrics.counts().logic);
+        let started = Instant::now();
+        let starting = async {
+            let instance = Instance::new(Arc::new(NoStore), &self.settings, &self.limits, metrics);
+            tokio::time::timeout(PATIENCE, loaded.instantiate(instance)).await
+        };
+        let mut warm = runtime
+            .block_on(starting)
+            .map_err(|_| refusal(Gate::Instantiates, "an instance of it never starts".into()))?
+            .map_err(|error| {
+                refusal(Gate::Instantiates, format!("an instance of it does not start: {error:#}"))
+            })?;
+        passed.0.push((Gate::Instantiates, started.elapsed()));
+        warm.store.data_mut().meter.start();
+        warm.store.set_epoch_deadline(1);
+        let describing = async {
+            let catalog = warm.exports.session_manager_catalog();
+            tokio::time::timeout(PATIENCE, catalog.call_describe(&mut warm.store)).await
+        };
+        runtime
+            .block_on(describing)
+            .map_err(|_| refusal(Gate::Describes, "it never describes itself".into()))?
+            .map_err(|error| {
+                refusal(Gate::Describes, format!("it does not describe itself: {error:#}"))
+            })
+    }
+}
+
+/// Runs `work` on a thread of its own that steps back behind those that serve,
+/// unless there are none yet.
+///
+/// # Errors
+/// When it ends without a result.
+pub async fn aside<T: Send + 'static>(
+    alone: bool,
+    work: impl FnOnce() -> Result<T, Refusal> + Send + 'static,
+) -> Result<T, Refusal> {
+    let failed = |message: String| Refusal { gate: Gate::Compiles, message };
+    let (tell, told) = oneshot::channel();
+    std::thread::Builder::new()
+        .name("component-trial".into())
+        .stack_size(STACK_BYTES)
+        .spawn(move || {
+            if !alone && let Err(error) = rustix::process::nice(NICENESS) {
+                tracing::debug!(%error, "the trial does not step back");
+            }
+            // Whoever asked may be gone.
+            drop(tell.send(work()));
+        })
+        .map_err(|error| failed(format!("there is no thread to compile it on: {error}")))?;
+    told.await.unwrap_or_else(|_| {
+        Err(failed("the compiler failed; what it said is in the log of the process".into()))
+    })
+}
+
+/// What a component on trial has for a store.
+struct NoStore;
+
+impl Store for NoStore {
+    fn execute(&self, _: Txn) -> Answer<'_, Outcome> {
+        let message = "a component on trial has no store";
+        Box::pin(std::future::ready(Err(Error::Rejected(message.into()))))
+    }
+
+    fn events<'a>(&'a self, _: &'a str, _: Option<&'a str>, _: usize) -> Answer<'a, Vec<Event>> {
+        Box::pin(std::future::ready(Ok(Vec::new())))
+    }
+
+    fn ping(&self) -> Answer<'_, ()> {
+        Box::pin(std::future::ready(Ok(())))
+    }
+
+    fn flush(&self) -> Answer<'_, ()> {
+        Box::pin(std::future::ready(Ok(())))
+    }
+
+    fn name(&self) -> &'static str {
+        "none"
+    }
+}

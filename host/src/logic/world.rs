@@ -1,0 +1,326 @@
+//! What a component says of its imports and exports, beside what the world of
+//! `wit/` offers and demands: found before anything is compiled, and told in the
+//! words of WIT.
+
+use std::sync::LazyLock;
+
+use anyhow::{Context, Result};
+use wit_parser::decoding::{DecodedWasm, decode};
+use wit_parser::{
+    Function, Handle, InterfaceId, PackageId, Resolve, SourceMap, Type, TypeDefKind, TypeId,
+    WorldId, WorldItem, WorldKey,
+};
+
+/// What a component may import: our own interfaces, and of WASI what Rust's
+/// standard library links whether it is used or not.
+const OFFERED: [&str; 7] = [
+    "session:manager/",
+    "wasi:config/",
+    "wasi:cli/",
+    "wasi:clocks/",
+    "wasi:filesystem/",
+    "wasi:io/",
+    "wasi:random/",
+];
+
+/// The world of `wit/`, as this host was built with it.
+static DEMANDED: LazyLock<World> = LazyLock::new(|| {
+    let demanded = || {
+        let mut resolve = Resolve::default();
+        push(
+            &mut resolve,
+            &[
+                ("config/store.wit", include_str!("../../../wit/deps/config/store.wit")),
+                ("config/world.wit", include_str!("../../../wit/deps/config/world.wit")),
+            ],
+        )?;
+        let package =
+            push(&mut resolve, &[("session.wit", include_str!("../../../wit/session.wit"))])?;
+        let world = resolve.select_world(&[package], Some("session-manager"))?;
+        anyhow::Ok(World { resolve, world })
+    };
+    demanded().expect("the world of wit/ was parsed when this host was built")
+});
+
+/// A world and what its types mean.
+pub struct World {
+    resolve: Resolve,
+    world: WorldId,
+}
+
+fn push(resolve: &mut Resolve, files: &[(&str, &str)]) -> Result<PackageId> {
+    let mut sources = SourceMap::default();
+    for (name, text) in files {
+        sources.push_str(name, *text);
+    }
+    let group = sources.parse().map_err(|(_, error)| anyhow::anyhow!("{error}"))?;
+    Ok(resolve.push_group(group)?)
+}
+
+/// Whether bytes are a component at all.
+///
+/// # Errors
+/// What they are instead.
+pub fn valid(bytes: &[u8]) -> Result<(), String> {
+    if !bytes.starts_with(b"\0asm") {
+        return Err("it is not WebAssembly in its binary form".into());
+    }
+    if !wasmparser::Parser::is_component(bytes) {
+        return Err("it is a core module, not a component; build it for wasm32-wasip2".into());
+    }
+    let validated = wasmparser::Validator::new().validate_all(bytes);
+    validated.map(drop).map_err(|error| format!("it is no valid component: {error}"))
+}
+
+impl World {
+    /// The world of a valid component.
+    ///
+    /// # Errors
+    /// When its imports and exports cannot be said in WIT.
+    pub fn of(bytes: &[u8]) -> Result<Self, String> {
+        match decode(bytes).context("its imports and exports cannot be said in WIT") {
+            Ok(DecodedWasm::Component(resolve, world)) => Ok(Self { resolve, world }),
+            Ok(DecodedWasm::WitPackage(..)) => {
+                Err("it is a WIT package, which holds no code".into())
+            }
+            Err(error) => Err(format!("{error:#}")),
+        }
+    }
+
+    /// Whether it imports nothing that is not offered.
+    ///
+    /// # Errors
+    /// Every import that is not, by its name.
+    pub fn imports(&self) -> Result<(), String> {
+        let imports = self.resolve.worlds[self.world].imports.keys();
+        let names = imports.map(|key| self.resolve.name_world_key(key));
+        let foreign: Vec<_> = names
+            .filter(|name| !OFFERED.iter().any(|offered| name.starts_with(offered)))
+            .map(|name| format!("it imports {name}, which the host does not offer"))
+            .collect();
+        all_well(&foreign)
+    }
+
+    /// Whether it exports all that is demanded, with the types demanded.
+    ///
+    /// # Errors
+    /// Every export that is missing or differs, by its name and the type it is to
+    /// have.
+    pub fn exports(&self) -> Result<(), String> {
+        let demanded = &*DEMANDED;
+        let mut breaches = Vec::new();
+        for key in demanded.resolve.worlds[demanded.world].exports.keys() {
+            let WorldKey::Interface(interface) = key else { continue };
+            demanded.demand(*interface, self, &mut breaches);
+        }
+        all_well(&breaches)
+    }
+
+    fn demand(&self, interface: InterfaceId, given: &Self, breaches: &mut Vec<String>) {
+        let name = self.resolve.id_of(interface).unwrap_or_default();
+        let Some(exported) = given.exported(&name) else {
+            breaches.push(format!("it does not export {name}"));
+            return;
+        };
+        for (function, demanded) in &self.resolve.interfaces[interface].functions {
+            let signature = self.signature(demanded);
+            match given.resolve.interfaces[exported].functions.get(function) {
+                None => {
+                    breaches.push(format!("it does not export {name} {function}: {signature}"));
+                }
+                Some(found) => {
+                    if let Some(difference) = self.difference(demanded, given, found) {
+                        breaches.push(format!(
+                            "it exports {name} {function} with another type than {signature}: \
+                             {difference}"
+                        ));
+                    }
+                }
+            }
+        }
+    }
+
+    fn exported(&self, name: &str) -> Option<InterfaceId> {
+        self.resolve.worlds[self.world].exports.values().find_map(|item| match item {
+            WorldItem::Interface { id, .. } => {
+                (self.resolve.id_of(*id).as_deref() == Some(name)).then_some(*id)
+            }
+            _ => None,
+        })
+    }
+
+    /// A function's type as WIT writes it.
+    fn signature(&self, function: &Function) -> String {
+        let parameters: Vec<_> =
+            function.params.iter().map(|p| format!("{}: {}", p.name, self.name(p.ty))).collect();
+        let result = function.result.map(|ty| format!(" -> {}", self.name(ty)));
+        format!("func({}){}", parameters.join(", "), result.unwrap_or_default())
+    }
+
+    /// A type as WIT writes it.
+    fn name(&self, ty: Type) -> String {
+        let Type::Id(id) = ty else { return primitive(ty).into() };
+        let definition = &self.resolve.types[id];
+        if let Some(name) = &definition.name {
+            return name.clone();
+        }
+        let optional = |ty: Option<Type>| ty.map_or("_".into(), |ty| self.name(ty));
+        match &definition.kind {
+            TypeDefKind::Option(inner) => format!("option<{}>", self.name(*inner)),
+            TypeDefKind::List(inner) => format!("list<{}>", self.name(*inner)),
+            TypeDefKind::Tuple(tuple) => {
+                let types: Vec<_> = tuple.types.iter().map(|ty| self.name(*ty)).collect();
+                format!("tuple<{}>", types.join(", "))
+            }
+            TypeDefKind::Result(result) => match (result.ok, result.err) {
+                (None, None) => "result".into(),
+                (ok, None) => format!("result<{}>", optional(ok)),
+                (ok, err) => format!("result<{}, {}>", optional(ok), optional(err)),
+            },
+            TypeDefKind::Handle(Handle::Own(resource)) => self.name(Type::Id(*resource)),
+            TypeDefKind::Handle(Handle::Borrow(resource)) => {
+                format!("borrow<{}>", self.name(Type::Id(*resource)))
+            }
+            TypeDefKind::Type(inner) => self.name(*inner),
+            other => other.as_str().into(),
+        }
+    }
+
+    /// Where the type of `found` in `given` differs from the one demanded here.
+    fn difference(&self, demanded: &Function, given: &Self, found: &Function) -> Option<String> {
+        let names = |function: &Function| {
+            function.params.iter().map(|p| p.name.clone()).collect::<Vec<_>>()
+        };
+        if names(demanded) != names(found) || demanded.result.is_some() != found.result.is_some() {
+            return Some(format!("it is {}", given.signature(found)));
+        }
+        let mut parameters = demanded.params.iter().zip(&found.params);
+        let differs = parameters.find_map(|(demanded, found)| {
+            self.type_difference(demanded.ty, given, found.ty, &demanded.name)
+        });
+        differs.or_else(|| {
+            let (demanded, found) = (demanded.result?, found.result?);
+            self.type_difference(demanded, given, found, "its result")
+        })
+    }
+
+    fn type_difference(&self, here: Type, given: &Self, there: Type, at: &str) -> Option<String> {
+        let (here, there) = (self.behind_names(here), given.behind_names(there));
+        let (Type::Id(ours), Type::Id(theirs)) = (here, there) else {
+            let same = here == there;
+            return (!same).then(|| {
+                format!("{at} is {}, not {}", given.describe(there), self.describe(here))
+            });
+        };
+        let (ours, theirs) = (self.kind(ours), given.kind(theirs));
+        let optional = |ours: Option<Type>, theirs: Option<Type>, at: &str| match (ours, theirs) {
+            (None, None) => None,
+            (Some(ours), Some(theirs)) => self.type_difference(ours, given, theirs, at),
+            _ => Some(format!("{at} has a value in one and none in the other")),
+        };
+        match (ours, theirs) {
+            (TypeDefKind::Record(ours), TypeDefKind::Record(theirs)) => {
+                let names = |fields: &[wit_parser::Field]| -> Vec<String> {
+                    fields.iter().map(|field| field.name.clone()).collect()
+                };
+                named(at, "fields", &names(&ours.fields), &names(&theirs.fields)).or_else(|| {
+                    ours.fields.iter().zip(&theirs.fields).find_map(|(ours, theirs)| {
+                        let at = format!("{at}.{}", ours.name);
+                        self.type_difference(ours.ty, given, theirs.ty, &at)
+                    })
+                })
+            }
+            (TypeDefKind::Variant(ours), TypeDefKind::Variant(theirs)) => {
+                let names = |cases: &[wit_parser::Case]| -> Vec<String> {
+                    cases.iter().map(|case| case.name.clone()).collect()
+                };
+                named(at, "cases", &names(&ours.cases), &names(&theirs.cases)).or_else(|| {
+                    ours.cases.iter().zip(&theirs.cases).find_map(|(ours, theirs)| {
+                        optional(ours.ty, theirs.ty, &format!("{at}.{}", ours.name))
+                    })
+                })
+            }
+            (TypeDefKind::Enum(ours), TypeDefKind::Enum(theirs)) => {
+                let names = |cases: &[wit_parser::EnumCase]| -> Vec<String> {
+                    cases.iter().map(|case| case.name.clone()).collect()
+                };
+                named(at, "cases", &names(&ours.cases), &names(&theirs.cases))
+            }
+            (TypeDefKind::Option(ours), TypeDefKind::Option(theirs))
+            | (TypeDefKind::List(ours), TypeDefKind::List(theirs)) => {
+                self.type_difference(*ours, given, *theirs, at)
+            }
+            (TypeDefKind::Tuple(ours), TypeDefKind::Tuple(theirs))
+                if ours.types.len() == theirs.types.len() =>
+            {
+                let mut types = ours.types.iter().zip(&theirs.types);
+                types.find_map(|(ours, theirs)| self.type_difference(*ours, given, *theirs, at))
+            }
+            (TypeDefKind::Result(ours), TypeDefKind::Result(theirs)) => {
+                optional(ours.ok, theirs.ok, at)
+                    .or_else(|| optional(ours.err, theirs.err, &format!("the error of {at}")))
+            }
+            // The world demands no other kinds of types.
+            _ => Some(format!("{at} is {}, not {}", given.describe(there), self.describe(here))),
+        }
+    }
+
+    /// A type for people: its name in WIT, and what it is when that is not in the
+    /// name.
+    fn describe(&self, ty: Type) -> String {
+        let name = self.name(ty);
+        match ty {
+            Type::Id(id) if self.resolve.types[id].name.is_some() => {
+                format!("the {} {name}", self.kind(id).as_str())
+            }
+            _ => name,
+        }
+    }
+
+    fn kind(&self, id: TypeId) -> &TypeDefKind {
+        &self.resolve.types[id].kind
+    }
+
+    /// The type that a name stands for.
+    fn behind_names(&self, mut ty: Type) -> Type {
+        while let Type::Id(id) = ty
+            && let TypeDefKind::Type(inner) = self.kind(id)
+        {
+            ty = *inner;
+        }
+        ty
+    }
+}
+
+/// The names that two lists do not share.
+fn named(at: &str, what: &str, ours: &[String], theirs: &[String]) -> Option<String> {
+    if ours == theirs {
+        return None;
+    }
+    Some(format!("{at} has the {what} {}, not {}", theirs.join(", "), ours.join(", ")))
+}
+
+fn primitive(ty: Type) -> &'static str {
+    match ty {
+        Type::Bool => "bool",
+        Type::U8 => "u8",
+        Type::U16 => "u16",
+        Type::U32 => "u32",
+        Type::U64 => "u64",
+        Type::S8 => "s8",
+        Type::S16 => "s16",
+        Type::S32 => "s32",
+        Type::S64 => "s64",
+        Type::F32 => "f32",
+        Type::F64 => "f64",
+        Type::Char => "char",
+        Type::String => "string",
+        Type::ErrorContext => "error-context",
+        Type::Id(_) => "a named type",
+    }
+}
+
+/// One sentence for each breach.
+fn all_well(breaches: &[String]) -> Result<(), String> {
+    if breaches.is_empty() { Ok(()) } else { Err(breaches.join("; ")) }
+}
