@@ -11,6 +11,7 @@ mod open_loop;
 mod pairs;
 mod peers;
 mod process;
+mod swap;
 mod table;
 
 use std::path::PathBuf;
@@ -53,10 +54,12 @@ fn main() {
         Some("echo") => runtime.block_on(peers::echo()),
         Some("all") => runtime.block_on(run(&all, "")),
         Some("quick") => runtime.block_on(run(&quick(all.native), "")),
-        Some(part @ ("native" | "peers" | "open" | "growth" | "start")) => {
+        Some(part @ ("native" | "peers" | "open" | "growth" | "start" | "swap")) => {
             runtime.block_on(run(&all, part));
         }
-        _ => println!("usage: tests/bench [all | quick | native | peers | open | growth | start]"),
+        _ => println!(
+            "usage: tests/bench [all | quick | native | peers | open | growth | start | swap]"
+        ),
     }
 }
 
@@ -77,5 +80,8 @@ async fn run(plan: &Plan, part: &str) {
     }
     if wanted("start") {
         growth::start_and_rest(plan).await;
+    }
+    if wanted("swap") {
+        swap::under_load(plan).await;
     }
 }

@@ -120,7 +120,7 @@ pub fn booking(host: &Host, protocol: Protocol, operation: Operation, bytes: usi
 }
 
 /// Writes what is read later.
-async fn seed(host: &Host, bytes: usize) {
+pub async fn seed(host: &Host, bytes: usize) {
     let Request { url, body, .. } = booking(host, Protocol::Http1, Operation::Set, bytes);
     let request = reqwest::Client::new().put(url).header("content-type", "application/json");
     assert!(request.body(body).send().await.unwrap().status().is_success());
@@ -128,7 +128,7 @@ async fn seed(host: &Host, bytes: usize) {
 
 /// Ends the bench when a host has refused a request: over gRPC, generators see
 /// none of that.
-async fn nothing_failed(host: &Host) {
+pub async fn nothing_failed(host: &Host) {
     let text = reqwest::get(host.url("admin", "/metrics")).await.unwrap().text().await.unwrap();
     for line in text.lines().filter(|line| line.starts_with("session_manager_requests_total")) {
         let usual = ["code=\"200\"", "code=\"OK\"", "code=\"cancelled\""];

@@ -10,7 +10,8 @@ use std::process::Command;
 /// # Panics
 /// When it does not build; cargo has said why.
 pub fn build(name: &str) -> Vec<u8> {
-    build_package(&workspace(), &format!("guest-{name}"))
+    let target = workspace().join("target/component");
+    build_package(&workspace(), &target, &format!("guest-{name}"))
 }
 
 /// One change of a source file.
@@ -23,21 +24,45 @@ pub struct Change<'a> {
     pub after: &'a str,
 }
 
-/// Builds the real component from a copy of its source with changes.
+/// Builds the real component from a copy of its source with changes, unless that
+/// was done before.
 ///
 /// # Panics
 /// When the source does not say what is to be changed, or does not build.
 pub fn changed(name: &str, changes: &[Change<'_>]) -> Vec<u8> {
-    let copy = workspace().join("target/variants").join(name);
-    std::fs::create_dir_all(&copy).expect("a directory");
-    // Tests run at the same time; the lock ends with the file.
-    let lock = File::create(copy.with_extension("lock")).expect("a file");
+    let variants = workspace().join("target/variants");
+    std::fs::create_dir_all(&variants).expect("a directory");
+    // Tests run at the same time, and all variants are built in one place so that
+    // they share what they are built from. The lock ends with the file.
+    let lock = File::create(variants.join("lock")).expect("a file");
     lock.lock().expect("a lock");
+    let source = changed_source(changes);
+    let built = variants.join(name).with_extension("wasm");
+    let built_from = variants.join(name).with_extension("source");
+    let whole: String = source.iter().map(|(file, text)| format!("{file:?}\n{text}\n")).collect();
+    if std::fs::read_to_string(&built_from).is_ok_and(|before| before == whole)
+        && let Ok(component) = std::fs::read(&built)
+    {
+        return component;
+    }
+    let copy = variants.join("copy");
+    for (file, text) in &source {
+        write_if_new(&copy.join(file), text);
+    }
+    let component = build_package(&copy, &variants.join("target"), "session-guest");
+    std::fs::write(built, &component).expect("a file");
+    std::fs::write(built_from, whole).expect("a file");
+    component
+}
+
+/// The files of the guest, its contract and its workspace, with changes.
+fn changed_source(changes: &[Change<'_>]) -> Vec<(PathBuf, String)> {
     let mut files = vec!["Cargo.lock".into(), "Cargo.toml".into()];
     for directory in ["guest", "wit"] {
         list(&workspace().join(directory), Path::new(directory), &mut files);
     }
-    for file in files {
+    files.sort();
+    let read = |file: PathBuf| {
         let mut text = std::fs::read_to_string(workspace().join(&file)).expect("a source file");
         if file == Path::new("Cargo.toml") {
             let members = text.find("members = ").expect("a workspace has members");
@@ -46,13 +71,13 @@ pub fn changed(name: &str, changes: &[Change<'_>]) -> Vec<u8> {
             text = text.replace("default-members = [\"host\"]\n", "");
         }
         for change in changes.iter().filter(|change| Path::new(change.file) == file) {
-            let parts = text.matches(change.before).count();
-            assert_eq!(parts, 1, "{} says once: {}", change.file, change.before);
+            let found = text.matches(change.before).count();
+            assert_eq!(found, 1, "{} says once: {}", change.file, change.before);
             text = text.replace(change.before, change.after);
         }
-        write_if_new(&copy.join(&file), &text);
-    }
-    build_package(&copy, "session-guest")
+        (file, text)
+    };
+    files.into_iter().map(read).collect()
 }
 
 /// Every file of a directory of the workspace.
@@ -77,17 +102,12 @@ fn write_if_new(path: &Path, text: &str) {
     std::fs::write(path, text).expect("the copy is written");
 }
 
-fn build_package(workspace_: &Path, package: &str) -> Vec<u8> {
-    // What a copy builds is called as what it is a copy of.
-    let target = match workspace_ == workspace() {
-        true => workspace().join("target/component"),
-        false => workspace_.join("target"),
-    };
+fn build_package(workspace: &Path, target: &Path, package: &str) -> Vec<u8> {
     let status = Command::new("cargo")
         .args(["build", "--quiet", "--package", package, "--lib"])
         .args(["--target", "wasm32-wasip2", "--profile", "component", "--target-dir"])
-        .arg(&target)
-        .current_dir(workspace_)
+        .arg(target)
+        .current_dir(workspace)
         .status();
     assert!(status.is_ok_and(|status| status.success()), "{package} does not build");
     let file =
@@ -97,4 +117,47 @@ fn build_package(workspace_: &Path, package: &str) -> Vec<u8> {
 
 fn workspace() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests lie in the workspace").into()
+}
+
+/// The real component with one more context, `flight`, two more fields in
+/// `reschedule`, and the version 2.0.0.
+///
+/// # Panics
+/// As [`changed`].
+pub fn second_version() -> Vec<u8> {
+    let change = |file, before, after| Change { file, before, after };
+    changed(
+        "second-version",
+        &[
+            change(
+                "guest/src/schema.rs",
+                "pub static CONTEXTS: &[Context] = &[\n",
+                "pub static CONTEXTS: &[Context] = &[\n    \
+                 Context {\n        name: \"flight\",\n        key_prefix: \"SESSION_FLIGHT:\",\n        \
+                 fields: &[document(\"offer\", \"OFFER\"), text(\"seat\", \"SEAT\")],\n        \
+                 one_time_field: None,\n    },\n",
+            ),
+            change(
+                "guest/src/schema.rs",
+                "boolean(\"is_price_changed\",",
+                "text(\"terminal\", \"Terminal\"),\n            \
+                 text(\"platform\", \"Platform\"),\n            boolean(\"is_price_changed\",",
+            ),
+            change("guest/src/lib.rs", "env!(\"CARGO_PKG_VERSION\")", "\"2.0.0\""),
+        ],
+    )
+}
+
+/// The same component with another digest: a custom section is added, which means
+/// nothing.
+///
+/// # Panics
+/// Never: the section is small.
+pub fn relabelled(component: &[u8], label: u32) -> Vec<u8> {
+    let mut relabelled = component.to_vec();
+    let name = format!("label-{label}");
+    let length = u8::try_from(name.len()).expect("a short name");
+    relabelled.extend([0, length + 1, length]);
+    relabelled.extend(name.as_bytes());
+    relabelled
 }

@@ -11,3 +11,5 @@ mod lifecycle;
 mod logic;
 mod outage;
 mod store;
+mod swap;
+mod walkthrough;

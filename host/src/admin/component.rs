@@ -1,5 +1,7 @@
 //! The component over the admin wire: what runs, swapping another in, going back.
 
+use std::sync::Arc;
+
 use http::header::{CONTENT_LENGTH, ORIGIN};
 use http::{Method, Request, StatusCode};
 use hyper::body::Incoming;
@@ -19,7 +21,7 @@ pub const PATH: &str = "/component";
 pub const ROLLBACK_PATH: &str = "/component/rollback";
 
 /// Answers a request for one of the paths.
-pub async fn handle(logic: &std::sync::Arc<Logic>, request: Request<Incoming>) -> Answer {
+pub async fn handle(logic: &Arc<Logic>, request: Request<Incoming>) -> Answer {
     // Browsers name the page that a request comes from. No page is an operator.
     if request.headers().contains_key(ORIGIN) {
         let body = json!({ "message": "Requests of web pages are not accepted." });
@@ -44,7 +46,7 @@ pub async fn handle(logic: &std::sync::Arc<Logic>, request: Request<Incoming>) -
     }
 }
 
-async fn swap(logic: &std::sync::Arc<Logic>, request: Request<Incoming>) -> Result<Answer, Error> {
+async fn swap(logic: &Arc<Logic>, request: Request<Incoming>) -> Result<Answer, Error> {
     let force = match request.uri().query().unwrap_or_default() {
         "" | "force=false" => false,
         "force=true" => true,
@@ -57,7 +59,9 @@ async fn swap(logic: &std::sync::Arc<Logic>, request: Request<Incoming>) -> Resu
         Err(Missing::TooLarge) => {
             let message =
                 format!("it has more than {COMPONENT_BYTES_MAX} bytes, which are accepted");
-            return Ok(refused(&Refusal { gate: Gate::Size, message }));
+            let refusal = Refusal { gate: Gate::Size, message };
+            logic.refused(Source::Upload, &refusal);
+            return Ok(refused(&refusal));
         }
         Err(Missing::Broken) => return Err(Error::invalid("body", "does not arrive whole")),
         Err(Missing::Late) => return Err(Error::invalid("body", "does not arrive in time")),

@@ -8,11 +8,14 @@ mod booking;
 mod component;
 mod conversions;
 mod gates;
+#[cfg_attr(feature = "native-rules", allow(dead_code, reason = "linked rules need no instances"))]
 mod generation;
 mod imports;
+#[cfg_attr(feature = "native-rules", allow(dead_code, reason = "linked rules need no instances"))]
 mod instance;
 #[cfg(feature = "native-rules")]
 mod native;
+#[cfg_attr(feature = "native-rules", allow(dead_code, reason = "linked rules need no instances"))]
 mod pool;
 mod schema;
 mod trial;
@@ -204,25 +207,22 @@ impl Logic {
             tracing::info!(source = source.name(), gate = gate.name(), ?duration, "gate passed");
             self.provisions.metrics.gate_passed(gate.name(), *duration);
         }
-        let outcome = match &swapped {
+        match &swapped {
             Ok(generation) if passed.0.is_empty() => {
                 tracing::info!(generation = generation.number, "the component runs already");
-                "unchanged"
+                self.provisions.metrics.swap(source.name(), "unchanged");
             }
-            Ok(_) => "published",
-            Err(refusal) => {
-                let gate = refusal.gate.name();
-                tracing::warn!(
-                    source = source.name(),
-                    gate,
-                    reason = refusal.message,
-                    "component refused"
-                );
-                "refused"
-            }
-        };
-        self.provisions.metrics.swap(source.name(), outcome);
+            Ok(_) => self.provisions.metrics.swap(source.name(), "published"),
+            Err(refusal) => self.refused(source, refusal),
+        }
         swapped.map(|generation| Swapped { generation, passed })
+    }
+
+    /// Tells the log and the metrics of a component that is not let in.
+    pub fn refused(&self, source: Source, refusal: &Refusal) {
+        let (source, gate) = (source.name(), refusal.gate.name());
+        tracing::warn!(source, gate, reason = refusal.message, "component refused");
+        self.provisions.metrics.swap(source, "refused");
     }
 
     fn try_swap(

@@ -206,10 +206,13 @@ mod tests {
         Description { version: "1.2.3".into(), contexts }
     }
 
+    /// What is done to a description, and what is said of it then.
+    type Case<T> = (fn(&mut Description), T);
+
     #[test]
     fn a_description_that_makes_no_sense_is_told_by_context_and_field() {
         assert_eq!(makes_sense(&description()), Ok(()));
-        let cases: [(fn(&mut Description), &str); 15] = [
+        let cases: [Case<&str>; 15] = [
             (|d| d.version = "new".into(), "its version \"new\" is not of the form"),
             (
                 |d| d.contexts[0].name = "Flights\n".into(),
@@ -247,7 +250,7 @@ mod tests {
     fn what_stored_sessions_would_lose_is_told_by_name() {
         let running = description();
         assert!(lost(&running, &running).is_empty());
-        let cases: [(fn(&mut Description), &[&str]); 6] = [
+        let cases: [Case<&[&str]>; 6] = [
             (|d| drop(d.contexts.remove(1)), &["the context hotels is gone"]),
             (
                 |d| drop(d.contexts[0].fields.remove(0)),

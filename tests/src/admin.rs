@@ -1,0 +1,63 @@
+//! An operator: what the admin port is asked for.
+
+use serde_json::Value as Json;
+
+use crate::host::Host;
+
+/// An operator of one server.
+#[derive(Clone)]
+pub struct Admin {
+    http: reqwest::Client,
+    base: String,
+}
+
+/// A status and a body.
+pub type Answer = (u16, Json);
+
+impl Admin {
+    /// An operator of `host`.
+    ///
+    /// # Panics
+    /// When there can be no client.
+    pub fn of(host: &Host) -> Self {
+        let http = reqwest::Client::builder().no_proxy().build().expect("a client");
+        Self { http, base: host.url("admin", "") }
+    }
+
+    /// What runs.
+    pub async fn component(&self) -> Json {
+        let (status, body) = self.ask(self.http.get(format!("{}/component", self.base))).await;
+        assert_eq!(status, 200, "{body}");
+        body
+    }
+
+    /// Swaps a component in; `query` is empty or begins with a question mark.
+    pub async fn swap(&self, component: Vec<u8>, query: &str) -> Answer {
+        let url = format!("{}/component{query}", self.base);
+        self.ask(self.http.put(url).body(component)).await
+    }
+
+    /// Goes back.
+    pub async fn roll_back(&self) -> Answer {
+        self.ask(self.http.post(format!("{}/component/rollback", self.base))).await
+    }
+
+    /// The metrics.
+    ///
+    /// # Panics
+    /// When there is no answer.
+    pub async fn metrics(&self) -> String {
+        let response = self.http.get(format!("{}/metrics", self.base)).send().await;
+        response.expect("an answer").text().await.expect("text")
+    }
+
+    /// Sends a request.
+    ///
+    /// # Panics
+    /// When the answer is not JSON.
+    async fn ask(&self, request: reqwest::RequestBuilder) -> Answer {
+        let response = request.send().await.expect("an answer");
+        let status = response.status().as_u16();
+        (status, response.json().await.expect("JSON"))
+    }
+}

@@ -1,0 +1,417 @@
+//! Swapping the component: what is let in, what is kept out, and what users notice
+//! of it, which is nothing.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use serde_json::{Value as Json, json};
+use session_manager::logic::BUILT_IN;
+use session_tests::admin::Admin;
+use session_tests::client::{Client, GrpcClient, Wire, rest};
+use session_tests::guest::{Change, build, changed, relabelled, second_version};
+use session_tests::host::{Host, Launch, binary};
+use session_tests::wait;
+
+/// A server, its operator and a user.
+struct Setting {
+    host: Host,
+    admin: Admin,
+    user: Client,
+}
+
+async fn setting() -> Setting {
+    let host = Launch::in_memory().start();
+    let (admin, user) = (Admin::of(&host), host.client(Wire::Rest).await);
+    Setting { host, admin, user }
+}
+
+fn change<'a>(file: &'a str, before: &'a str, after: &'a str) -> Change<'a> {
+    Change { file, before, after }
+}
+
+/// The real component, whose reads trap.
+fn trapping() -> Vec<u8> {
+    const GET: &str = "super::booking::get(&Host, &context, &session_key)";
+    let after =
+        format!("if session_key == \"poison\" {{ panic!(\"as told\") }}\n            {GET}");
+    changed("trapping", &[change("guest/src/lib.rs", GET, &after)])
+}
+
+fn numbers(report: &Json) -> (u64, String) {
+    (report["generation"].as_u64().unwrap(), report["digest"].as_str().unwrap().into())
+}
+
+#[tokio::test]
+async fn each_bad_component_stops_at_its_gate_and_what_runs_goes_on() {
+    let Setting { host: _running, admin, user } = setting().await;
+    let schema = "guest/src/schema.rs";
+    let shrunk =
+        changed("shrunk", &[change(schema, "            text(\"fleet_id\", \"FLEET_ID\"),\n", "")]);
+    let nonsense =
+        changed("nonsense", &[change(schema, "name: \"ez-pay\"", "name: \"ez pay\\n\"")]);
+    let stillborn =
+        changed("stillborn", &[change("guest/src/lib.rs", "super::describe(policy())", "loop {}")]);
+    let before = numbers(&admin.component().await);
+    let mut long = BUILT_IN.to_vec();
+    long.resize((16 << 20) + 1, 0);
+    for (component, gate, messages) in [
+        (Vec::new(), "size", &["0 bytes"][..]),
+        (long, "size", &["16777216"]),
+        (b"#!/bin/sh".to_vec(), "valid", &["not WebAssembly"]),
+        (BUILT_IN[..BUILT_IN.len() / 2].to_vec(), "valid", &["no valid component"]),
+        (wat::parse_str("(module)").unwrap(), "valid", &["core module", "wasm32-wasip2"]),
+        (build("networked"), "imports", &["it imports wasi:sockets/tcp@0.2"]),
+        (
+            build("incomplete"),
+            "exports",
+            &[
+                "it does not export session:manager/catalog@1.0.0",
+                "it does not export session:manager/booking@1.0.0 unlock: \
+                 func(context: string, session-key: string, lock-token: string) -> result<_, fault>",
+                "its result has the fields version, not fields, version, expires-at-ms",
+            ],
+        ),
+        (stillborn, "describes", &["does not describe itself", "interrupt"]),
+        (nonsense, "describes", &["\"ez pay\\n\" is not named"]),
+        (shrunk, "schema", &["the field fleet_id of the context rent-revamp is gone", "force"]),
+        (build("misbehaving"), "schema", &["the context pre-order is gone"]),
+    ] {
+        let (status, body) = admin.swap(component, "").await;
+        assert_eq!((status, body["gate"].as_str()), (422, Some(gate)), "{body}");
+        for message in messages {
+            assert!(body["message"].as_str().unwrap().contains(message), "{body}");
+        }
+        assert_eq!(numbers(&admin.component().await), before);
+        assert!(user.set("pre-order", "k", json!({ "fleet_list_request": 1 })).await.is_ok());
+    }
+    let metrics = admin.metrics().await;
+    let refused = "session_manager_component_swaps_total{outcome=\"refused\",source=\"upload\"} 11";
+    assert!(metrics.contains(refused), "{refused}");
+}
+
+#[tokio::test]
+async fn a_new_context_is_served_on_both_wires_without_a_change_of_the_host() {
+    let Setting { host, admin, user } = setting().await;
+    user.set("reschedule", "k", json!({ "order_id": "before" })).await.unwrap();
+    let v1 = admin.component().await;
+    assert_eq!((&v1["generation"], &v1["source"]), (&json!(1), &json!("built-in")));
+    let flight = |session: &Json| {
+        rest(
+            reqwest::Client::builder()
+                .no_proxy()
+                .build()
+                .unwrap()
+                .put(host.url("rest", "/v1/flight/sessions/k"))
+                .json(session),
+        )
+    };
+    assert_eq!(flight(&json!({ "seat": "1A" })).await.unwrap_err().reason, "UNKNOWN_CONTEXT");
+
+    let (status, v2) = admin.swap(second_version(), "").await;
+    assert_eq!(status, 200, "{v2}");
+    assert_eq!((&v2["generation"], &v2["source"]), (&json!(2), &json!("upload")));
+    assert_eq!(v2["version"], "2.0.0");
+    let gates: Vec<_> = v2["gates"].as_array().unwrap().iter().map(|gate| &gate["gate"]).collect();
+    let all = [
+        "size",
+        "quarantine",
+        "valid",
+        "imports",
+        "exports",
+        "compiles",
+        "instantiates",
+        "describes",
+        "schema",
+    ];
+    assert_eq!(gates, all);
+
+    // REST, the flat form.
+    flight(&json!({ "seat": "1A", "offer": { "price": 7 } })).await.unwrap();
+    let get = |path: &str| rest(reqwest::Client::new().get(host.url("rest", path)));
+    let read = get("/v1/flight/sessions/k").await.unwrap();
+    assert_eq!((&read["seat"], &read["offer"]["price"]), (&json!("1A"), &json!(7)));
+    // gRPC, by name.
+    let grpc = GrpcClient::connect(host.address("grpc")).await;
+    let method = grpc.method("Get");
+    let mut request = prost_reflect::DynamicMessage::new(method.input());
+    request.set_field_by_name("context", prost_reflect::Value::String("flight".into()));
+    request.set_field_by_name("session_key", prost_reflect::Value::String("k".into()));
+    let session = grpc.call(&method, request).await.unwrap();
+    assert!(session.to_string().contains("seat"), "{session}");
+    // A field that was added to a context of old, and what was written before.
+    user.set("reschedule", "k", json!({ "terminal": "T3" })).await.unwrap();
+    let read = user.get("reschedule", "k").await.unwrap();
+    assert_eq!((&read["order_id"], &read["terminal"]), (&json!("before"), &json!("T3")));
+    // Where contexts are told of.
+    let contexts = get("/v1/contexts").await.unwrap();
+    assert!(contexts.to_string().contains("\"flight\""), "{contexts}");
+    let openapi = get("/openapi.json").await.unwrap();
+    let write = &openapi["components"]["schemas"]["flight.Write"]["properties"];
+    assert_eq!(write["seat"]["type"], "string", "{write}");
+    assert!(openapi["paths"].get("/v1/flight/sessions/{session_key}").is_some());
+
+    // The same once more changes nothing.
+    let (status, again) = admin.swap(second_version(), "").await;
+    assert_eq!((status, &again["generation"]), (200, &json!(2)));
+    // And back.
+    let (status, v3) = admin.roll_back().await;
+    assert_eq!((status, &v3["generation"], &v3["digest"]), (200, &json!(3), &v1["digest"]));
+    assert_eq!(flight(&json!({ "seat": "1A" })).await.unwrap_err().reason, "UNKNOWN_CONTEXT");
+    assert!(user.get("reschedule", "k").await.unwrap().get("terminal").is_none());
+    assert_eq!(admin.roll_back().await.0, 409);
+    let history = admin.component().await["history"].clone();
+    let ends: Vec<_> = history.as_array().unwrap().iter().map(|past| &past["ended"]).collect();
+    assert_eq!(ends, [&Json::Null, &json!("rolled back"), &json!("replaced")]);
+    // Stored sessions may lose what the operator says they may.
+    assert_eq!(admin.swap(second_version(), "").await.0, 200);
+    let (status, refused) = admin.swap(BUILT_IN.to_vec(), "").await;
+    assert_eq!((status, &refused["gate"]), (422, &json!("schema")));
+    assert_eq!(admin.swap(BUILT_IN.to_vec(), "?force=true").await.0, 200);
+}
+
+#[tokio::test]
+async fn a_component_that_keeps_trapping_is_rolled_back_and_kept_out() {
+    let Setting { host, admin, user } = setting().await;
+    let v1 = numbers(&admin.component().await).1;
+    let bad = trapping();
+    user.set("pre-order", "poison", json!({ "fleet_list_request": 1 })).await.unwrap();
+    assert_eq!(admin.swap(bad.clone(), "").await.0, 200);
+    let mut failed = 0;
+    // Others are served all the while.
+    while let Err(refusal) = user.get("pre-order", "poison").await {
+        assert_eq!((refusal.reason.as_str(), refusal.http), ("LOGIC_FAILED", 500));
+        failed += 1;
+        assert!(failed <= 5, "still not rolled back");
+        user.set("pre-order", "k", json!({ "fleet_list_request": failed })).await.unwrap();
+    }
+    assert_eq!(failed, 5);
+    let now = admin.component().await;
+    assert_eq!(numbers(&now), (3, v1));
+    assert_eq!(now["history"][1]["ended"], "rolled back as its calls kept failing");
+    let (status, body) = admin.swap(bad.clone(), "").await;
+    assert_eq!((status, &body["gate"]), (422, &json!("quarantine")), "{body}");
+    assert_eq!(now["quarantine"].as_array().unwrap().len(), 1);
+    let metrics = admin.metrics().await;
+    for line in [
+        "session_manager_component_rollbacks_total{cause=\"failures\"} 1",
+        "session_manager_component_generation 3",
+        "session_manager_component_calls_total{outcome=\"trapped\"} 5",
+    ] {
+        assert!(metrics.contains(line), "{line}");
+    }
+    let log = host.log();
+    assert!(log.contains("rolled back") && !log.contains("poison"), "{log}");
+    // An operator may insist.
+    assert_eq!(admin.swap(bad, "?force=true").await.0, 200);
+}
+
+#[tokio::test]
+async fn whatever_a_component_does_costs_its_own_calls_only() {
+    let Setting { host, admin, user: _ } = setting().await;
+    let swapped = admin.swap(build("misbehaving"), "?force=true").await;
+    assert_eq!(swapped.0, 200, "{}", swapped.1);
+    let http = reqwest::Client::builder().no_proxy().build().unwrap();
+    let get =
+        |context: &str| rest(http.get(host.url("rest", &format!("/v1/{context}/sessions/k"))));
+    for (context, reason, status) in [
+        ("allocate", "LOGIC_FAILED", 500),
+        ("sleep", "LOGIC_FAILED", 500),
+        ("loop", "LOGIC_TIMEOUT", 504),
+        ("garbage", "LOGIC_FAILED", 500),
+    ] {
+        let refusal = get(context).await.unwrap_err();
+        assert_eq!((refusal.reason.as_str(), refusal.http), (reason, status), "{context}");
+        assert_eq!(get("fine").await.unwrap_err().reason, "UNKNOWN_CONTEXT");
+    }
+}
+
+#[tokio::test]
+async fn a_web_page_is_no_operator() {
+    let Setting { host, admin, user: _ } = setting().await;
+    let post = reqwest::Client::new()
+        .post(host.url("admin", "/component/rollback"))
+        .header("origin", "https://example.com");
+    assert_eq!(post.send().await.unwrap().status(), 403);
+    let (status, _) = admin.swap(BUILT_IN.to_vec(), "?fast=true").await;
+    assert_eq!(status, 400);
+    let delete = reqwest::Client::new().delete(host.url("admin", "/component"));
+    let answer = delete.send().await.unwrap();
+    assert_eq!(
+        (answer.status().as_u16(), &answer.headers()["allow"]),
+        (405, &"GET, PUT".parse().unwrap())
+    );
+}
+
+#[tokio::test]
+async fn the_component_file_is_watched_and_read_again_at_a_hangup() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("rules.wasm");
+    let put = |bytes: &[u8]| std::fs::write(&file, bytes).unwrap();
+    put(BUILT_IN);
+    let launch = Launch::in_memory().set("COMPONENT", file.to_str().unwrap());
+    let host = launch.start();
+    let admin = Admin::of(&host);
+    assert_eq!(admin.component().await["source"], "file");
+    let generation = async |expected: u64| {
+        wait::until(&format!("generation {expected} answers"), async || {
+            (admin.component().await["generation"] == expected).then_some(())
+        })
+        .await;
+    };
+    let log_has = async |what: &str| {
+        wait::until(what, async || host.log().contains(what).then_some(())).await;
+    };
+
+    put(&second_version());
+    generation(2).await;
+    // A broken file is tried again, later each time.
+    put(b"broken");
+    log_has("again_in=2s").await;
+    log_has("again_in=4s").await;
+    assert_eq!(admin.component().await["generation"], 2);
+    put(&relabelled(&second_version(), 1));
+    generation(3).await;
+    // A file that was renamed to the place, as deployments do.
+    let other = directory.path().join("other.wasm");
+    std::fs::write(&other, relabelled(&second_version(), 2)).unwrap();
+    std::fs::rename(&other, &file).unwrap();
+    generation(4).await;
+    // What an operator has rolled back comes again when it is asked for.
+    assert_eq!(admin.roll_back().await.0, 200);
+    generation(5).await;
+    host.signal("HUP");
+    generation(6).await;
+    std::fs::remove_file(&file).unwrap();
+    log_has("the component file is gone").await;
+    assert_eq!(admin.component().await["generation"], 6);
+
+    // Without a file there is nothing to load, and the process goes on.
+    let host = Launch::in_memory().start();
+    host.signal("HUP");
+    wait::until("the hangup is answered", async || {
+        host.log().contains("no COMPONENT file").then_some(())
+    })
+    .await;
+    assert_eq!(Admin::of(&host).component().await["generation"], 1);
+}
+
+#[tokio::test]
+async fn a_component_file_that_cannot_be_used_stops_the_start() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("rules.wasm");
+    let start = || {
+        let launch = Launch::in_memory().set("COMPONENT", file.to_str().unwrap());
+        let output = launch.command().output().unwrap();
+        assert_eq!(output.status.code(), Some(1));
+        String::from_utf8(output.stderr).unwrap()
+    };
+    assert!(start().contains("COMPONENT"), "{}", start());
+    std::fs::write(&file, build("networked")).unwrap();
+    assert!(start().contains("gate imports: it imports wasi:sockets/"), "{}", start());
+}
+
+#[tokio::test]
+async fn a_component_is_checked_without_a_server() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("rules.wasm");
+    let check = |component: &[u8], against: &str| {
+        std::fs::write(&file, component).unwrap();
+        let mut command = std::process::Command::new(binary());
+        let output = command.arg("check").arg(&file).env("COMPONENT", against).output().unwrap();
+        (output.status.code(), String::from_utf8(output.stdout).unwrap())
+    };
+    let (code, report) = check(&second_version(), "");
+    assert_eq!(code, Some(0), "{report}");
+    assert_eq!(report.matches("passed in").count(), 9, "{report}");
+    assert!(report.contains("version 2.0.0, contexts: flight, pre-order"), "{report}");
+    let (code, report) = check(&build("incomplete"), "");
+    assert_eq!(code, Some(1));
+    assert!(report.contains("exports      REFUSED: it does not export"), "{report}");
+    let other = directory.path().join("running.wasm");
+    std::fs::write(&other, second_version()).unwrap();
+    let (code, report) = check(BUILT_IN, other.to_str().unwrap());
+    assert_eq!(code, Some(1));
+    assert!(report.contains("schema       REFUSED: the context flight is gone"), "{report}");
+}
+
+/// How often the component is swapped.
+const SWAPS: u32 = 200;
+const CLIENTS: usize = 64;
+
+/// What the clients of the load have seen.
+#[derive(Default)]
+struct Seen {
+    calls: AtomicU64,
+    stop: AtomicBool,
+}
+
+/// Writes and reads a session of its own until it is told to stop. Whatever is
+/// not as it should be ends the test.
+async fn load(user: Client, key: String, seen: Arc<Seen>) {
+    let mut last = 0;
+    for number in 1_u64.. {
+        if seen.stop.load(Ordering::Relaxed) {
+            break;
+        }
+        let fields = json!({ "order_id": format!("order-{number}"), "promo_code": format!("promo-{number}") });
+        let written = user.set("reschedule", &key, fields).await.expect("a write during swaps");
+        assert_eq!(written.version, number, "a write was lost");
+        let read = user.get("reschedule", &key).await.expect("a read during swaps");
+        let text = |name: &str| read[name].as_str().unwrap().to_owned();
+        assert_eq!(text("order_id"), format!("order-{number}"));
+        assert_eq!(text("promo_code"), format!("promo-{number}"));
+        // A generation has both new fields or none.
+        if read.contains_key("terminal") || read.contains_key("platform") {
+            assert_eq!((text("terminal"), text("platform")), (String::new(), String::new()));
+        }
+        seen.calls.fetch_add(2, Ordering::Relaxed);
+        last = number;
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert!(last > 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_hundred_swaps_under_load_fail_no_request_and_keep_no_memory() {
+    let host = Launch::in_memory().start();
+    let admin = Admin::of(&host);
+    let seen = Arc::new(Seen::default());
+    let mut clients = tokio::task::JoinSet::new();
+    for number in 0..CLIENTS {
+        let wire = if number % 2 == 0 { Wire::Rest } else { Wire::Grpc };
+        let user = host.client(wire).await;
+        clients.spawn(load(user, format!("session-{number}"), Arc::clone(&seen)));
+    }
+    let versions = [BUILT_IN.to_vec(), second_version()];
+    let mut resident = BTreeMap::new();
+    for swap in 1..=SWAPS {
+        // Each is a component that was never seen before.
+        let component = relabelled(&versions[swap as usize % 2], swap);
+        let (status, body) = admin.swap(component, "?force=true").await;
+        assert_eq!((status, &body["generation"]), (200, &json!(swap + 1)), "{body}");
+        if swap == 20 || swap == SWAPS {
+            resident.insert(swap, host.resident_bytes());
+        }
+        if let Some(ended) = clients.try_join_next() {
+            ended.unwrap();
+        }
+    }
+    seen.stop.store(true, Ordering::Relaxed);
+    while let Some(ended) = clients.join_next().await {
+        ended.unwrap();
+    }
+    let calls = seen.calls.load(Ordering::Relaxed);
+    eprintln!("{SWAPS} swaps, {calls} calls, resident {resident:?}");
+    assert!(calls > u64::from(SWAPS) * 10, "{calls}");
+    let (early, late) = (resident[&20] as f64, resident[&SWAPS] as f64);
+    assert!(late < early * 1.15, "{early} bytes after 20 swaps, {late} after {SWAPS}");
+    wait::until("the old generations have no instances", async || {
+        let history = admin.component().await["history"].clone();
+        let past = history.as_array().unwrap()[1..].iter();
+        past.map(|past| past["live_instances"].as_u64().unwrap()).sum::<u64>().eq(&0).then_some(())
+    })
+    .await;
+    assert!(!host.log().contains("request failed"));
+}
