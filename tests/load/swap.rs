@@ -21,9 +21,8 @@ const MEASURED: u32 = 5;
 
 /// Measures in turns without swaps and during swaps that follow each other.
 pub async fn under_load(plan: &Plan) {
-    table::head("One swap after the other, embedded store, 32 connections", "calm req/s");
-    let directory = tempfile::tempdir().unwrap();
-    let host = Launch::embedded(directory.path()).start();
+    table::head("One swap after the other, in memory, 32 connections", "calm req/s");
+    let host = Launch::in_memory().start();
     let admin = Admin::of(&host);
     seed(&host, BYTES).await;
     for (operation, name) in [(Operation::Get, "get"), (Operation::Set, "set")] {
