@@ -1,20 +1,20 @@
 //! `session-manager check`: every gate of a swap, for the author of a component.
 
 use std::borrow::Cow;
+use std::io::Write;
 use std::path::Path;
 
 use anyhow::{Context, Result};
 
 use crate::component_file;
 use crate::config::Settings;
-use crate::logic::{self, BUILT_IN, Passed};
+use crate::logic::{self, BUILT_IN, Limits, Passed};
 
 /// Leads the component in `file` through the gates and prints one line for each.
 /// Whether it passed them all.
 ///
 /// # Errors
-/// When a file cannot be read.
-#[allow(clippy::print_stdout, reason = "the report is what was asked for")]
+/// When a file cannot be read, or nobody reads the report.
 pub fn run(file: &Path, settings: &Settings) -> Result<bool> {
     let read = |path: &Path| {
         component_file::read(path).with_context(|| format!("cannot read {}", path.display()))
@@ -25,19 +25,21 @@ pub fn run(file: &Path, settings: &Settings) -> Result<bool> {
         None => Cow::Borrowed(BUILT_IN),
     };
     let mut passed = Passed::default();
-    let checked = logic::check(&candidate, &running, settings.for_component(), &mut passed);
+    let limits = Limits { instances: settings.logic_instances, ..Limits::default() };
+    let settings = settings.for_component();
+    let checked = logic::check(&candidate, &running, settings, limits, &mut passed);
+    let mut out = std::io::stdout().lock();
     for (gate, duration) in &passed.0 {
-        println!("{:12} passed in {:.1} ms", gate.name(), duration.as_secs_f64() * 1000.0);
+        writeln!(out, "{:12} passed in {:.1} ms", gate.name(), duration.as_secs_f64() * 1000.0)?;
     }
-    match checked {
+    match &checked {
         Ok(description) => {
             let contexts: Vec<_> = description.contexts.iter().map(|c| c.name.as_str()).collect();
-            println!("version {}, contexts: {}", description.version, contexts.join(", "));
-            Ok(true)
+            writeln!(out, "version {}, contexts: {}", description.version, contexts.join(", "))?;
         }
         Err(refusal) => {
-            println!("{:12} REFUSED: {}", refusal.gate.name(), refusal.message);
-            Ok(false)
+            writeln!(out, "{:12} REFUSED: {}", refusal.gate.name(), refusal.message)?;
         }
     }
+    Ok(checked.is_ok())
 }

@@ -1,8 +1,11 @@
 //! The file that COMPONENT names: read at the start, watched from then on. A
-//! change is a swap. A file that does not pass the gates is tried again, less and
-//! less often, and what runs goes on.
+//! change is a swap. A file that cannot be read or is not whole is tried again, less
+//! and less often; one that another gate refuses waits for its next change. What runs
+//! goes on.
 
-use std::os::unix::fs::MetadataExt;
+use std::fs::OpenOptions;
+use std::io::Read;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -11,7 +14,7 @@ use bytes::Bytes;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use crate::logic::{COMPONENT_BYTES_MAX, Logic, Source};
+use crate::logic::{COMPONENT_BYTES_MAX, Gate, Logic, Source};
 
 /// How often the file is looked at.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
@@ -25,6 +28,8 @@ struct Look {
     modified: Option<SystemTime>,
     size: u64,
     inode: u64,
+    /// When anything of it was changed, which nobody can set back.
+    changed: (i64, i64),
 }
 
 /// The file, and what was last seen of it.
@@ -50,7 +55,9 @@ impl ComponentFile {
         loop {
             let told = tokio::time::timeout(LOOK_INTERVAL, reload.notified()).await.is_ok();
             let before = self.seen;
-            self.seen = look(&self.path);
+            let path = self.path.clone();
+            // The file may be on a disk that does not answer.
+            self.seen = tokio::task::spawn_blocking(move || look(&path)).await.ok().flatten();
             if self.seen.is_none() {
                 if before.is_some() {
                     tracing::warn!("the component file is gone; the component goes on");
@@ -68,27 +75,47 @@ impl ComponentFile {
                 continue;
             }
             let waited = retry.take().map_or(Duration::ZERO, |(_, waited)| waited);
-            if let Err(reason) = self.swap(&logic).await {
-                let wait = (waited * 2).clamp(RETRY_MIN, RETRY_MAX);
-                tracing::error!(reason, again_in = ?wait, "the component file is not used");
-                retry = Some((Instant::now() + wait, wait));
+            match self.swap(&logic).await {
+                Ok(()) => {}
+                Err(Refused { reason, again: false }) => {
+                    tracing::error!(reason, "the component file is not used until it changes");
+                }
+                Err(Refused { reason, again: true }) => {
+                    let wait = (waited * 2).clamp(RETRY_MIN, RETRY_MAX);
+                    tracing::error!(reason, again_in = ?wait, "the component file is not used");
+                    retry = Some((Instant::now() + wait, wait));
+                }
             }
         }
     }
 
-    async fn swap(&self, logic: &Arc<Logic>) -> Result<(), String> {
+    async fn swap(&self, logic: &Arc<Logic>) -> Result<(), Refused> {
         let path = self.path.clone();
-        let bytes = tokio::task::spawn_blocking(move || read(&path)).await;
-        let bytes = bytes.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
+        let bytes = match tokio::task::spawn_blocking(move || read(&path)).await {
+            Ok(Ok(bytes)) => bytes,
+            Ok(Err(error)) => return Err(Refused { reason: error.to_string(), again: true }),
+            Err(error) => return Err(Refused { reason: error.to_string(), again: true }),
+        };
         let swapped = logic.swap(bytes, Source::File, false).await;
-        swapped.map(drop).map_err(|refusal| refusal.to_string())
+        swapped.map(drop).map_err(|refusal| Refused {
+            // It may still be on its way to us.
+            again: matches!(refusal.gate, Gate::Size | Gate::Valid),
+            reason: refusal.to_string(),
+        })
     }
+}
+
+/// Why a file is not used, and whether it may be of use without a change.
+struct Refused {
+    reason: String,
+    again: bool,
 }
 
 fn look(path: &Path) -> Option<Look> {
     let metadata = std::fs::metadata(path).ok()?;
     let (size, inode) = (metadata.size(), metadata.ino());
-    Some(Look { modified: metadata.modified().ok(), size, inode })
+    let changed = (metadata.ctime(), metadata.ctime_nsec());
+    Some(Look { modified: metadata.modified().ok(), size, inode, changed })
 }
 
 /// Reads a component; of one that is too large only enough to see that it is.
@@ -96,11 +123,13 @@ fn look(path: &Path) -> Option<Look> {
 /// # Errors
 /// When the file cannot be read.
 pub fn read(path: &Path) -> std::io::Result<Bytes> {
+    // Opening a pipe would wait for somebody who writes to it.
+    let nonblocking = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
+    let file = OpenOptions::new().read(true).custom_flags(nonblocking).open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(std::io::Error::other("it is not a file"));
+    }
     let mut bytes = Vec::new();
-    let most = COMPONENT_BYTES_MAX as u64 + 1;
-    std::io::Read::read_to_end(
-        &mut std::io::Read::take(std::fs::File::open(path)?, most),
-        &mut bytes,
-    )?;
+    file.take(COMPONENT_BYTES_MAX as u64 + 1).read_to_end(&mut bytes)?;
     Ok(bytes.into())
 }

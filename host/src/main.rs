@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use session_manager::config::{Command, Refusal, Settings};
-use session_manager::{check, serve, telemetry};
+use session_manager::{check, telemetry};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// A fifth of a small request was spent in the system's allocator; see
@@ -43,8 +43,15 @@ fn tell(refusal: &Refusal) -> ExitCode {
 }
 
 /// Requests are served by threads of their own; this one waits.
-#[tokio::main(flavor = "current_thread")]
-async fn run(settings: &Settings) -> anyhow::Result<()> {
+fn run(settings: &Settings) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let ran = runtime.block_on(serve(settings));
+    // A disk that does not answer does not keep the process.
+    runtime.shutdown_background();
+    ran
+}
+
+async fn serve(settings: &Settings) -> anyhow::Result<()> {
     let directory = Some(settings.log_directory.as_str()).filter(|directory| !directory.is_empty());
     let _log =
         telemetry::start_log(settings.log_level, settings.log_format, directory.map(Path::new))?;
@@ -52,7 +59,7 @@ async fn run(settings: &Settings) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut hangup = signal(SignalKind::hangup())?;
 
-    let mut running = serve::start(settings).await?;
+    let mut running = session_manager::serve::start(settings).await?;
     announce(&running.addresses);
     tracing::info!(app = settings.app_name, "serving");
 

@@ -191,6 +191,7 @@ impl Wires {
                 api: self.api.clone(),
                 metrics: Arc::clone(&self.metrics),
                 stopping: Arc::clone(&self.stopping),
+                upload: Arc::new(Semaphore::new(1)),
             };
             tasks.spawn(async {
                 admin::serve(connections, wire).await;

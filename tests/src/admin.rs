@@ -37,9 +37,9 @@ impl Admin {
         self.ask(self.http.put(url).body(component)).await
     }
 
-    /// Goes back.
-    pub async fn roll_back(&self) -> Answer {
-        self.ask(self.http.post(format!("{}/component/rollback", self.base))).await
+    /// Goes back; `query` is empty or begins with a question mark.
+    pub async fn roll_back(&self, query: &str) -> Answer {
+        self.ask(self.http.post(format!("{}/component/rollback{query}", self.base))).await
     }
 
     /// The metrics.

@@ -39,6 +39,11 @@ fn trapping() -> Vec<u8> {
     changed("trapping", &[change("guest/src/lib.rs", GET, &after)])
 }
 
+/// Components inside a component.
+fn nested(count: usize) -> Vec<u8> {
+    wat::parse_str(format!("(component {})", "(component)".repeat(count))).unwrap()
+}
+
 fn numbers(report: &Json) -> (u64, String) {
     (report["generation"].as_u64().unwrap(), report["digest"].as_str().unwrap().into())
 }
@@ -57,11 +62,12 @@ async fn each_bad_component_stops_at_its_gate_and_what_runs_goes_on() {
     let mut long = BUILT_IN.to_vec();
     long.resize((16 << 20) + 1, 0);
     for (component, gate, messages) in [
-        (Vec::new(), "size", &["0 bytes"][..]),
-        (long, "size", &["16777216"]),
+        (Vec::new(), "size", &["empty"][..]),
+        (long, "size", &["larger than 16 MiB"]),
         (b"#!/bin/sh".to_vec(), "valid", &["not WebAssembly"]),
         (BUILT_IN[..BUILT_IN.len() / 2].to_vec(), "valid", &["no valid component"]),
         (wat::parse_str("(module)").unwrap(), "valid", &["core module", "wasm32-wasip2"]),
+        (nested(300), "valid", &["more than 256 modules and components"]),
         (build("networked"), "imports", &["it imports wasi:sockets/tcp@0.2"]),
         (
             build("incomplete"),
@@ -87,7 +93,7 @@ async fn each_bad_component_stops_at_its_gate_and_what_runs_goes_on() {
         assert!(user.set("pre-order", "k", json!({ "fleet_list_request": 1 })).await.is_ok());
     }
     let metrics = admin.metrics().await;
-    let refused = "session_manager_component_swaps_total{outcome=\"refused\",source=\"upload\"} 11";
+    let refused = "session_manager_component_swaps_total{outcome=\"refused\",source=\"upload\"} 12";
     assert!(metrics.contains(refused), "{refused}");
 }
 
@@ -156,11 +162,13 @@ async fn a_new_context_is_served_on_both_wires_without_a_change_of_the_host() {
     let (status, again) = admin.swap(second_version(), "").await;
     assert_eq!((status, &again["generation"]), (200, &json!(2)));
     // And back.
-    let (status, v3) = admin.roll_back().await;
+    let (status, _) = admin.roll_back("?from=1").await;
+    assert_eq!(status, 409, "another generation runs");
+    let (status, v3) = admin.roll_back("?from=2").await;
     assert_eq!((status, &v3["generation"], &v3["digest"]), (200, &json!(3), &v1["digest"]));
     assert_eq!(flight(&json!({ "seat": "1A" })).await.unwrap_err().reason, "UNKNOWN_CONTEXT");
     assert!(user.get("reschedule", "k").await.unwrap().get("terminal").is_none());
-    assert_eq!(admin.roll_back().await.0, 409);
+    assert_eq!(admin.roll_back("").await.0, 409);
     let history = admin.component().await["history"].clone();
     let ends: Vec<_> = history.as_array().unwrap().iter().map(|past| &past["ended"]).collect();
     assert_eq!(ends, [&Json::Null, &json!("rolled back"), &json!("replaced")]);
@@ -203,8 +211,76 @@ async fn a_component_that_keeps_trapping_is_rolled_back_and_kept_out() {
     }
     let log = host.log();
     assert!(log.contains("rolled back") && !log.contains("poison"), "{log}");
-    // An operator may insist.
+    // An operator may insist, and go on from there; what has not proved itself is
+    // watched again when it comes back, and kept out again.
     assert_eq!(admin.swap(bad, "?force=true").await.0, 200);
+    assert_eq!(admin.component().await["quarantine"], json!([]));
+    assert_eq!(admin.swap(relabelled(BUILT_IN, 1), "").await.0, 200);
+    assert_eq!(admin.roll_back("").await.0, 200);
+    let failed = async || user.get("pre-order", "poison").await.is_err();
+    for _ in 0..5 {
+        assert!(failed().await);
+    }
+    assert!(!failed().await);
+    assert_eq!(admin.component().await["quarantine"].as_array().unwrap().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn callers_that_wait_for_an_instance_are_not_forgotten_by_a_swap() {
+    let host = Launch::in_memory().set("LOGIC_INSTANCES", "1").start();
+    let admin = Admin::of(&host);
+    let stop = Arc::new(AtomicBool::new(false));
+    let mut callers = tokio::task::JoinSet::new();
+    for number in 0..40 {
+        let user = host.client(if number % 2 == 0 { Wire::Rest } else { Wire::Grpc }).await;
+        let stop = Arc::clone(&stop);
+        callers.spawn(async move {
+            let key = format!("session-{number}");
+            while !stop.load(Ordering::Relaxed) {
+                let fields = json!({ "fleet_list_request": number });
+                user.set("pre-order", &key, fields).await.expect("a place in time");
+            }
+        });
+    }
+    // One to come back to and one to come back from, without a compiler in between.
+    for label in 0..3 {
+        assert_eq!(admin.swap(relabelled(BUILT_IN, label), "").await.0, 200);
+    }
+    for _ in 0..3 {
+        assert_eq!(admin.roll_back("").await.0, 200);
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    for label in 10..20 {
+        assert_eq!(admin.swap(relabelled(BUILT_IN, label), "").await.0, 200);
+        assert_eq!(admin.roll_back("").await.0, 200);
+    }
+    stop.store(true, Ordering::Relaxed);
+    while let Some(ended) = callers.join_next().await {
+        ended.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn components_that_do_not_arrive_keep_nobody_else_waiting() {
+    let Setting { host, admin, user: _ } = setting().await;
+    let mut stalled = Vec::new();
+    let head = "PUT /component HTTP/1.1\r\nhost: test\r\ncontent-length: 1000000\r\n\r\nx";
+    for _ in 0..8 {
+        let mut connection = std::net::TcpStream::connect(host.address("admin")).unwrap();
+        std::io::Write::write_all(&mut connection, head.as_bytes()).unwrap();
+        stalled.push(connection);
+    }
+    wait::until("a component is on its way", async || {
+        (admin.swap(b"x".to_vec(), "").await.0 == 503).then_some(())
+    })
+    .await;
+    assert_eq!(admin.component().await["generation"], 1);
+    assert_eq!(admin.roll_back("").await.0, 409);
+    drop(stalled);
+    wait::until("the way is free again", async || {
+        (admin.swap(b"x".to_vec(), "").await.0 == 422).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -244,6 +320,10 @@ async fn a_web_page_is_no_operator() {
     );
 }
 
+async fn log_has(host: &Host, what: &str) {
+    wait::until(what, async || host.log().contains(what).then_some(())).await;
+}
+
 #[tokio::test]
 async fn the_component_file_is_watched_and_read_again_at_a_hangup() {
     let directory = tempfile::tempdir().unwrap();
@@ -251,7 +331,7 @@ async fn the_component_file_is_watched_and_read_again_at_a_hangup() {
     let put = |bytes: &[u8]| std::fs::write(&file, bytes).unwrap();
     put(BUILT_IN);
     let launch = Launch::in_memory().set("COMPONENT", file.to_str().unwrap());
-    let host = launch.start();
+    let mut host = launch.start();
     let admin = Admin::of(&host);
     assert_eq!(admin.component().await["source"], "file");
     let generation = async |expected: u64| {
@@ -260,16 +340,13 @@ async fn the_component_file_is_watched_and_read_again_at_a_hangup() {
         })
         .await;
     };
-    let log_has = async |what: &str| {
-        wait::until(what, async || host.log().contains(what).then_some(())).await;
-    };
 
     put(&second_version());
     generation(2).await;
     // A broken file is tried again, later each time.
     put(b"broken");
-    log_has("again_in=2s").await;
-    log_has("again_in=4s").await;
+    log_has(&host, "again_in=2s").await;
+    log_has(&host, "again_in=4s").await;
     assert_eq!(admin.component().await["generation"], 2);
     put(&relabelled(&second_version(), 1));
     generation(3).await;
@@ -279,13 +356,22 @@ async fn the_component_file_is_watched_and_read_again_at_a_hangup() {
     std::fs::rename(&other, &file).unwrap();
     generation(4).await;
     // What an operator has rolled back comes again when it is asked for.
-    assert_eq!(admin.roll_back().await.0, 200);
+    assert_eq!(admin.roll_back("").await.0, 200);
     generation(5).await;
     host.signal("HUP");
     generation(6).await;
+    // What does not fit waits for a change.
+    put(BUILT_IN);
+    log_has(&host, "gate schema: the context flight is gone").await;
+    log_has(&host, "until it changes").await;
+    // A pipe is no file, and nobody waits for it.
     std::fs::remove_file(&file).unwrap();
-    log_has("the component file is gone").await;
+    log_has(&host, "the component file is gone").await;
+    assert!(std::process::Command::new("mkfifo").arg(&file).status().unwrap().success());
+    log_has(&host, "it is not a file").await;
     assert_eq!(admin.component().await["generation"], 6);
+    host.signal("TERM");
+    assert_eq!(host.ended().await.code(), Some(0));
 
     // Without a file there is nothing to load, and the process goes on.
     let host = Launch::in_memory().start();

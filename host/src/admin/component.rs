@@ -6,13 +6,15 @@ use http::header::{CONTENT_LENGTH, ORIGIN};
 use http::{Method, Request, StatusCode};
 use hyper::body::Incoming;
 use serde_json::{Value, json};
+use tokio::sync::Semaphore;
 
 use crate::api::booking::{timestamp, type_name};
 use crate::error::{Error, Reason};
 use crate::http::answer::{self, Answer};
 use crate::http::body::{self, Missing};
 use crate::logic::{
-    COMPONENT_BYTES_MAX, End, Gate, Generation, Logic, Passed, Past, Refusal, Source,
+    COMPONENT_BYTES_MAX, End, Gate, Generation, Logic, NoWayBack, Passed, Past, Refusal, Source,
+    TOO_LARGE,
 };
 
 /// Shows the running component, or swaps another in.
@@ -20,8 +22,9 @@ pub const PATH: &str = "/component";
 /// Goes back to the component before.
 pub const ROLLBACK_PATH: &str = "/component/rollback";
 
-/// Answers a request for one of the paths.
-pub async fn handle(logic: &Arc<Logic>, request: Request<Incoming>) -> Answer {
+/// Answers a request for one of the paths. `upload` has a permit when no component
+/// is on its way.
+pub async fn handle(logic: &Arc<Logic>, upload: &Semaphore, request: Request<Incoming>) -> Answer {
     // Browsers name the page that a request comes from. No page is an operator.
     if request.headers().contains_key(ORIGIN) {
         let body = json!({ "message": "Requests of web pages are not accepted." });
@@ -29,14 +32,21 @@ pub async fn handle(logic: &Arc<Logic>, request: Request<Incoming>) -> Answer {
     }
     let rollback = request.uri().path() == ROLLBACK_PATH;
     match *request.method() {
-        Method::POST if rollback => roll_back(logic),
+        Method::POST if rollback => {
+            let rolled_back = roll_back(logic, request.uri().query().unwrap_or_default());
+            rolled_back.unwrap_or_else(|error| answer::error(&error))
+        }
         Method::GET if !rollback => {
             answer::json(report(logic, &logic.generation(), None).to_string())
         }
-        Method::PUT if !rollback => match swap(logic, request).await {
-            Ok(answer) => answer,
-            Err(error) => answer::error(&error),
-        },
+        Method::PUT if !rollback => {
+            // Who probes or goes back is not to wait behind components.
+            let Ok(_turn) = upload.try_acquire() else {
+                let message = "Another component is on its way; try again when it has passed.";
+                return answer::error(&Error::new(Reason::Overloaded, message));
+            };
+            swap(logic, request).await.unwrap_or_else(|error| answer::error(&error))
+        }
         _ => {
             let allowed = if rollback { "POST" } else { "GET, PUT" };
             let message = format!("The path takes {allowed} only.");
@@ -57,9 +67,7 @@ async fn swap(logic: &Arc<Logic>, request: Request<Incoming>) -> Result<Answer, 
     let component = match body::collect(request.into_body(), length, COMPONENT_BYTES_MAX).await {
         Ok(component) => component,
         Err(Missing::TooLarge) => {
-            let message =
-                format!("it has more than {COMPONENT_BYTES_MAX} bytes, which are accepted");
-            let refusal = Refusal { gate: Gate::Size, message };
+            let refusal = Refusal::new(Gate::Size, TOO_LARGE);
             logic.refused(Source::Upload, &refusal);
             return Ok(refused(&refusal));
         }
@@ -80,14 +88,20 @@ fn refused(refusal: &Refusal) -> Answer {
     answer::with_status(StatusCode::UNPROCESSABLE_ENTITY, body.to_string())
 }
 
-fn roll_back(logic: &Logic) -> Answer {
-    match logic.roll_back() {
-        Some(generation) => answer::json(report(logic, &generation, None).to_string()),
-        None => {
-            let body = json!({ "message": "There is no generation to go back to." });
-            answer::with_status(StatusCode::CONFLICT, body.to_string())
-        }
-    }
+/// Goes back; twice the same request goes back once when it says from where.
+fn roll_back(logic: &Logic, query: &str) -> Result<Answer, Error> {
+    let from = match query.strip_prefix("from=").map(str::parse) {
+        None if query.is_empty() => None,
+        Some(Ok(from)) => Some(from),
+        _ => return Err(Error::invalid("query", "is not from= with the number of a generation")),
+    };
+    let message = match logic.roll_back(from) {
+        Ok(generation) => return Ok(answer::json(report(logic, &generation, None).to_string())),
+        Err(NoWayBack::Changed) => "Another generation runs by now.",
+        Err(NoWayBack::First) => "There is no generation to go back to.",
+    };
+    let body = json!({ "message": message });
+    Ok(answer::with_status(StatusCode::CONFLICT, body.to_string()))
 }
 
 /// All there is to know about a generation, and how it came about.

@@ -11,6 +11,7 @@ use http::header::CONTENT_TYPE;
 use http::{HeaderValue, Method, Request, Response};
 use http_body_util::Full;
 use hyper::body::Incoming;
+use tokio::sync::Semaphore;
 
 use crate::api::Api;
 use crate::error::{Error, Reason};
@@ -31,6 +32,8 @@ pub struct Admin {
     pub metrics: Arc<Metrics>,
     /// Set when the process has begun to stop.
     pub stopping: Arc<AtomicBool>,
+    /// One component may be on its way at a time.
+    pub upload: Arc<Semaphore>,
 }
 
 /// Serves `connections` until no more come.
@@ -42,7 +45,7 @@ pub async fn serve(connections: Connections, admin: Admin) {
 async fn handle(admin: Admin, request: Request<Incoming>) -> answer::Answer {
     let path = request.uri().path();
     if matches!(path, component::PATH | component::ROLLBACK_PATH) {
-        return component::handle(&admin.api.logic, request).await;
+        return component::handle(&admin.api.logic, &admin.upload, request).await;
     }
     if !matches!(path, "/livez" | "/readyz" | "/metrics") {
         return answer::error(&Error::new(Reason::RouteNotFound, "There is no such path."));

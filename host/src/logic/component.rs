@@ -46,7 +46,7 @@ pub struct Compiled {
 /// # Errors
 /// When the machine does not offer the address space for its instances, or the
 /// component does not compile.
-pub fn compile(bytes: &[u8], limits: &Limits, parallel: bool) -> wasmtime::Result<Compiled> {
+pub fn compile(bytes: &[u8], limits: &Limits, parallel: bool) -> Result<Compiled, String> {
     let mut pool = PoolingAllocationConfig::new();
     // One more, for the instance on trial.
     let slots = limits.instances + 1;
@@ -63,8 +63,15 @@ pub fn compile(bytes: &[u8], limits: &Limits, parallel: bool) -> wasmtime::Resul
         .epoch_interruption(true)
         .parallel_compilation(parallel)
         .allocation_strategy(InstanceAllocationStrategy::Pooling(pool));
-    let engine = Engine::new(&config)?;
-    let component = Component::from_binary(&engine, bytes)?;
+    let engine = Engine::new(&config).map_err(|error| {
+        format!(
+            "this host has no address space for {} more instances, fewer LOGIC_INSTANCES need \
+             less: {error:#}",
+            limits.instances
+        )
+    })?;
+    let component = Component::from_binary(&engine, bytes)
+        .map_err(|error| format!("it does not compile: {error:#}"))?;
     Ok(Compiled { engine, component })
 }
 

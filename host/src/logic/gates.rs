@@ -5,6 +5,8 @@ use std::time::{Duration, Instant};
 
 /// The most bytes of a component.
 pub const COMPONENT_BYTES_MAX: usize = 16 << 20;
+/// What is said of one that has more.
+pub const TOO_LARGE: &str = "it is larger than 16 MiB";
 
 /// One check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,6 +59,22 @@ pub struct Refusal {
     pub message: String,
 }
 
+/// The most bytes of what is said about a component: its author's names are in it.
+const MESSAGE_BYTES_MAX: usize = 4096;
+
+impl Refusal {
+    /// What a gate says, cut short when a component gives it too much to say.
+    pub fn new(gate: Gate, message: impl Into<String>) -> Self {
+        let mut message = message.into();
+        if message.len() > MESSAGE_BYTES_MAX {
+            let end = (0..=MESSAGE_BYTES_MAX).rev().find(|at| message.is_char_boundary(*at));
+            message.truncate(end.unwrap_or(0));
+            message.push('\u{2026}');
+        }
+        Self { gate, message }
+    }
+}
+
 /// The gates that were passed, and how long each took.
 #[derive(Debug, Default)]
 pub struct Passed(pub Vec<(Gate, Duration)>);
@@ -72,8 +90,20 @@ impl Passed {
         check: impl FnOnce() -> Result<T, String>,
     ) -> Result<T, Refusal> {
         let started = Instant::now();
-        let value = check().map_err(|message| Refusal { gate, message })?;
+        let value = check().map_err(|message| Refusal::new(gate, message))?;
         self.0.push((gate, started.elapsed()));
         Ok(value)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_has_an_end() {
+        assert_eq!(Refusal::new(Gate::Exports, "short").message, "short");
+        let long = Refusal::new(Gate::Exports, "\u{e9}".repeat(1 << 20)).message;
+        assert!(long.len() <= MESSAGE_BYTES_MAX + 3 && long.ends_with('\u{2026}'));
     }
 }

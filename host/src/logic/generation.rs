@@ -68,11 +68,19 @@ pub struct Past {
     generation: Weak<Generation>,
 }
 
+/// What one can go back to.
+pub struct Predecessor {
+    /// The program.
+    pub program: Arc<Program>,
+    /// It was watched for as long as new ones are, and did not fail.
+    pub proved: bool,
+}
+
 /// What was, for those who want to know or to go back.
 #[derive(Default)]
 pub struct History {
     past: VecDeque<Past>,
-    undo: Vec<Arc<Program>>,
+    undo: Vec<Predecessor>,
     quarantine: VecDeque<String>,
 }
 
@@ -118,8 +126,13 @@ impl Generation {
     /// A call has failed by the component's fault. Whether that was one too many
     /// for a new generation; said once.
     pub fn failed(&self) -> bool {
-        let Some(Probation { began, failures }) = &self.probation else { return false };
-        began.elapsed() < PROBATION && failures.fetch_add(1, Ordering::Relaxed) + 1 == FAILURES_MAX
+        let Some(Probation { failures, .. }) = &self.probation else { return false };
+        !self.proved() && failures.fetch_add(1, Ordering::Relaxed) + 1 == FAILURES_MAX
+    }
+
+    /// Whether it need not be watched any more.
+    pub fn proved(&self) -> bool {
+        self.probation.as_ref().is_none_or(|probation| probation.began.elapsed() >= PROBATION)
     }
 }
 
@@ -156,16 +169,17 @@ impl History {
         });
     }
 
-    /// Makes it possible to come back to `program`.
-    pub fn keep(&mut self, program: Arc<Program>) {
-        if self.undo.len() == UNDO_MAX {
-            self.undo.remove(0);
-        }
-        self.undo.push(program);
+    /// Makes it possible to come back to `generation`. Returns the one that this is
+    /// no longer possible for: dropping a program takes its time.
+    pub fn keep(&mut self, generation: &Generation) -> Option<Predecessor> {
+        let forgotten = (self.undo.len() == UNDO_MAX).then(|| self.undo.remove(0));
+        let (program, proved) = (Arc::clone(&generation.program), generation.proved());
+        self.undo.push(Predecessor { program, proved });
+        forgotten
     }
 
-    /// The program to come back to, which is then the present one.
-    pub fn undo(&mut self) -> Option<Arc<Program>> {
+    /// What to come back to, which is then the present one.
+    pub fn undo(&mut self) -> Option<Predecessor> {
         self.undo.pop()
     }
 
@@ -176,6 +190,8 @@ impl History {
 
     /// Keeps a component out from now on.
     pub fn quarantine(&mut self, digest: &str) {
+        self.undo.retain(|predecessor| predecessor.program.digest != digest);
+        self.pardon(digest);
         if self.quarantine.len() == QUARANTINE_MAX {
             self.quarantine.pop_front();
         }

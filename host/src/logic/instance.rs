@@ -16,10 +16,11 @@ use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 use wasmtime_wasi_config::WasiConfigVariables;
 
 use crate::logic::Limits;
+use crate::logic::component::TICK;
 use crate::store::Store;
 use crate::telemetry::LogicMetrics;
 
-/// The most lines of its error output that one instance may log.
+/// The most lines of error output that all instances of a component may log.
 const LOG_LINES_MAX: u32 = 100;
 /// The most bytes of one such line.
 const LOG_LINE_BYTES_MAX: usize = 1024;
@@ -47,6 +48,7 @@ impl Instance {
         settings: &[(String, String)],
         limits: &Limits,
         metrics: Arc<LogicMetrics>,
+        log_lines: Arc<AtomicU32>,
     ) -> Self {
         Self {
             store,
@@ -57,7 +59,7 @@ impl Instance {
             wasi: WasiCtx::builder()
                 .allow_tcp(false)
                 .allow_udp(false)
-                .stderr(ErrorOutput::default())
+                .stderr(ErrorOutput { lines: log_lines })
                 .build(),
             table: ResourceTable::new(),
         }
@@ -93,10 +95,11 @@ impl Meter {
         self.resume(Instant::now());
     }
 
-    /// The guest stops computing for a while.
+    /// The guest stops computing for a while. A running guest is looked at on every
+    /// tick: when it seems to have run for far longer, the process was not running.
     pub fn pause(&mut self, now: Instant) {
         let since = Duration::from_nanos(self.running_since.load(Ordering::Relaxed));
-        self.computed += (now - self.origin).saturating_sub(since);
+        self.computed += (now - self.origin).saturating_sub(since).min(TICK * 2);
     }
 
     /// The guest goes on computing.
@@ -130,8 +133,9 @@ fn nanoseconds(duration: Duration) -> u64 {
 }
 
 /// The guest's error output, as lines of the log.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 struct ErrorOutput {
+    /// How many were logged, by all instances.
     lines: Arc<AtomicU32>,
 }
 
@@ -181,9 +185,15 @@ mod tests {
         // Two seconds of waiting: the guest is set running only now.
         meter.start();
         assert!(matches!(meter.tick(), UpdateDeadline::YieldCustom(1, _)));
-        // Two seconds of computing.
+        // Two seconds in which it was not looked at: it cannot have run.
         meter.running_since.store(0, Ordering::Relaxed);
-        assert!(matches!(meter.tick(), UpdateDeadline::Interrupt));
+        assert!(matches!(meter.tick(), UpdateDeadline::YieldCustom(1, _)));
+        // It is found running again and again.
+        let ticks = (0..10).take_while(|_| {
+            meter.running_since.store(0, Ordering::Relaxed);
+            matches!(meter.tick(), UpdateDeadline::YieldCustom(1, _))
+        });
+        assert_eq!(ticks.count(), 3);
         meter.start();
         assert_eq!(meter.computed(), Duration::ZERO);
     }

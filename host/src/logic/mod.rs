@@ -34,7 +34,7 @@ pub use bindings::exports::session::manager::catalog::{
     Context, Description, Field as FieldDescription, Kind,
 };
 pub use bindings::session::manager::faults::{Fault, Reason, Violation};
-pub use gates::{COMPONENT_BYTES_MAX, Gate, Passed, Refusal};
+pub use gates::{COMPONENT_BYTES_MAX, Gate, Passed, Refusal, TOO_LARGE};
 pub use generation::{End, Generation, Past};
 
 use crate::store::Store;
@@ -121,6 +121,15 @@ pub struct Swapped {
     pub generation: Arc<Generation>,
     /// What was checked; nothing when the component was the running one already.
     pub passed: Passed,
+}
+
+/// Why there is no going back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoWayBack {
+    /// Another generation runs than the one to go back from.
+    Changed,
+    /// There is none before it.
+    First,
 }
 
 impl Logic {
@@ -237,11 +246,7 @@ impl Logic {
             return Ok(running);
         }
         let quarantined = |digest: &str| {
-            let mut history = self.history();
-            if force {
-                history.pardon(digest);
-            }
-            history.quarantined().any(|kept_out| kept_out == digest)
+            !force && self.history().quarantined().any(|kept_out| kept_out == digest)
         };
         let program = Arc::new(self.trial.run(bytes, source, quarantined, passed)?);
         let mut history = self.history();
@@ -250,49 +255,50 @@ impl Logic {
         passed.gate(Gate::Schema, || {
             keeps_sessions(running.description(), &program.description, force)
         })?;
-        history.keep(Arc::clone(&running.program));
-        let generation = self.begin(&mut history, program, End::Replaced);
+        history.pardon(&program.digest);
+        let forgotten = history.keep(&running);
+        let generation = self.begin(&mut history, program, true, End::Replaced);
         drop(history);
         running.pool.retire();
+        drop(forgotten);
         Ok(generation)
     }
 
-    /// Goes back to the generation before the present one, as a new one. `None` when
-    /// there is none to go back to.
-    pub fn roll_back(&self) -> Option<Arc<Generation>> {
-        self.undo(None)
+    /// Goes back to the generation before the present one, as a new one; with `from`,
+    /// only when that is the number of the present one.
+    ///
+    /// # Errors
+    /// Why there is no going back.
+    pub fn roll_back(&self, from: Option<u64>) -> Result<Arc<Generation>, NoWayBack> {
+        self.undo(from, End::RolledBack)
     }
 
-    /// Goes back; when that is because `blamed` keeps failing, only as long as it is
-    /// the present one.
-    fn undo(&self, blamed: Option<&Arc<Generation>>) -> Option<Arc<Generation>> {
+    fn undo(&self, from: Option<u64>, end: End) -> Result<Arc<Generation>, NoWayBack> {
         let mut history = self.history();
         let running = self.generation();
-        if blamed.is_some_and(|blamed| !Arc::ptr_eq(blamed, &running)) {
-            return None;
+        if from.is_some_and(|from| from != running.number) {
+            return Err(NoWayBack::Changed);
         }
-        let program = history.undo()?;
-        let (end, cause) = match blamed {
-            None => (End::RolledBack, "operator"),
-            Some(_) => {
-                history.quarantine(running.digest());
-                (End::Failed, "failures")
-            }
-        };
-        let generation = self.begin(&mut history, program, end);
+        let back = history.undo().ok_or(NoWayBack::First)?;
+        let generation = self.begin(&mut history, back.program, !back.proved, end);
         drop(history);
+        let cause = if end == End::Failed { "failures" } else { "operator" };
         tracing::warn!(from = running.number, to = generation.number, cause, "rolled back");
         self.provisions.metrics.rolled_back(cause);
         // Dropping many instances takes its time.
         tokio::task::spawn_blocking(move || running.pool.retire());
-        Some(generation)
+        Ok(generation)
     }
 
-    fn begin(&self, history: &mut History, program: Arc<Program>, end: End) -> Arc<Generation> {
+    fn begin(
+        &self,
+        history: &mut History,
+        program: Arc<Program>,
+        watched: bool,
+        end: End,
+    ) -> Arc<Generation> {
         let number = self.generation().number + 1;
         let provisions = Arc::clone(&self.provisions);
-        // What comes back has proved itself.
-        let watched = end == End::Replaced;
         let generation = Arc::new(Generation::new(number, program, provisions, watched));
         history.begin(&generation, end);
         self.current.store(Arc::clone(&generation));
@@ -310,12 +316,18 @@ impl Logic {
     /// A call on `generation` has ended with `failure`.
     #[cfg_attr(feature = "native-rules", allow(dead_code, reason = "linked rules do not trap"))]
     fn failed(&self, generation: &Arc<Generation>, failure: &Failure) {
-        let by_the_component = matches!(failure, Failure::TimedOut | Failure::Trapped);
-        if by_the_component && generation.failed() && self.undo(Some(generation)).is_none() {
-            tracing::error!(
-                generation = generation.number,
+        if !matches!(failure, Failure::TimedOut | Failure::Trapped) || !generation.failed() {
+            return;
+        }
+        self.history().quarantine(generation.digest());
+        let number = generation.number;
+        match self.undo(Some(number), End::Failed) {
+            Err(NoWayBack::First) => tracing::error!(
+                generation = number,
                 "the component keeps failing, and there is none to go back to"
-            );
+            ),
+            // It has given way already.
+            Ok(_) | Err(NoWayBack::Changed) => {}
         }
     }
 
@@ -344,11 +356,16 @@ pub fn check(
     bytes: &[u8],
     running: &[u8],
     settings: Vec<(String, String)>,
+    limits: Limits,
     passed: &mut Passed,
 ) -> Result<Description, Refusal> {
-    let trial = Trial::new(settings, Limits::default(), Arc::new(Metrics::new()))?;
+    let trial = Trial::new(settings, limits, Arc::new(Metrics::new()))?;
     let candidate = trial.run(bytes, Source::File, |_| false, passed)?;
-    let running = trial.run(running, Source::BuiltIn, |_| false, &mut Passed::default())?;
+    let running = trial.run(running, Source::BuiltIn, |_| false, &mut Passed::default());
+    let running = running.map_err(|refusal| {
+        let message = format!("the component to compare it with does not fit: {refusal}");
+        Refusal::new(Gate::Schema, message)
+    })?;
     passed.gate(Gate::Schema, || {
         keeps_sessions(&running.description, &candidate.description, false)
     })?;

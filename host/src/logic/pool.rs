@@ -86,6 +86,23 @@ struct Idle {
     _place: OwnedSemaphorePermit,
 }
 
+/// Why there is no instance.
+pub enum NoLease {
+    /// The generation was replaced before the call had begun: it belongs on the next.
+    Retired,
+    /// The call has no answer.
+    Failed(Failure),
+}
+
+/// The generation was replaced.
+struct Retired;
+
+impl From<Retired> for NoLease {
+    fn from(_: Retired) -> Self {
+        Self::Retired
+    }
+}
+
 /// An instance that is out for one call.
 pub struct Lease<'a> {
     pool: &'a Pool,
@@ -122,11 +139,13 @@ impl Pool {
             let idle = lock(stack).take();
             drop(idle);
         }
+        // Who waits for one of them waits in the wrong place.
+        self.provisions.places.returned.notify_waiters();
         self.provisions.places.wake();
     }
 
-    fn pop(stack: &Mutex<Option<Vec<Idle>>>) -> Option<Idle> {
-        lock(stack).as_mut().and_then(Vec::pop)
+    fn pop(stack: &Mutex<Option<Vec<Idle>>>) -> Result<Option<Idle>, Retired> {
+        lock(stack).as_mut().map(Vec::pop).ok_or(Retired)
     }
 
     /// Keeps an instance for the next call.
@@ -147,12 +166,13 @@ impl Pool {
     ///
     /// # Errors
     /// [`Failure::Overloaded`] when none comes back; [`Failure::Trapped`] when a
-    /// fresh one does not start.
-    pub async fn lease(&self) -> Result<Lease<'_>, Failure> {
+    /// fresh one does not start; [`NoLease::Retired`] when the generation is replaced
+    /// before one is found.
+    pub async fn lease(&self) -> Result<Lease<'_>, NoLease> {
         // From here on whatever ends this call wakes who waits.
         let mut lease = Lease { pool: self, idle: None };
         if self.provisions.places.waiting.load(Ordering::SeqCst) == 0 {
-            lease.idle = match Self::pop(self.idle.own()) {
+            lease.idle = match Self::pop(self.idle.own())? {
                 Some(idle) => Some(idle),
                 None => self.find().await?,
             };
@@ -164,14 +184,22 @@ impl Pool {
     }
 
     /// An instance that need not be waited for.
-    async fn find(&self) -> Result<Option<Idle>, Failure> {
-        if let Ok(place) = Arc::clone(&self.provisions.places.free).try_acquire_owned() {
-            return self.start(place).await.map(Some);
+    async fn find(&self) -> Result<Option<Idle>, NoLease> {
+        if lock(self.idle.own()).is_none() {
+            return Err(NoLease::Retired);
         }
-        Ok(self.idle.iter().find_map(Self::pop))
+        if let Ok(place) = Arc::clone(&self.provisions.places.free).try_acquire_owned() {
+            return self.start(place).await.map(Some).map_err(NoLease::Failed);
+        }
+        for stack in self.idle.iter() {
+            if let Some(idle) = Self::pop(stack)? {
+                return Ok(Some(idle));
+            }
+        }
+        Ok(None)
     }
 
-    async fn wait(&self) -> Result<Idle, Failure> {
+    async fn wait(&self) -> Result<Idle, NoLease> {
         let Provisions { places, limits, metrics, .. } = &*self.provisions;
         let mut waiting = Waiting::begin(places);
         let found = tokio::time::timeout(limits.wait, async {
@@ -184,6 +212,9 @@ impl Pool {
                 if next && let Some(idle) = self.find().await? {
                     return Ok(idle);
                 }
+                if lock(self.idle.own()).is_none() {
+                    return Err(NoLease::Retired);
+                }
                 returned.await;
                 next = true;
             }
@@ -193,14 +224,16 @@ impl Pool {
         waiting.served = matches!(found, Ok(Ok(_))) && places.free() == 0 && self.idle() == 0;
         found.unwrap_or_else(|_| {
             metrics.counts().logic.overloaded.inc();
-            Err(Failure::Overloaded)
+            Err(NoLease::Failed(Failure::Overloaded))
         })
     }
 
     async fn start(&self, place: OwnedSemaphorePermit) -> Result<Idle, Failure> {
         let Provisions { store, settings, limits, metrics, .. } = &*self.provisions;
         let metrics = &metrics.counts().logic;
-        let instance = Instance::new(Arc::clone(store), settings, limits, Arc::clone(metrics));
+        let lines = Arc::clone(&self.program.log_lines);
+        let instance =
+            Instance::new(Arc::clone(store), settings, limits, Arc::clone(metrics), lines);
         let warm = self.program.loaded.instantiate(instance).await.map_err(|error| {
             tracing::error!(error = format!("{error:#}"), "an instance does not start");
             metrics.trapped.inc();

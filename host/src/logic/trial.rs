@@ -2,12 +2,13 @@
 //! serves waits for it, and nothing that it does reaches the store.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
 use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
 use crate::logic::component::{self, Loaded, Ticker};
-use crate::logic::gates::{COMPONENT_BYTES_MAX, Gate, Passed, Refusal};
+use crate::logic::gates::{COMPONENT_BYTES_MAX, Gate, Passed, Refusal, TOO_LARGE};
 use crate::logic::instance::Instance;
 use crate::logic::world::{self, World};
 use crate::logic::{Description, Limits, Source, schema};
@@ -33,6 +34,8 @@ pub struct Program {
     pub source: Source,
     /// What it says of itself.
     pub description: Description,
+    /// How many lines its instances have logged.
+    pub(super) log_lines: Arc<AtomicU32>,
     pub(super) loaded: Loaded,
 }
 
@@ -61,9 +64,8 @@ impl Trial {
         limits: Limits,
         metrics: Arc<Metrics>,
     ) -> Result<Self, Refusal> {
-        let ticker = Ticker::start().map_err(|error| Refusal {
-            gate: Gate::Compiles,
-            message: format!("there is no thread to watch it: {error}"),
+        let ticker = Ticker::start().map_err(|error| {
+            Refusal::new(Gate::Compiles, format!("there is no thread to watch it: {error}"))
         })?;
         Ok(Self { limits, settings: settings.into(), metrics, ticker, alone: true })
     }
@@ -80,8 +82,9 @@ impl Trial {
         passed: &mut Passed,
     ) -> Result<Program, Refusal> {
         passed.gate(Gate::Size, || match bytes.len() {
+            0 => Err("it is empty".into()),
             1..=COMPONENT_BYTES_MAX => Ok(()),
-            size => Err(format!("it has {size} bytes, 1 to {COMPONENT_BYTES_MAX} are accepted")),
+            _ => Err(TOO_LARGE.into()),
         })?;
         let digest = component::digest(bytes);
         passed.gate(Gate::Quarantine, || match quarantined(&digest) {
@@ -97,36 +100,39 @@ impl Trial {
             Ok(world)
         })?;
         passed.gate(Gate::Exports, || world.exports())?;
-        let compiled = passed.gate(Gate::Compiles, || {
-            component::compile(bytes, &self.limits, self.alone)
-                .map_err(|error| format!("it does not compile: {error:#}"))
-        })?;
+        let compiled =
+            passed.gate(Gate::Compiles, || component::compile(bytes, &self.limits, self.alone))?;
         // The names were found before; now their types are compared as well.
-        let loaded = compiled
-            .link()
-            .map_err(|error| Refusal { gate: Gate::Imports, message: format!("{error:#}") })?;
+        let loaded =
+            compiled.link().map_err(|error| Refusal::new(Gate::Imports, format!("{error:#}")))?;
         self.ticker.add(&loaded);
         let description = self.describe(&loaded, passed)?;
         passed.gate(Gate::Describes, || schema::makes_sense(&description))?;
-        Ok(Program { digest, size: bytes.len(), source, description, loaded })
+        let (size, log_lines) = (bytes.len(), Arc::default());
+        Ok(Program { digest, size, source, description, log_lines, loaded })
     }
 
     /// Starts an instance and asks it what it is.
     fn describe(&self, loaded: &Loaded, passed: &mut Passed) -> Result<Description, Refusal> {
-        let refusal = |gate, message: String| Refusal { gate, message };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
-        let runtime = runtime.map_err(|error| refusal(Gate::Instantiates, error.to_string()))?;
+        let runtime =
+            runtime.map_err(|error| Refusal::new(Gate::Instantiates, error.to_string()))?;
         let metrics = Arc::clone(&self.metrics.counts().logic);
         let started = Instant::now();
         let starting = async {
-            let instance = Instance::new(Arc::new(NoStore), &self.settings, &self.limits, metrics);
+            let (settings, limits) = (&self.settings, &self.limits);
+            let lines = Arc::default();
+            let instance = Instance::new(Arc::new(NoStore), settings, limits, metrics, lines);
             tokio::time::timeout(PATIENCE, loaded.instantiate(instance)).await
         };
         let mut warm = runtime
             .block_on(starting)
-            .map_err(|_| refusal(Gate::Instantiates, "an instance of it never starts".into()))?
+            .map_err(|_| Refusal::new(Gate::Instantiates, "an instance of it never starts"))?
             .map_err(|error| {
-                refusal(Gate::Instantiates, format!("an instance of it does not start: {error:#}"))
+                Refusal::new(
+                    Gate::Instantiates,
+                    format!("an instance of it does not start: {error:#}"),
+                )
             })?;
         passed.0.push((Gate::Instantiates, started.elapsed()));
         warm.store.data_mut().meter.start();
@@ -137,9 +143,9 @@ impl Trial {
         };
         runtime
             .block_on(describing)
-            .map_err(|_| refusal(Gate::Describes, "it never describes itself".into()))?
+            .map_err(|_| Refusal::new(Gate::Describes, "it never describes itself"))?
             .map_err(|error| {
-                refusal(Gate::Describes, format!("it does not describe itself: {error:#}"))
+                Refusal::new(Gate::Describes, format!("it does not describe itself: {error:#}"))
             })
     }
 }
@@ -153,7 +159,7 @@ pub async fn aside<T: Send + 'static>(
     alone: bool,
     work: impl FnOnce() -> Result<T, Refusal> + Send + 'static,
 ) -> Result<T, Refusal> {
-    let failed = |message: String| Refusal { gate: Gate::Compiles, message };
+    let failed = |message: String| Refusal::new(Gate::Compiles, message);
     let (tell, told) = oneshot::channel();
     std::thread::Builder::new()
         .name("component-trial".into())

@@ -23,6 +23,12 @@ const OFFERED: [&str; 7] = [
     "wasi:random/",
 ];
 
+/// The most modules and components inside a component. A dozen is many; checking
+/// them takes time that grows with their square.
+const PARTS_MAX: usize = 256;
+/// The most breaches that are told of; the author will come again.
+const BREACHES_MAX: usize = 20;
+
 /// The world of `wit/`, as this host was built with it.
 static DEMANDED: LazyLock<World> = LazyLock::new(|| {
     let demanded = || {
@@ -67,6 +73,15 @@ pub fn valid(bytes: &[u8]) -> Result<(), String> {
     }
     if !wasmparser::Parser::is_component(bytes) {
         return Err("it is a core module, not a component; build it for wasm32-wasip2".into());
+    }
+    let mut parts = 0;
+    for payload in wasmparser::Parser::new(0).parse_all(bytes) {
+        use wasmparser::Payload::{ComponentSection, ModuleSection};
+        let payload = payload.map_err(|error| format!("it is no valid component: {error}"))?;
+        parts += usize::from(matches!(payload, ComponentSection { .. } | ModuleSection { .. }));
+        if parts > PARTS_MAX {
+            return Err(format!("it has more than {PARTS_MAX} modules and components inside"));
+        }
     }
     let validated = wasmparser::Validator::new().validate_all(bytes);
     validated.map(drop).map_err(|error| format!("it is no valid component: {error}"))
@@ -320,7 +335,14 @@ fn primitive(ty: Type) -> &'static str {
     }
 }
 
-/// One sentence for each breach.
+/// One sentence for each breach, up to some.
 fn all_well(breaches: &[String]) -> Result<(), String> {
-    if breaches.is_empty() { Ok(()) } else { Err(breaches.join("; ")) }
+    match breaches.len() {
+        0 => Ok(()),
+        1..=BREACHES_MAX => Err(breaches.join("; ")),
+        count => {
+            let told = breaches[..BREACHES_MAX].join("; ");
+            Err(format!("{told}; and {} more", count - BREACHES_MAX))
+        }
+    }
 }
