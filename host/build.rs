@@ -87,7 +87,8 @@ fn workspace() -> Result<PathBuf> {
 /// Rust code and the descriptors for reflection, REST and OpenAPI.
 fn protos() -> Result<()> {
     println!("cargo::rerun-if-changed=proto");
-    let files = ["session-manager.proto", "session/booking/v1/booking.proto"];
+    let files =
+        ["session-manager.proto", "session/booking/v1/booking.proto", "sm.proto", "smdevice.proto"];
     let mut compiler = protox::Compiler::new(["proto"])?;
     compiler.include_imports(true).include_source_info(true).open_files(files)?;
     let out = PathBuf::from(std::env::var("OUT_DIR")?);

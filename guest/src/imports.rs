@@ -15,6 +15,9 @@ pub trait Imports {
     /// An unguessable token of `length` base64url characters.
     fn token(&self, length: u32) -> String;
 
+    /// A random UUID in its canonical form.
+    fn uuid(&self) -> String;
+
     /// A setting, or `None` when the host has none of that name.
     fn setting(&self, name: &str) -> Option<String>;
 }

@@ -10,6 +10,7 @@ pub mod keys;
 pub mod policy;
 pub mod schema;
 pub mod value;
+pub mod viewing;
 
 #[allow(
     unsafe_code,
@@ -29,6 +30,7 @@ mod bindings {
 
 pub use bindings::exports::session::manager::booking as booking_types;
 pub use bindings::exports::session::manager::catalog;
+pub use bindings::exports::session::manager::viewing as viewing_types;
 pub use bindings::session::manager::faults;
 pub use bindings::session::manager::store;
 
@@ -65,6 +67,7 @@ mod component {
     use super::imports::Imports;
     use super::policy::Policy;
     use super::store::{self, Outcome, StoreError, Txn};
+    use super::viewing_types::{Home, Setup, Slot};
 
     struct Component;
 
@@ -78,6 +81,10 @@ mod component {
 
         fn token(&self, length: u32) -> String {
             tokens::token(length)
+        }
+
+        fn uuid(&self) -> String {
+            tokens::uuid()
         }
 
         fn setting(&self, name: &str) -> Option<String> {
@@ -114,6 +121,44 @@ mod component {
 
         fn unlock(context: String, session_key: String, lock_token: String) -> Result<(), Fault> {
             super::booking::unlock(&Host, &context, &session_key, &lock_token)
+        }
+    }
+
+    impl exports::session::manager::viewing::Guest for Component {
+        fn create(setup: Setup) -> Result<Slot, Fault> {
+            super::viewing::create(&Host, policy(), setup)
+        }
+
+        fn create_for_device(device_id: String, replace: Vec<String>) -> Result<Slot, Fault> {
+            super::viewing::create_for_device(&Host, policy(), device_id, replace)
+        }
+
+        fn heartbeat(account_id: String, session_id: String) -> Result<Slot, Fault> {
+            super::viewing::heartbeat(&Host, policy(), account_id, session_id)
+        }
+
+        fn tear_down(account_id: String, session_id: String) -> Result<(), Fault> {
+            super::viewing::tear_down(&Host, &account_id, &session_id)
+        }
+
+        fn set_max(account_id: String, max_sessions: i32) -> Result<(), Fault> {
+            super::viewing::set_max(&Host, &account_id, max_sessions)
+        }
+
+        fn get_home(account_id: String) -> Result<Home, Fault> {
+            super::viewing::get_home(&Host, policy(), &account_id)
+        }
+
+        fn register_device(device_id: String, account_id: String) -> Result<(), Fault> {
+            super::viewing::register_device(&Host, &device_id, &account_id)
+        }
+
+        fn forget_device(device_id: String) -> Result<(), Fault> {
+            super::viewing::forget_device(&Host, &device_id)
+        }
+
+        fn get_device(device_id: String) -> Result<String, Fault> {
+            super::viewing::get_device(&Host, &device_id)
         }
     }
 

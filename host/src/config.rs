@@ -164,6 +164,16 @@ pub struct Settings {
           value_parser = lifetime)]
     pub session_lock_ttl: Duration,
 
+    /// Lifetime of a viewing session after its last heartbeat.
+    #[arg(long, env = "VIEWING_TTL", default_value = "120s", global = true,
+          value_parser = lifetime)]
+    pub viewing_ttl: Duration,
+
+    /// Viewing sessions at the same time, of a home that was given no number of its own.
+    #[arg(long, env = "VIEWING_MAX_SESSIONS", default_value = "2", global = true,
+          value_parser = max_sessions)]
+    pub viewing_max_sessions: u32,
+
     /// Calls of the rules at the same time; each needs an instance.
     #[arg(long, env = "LOGIC_INSTANCES", default_value = "256", global = true,
           value_parser = instances)]
@@ -255,6 +265,8 @@ impl Settings {
         vec![
             milliseconds("session-ttl-ms", self.session_ttl),
             milliseconds("session-lock-ttl-ms", self.session_lock_ttl),
+            milliseconds("viewing-ttl-ms", self.viewing_ttl),
+            ("viewing-max-sessions".into(), self.viewing_max_sessions.to_string()),
         ]
     }
 }
@@ -301,6 +313,11 @@ fn database(text: &str) -> Result<u32, String> {
 fn instances(text: &str) -> Result<u32, String> {
     let number = text.parse().ok().filter(|number| (1..=1024).contains(number));
     number.ok_or_else(|| "expected a number from 1 to 1024".into())
+}
+
+fn max_sessions(text: &str) -> Result<u32, String> {
+    let number = text.parse().ok().filter(|number| (0..=1000).contains(number));
+    number.ok_or_else(|| "expected a number from 0 to 1000".into())
 }
 
 fn level(text: &str) -> Result<LevelFilter, String> {
@@ -420,7 +437,9 @@ mod tests {
             settings.for_component(),
             [
                 ("session-ttl-ms".to_owned(), "900000".to_owned()),
-                ("session-lock-ttl-ms".to_owned(), "3000".to_owned())
+                ("session-lock-ttl-ms".to_owned(), "3000".to_owned()),
+                ("viewing-ttl-ms".to_owned(), "120000".to_owned()),
+                ("viewing-max-sessions".to_owned(), "2".to_owned()),
             ]
         );
     }

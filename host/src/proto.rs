@@ -13,6 +13,22 @@ pub mod sessionmanager {
     tonic::include_proto!("sessionmanager");
 }
 
+/// Packages `com.*`.
+pub mod com {
+    /// Packages `com.example.*`.
+    pub mod example {
+        /// Package `com.example.sm`.
+        pub mod sm {
+            tonic::include_proto!("com.example.sm");
+        }
+
+        /// Package `com.example.smdevice`.
+        pub mod smdevice {
+            tonic::include_proto!("com.example.smdevice");
+        }
+    }
+}
+
 /// Packages `session.*`.
 pub mod session {
     /// Packages `session.booking.*`.

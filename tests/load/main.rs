@@ -13,6 +13,7 @@ mod peers;
 mod process;
 mod swap;
 mod table;
+mod viewing;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -54,11 +55,11 @@ fn main() {
         Some("echo") => runtime.block_on(peers::echo()),
         Some("all") => runtime.block_on(run(&all, "")),
         Some("quick") => runtime.block_on(run(&quick(all.native), "")),
-        Some(part @ ("native" | "peers" | "open" | "growth" | "start" | "swap")) => {
+        Some(part @ ("native" | "peers" | "open" | "growth" | "start" | "swap" | "viewing")) => {
             runtime.block_on(run(&all, part));
         }
         _ => println!(
-            "usage: tests/bench [all | quick | native | peers | open | growth | start | swap]"
+            "usage: tests/bench [all | quick | native | peers | open | growth | start | swap | viewing]"
         ),
     }
 }
@@ -68,6 +69,7 @@ async fn run(plan: &Plan, part: &str) {
     let wanted = |name| part.is_empty() || part == name;
     if wanted("native") {
         pairs::component_and_native(plan).await;
+        viewing::component_and_native(plan).await;
     }
     if wanted("peers") {
         pairs::peers(plan).await;
@@ -80,6 +82,9 @@ async fn run(plan: &Plan, part: &str) {
     }
     if wanted("start") {
         growth::start_and_rest(plan).await;
+    }
+    if part == "viewing" {
+        viewing::component_and_native(plan).await;
     }
     if wanted("swap") {
         swap::under_load(plan).await;

@@ -45,7 +45,7 @@ impl Side {
 }
 
 /// Measures both sides in turns and prints the row.
-fn compare(plan: &Plan, name: &str, connections: u32, subject: &Side, pair: &Side) {
+pub fn compare(plan: &Plan, name: &str, connections: u32, subject: &Side, pair: &Side) {
     let (mut subjects, mut pairs) = (Vec::new(), Vec::new());
     for round in 0..plan.rounds {
         let run = |request: &Request| request.closed_loop(connections, plan.duration);
@@ -138,26 +138,26 @@ pub async fn nothing_failed(host: &Host) {
 }
 
 /// A Redis as it is in production, and the launch of hosts on either store.
-struct Stores {
+pub struct Stores {
     redis: RedisServer,
     directories: tempfile::TempDir,
 }
 
 impl Stores {
-    async fn start() -> Self {
+    pub async fn start() -> Self {
         let redis = RedisServer::with(&REDIS).await;
         Self { redis, directories: tempfile::tempdir().unwrap() }
     }
 
     /// A host on a store of its own.
-    fn launch(&self, store: &str, name: &str) -> Launch {
+    pub fn launch(&self, store: &str, name: &str) -> Launch {
         match store {
             "Redis" => Launch::redis(&self.redis),
             _ => Launch::embedded(&self.directories.path().join(name)),
         }
     }
 
-    fn redis_process(&self, store: &str) -> Option<u32> {
+    pub fn redis_process(&self, store: &str) -> Option<u32> {
         (store == "Redis").then(|| self.redis.process_id())
     }
 }

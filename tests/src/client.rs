@@ -8,7 +8,7 @@ use bytes::Bytes;
 use http::uri::PathAndQuery;
 use prost::Message;
 use prost_reflect::{
-    DescriptorPool, DynamicMessage, Kind, MethodDescriptor, ReflectMessage, Value,
+    DescriptorPool, DynamicMessage, Kind, MethodDescriptor, ReflectMessage, SerializeOptions, Value,
 };
 use serde_json::{Map, Value as Json, json};
 use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
@@ -236,6 +236,41 @@ impl Client {
         Ok(())
     }
 
+    /// Calls an operation about homes and devices, with its request in canonical JSON.
+    ///
+    /// # Errors
+    /// The service's refusal.
+    ///
+    /// # Panics
+    /// When there is no such operation.
+    pub async fn viewing(&self, operation: &str, request: Json) -> Result<Json, Refusal> {
+        let (http, base) = match &self.inner {
+            Inner::Grpc(grpc) => return grpc.json(operation, request).await,
+            Inner::Rest { http, base } => (http, base),
+        };
+        let (post, path, subject) = match operation {
+            "CreateSession" => (true, "/home/{}/sessions/create", "accountId"),
+            "HeartBeat" => (true, "/home/{}/sessions/heartbeat", "accountId"),
+            "TearDown" => (true, "/home/{}/sessions/teardown", "accountId"),
+            "SetMaxSession" => (true, "/home/{}/sessions/setMaxSession", "accountId"),
+            "GetHome" => (false, "/homes/{}", "accountId"),
+            "CreateSessionWithDevice" => (true, "/device/{}/sessions/create", "deviceId"),
+            "CreateDevice" => (true, "/device/{}/create", "deviceId"),
+            "DeleteDevice" => (true, "/device/{}/delete", "deviceId"),
+            "GetDevice" => (false, "/devices/{}", "deviceId"),
+            other => panic!("no operation {other}"),
+        };
+        let Json::Object(mut request) = request else { panic!("a request is an object") };
+        let subject = request.remove(subject).unwrap_or_default();
+        let mut url = reqwest::Url::parse(base).expect("an address");
+        let segments = path.split('/').skip(1);
+        let subject = subject.as_str().unwrap_or_default();
+        url.path_segments_mut()
+            .expect("a URL with a path")
+            .extend(segments.map(|segment| if segment == "{}" { subject } else { segment }));
+        rest(if post { http.post(url).json(&request) } else { http.get(url) }).await
+    }
+
     /// Asks whether the service is well.
     ///
     /// # Errors
@@ -358,6 +393,22 @@ impl GrpcClient {
             message.set_field_by_name(name, Value::String((*value).into()));
         }
         self.call(&method, message).await
+    }
+
+    /// Calls a method with its request and reply in canonical JSON.
+    ///
+    /// # Errors
+    /// The service's refusal.
+    ///
+    /// # Panics
+    /// When the request is not one of the method.
+    pub async fn json(&self, method: &str, request: Json) -> Result<Json, Refusal> {
+        let method = self.method(method);
+        let request = DynamicMessage::deserialize(method.input(), request).expect("a request");
+        let reply = self.call(&method, request).await?;
+        let options = SerializeOptions::new().skip_default_fields(false);
+        let reply = reply.serialize_with_options(serde_json::value::Serializer, &options);
+        Ok(reply.expect("a message is JSON"))
     }
 
     /// Calls a method.

@@ -2,68 +2,13 @@
 //! on every store.
 
 use serde_json::json;
-use session_tests::client::{Client, Conditions, Wire};
-use session_tests::host::{Host, Launch};
-use session_tests::redis_server::RedisServer;
+use session_tests::client::Conditions;
 use session_tests::wait;
 
-/// A server on some store, and a user over some wire.
-struct Setting {
-    host: Host,
-    client: Client,
-    redis: Option<RedisServer>,
-    _directory: tempfile::TempDir,
-}
-
-#[derive(Clone, Copy)]
-enum On {
-    Memory,
-    Embedded,
-    Redis,
-}
+use crate::everywhere::{Setting, everywhere};
 
 /// Lifetimes are short enough to see their end.
 const SESSION_TTL_MS: u64 = 1500;
-
-async fn setting(on: On, wire: Wire, settings: &[(&str, &str)]) -> Setting {
-    let directory = tempfile::tempdir().unwrap();
-    let redis = match on {
-        On::Redis => Some(RedisServer::start().await),
-        On::Memory | On::Embedded => None,
-    };
-    let launch = match (on, &redis) {
-        (On::Memory, _) => Launch::in_memory(),
-        (On::Embedded, _) => Launch::embedded(directory.path()),
-        (On::Redis, redis) => Launch::redis(redis.as_ref().unwrap()),
-    };
-    let launch = settings.iter().fold(launch, |launch, (name, value)| launch.set(name, value));
-    let host = launch.start();
-    let client = host.client(wire).await;
-    Setting { host, client, redis, _directory: directory }
-}
-
-macro_rules! everywhere {
-    ($($scenario:ident $settings:expr),+ $(,)?) => {
-        everywhere!(@ rest_on_memory Rest Memory $($scenario $settings),+);
-        everywhere!(@ grpc_on_memory Grpc Memory $($scenario $settings),+);
-        everywhere!(@ rest_on_embedded Rest Embedded $($scenario $settings),+);
-        everywhere!(@ grpc_on_embedded Grpc Embedded $($scenario $settings),+);
-        everywhere!(@ rest_on_redis Rest Redis $($scenario $settings),+);
-        everywhere!(@ grpc_on_redis Grpc Redis $($scenario $settings),+);
-    };
-    (@ $place:ident $wire:ident $on:ident $($scenario:ident $settings:expr),+) => {
-        mod $place {
-            $(
-                #[tokio::test]
-                async fn $scenario() {
-                    let settings: &[(&str, &str)] = &$settings;
-                    let setting = super::setting(super::On::$on, super::Wire::$wire, settings);
-                    super::$scenario(setting.await).await;
-                }
-            )+
-        }
-    };
-}
 
 everywhere!(
     a_pre_order_keeps_its_list_request_and_response [],

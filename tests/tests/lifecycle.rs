@@ -50,6 +50,9 @@ async fn help_documents_every_setting() {
         "DATA_DIR",
         "SESSION_TTL",
         "SESSION_LOCK_TTL",
+        "VIEWING_TTL",
+        "VIEWING_MAX_SESSIONS",
+        "COMPONENT",
     ] {
         assert!(help.contains(setting), "{setting}");
     }

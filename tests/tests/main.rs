@@ -6,10 +6,13 @@
 mod bad_input;
 mod booking;
 mod contract;
+mod everywhere;
 mod house;
 mod lifecycle;
 mod logic;
 mod outage;
+mod readme;
 mod store;
 mod swap;
+mod viewing;
 mod walkthrough;

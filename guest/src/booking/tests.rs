@@ -7,7 +7,7 @@ use super::*;
 use crate::booking_types::Value;
 use crate::store::StoreError;
 
-const POLICY: Policy = Policy { session_ttl_ms: 900_000, session_lock_ttl_ms: 3000 };
+const POLICY: Policy = Policy::DEFAULTS;
 
 /// Answers each transaction with the next outcome, and keeps it.
 #[derive(Default)]
@@ -47,6 +47,10 @@ impl Imports for Script {
 
     fn token(&self, length: u32) -> String {
         "T".repeat(length as usize)
+    }
+
+    fn uuid(&self) -> String {
+        unreachable!("booking rules make no UUIDs")
     }
 
     fn setting(&self, _: &str) -> Option<String> {

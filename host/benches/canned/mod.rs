@@ -78,6 +78,10 @@ impl Imports for Native {
         "T".repeat(length as usize)
     }
 
+    fn uuid(&self) -> String {
+        "00000000-0000-4000-8000-000000000000".into()
+    }
+
     fn setting(&self, _: &str) -> Option<String> {
         None
     }

@@ -3,6 +3,7 @@
 //! else.
 
 pub mod booking;
+pub mod viewing;
 
 use std::sync::Arc;
 

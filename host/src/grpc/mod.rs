@@ -5,6 +5,7 @@ pub mod codec;
 mod observe;
 mod session_manager;
 pub mod status;
+mod viewing;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,6 +18,8 @@ use tonic_health::server::HealthReporter;
 use crate::api::Api;
 use crate::error::Error;
 use crate::listener::{Connection, Connections};
+use crate::proto::com::example::sm::sm_server::{self, SmServer};
+use crate::proto::com::example::smdevice::device_server::{self, DeviceServer};
 use crate::proto::session::booking::v1::booking_server::BookingServer;
 use crate::proto::sessionmanager::session_manager_server::SessionManagerServer;
 use crate::proto::{DESCRIPTORS, session, sessionmanager};
@@ -31,8 +34,10 @@ const HEADER_BYTES_MAX: u32 = 16 << 10;
 
 /// The names of the services, as health reports them; the empty one stands for
 /// the whole server.
-pub const SERVICES: [&str; 3] = [
+pub const SERVICES: [&str; 5] = [
     "",
+    sm_server::SERVICE_NAME,
+    device_server::SERVICE_NAME,
     sessionmanager::session_manager_server::SERVICE_NAME,
     session::booking::v1::booking_server::SERVICE_NAME,
 ];
@@ -66,6 +71,14 @@ pub async fn serve(
         .layer(observe::layer(metrics.counts()))
         .add_service(
             SessionManagerServer::new(session_manager::Service(api.clone()))
+                .max_decoding_message_size(MESSAGE_BYTES_MAX),
+        )
+        .add_service(
+            SmServer::new(viewing::Service(api.clone()))
+                .max_decoding_message_size(MESSAGE_BYTES_MAX),
+        )
+        .add_service(
+            DeviceServer::new(viewing::Service(api.clone()))
                 .max_decoding_message_size(MESSAGE_BYTES_MAX),
         )
         .add_service(

@@ -156,7 +156,7 @@ impl Rest {
                 request.query(query);
                 request.body(&body)?;
                 let reply = call(self.api.clone(), request.finish()?).await?;
-                Ok(answer::json(transcode::reply(route.method.output(), &reply)))
+                Ok(reply_of(route, &reply))
             }
             Action::SetFlat => {
                 no_query(query)?;
@@ -220,7 +220,12 @@ impl Refusal {
 }
 
 fn reply(route: &Route, message: &impl Message) -> Answer {
-    answer::json(transcode::reply(route.method.output(), &message.encode_to_vec()))
+    reply_of(route, &message.encode_to_vec())
+}
+
+fn reply_of(route: &Route, message: &[u8]) -> Answer {
+    let (only, camel_case) = (route.response_body.as_ref(), route.camel_case);
+    answer::json(transcode::reply(route.method.output(), message, only, camel_case))
 }
 
 fn no_query(query: &str) -> Result<(), Error> {

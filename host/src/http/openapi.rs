@@ -82,8 +82,11 @@ impl Document {
         let mut query = Vec::new();
         for field in route.method.input().fields() {
             if path.contains(&format!("{{{}}}", field.name())) {
-                let schema =
-                    if field.name() == "session_key" { session_key() } else { scalar(&field) };
+                let schema = match field.name() {
+                    "session_key" => session_key(),
+                    "account_id" | "device_id" => identifier(),
+                    _ => scalar(&field),
+                };
                 parameters.push(json!({
                     "name": field.name(),
                     "in": "path",
@@ -104,7 +107,7 @@ impl Document {
         parameters.extend(query);
         let reply = match (&route.action, context) {
             (Action::GetFlat, Some(context)) => self.session(context),
-            _ => self.message(&route.method.output()),
+            _ => self.reply(route),
         };
         let mut operation = json!({
             "operationId": operation_id(route, context),
@@ -123,7 +126,7 @@ impl Document {
         if route.has_body {
             let (schema, required) = match (&route.action, context) {
                 (Action::SetFlat, Some(context)) => (self.write(context), true),
-                _ => (json!({ "type": "object", "additionalProperties": false }), false),
+                _ => self.body(route),
             };
             operation["requestBody"] = json!({
                 "required": required,
@@ -176,8 +179,48 @@ impl Document {
         self.named(format!("{}.Write", context.name), schema)
     }
 
+    /// What an operation answers.
+    fn reply(&mut self, route: &Route) -> Value {
+        match &route.response_body {
+            None => self.message(&route.method.output(), route.camel_case),
+            Some(field) => self.field(field, route.camel_case),
+        }
+    }
+
+    /// What the body of an operation takes, and whether there has to be one: all that
+    /// is not in the path.
+    fn body(&mut self, route: &Route) -> (Value, bool) {
+        let mut properties = Map::new();
+        for field in route.method.input().fields() {
+            if !route.template.contains(&format!("{{{}}}", field.name())) {
+                let mut schema = match field.name() {
+                    "account_id" | "device_id" => identifier(),
+                    _ => self.field(&field, route.camel_case),
+                };
+                schema["description"] = json!(comment(&field));
+                properties.insert(name(&field, route.camel_case).into(), schema);
+            }
+        }
+        let some = !properties.is_empty();
+        let schema = json!({
+            "type": "object",
+            "properties": properties,
+            "additionalProperties": false,
+        });
+        (schema, some)
+    }
+
+    /// The schema of a field.
+    fn field(&mut self, field: &FieldDescriptor, camel_case: bool) -> Value {
+        let one = match field.kind() {
+            Kind::Message(inner) => self.message(&inner, camel_case),
+            _ => scalar(field),
+        };
+        if field.is_list() { json!({ "type": "array", "items": one }) } else { one }
+    }
+
     /// The schema of a message in proto3 JSON.
-    fn message(&mut self, message: &MessageDescriptor) -> Value {
+    fn message(&mut self, message: &MessageDescriptor, camel_case: bool) -> Value {
         match message.full_name() {
             "google.protobuf.Timestamp" => return date_time(""),
             "google.protobuf.Duration" => {
@@ -188,16 +231,11 @@ impl Document {
         if !self.schemas.contains_key(message.full_name()) {
             let mut properties = Map::new();
             for field in message.fields() {
-                let one = match field.kind() {
-                    Kind::Message(inner) => self.message(&inner),
-                    _ => scalar(&field),
-                };
-                let mut schema =
-                    if field.is_list() { json!({ "type": "array", "items": one }) } else { one };
+                let mut schema = self.field(&field, camel_case);
                 if schema.get("$ref").is_none() {
                     schema["description"] = json!(comment(&field));
                 }
-                properties.insert(field.name().into(), schema);
+                properties.insert(name(&field, camel_case).into(), schema);
             }
             let schema = json!({
                 "type": "object",
@@ -243,6 +281,16 @@ impl Document {
 
 /// The characters of a session key, as a class of a regular expression.
 const KEY_CHARACTERS: &str = r#"[!"$-.0->@-z|~]"#;
+
+/// How a field is called in JSON.
+fn name(field: &FieldDescriptor, camel_case: bool) -> &str {
+    if camel_case { field.json_name() } else { field.name() }
+}
+
+/// The id of an account or a device.
+fn identifier() -> Value {
+    json!({ "type": "string", "minLength": 1, "maxLength": 256 })
+}
 
 fn session_key() -> Value {
     json!({

@@ -8,9 +8,9 @@ use anyhow::{Context, Result, bail};
 use bytes::Bytes;
 use http::Method;
 use prost::Message;
-use prost_reflect::{DescriptorPool, DynamicMessage, MethodDescriptor, Value};
+use prost_reflect::{DescriptorPool, DynamicMessage, FieldDescriptor, MethodDescriptor, Value};
 
-use crate::api::{Api, booking};
+use crate::api::{Api, booking, viewing};
 use crate::error::Error;
 use crate::proto::session::booking::v1::ListContextsRequest;
 use crate::proto::sessionmanager::EmptyRequest;
@@ -37,6 +37,12 @@ pub struct Route {
     pub template: String,
     /// Whether the request message is in the body.
     pub has_body: bool,
+    /// The field of the reply that is the whole answer, when it is not the reply
+    /// itself.
+    pub response_body: Option<FieldDescriptor>,
+    /// Whether names are told in lowerCamelCase, as proto3 JSON does by itself, or as
+    /// they stand in the contract.
+    pub camel_case: bool,
     /// The operation.
     pub method: MethodDescriptor,
     /// `package.Service/Method`, for metrics and logs.
@@ -126,8 +132,17 @@ fn route(method: &MethodDescriptor, rule: &DynamicMessage) -> Result<Route> {
         "*" => true,
         other => bail!("{} has a body rule {other:?}; only * is served", method.full_name()),
     };
+    let response_body = match text("response_body").unwrap_or_default().as_str() {
+        "" => None,
+        name => {
+            let field = method.output().get_field_by_name(name);
+            Some(field.with_context(|| format!("{} has no field {name}", method.full_name()))?)
+        }
+    };
     let operation = format!("{}/{}", method.parent_service().full_name(), method.name());
     Ok(Route {
+        response_body,
+        camel_case: CAMEL_CASE.contains(&method.parent_file().package_name()),
         http_method,
         template: text(name).unwrap_or_default(),
         has_body,
@@ -136,6 +151,9 @@ fn route(method: &MethodDescriptor, rule: &DynamicMessage) -> Result<Route> {
         operation,
     })
 }
+
+/// The packages whose clients expect lowerCamelCase.
+const CAMEL_CASE: [&str; 2] = ["com.example.sm", "com.example.smdevice"];
 
 /// What each annotated operation does.
 fn action(operation: &str) -> Result<Action> {
@@ -158,6 +176,33 @@ fn action(operation: &str) -> Result<Action> {
         }
         "session.booking.v1.Booking/ListContexts" => {
             unary(|api, _: ListContextsRequest| async move { Ok(booking::contexts(&api)) })
+        }
+        "com.example.sm.SM/CreateSession" => {
+            unary(|api, request| async move { viewing::create(&api, request).await })
+        }
+        "com.example.sm.SM/HeartBeat" => {
+            unary(|api, request| async move { viewing::heartbeat(&api, request).await })
+        }
+        "com.example.sm.SM/TearDown" => {
+            unary(|api, request| async move { viewing::tear_down(&api, request).await })
+        }
+        "com.example.sm.SM/SetMaxSession" => {
+            unary(|api, request| async move { viewing::set_max(&api, request).await })
+        }
+        "com.example.sm.SM/GetHome" => {
+            unary(|api, request| async move { viewing::home(&api, request).await })
+        }
+        "com.example.smdevice.Device/CreateSessionWithDevice" => {
+            unary(|api, request| async move { viewing::create_with_device(&api, request).await })
+        }
+        "com.example.smdevice.Device/CreateDevice" => {
+            unary(|api, request| async move { viewing::create_device(&api, request).await })
+        }
+        "com.example.smdevice.Device/DeleteDevice" => {
+            unary(|api, request| async move { viewing::delete_device(&api, request).await })
+        }
+        "com.example.smdevice.Device/GetDevice" => {
+            unary(|api, request| async move { viewing::device(&api, request).await })
         }
         unserved => bail!("{unserved} is annotated, but nothing serves it"),
     })
@@ -201,9 +246,20 @@ mod tests {
         let expected = [
             "DELETE /v1/{context}/sessions/{session_key} session.booking.v1.Booking/Delete",
             "DELETE /v1/{context}/sessions/{session_key}/lock session.booking.v1.Booking/Unlock",
+            "GET /devices/{device_id} com.example.smdevice.Device/GetDevice",
             "GET /health sessionmanager.SessionManager/HealthCheck",
+            "GET /homes/{account_id} com.example.sm.SM/GetHome",
+            "GET /homes/{account_id}/sessions com.example.sm.SM/GetHome",
             "GET /v1/contexts session.booking.v1.Booking/ListContexts",
             "GET /v1/{context}/sessions/{session_key} session.booking.v1.Booking/Get",
+            "POST /device/{device_id}/create com.example.smdevice.Device/CreateDevice",
+            "POST /device/{device_id}/delete com.example.smdevice.Device/DeleteDevice",
+            "POST /device/{device_id}/sessions/create \
+             com.example.smdevice.Device/CreateSessionWithDevice",
+            "POST /home/{account_id}/sessions/create com.example.sm.SM/CreateSession",
+            "POST /home/{account_id}/sessions/heartbeat com.example.sm.SM/HeartBeat",
+            "POST /home/{account_id}/sessions/setMaxSession com.example.sm.SM/SetMaxSession",
+            "POST /home/{account_id}/sessions/teardown com.example.sm.SM/TearDown",
             "POST /v1/{context}/sessions session.booking.v1.Booking/Set",
             "POST /v1/{context}/sessions/{session_key}/lock session.booking.v1.Booking/Lock",
             "PUT /v1/{context}/sessions/{session_key} session.booking.v1.Booking/Set",
@@ -216,7 +272,7 @@ mod tests {
         let pool = DescriptorPool::decode(DESCRIPTORS).expect("descriptors");
         let routes = Routes::read(&pool, Metrics::new().counts()).expect("routes");
         for route in all(&pool).expect("routes") {
-            let path = route.template.replace("{context}", "c").replace("{session_key}", "k");
+            let path = route.template.replace(['{', '}'], "");
             let found = routes.router.at(&path).expect("a path");
             assert!(found.value.iter().any(|(r, _)| r.http_method == route.http_method), "{path}");
         }

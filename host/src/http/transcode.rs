@@ -144,20 +144,34 @@ impl Request {
     }
 }
 
-/// A reply message's bytes as proto3 JSON: names in snake_case, unset fields
-/// with their default unless they are optional.
+/// A reply message's bytes as proto3 JSON, or one field of it: names in
+/// lowerCamelCase or as they stand in the contract, unset fields with their default
+/// unless they are optional.
 ///
 /// # Panics
 /// Never: the bytes were encoded from a message of this descriptor.
-pub fn reply(descriptor: MessageDescriptor, message: &[u8]) -> Vec<u8> {
+pub fn reply(
+    descriptor: MessageDescriptor,
+    message: &[u8],
+    only: Option<&FieldDescriptor>,
+    camel_case: bool,
+) -> Vec<u8> {
     let message = DynamicMessage::decode(descriptor, message)
         .expect("the bytes were encoded from a message of this type");
-    let options = SerializeOptions::new().use_proto_field_name(true).skip_default_fields(false);
+    let options =
+        SerializeOptions::new().use_proto_field_name(!camel_case).skip_default_fields(false);
     let mut out = Vec::with_capacity(256);
-    message
-        .serialize_with_options(&mut serde_json::Serializer::new(&mut out), &options)
-        .expect("writing to memory does not fail");
-    out
+    let Some(only) = only else {
+        message
+            .serialize_with_options(&mut serde_json::Serializer::new(&mut out), &options)
+            .expect("writing to memory does not fail");
+        return out;
+    };
+    let mut whole = message
+        .serialize_with_options(serde_json::value::Serializer, &options)
+        .expect("a message is JSON");
+    let name = if camel_case { only.json_name() } else { only.name() };
+    whole[name].take().to_string().into_bytes()
 }
 
 #[cfg(test)]
@@ -165,6 +179,7 @@ mod tests {
     use super::*;
     use crate::api::booking;
     use crate::proto::DESCRIPTORS;
+    use crate::proto::com::example::sm::{Home, Session};
     use crate::proto::session::booking::v1::{DeleteRequest, LockReply};
     use prost_reflect::DescriptorPool;
 
@@ -209,10 +224,25 @@ mod tests {
     #[test]
     fn replies_have_defaults_for_unset_fields_but_not_for_optional_ones() {
         let done = booking::done().encode_to_vec();
-        let json = reply(descriptor("sessionmanager.DefaultResponse"), &done);
+        let json = reply(descriptor("sessionmanager.DefaultResponse"), &done, None, false);
         assert_eq!(String::from_utf8_lossy(&json), r#"{"code":"200","message":"OK"}"#);
         let lock = LockReply::default().encode_to_vec();
-        let json = reply(descriptor("session.booking.v1.LockReply"), &lock);
+        let json = reply(descriptor("session.booking.v1.LockReply"), &lock, None, false);
         assert_eq!(String::from_utf8_lossy(&json), r#"{"lock_token":""}"#);
+    }
+
+    #[test]
+    fn a_reply_may_be_one_field_and_in_camel_case() {
+        let session = Session { device_id: "d".into(), session_id: "s".into(), expiration: 7 };
+        let home = Home { sessions: vec![session], nb_active_sessions: 0 }.encode_to_vec();
+        let home_type = descriptor("com.example.sm.Home");
+        let json = reply(home_type.clone(), &home, None, true);
+        let sessions = r#"[{"deviceId":"d","sessionId":"s","expiration":"7"}]"#;
+        let expected = format!(r#"{{"sessions":{sessions},"nbActiveSessions":0}}"#);
+        assert_eq!(String::from_utf8_lossy(&json), expected);
+        let only = home_type.get_field_by_name("sessions").expect("a field");
+        let json: serde_json::Value =
+            serde_json::from_slice(&reply(home_type, &home, Some(&only), true)).expect("JSON");
+        assert_eq!(json, serde_json::from_str::<serde_json::Value>(sessions).expect("JSON"));
     }
 }

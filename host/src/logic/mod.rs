@@ -5,20 +5,19 @@
 mod bindings;
 #[cfg(not(feature = "native-rules"))]
 mod booking;
+mod call;
 mod component;
 mod conversions;
 mod gates;
-#[cfg_attr(feature = "native-rules", allow(dead_code, reason = "linked rules need no instances"))]
 mod generation;
 mod imports;
-#[cfg_attr(feature = "native-rules", allow(dead_code, reason = "linked rules need no instances"))]
 mod instance;
 #[cfg(feature = "native-rules")]
 mod native;
-#[cfg_attr(feature = "native-rules", allow(dead_code, reason = "linked rules need no instances"))]
 mod pool;
 mod schema;
 mod trial;
+mod viewing;
 mod world;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -33,6 +32,7 @@ pub use bindings::exports::session::manager::booking::{
 pub use bindings::exports::session::manager::catalog::{
     Context, Description, Field as FieldDescription, Kind,
 };
+pub use bindings::exports::session::manager::viewing::{Home, Setup, Slot};
 pub use bindings::session::manager::faults::{Fault, Reason, Violation};
 pub use gates::{COMPONENT_BYTES_MAX, Gate, Passed, Refusal, TOO_LARGE};
 pub use generation::{End, Generation, Past};

@@ -15,10 +15,11 @@ use session_guest::faults;
 use session_guest::imports::Imports;
 use session_guest::policy::Policy;
 use session_guest::store as wit;
+use session_guest::viewing_types as viewing;
 
 use crate::logic::{
-    Failure, Fault, Field, Kind, LockGrant, Logic, Reason, Session, StoredField, Value, Violation,
-    Write, Written,
+    Failure, Fault, Field, Kind, LockGrant, Logic, Reason, Session, Setup, Slot, StoredField,
+    Value, Violation, Write, Written,
 };
 use crate::store;
 use crate::store::transaction as own;
@@ -44,6 +45,10 @@ impl Imports for Defaults {
         String::new()
     }
 
+    fn uuid(&self) -> String {
+        String::new()
+    }
+
     fn setting(&self, _: &str) -> Option<String> {
         None
     }
@@ -65,6 +70,10 @@ impl Imports for Host<'_> {
 
     fn token(&self, length: u32) -> String {
         uuid::Uuid::new_v4().simple().to_string().chars().take(length as usize).collect()
+    }
+
+    fn uuid(&self) -> String {
+        uuid::Uuid::new_v4().to_string()
     }
 
     fn setting(&self, _: &str) -> Option<String> {
@@ -210,6 +219,43 @@ impl Logic {
         };
         self.run(unlock).await.map_err(failure)
     }
+}
+
+impl Logic {
+    /// See the component's.
+    ///
+    /// # Errors
+    /// As the component's.
+    pub async fn viewing_create(&self, setup: &Setup) -> Result<Slot, Failure> {
+        let setup = viewing::Setup {
+            account_id: setup.account_id.clone(),
+            device_id: setup.device_id.clone(),
+            replace: setup.replace.clone(),
+        };
+        let create = move |host: &Host<'_>| session_guest::viewing::create(host, &POLICY, setup);
+        self.run(create).await.map(slot).map_err(failure)
+    }
+
+    /// See the component's.
+    ///
+    /// # Errors
+    /// As the component's.
+    pub async fn viewing_heartbeat(
+        &self,
+        account_id: &str,
+        session_id: &str,
+    ) -> Result<Slot, Failure> {
+        let (account_id, session_id) = (account_id.to_owned(), session_id.to_owned());
+        let beat = move |host: &Host<'_>| {
+            session_guest::viewing::heartbeat(host, &POLICY, account_id, session_id)
+        };
+        self.run(beat).await.map(slot).map_err(failure)
+    }
+}
+
+fn slot(slot: viewing::Slot) -> Slot {
+    let viewing::Slot { account_id, session_id, expires_at_ms } = slot;
+    Slot { account_id, session_id, expires_at_ms }
 }
 
 fn kind(kind: session_guest::catalog::Kind) -> Kind {

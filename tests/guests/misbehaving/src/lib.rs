@@ -27,6 +27,9 @@ mod component {
     use super::bindings::exports::session::manager::catalog::{
         Description, Guest as Catalog, Kind,
     };
+    use super::bindings::exports::session::manager::viewing::{
+        Guest as Viewing, Home, Setup, Slot,
+    };
     use super::bindings::session::manager::faults::{Fault, Reason};
     use super::bindings::session::manager::store::{self, HashGet, Operation, Txn};
 
@@ -100,6 +103,44 @@ mod component {
         }
 
         fn unlock(_: String, _: String, _: String) -> Result<(), Fault> {
+            refused()
+        }
+    }
+
+    impl Viewing for Component {
+        fn create(_: Setup) -> Result<Slot, Fault> {
+            refused()
+        }
+
+        fn create_for_device(_: String, _: Vec<String>) -> Result<Slot, Fault> {
+            refused()
+        }
+
+        fn heartbeat(_: String, _: String) -> Result<Slot, Fault> {
+            refused()
+        }
+
+        fn tear_down(_: String, _: String) -> Result<(), Fault> {
+            refused()
+        }
+
+        fn set_max(_: String, _: i32) -> Result<(), Fault> {
+            refused()
+        }
+
+        fn get_home(_: String) -> Result<Home, Fault> {
+            refused()
+        }
+
+        fn register_device(_: String, _: String) -> Result<(), Fault> {
+            refused()
+        }
+
+        fn forget_device(_: String) -> Result<(), Fault> {
+            refused()
+        }
+
+        fn get_device(_: String) -> Result<String, Fault> {
             refused()
         }
     }

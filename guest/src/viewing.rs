@@ -1,0 +1,497 @@
+//! Viewing slots: at most so many streams per home at the same time. A slot is a
+//! member of the home's expiring set, so it is free the moment its deadline has
+//! passed, whoever sweeps or does not; the limit is a compare of the transaction
+//! that takes a slot, so it is exact however many take one. Beside the set, each
+//! session has a record that outlives it for a while, to tell what became of it.
+
+use crate::fault::{fault, fault_with, from_store, invalid, violation};
+use crate::faults::{Detail, Fault, Reason, Violation};
+use crate::imports::Imports;
+use crate::keys::{self, Home as Keys};
+use crate::policy::Policy;
+use crate::store::{
+    Compare, Entry, Expiry, FieldTest, Hash, HashGet, HashSet, Member, MemberBound, MemberList,
+    MemberRef, MemberSet, Operation, Order, Outcome, Reply, Txn,
+};
+use crate::viewing_types::{Home, Setup, Slot, Viewer};
+
+/// The most sessions that a home may be allowed.
+pub const SESSIONS_MAX: u32 = 1000;
+/// The most sessions that one create may take over.
+const REPLACE_MAX: usize = 16;
+/// How long it is known what became of a session.
+const KNOWN_MS: u64 = 10 * 60 * 1000;
+/// How often a create tries again when somebody changes what it has read.
+const ATTEMPTS: u32 = 10;
+/// How many holders of slots a refusal names, and in how many bytes.
+const HOLDERS_MAX: u32 = 16;
+const HOLDERS_BYTES_MAX: usize = 2048;
+
+const MAX_FIELD: &str = "max";
+const ACCOUNT_FIELD: &str = "account_id";
+const DEVICE_FIELD: &str = "device_id";
+const SINCE_FIELD: &str = "since";
+const ENDED_BY_FIELD: &str = "ended_by";
+
+/// Takes a slot of a home.
+///
+/// # Errors
+/// `invalid-request`; `session-limit-reached` with the holders of the slots;
+/// `store-unavailable`.
+pub fn create(imports: &impl Imports, policy: &Policy, setup: Setup) -> Result<Slot, Fault> {
+    let Setup { account_id, device_id, mut replace } = setup;
+    let mut violations = Vec::new();
+    check_id("account_id", &account_id, &mut violations);
+    check_id("device_id", &device_id, &mut violations);
+    check_replace(&replace, &mut violations);
+    refuse(violations)?;
+    replace.sort_unstable();
+    replace.dedup();
+    let keys = Keys::of(&account_id);
+    for _ in 0..ATTEMPTS {
+        let (max, alive, now) = look(imports, policy, &keys, !replace.is_empty())?;
+        // What has ended already makes room by itself.
+        let replaced: Vec<&str> = replace
+            .iter()
+            .map(String::as_str)
+            .filter(|id| alive.iter().any(|member| member.name == *id))
+            .collect();
+        let session_id = imports.uuid();
+        let taking = Taking {
+            max,
+            replaced: &replaced,
+            session_id: &session_id,
+            device_id: &device_id,
+            now,
+        };
+        let outcome = commit(imports, policy, &keys, &taking)?;
+        if outcome.succeeded {
+            let Some(Reply::Deadline(Some(expires_at_ms))) = outcome.replies.last() else {
+                return Err(unexpected_replies());
+            };
+            return Ok(Slot { account_id, session_id, expires_at_ms: *expires_at_ms });
+        }
+        let [Reply::Record(home), Reply::Members(page)] = &outcome.replies[..] else {
+            return Err(unexpected_replies());
+        };
+        let still = |id: &&str| page.members.iter().any(|member| member.name == **id);
+        if max_of(home.as_ref(), policy) == max && replaced.iter().all(still) {
+            return Err(limit_reached(imports, &keys, max, &page.members)?);
+        }
+    }
+    Err(fault(Reason::StoreUnavailable, "The home changes too often; try again."))
+}
+
+/// What a create takes, and what it has read before.
+struct Taking<'a> {
+    max: u32,
+    replaced: &'a [&'a str],
+    session_id: &'a str,
+    device_id: &'a str,
+    now: u64,
+}
+
+/// Takes the slot if what was read still holds and there is room.
+fn commit(
+    imports: &impl Imports,
+    policy: &Policy,
+    keys: &Keys,
+    taking: &Taking<'_>,
+) -> Result<Outcome, Fault> {
+    let Taking { max, replaced, session_id, device_id, now } = taking;
+    let member = |id: &str| MemberRef { key: keys.slots.clone(), member: id.into() };
+    let mut compare = vec![
+        home_allows(keys, policy, *max),
+        Compare::MembersBelow(MemberBound {
+            key: keys.slots.clone(),
+            limit: max + replaced.len() as u32,
+        }),
+    ];
+    compare.extend(replaced.iter().map(|id| Compare::MemberPresent(member(id))));
+    let mut success = Vec::with_capacity(2 * replaced.len() + 2);
+    for id in *replaced {
+        success.push(Operation::MemberRemove(member(id)));
+        success.push(Operation::HashSet(HashSet {
+            key: keys.session(id),
+            entries: vec![entry(ENDED_BY_FIELD, device_id)],
+            ttl_ms: Some(KNOWN_MS),
+        }));
+    }
+    success.push(Operation::HashSet(HashSet {
+        key: keys.session(session_id),
+        entries: vec![entry(DEVICE_FIELD, device_id), entry(SINCE_FIELD, &now.to_string())],
+        ttl_ms: Some(policy.viewing_ttl_ms + KNOWN_MS),
+    }));
+    success.push(Operation::MemberSet(MemberSet {
+        key: keys.slots.clone(),
+        member: (*session_id).into(),
+        ttl_ms: policy.viewing_ttl_ms,
+    }));
+    execute(imports, compare, success, vec![read(&keys.home, &[MAX_FIELD]), list(keys)])
+}
+
+/// Takes a slot of the home that a device belongs to.
+///
+/// # Errors
+/// `device-not-registered`, and as [`create`].
+pub fn create_for_device(
+    imports: &impl Imports,
+    policy: &Policy,
+    device_id: String,
+    replace: Vec<String>,
+) -> Result<Slot, Fault> {
+    let mut violations = Vec::new();
+    check_id("device_id", &device_id, &mut violations);
+    check_replace(&replace, &mut violations);
+    refuse(violations)?;
+    let account_id = account_of(imports, &device_id)?;
+    create(imports, policy, Setup { account_id, device_id, replace })
+}
+
+/// Keeps a slot for another lifetime.
+///
+/// # Errors
+/// `invalid-request`; `session-not-found`; `session-expired`; `session-terminated`
+/// with who took the slot; `store-unavailable`.
+pub fn heartbeat(
+    imports: &impl Imports,
+    policy: &Policy,
+    account_id: String,
+    session_id: String,
+) -> Result<Slot, Fault> {
+    check_session(&account_id, &session_id)?;
+    let unknown = || fault(Reason::SessionNotFound, "Cannot renew non-existing session!");
+    if !keys::is_uuid(&session_id) {
+        return Err(unknown());
+    }
+    let keys = Keys::of(&account_id);
+    let record = keys.session(&session_id);
+    let outcome = execute(
+        imports,
+        vec![Compare::MemberPresent(MemberRef {
+            key: keys.slots.clone(),
+            member: session_id.clone(),
+        })],
+        vec![
+            Operation::HashExpire(Expiry {
+                key: record.clone(),
+                ttl_ms: policy.viewing_ttl_ms + KNOWN_MS,
+            }),
+            Operation::MemberSet(MemberSet {
+                key: keys.slots.clone(),
+                member: session_id.clone(),
+                ttl_ms: policy.viewing_ttl_ms,
+            }),
+        ],
+        vec![read(&record, &[ENDED_BY_FIELD])],
+    )?;
+    match (outcome.succeeded, outcome.replies.last()) {
+        (true, Some(Reply::Deadline(Some(expires_at_ms)))) => {
+            Ok(Slot { account_id, session_id, expires_at_ms: *expires_at_ms })
+        }
+        (false, Some(Reply::Record(None))) => Err(unknown()),
+        (false, Some(Reply::Record(Some(record)))) => Err(match text(record, ENDED_BY_FIELD) {
+            None => fault(Reason::SessionExpired, "Cannot renew expired session!"),
+            Some(device_id) => {
+                let mut ended = fault_with(
+                    Reason::SessionTerminated,
+                    "Cannot renew replaced session! Another device has taken its place.",
+                    "reason",
+                    "REPLACED".into(),
+                );
+                ended.metadata.push(Detail { name: "by".into(), value: device_id });
+                ended
+            }
+        }),
+        _ => Err(unexpected_replies()),
+    }
+}
+
+/// Gives a slot back, whether or not it is held.
+///
+/// # Errors
+/// `invalid-request`; `store-unavailable`.
+pub fn tear_down(imports: &impl Imports, account_id: &str, session_id: &str) -> Result<(), Fault> {
+    check_session(account_id, session_id)?;
+    if !keys::is_uuid(session_id) {
+        return Ok(());
+    }
+    let keys = Keys::of(account_id);
+    let record = keys.session(session_id);
+    let slot = MemberRef { key: keys.slots, member: session_id.into() };
+    let gone = vec![Operation::MemberRemove(slot), Operation::HashDelete(record)];
+    execute(imports, Vec::new(), gone, Vec::new()).map(drop)
+}
+
+/// Allows a home so many sessions from now on; nobody is ended.
+///
+/// # Errors
+/// `invalid-request`; `store-unavailable`.
+pub fn set_max(imports: &impl Imports, account_id: &str, max: i32) -> Result<(), Fault> {
+    let mut violations = Vec::new();
+    check_id("account_id", account_id, &mut violations);
+    if !u32::try_from(max).is_ok_and(|max| max <= SESSIONS_MAX) {
+        let description = format!("must be from 0 to {SESSIONS_MAX}");
+        violations.push(violation("max_nb_of_session", description));
+    }
+    refuse(violations)?;
+    let set = Operation::HashSet(HashSet {
+        key: Keys::of(account_id).home,
+        entries: vec![entry(MAX_FIELD, &max.to_string())],
+        ttl_ms: None,
+    });
+    execute(imports, Vec::new(), vec![set], Vec::new()).map(drop)
+}
+
+/// The sessions of a home, the oldest first.
+///
+/// # Errors
+/// `invalid-request`; `store-unavailable`.
+pub fn get_home(imports: &impl Imports, policy: &Policy, account_id: &str) -> Result<Home, Fault> {
+    let mut violations = Vec::new();
+    check_id("account_id", account_id, &mut violations);
+    refuse(violations)?;
+    let keys = Keys::of(account_id);
+    let (max_sessions, alive, _) = look(imports, policy, &keys, true)?;
+    let mut viewers: Vec<(u64, Viewer)> = holders(imports, &keys, &alive)?
+        .into_iter()
+        .map(|holder| {
+            let viewer = Viewer {
+                device_id: holder.device_id,
+                session_id: holder.session_id,
+                expires_at_ms: holder.expires_at_ms,
+            };
+            (holder.since_ms, viewer)
+        })
+        .collect();
+    viewers.sort_by(|(one, a), (other, b)| (one, &a.session_id).cmp(&(other, &b.session_id)));
+    let sessions = viewers.into_iter().map(|(_, viewer)| viewer).collect();
+    Ok(Home { sessions, max_sessions })
+}
+
+/// Gives a device to an account; one that had another is taken from it.
+///
+/// # Errors
+/// `invalid-request`; `store-unavailable`.
+pub fn register_device(
+    imports: &impl Imports,
+    device_id: &str,
+    account_id: &str,
+) -> Result<(), Fault> {
+    let mut violations = Vec::new();
+    check_id("device_id", device_id, &mut violations);
+    check_id("account_id", account_id, &mut violations);
+    refuse(violations)?;
+    let set = Operation::HashSet(HashSet {
+        key: keys::device(device_id),
+        entries: vec![entry(ACCOUNT_FIELD, account_id)],
+        ttl_ms: None,
+    });
+    execute(imports, Vec::new(), vec![set], Vec::new()).map(drop)
+}
+
+/// Takes a device from its account, whether or not it has one.
+///
+/// # Errors
+/// `invalid-request`; `store-unavailable`.
+pub fn forget_device(imports: &impl Imports, device_id: &str) -> Result<(), Fault> {
+    let mut violations = Vec::new();
+    check_id("device_id", device_id, &mut violations);
+    refuse(violations)?;
+    let delete = Operation::HashDelete(keys::device(device_id));
+    execute(imports, Vec::new(), vec![delete], Vec::new()).map(drop)
+}
+
+/// The account of a device.
+///
+/// # Errors
+/// `invalid-request`; `device-not-registered`; `store-unavailable`.
+pub fn get_device(imports: &impl Imports, device_id: &str) -> Result<String, Fault> {
+    let mut violations = Vec::new();
+    check_id("device_id", device_id, &mut violations);
+    refuse(violations)?;
+    account_of(imports, device_id)
+}
+
+fn account_of(imports: &impl Imports, device_id: &str) -> Result<String, Fault> {
+    let device = read(&keys::device(device_id), &[ACCOUNT_FIELD]);
+    let outcome = execute(imports, Vec::new(), vec![device], Vec::new())?;
+    match &outcome.replies[..] {
+        [Reply::Record(device)] => {
+            let account = device.as_ref().and_then(|device| text(device, ACCOUNT_FIELD));
+            account.ok_or_else(|| fault(Reason::DeviceNotRegistered, "Device not registered"))
+        }
+        _ => Err(unexpected_replies()),
+    }
+}
+
+/// How many sessions the home is allowed, which it has when `who` asks for them,
+/// and the store's clock.
+fn look(
+    imports: &impl Imports,
+    policy: &Policy,
+    keys: &Keys,
+    who: bool,
+) -> Result<(u32, Vec<Member>, u64), Fault> {
+    let mut operations = vec![read(&keys.home, &[MAX_FIELD])];
+    if who {
+        operations.push(list(keys));
+    }
+    let mut outcome = execute(imports, Vec::new(), operations, Vec::new())?;
+    let alive = match (who, outcome.replies.pop()) {
+        (true, Some(Reply::Members(page))) => page.members,
+        (false, Some(home)) => {
+            outcome.replies.push(home);
+            Vec::new()
+        }
+        _ => return Err(unexpected_replies()),
+    };
+    match &outcome.replies[..] {
+        [Reply::Record(home)] => Ok((max_of(home.as_ref(), policy), alive, outcome.now_ms)),
+        _ => Err(unexpected_replies()),
+    }
+}
+
+fn max_of(home: Option<&Hash>, policy: &Policy) -> u32 {
+    let stored = home.and_then(|home| text(home, MAX_FIELD)?.parse().ok());
+    stored.unwrap_or(policy.viewing_max_sessions)
+}
+
+/// The home still allows as many sessions as were read.
+fn home_allows(keys: &Keys, policy: &Policy, max: u32) -> Compare {
+    let test = FieldTest {
+        key: keys.home.clone(),
+        field: MAX_FIELD.into(),
+        value: max.to_string().into_bytes(),
+    };
+    if max == policy.viewing_max_sessions {
+        Compare::FieldEqualsOrAbsent(test)
+    } else {
+        Compare::FieldEquals(test)
+    }
+}
+
+/// A session that holds a slot.
+struct Holder {
+    session_id: String,
+    device_id: String,
+    since_ms: u64,
+    expires_at_ms: u64,
+}
+
+/// Who the members of the set are; those that ended meanwhile are left out.
+fn holders(imports: &impl Imports, keys: &Keys, members: &[Member]) -> Result<Vec<Holder>, Fault> {
+    if members.is_empty() {
+        return Ok(Vec::new());
+    }
+    let fields = [DEVICE_FIELD, SINCE_FIELD];
+    let records = members.iter().map(|member| read(&keys.session(&member.name), &fields)).collect();
+    let outcome = execute(imports, Vec::new(), records, Vec::new())?;
+    let holder = |(member, reply): (&Member, Reply)| match reply {
+        Reply::Record(Some(record)) => Some(Holder {
+            session_id: member.name.clone(),
+            device_id: text(&record, DEVICE_FIELD)?,
+            since_ms: text(&record, SINCE_FIELD)?.parse().ok()?,
+            expires_at_ms: member.expires_at_ms,
+        }),
+        _ => None,
+    };
+    Ok(members.iter().zip(outcome.replies).filter_map(holder).collect())
+}
+
+/// The fault for a home without a free slot: who holds them, ids shortened, as an
+/// error is no place for a whole one.
+fn limit_reached(
+    imports: &impl Imports,
+    keys: &Keys,
+    max: u32,
+    members: &[Member],
+) -> Result<Fault, Fault> {
+    let shown = &members[..members.len().min(HOLDERS_MAX as usize)];
+    let mut sessions = String::from("[");
+    for holder in holders(imports, keys, shown)? {
+        let entry = format!(
+            "{}{{\"session\":\"{}\",\"deviceId\":{},\"since\":\"{}\",\"expiration\":\"{}\"}}",
+            if sessions.len() > 1 { "," } else { "" },
+            holder.session_id.chars().take(6).collect::<String>(),
+            serde_json::to_string(&holder.device_id).unwrap_or_default(),
+            holder.since_ms / 1000,
+            holder.expires_at_ms / 1000,
+        );
+        if sessions.len() + entry.len() > HOLDERS_BYTES_MAX {
+            break;
+        }
+        sessions += &entry;
+    }
+    sessions.push(']');
+    let message = format!("Cannot create session. Max of active sessions ({max}) exhausted!");
+    let mut fault = fault_with(Reason::SessionLimitReached, message, "limit", max.to_string());
+    fault.metadata.push(Detail { name: "active".into(), value: members.len().to_string() });
+    fault.metadata.push(Detail { name: "sessions".into(), value: sessions });
+    Ok(fault)
+}
+
+fn check_id(field: &str, id: &str, violations: &mut Vec<Violation>) {
+    if let Some(description) = keys::id_violation(id) {
+        violations.push(violation(field, description));
+    }
+}
+
+fn check_replace(replace: &[String], violations: &mut Vec<Violation>) {
+    if replace.len() > REPLACE_MAX {
+        violations.push(violation("replace", format!("names more than {REPLACE_MAX} sessions")));
+    } else if !replace.iter().all(|id| keys::is_uuid(id)) {
+        violations.push(violation("replace", "has an item that is no session id"));
+    }
+}
+
+fn check_session(account_id: &str, session_id: &str) -> Result<(), Fault> {
+    let mut violations = Vec::new();
+    check_id("account_id", account_id, &mut violations);
+    if session_id.is_empty() {
+        violations.push(violation("session_id", "must not be empty"));
+    }
+    refuse(violations)
+}
+
+fn refuse(violations: Vec<Violation>) -> Result<(), Fault> {
+    if violations.is_empty() { Ok(()) } else { Err(invalid(violations)) }
+}
+
+fn list(keys: &Keys) -> Operation {
+    Operation::MemberList(MemberList {
+        key: keys.slots.clone(),
+        order: Order::SoonestFirst,
+        after: None,
+        limit: SESSIONS_MAX,
+    })
+}
+
+/// Reads the named fields of a hash.
+fn read(key: &str, fields: &[&str]) -> Operation {
+    let fields = Some(fields.iter().map(|&field| field.into()).collect());
+    Operation::HashGet(HashGet { key: key.into(), fields })
+}
+
+fn entry(field: &str, value: &str) -> Entry {
+    Entry { field: field.into(), value: value.as_bytes().to_vec() }
+}
+
+fn text(hash: &Hash, field: &str) -> Option<String> {
+    let entry = hash.entries.iter().find(|entry| entry.field == field)?;
+    String::from_utf8(entry.value.clone()).ok()
+}
+
+fn execute(
+    imports: &impl Imports,
+    compare: Vec<Compare>,
+    success: Vec<Operation>,
+    failure: Vec<Operation>,
+) -> Result<Outcome, Fault> {
+    imports.execute(&Txn { compare, success, failure }).map_err(from_store)
+}
+
+/// The store answered in another shape than the transaction asks for.
+fn unexpected_replies() -> Fault {
+    fault(Reason::StoreRejected, "The store gave an answer that does not fit the question.")
+}

@@ -1,0 +1,29 @@
+//! How every call of the component is made.
+
+/// Calls one function of an interface on the present generation, and ends on it
+/// whatever becomes of it meanwhile. A macro, as the future of a closure that borrows
+/// its arguments has no name to bound.
+macro_rules! call {
+    ($self:ident, $interface:ident . $function:ident ( $($argument:expr),* )) => {
+        loop {
+            let generation = $self.current.load_full();
+            let result = match generation.pool.lease().await {
+                // It was replaced before the call had begun.
+                Err($crate::logic::pool::NoLease::Retired) => continue,
+                Err($crate::logic::pool::NoLease::Failed(failure)) => Err(failure),
+                Ok(mut lease) => {
+                    let warm = lease.warm();
+                    let exports = warm.exports.$interface();
+                    let result = exports.$function(&mut warm.store, $($argument),*).await;
+                    lease.end(result)
+                }
+            };
+            if let Err(failure) = &result {
+                $self.failed(&generation, failure);
+            }
+            break result;
+        }
+    };
+}
+
+pub(super) use call;

@@ -1,0 +1,104 @@
+//! What the README prints, run as it stands there.
+
+use std::path::Path;
+use std::process::Command;
+
+use serde_json::Value as Json;
+use session_tests::client::GrpcClient;
+use session_tests::host::{Host, Launch};
+use session_tests::redis_server::RedisServer;
+
+/// The commands of a section, each with what it is said to print.
+fn commands(section: &str) -> Vec<(String, String)> {
+    let readme = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join("README.md");
+    let text = std::fs::read_to_string(readme).unwrap();
+    let (_, behind) = text.split_once(&format!("\n## {section}\n")).expect(section);
+    let section = behind.split("\n## ").next().unwrap();
+    let mut commands: Vec<(String, String)> = Vec::new();
+    for block in section.split("```console\n").skip(1) {
+        for line in block.split("```").next().unwrap().lines() {
+            match line.strip_prefix("$ ") {
+                Some(command) => commands.push((command.into(), String::new())),
+                None => {
+                    let printed = &mut commands.last_mut().expect("a command").1;
+                    printed.push_str(line);
+                    printed.push('\n');
+                }
+            }
+        }
+    }
+    commands
+}
+
+async fn run(command: &str, host: &Host, grpc: &GrpcClient) -> String {
+    if let Some(call) = command.strip_prefix("grpcurl -plaintext -d '") {
+        // What grpcurl does with it, without grpcurl.
+        let (request, rest) = call.split_once("' localhost:6027 ").expect(command);
+        let (_, method) = rest.split_once('/').expect(command);
+        let request = serde_json::from_str(request).expect(command);
+        return grpc.json(method, request).await.expect(command).to_string();
+    }
+    let command = command.replace("localhost:8027", host.address("rest"));
+    let output = Command::new("bash").args(["-c", &command]).output().unwrap();
+    assert!(output.status.success(), "{command}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// The UUIDs in a text, in their order.
+fn ids(text: &str) -> Vec<String> {
+    let hexadecimal = |c: char| c.is_ascii_hexdigit() || c == '-';
+    let words = text.split(|c| !hexadecimal(c));
+    words.filter(|word| uuid::Uuid::parse_str(word).is_ok()).map(Into::into).collect()
+}
+
+/// A text without its instants; JSON over several lines counts as if on one.
+fn timeless(text: &str) -> String {
+    let text = match serde_json::from_str::<Json>(text) {
+        Ok(json) if text.trim().contains('\n') => json.to_string(),
+        _ => text.trim().into(),
+    };
+    let mut timeless = String::new();
+    for part in text.split_inclusive(|c: char| !c.is_ascii_digit()) {
+        let digits = part.trim_end_matches(|c: char| !c.is_ascii_digit());
+        let rest = &part[digits.len()..];
+        timeless.push_str(if digits.len() == 10 { "INSTANT" } else { digits });
+        timeless.push_str(rest);
+    }
+    timeless
+}
+
+async fn follow(section: &str, host: &Host) {
+    let grpc = GrpcClient::connect(host.address("grpc")).await;
+    let commands = commands(section);
+    assert!(commands.len() > 10, "{}", commands.len());
+    // Ids that are printed, and what they are this time.
+    let mut known: Vec<(String, String)> = Vec::new();
+    let renamed = |text: &str, known: &[(String, String)]| {
+        known.iter().fold(text.to_owned(), |text, (printed, real)| {
+            text.replace(printed, real).replace(&printed[..6], &real[..6])
+        })
+    };
+    for (command, printed) in commands {
+        let output = run(&renamed(&command, &known), host, &grpc).await;
+        for (printed, real) in ids(&printed).into_iter().zip(ids(&output)) {
+            if !known.iter().any(|(known, _)| *known == printed) {
+                known.push((printed, real));
+            }
+        }
+        assert_eq!(timeless(&output), timeless(&renamed(&printed, &known)), "{command}");
+    }
+}
+
+const VIEWING: &str = "Limit the streams of a home";
+
+#[tokio::test]
+async fn streams_are_limited_as_printed_on_the_embedded_store() {
+    let directory = tempfile::tempdir().unwrap();
+    follow(VIEWING, &Launch::embedded(directory.path()).start()).await;
+}
+
+#[tokio::test]
+async fn streams_are_limited_as_printed_on_redis() {
+    let redis = RedisServer::start().await;
+    follow(VIEWING, &Launch::redis(&redis).start()).await;
+}
