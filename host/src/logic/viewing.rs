@@ -1,7 +1,9 @@
 //! The calls of the component about viewing sessions.
 
 use crate::logic::call::call;
-use crate::logic::{Failure, Home, Logic, Setup, Slot};
+#[cfg(not(feature = "native-rules"))]
+use crate::logic::Setup;
+use crate::logic::{Failure, Home, Logic, Slot};
 
 #[cfg(not(feature = "native-rules"))]
 impl Logic {
