@@ -9,6 +9,8 @@ pub mod imports;
 pub mod keys;
 pub mod policy;
 pub mod schema;
+#[cfg(test)]
+mod script;
 pub mod value;
 pub mod viewing;
 

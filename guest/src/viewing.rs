@@ -495,3 +495,6 @@ fn execute(
 fn unexpected_replies() -> Fault {
     fault(Reason::StoreRejected, "The store gave an answer that does not fit the question.")
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,62 +1,12 @@
 //! Each rule against a store that is told what to answer: which transaction
 //! it asks for, and what it makes of the outcome.
 
-use std::cell::RefCell;
-
 use super::*;
 use crate::booking_types::Value;
+use crate::script::Script;
 use crate::store::StoreError;
 
 const POLICY: Policy = Policy::DEFAULTS;
-
-/// Answers each transaction with the next outcome, and keeps it.
-#[derive(Default)]
-struct Script {
-    answers: RefCell<Vec<Result<Outcome, StoreError>>>,
-    asked: RefCell<Vec<Txn>>,
-}
-
-impl Script {
-    fn answering(succeeded: bool, replies: Vec<Reply>) -> Self {
-        let outcome = Outcome { succeeded, replies, now_ms: 1000 };
-        Self { answers: vec![Ok(outcome)].into(), asked: RefCell::default() }
-    }
-
-    /// The one transaction that was asked for.
-    fn asked(&self) -> Txn {
-        let mut asked = self.asked.borrow_mut();
-        assert_eq!(asked.len(), 1, "a rule is one transaction");
-        asked.remove(0)
-    }
-
-    fn asked_nothing(&self) -> bool {
-        self.asked.borrow().is_empty()
-    }
-}
-
-impl Imports for Script {
-    fn execute(&self, txn: &Txn) -> Result<Outcome, StoreError> {
-        let copy = Txn {
-            compare: txn.compare.clone(),
-            success: txn.success.clone(),
-            failure: txn.failure.clone(),
-        };
-        self.asked.borrow_mut().push(copy);
-        self.answers.borrow_mut().remove(0)
-    }
-
-    fn token(&self, length: u32) -> String {
-        "T".repeat(length as usize)
-    }
-
-    fn uuid(&self) -> String {
-        unreachable!("booking rules make no UUIDs")
-    }
-
-    fn setting(&self, _: &str) -> Option<String> {
-        None
-    }
-}
 
 fn write(context: &str, key: &str, fields: &[(&str, &str)]) -> Write {
     let field = |(name, json): &(&str, &str)| Field {
@@ -244,10 +194,7 @@ fn a_one_time_session_is_deleted_by_the_transaction_that_reads_it() {
 
 #[test]
 fn an_outage_is_never_a_missing_session() {
-    let down = || Script {
-        answers: vec![Err(StoreError::Unavailable("down".into()))].into(),
-        asked: RefCell::default(),
-    };
+    let down = || Script::failing(StoreError::Unavailable("down".into()));
     let reasons = [
         get(&down(), "pre-order", "k").expect_err("down").reason,
         delete(&down(), "pre-order", "k", None).expect_err("down").reason,

@@ -6,7 +6,7 @@
 
 use std::cell::RefCell;
 use std::pin::pin;
-use std::sync::LazyLock;
+use std::sync::OnceLock;
 
 use corosensei::stack::DefaultStack;
 use corosensei::{Coroutine, CoroutineResult, Yielder};
@@ -31,12 +31,12 @@ thread_local! {
     static STACKS: RefCell<Vec<DefaultStack>> = const { RefCell::new(Vec::new()) };
 }
 
-static POLICY: LazyLock<Policy> = LazyLock::new(|| Policy::read(&Defaults));
+static POLICY: OnceLock<Policy> = OnceLock::new();
 
-/// What the rules find outside when they are only asked for their defaults.
-struct Defaults;
+/// What the rules find outside when they are only asked for their settings.
+struct Settings<'a>(&'a [(String, String)]);
 
-impl Imports for Defaults {
+impl Imports for Settings<'_> {
     fn execute(&self, _: &wit::Txn) -> Answer {
         Err(wit::StoreError::Rejected("there is no store".into()))
     }
@@ -49,8 +49,9 @@ impl Imports for Defaults {
         String::new()
     }
 
-    fn setting(&self, _: &str) -> Option<String> {
-        None
+    fn setting(&self, wanted: &str) -> Option<String> {
+        let found = self.0.iter().find(|(name, _)| name == wanted);
+        found.map(|(_, value)| value.clone())
     }
 }
 
@@ -89,6 +90,11 @@ struct Rule<T>(Coroutine<Answer, own::Txn, T>);
 unsafe impl<T: Send> Send for Rule<T> {}
 
 impl Logic {
+    /// The settings, which a process has once.
+    fn policy(&self) -> &'static Policy {
+        POLICY.get_or_init(|| Policy::read(&Settings(&self.provisions.settings)))
+    }
+
     /// Runs a rule on a stack of its own, so that it may wait for the store.
     async fn run<T: Send + 'static>(
         &self,
@@ -140,7 +146,8 @@ impl Logic {
             lock_token: write.lock_token.clone(),
             violations: write.violations.iter().map(violation).collect(),
         };
-        let set = move |host: &Host<'_>| session_guest::booking::set(host, &POLICY, write);
+        let policy = self.policy();
+        let set = move |host: &Host<'_>| session_guest::booking::set(host, policy, write);
         let guest::Written { session_key, version, expires_at_ms } =
             self.run(set).await.map_err(failure)?;
         Ok(Written { session_key, version, expires_at_ms })
@@ -194,8 +201,9 @@ impl Logic {
         session_key: &str,
     ) -> Result<LockGrant, Failure> {
         let (context, session_key) = (context.to_owned(), session_key.to_owned());
+        let policy = self.policy();
         let lock = move |host: &Host<'_>| {
-            session_guest::booking::lock(host, &POLICY, &context, &session_key)
+            session_guest::booking::lock(host, policy, &context, &session_key)
         };
         let guest::LockGrant { lock_token, expires_at_ms } =
             self.run(lock).await.map_err(failure)?;
@@ -232,7 +240,8 @@ impl Logic {
             device_id: setup.device_id.clone(),
             replace: setup.replace.clone(),
         };
-        let create = move |host: &Host<'_>| session_guest::viewing::create(host, &POLICY, setup);
+        let policy = self.policy();
+        let create = move |host: &Host<'_>| session_guest::viewing::create(host, policy, setup);
         self.run(create).await.map(slot).map_err(failure)
     }
 
@@ -246,8 +255,9 @@ impl Logic {
         session_id: &str,
     ) -> Result<Slot, Failure> {
         let (account_id, session_id) = (account_id.to_owned(), session_id.to_owned());
+        let policy = self.policy();
         let beat = move |host: &Host<'_>| {
-            session_guest::viewing::heartbeat(host, &POLICY, account_id, session_id)
+            session_guest::viewing::heartbeat(host, policy, account_id, session_id)
         };
         self.run(beat).await.map(slot).map_err(failure)
     }

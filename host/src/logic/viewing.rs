@@ -1,8 +1,6 @@
 //! The calls of the component about viewing sessions.
 
 use crate::logic::call::call;
-#[cfg(not(feature = "native-rules"))]
-use crate::logic::Setup;
 use crate::logic::{Failure, Home, Logic, Slot};
 
 #[cfg(not(feature = "native-rules"))]
@@ -11,7 +9,7 @@ impl Logic {
     ///
     /// # Errors
     /// See [`Failure`]; the faults are those of `viewing.create`.
-    pub async fn viewing_create(&self, setup: &Setup) -> Result<Slot, Failure> {
+    pub async fn viewing_create(&self, setup: &super::Setup) -> Result<Slot, Failure> {
         call!(self, session_manager_viewing.call_create(setup))?.map_err(Failure::Fault)
     }
 
