@@ -30,6 +30,11 @@ impl Script {
         Self { answers: vec![Err(error)].into(), asked: RefCell::default() }
     }
 
+    /// The transaction that was asked for last.
+    pub fn last_asked(&self) -> Txn {
+        self.asked.borrow_mut().pop().expect("a transaction")
+    }
+
     /// How many transactions were asked for.
     pub fn count(&self) -> usize {
         self.asked.borrow().len()

@@ -23,9 +23,11 @@ const REPLACE_MAX: usize = 16;
 const KNOWN_MS: u64 = 10 * 60 * 1000;
 /// How often a create tries again when somebody changes what it has read.
 const ATTEMPTS: u32 = 10;
-/// How many holders of slots a refusal names, and in how many bytes.
+/// How many holders of slots a refusal names, in how many bytes, and how many
+/// characters of a device's name.
 const HOLDERS_MAX: u32 = 16;
 const HOLDERS_BYTES_MAX: usize = 2048;
+const HOLDER_CHARACTERS_MAX: usize = 32;
 
 const MAX_FIELD: &str = "max";
 const ACCOUNT_FIELD: &str = "account_id";
@@ -40,6 +42,7 @@ const ENDED_BY_FIELD: &str = "ended_by";
 /// `store-unavailable`.
 pub fn create(imports: &impl Imports, policy: &Policy, setup: Setup) -> Result<Slot, Fault> {
     let Setup { account_id, device_id, mut replace } = setup;
+    replace.iter_mut().for_each(|id| id.make_ascii_lowercase());
     let mut violations = Vec::new();
     check_id("account_id", &account_id, &mut violations);
     check_id("device_id", &device_id, &mut violations);
@@ -49,7 +52,7 @@ pub fn create(imports: &impl Imports, policy: &Policy, setup: Setup) -> Result<S
     replace.dedup();
     let keys = Keys::of(&account_id);
     for _ in 0..ATTEMPTS {
-        let (max, alive, now) = look(imports, policy, &keys, !replace.is_empty())?;
+        let (allowed, alive, now) = look(imports, policy, &keys, !replace.is_empty())?;
         // What has ended already makes room by itself.
         let replaced: Vec<&str> = replace
             .iter()
@@ -58,7 +61,7 @@ pub fn create(imports: &impl Imports, policy: &Policy, setup: Setup) -> Result<S
             .collect();
         let session_id = imports.uuid();
         let taking = Taking {
-            max,
+            allowed: &allowed,
             replaced: &replaced,
             session_id: &session_id,
             device_id: &device_id,
@@ -75,8 +78,8 @@ pub fn create(imports: &impl Imports, policy: &Policy, setup: Setup) -> Result<S
             return Err(unexpected_replies());
         };
         let still = |id: &&str| page.members.iter().any(|member| member.name == **id);
-        if max_of(home.as_ref(), policy) == max && replaced.iter().all(still) {
-            return Err(limit_reached(imports, &keys, max, &page.members)?);
+        if allowed_in(home.as_ref(), policy)? == allowed && replaced.iter().all(still) {
+            return Err(limit_reached(imports, &keys, allowed.max, &page.members)?);
         }
     }
     Err(fault(Reason::StoreUnavailable, "The home changes too often; try again."))
@@ -84,7 +87,7 @@ pub fn create(imports: &impl Imports, policy: &Policy, setup: Setup) -> Result<S
 
 /// What a create takes, and what it has read before.
 struct Taking<'a> {
-    max: u32,
+    allowed: &'a Allowed,
     replaced: &'a [&'a str],
     session_id: &'a str,
     device_id: &'a str,
@@ -98,13 +101,13 @@ fn commit(
     keys: &Keys,
     taking: &Taking<'_>,
 ) -> Result<Outcome, Fault> {
-    let Taking { max, replaced, session_id, device_id, now } = taking;
+    let Taking { allowed, replaced, session_id, device_id, now } = taking;
     let member = |id: &str| MemberRef { key: keys.slots.clone(), member: id.into() };
     let mut compare = vec![
-        home_allows(keys, policy, *max),
+        still_allows(keys, allowed),
         Compare::MembersBelow(MemberBound {
             key: keys.slots.clone(),
-            limit: max + replaced.len() as u32,
+            limit: allowed.max + replaced.len() as u32,
         }),
     ];
     compare.extend(replaced.iter().map(|id| Compare::MemberPresent(member(id))));
@@ -114,7 +117,8 @@ fn commit(
         success.push(Operation::HashSet(HashSet {
             key: keys.session(id),
             entries: vec![entry(ENDED_BY_FIELD, device_id)],
-            ttl_ms: Some(KNOWN_MS),
+            // Its own device may not ask before its lifetime would have passed.
+            ttl_ms: Some(policy.viewing_ttl_ms + KNOWN_MS),
         }));
     }
     success.push(Operation::HashSet(HashSet {
@@ -138,8 +142,9 @@ pub fn create_for_device(
     imports: &impl Imports,
     policy: &Policy,
     device_id: String,
-    replace: Vec<String>,
+    mut replace: Vec<String>,
 ) -> Result<Slot, Fault> {
+    replace.iter_mut().for_each(|id| id.make_ascii_lowercase());
     let mut violations = Vec::new();
     check_id("device_id", &device_id, &mut violations);
     check_replace(&replace, &mut violations);
@@ -157,8 +162,9 @@ pub fn heartbeat(
     imports: &impl Imports,
     policy: &Policy,
     account_id: String,
-    session_id: String,
+    mut session_id: String,
 ) -> Result<Slot, Fault> {
+    session_id.make_ascii_lowercase();
     check_session(&account_id, &session_id)?;
     let unknown = || fault(Reason::SessionNotFound, "Cannot renew non-existing session!");
     if !keys::is_uuid(&session_id) {
@@ -168,10 +174,14 @@ pub fn heartbeat(
     let record = keys.session(&session_id);
     let outcome = execute(
         imports,
-        vec![Compare::MemberPresent(MemberRef {
-            key: keys.slots.clone(),
-            member: session_id.clone(),
-        })],
+        vec![
+            Compare::MemberPresent(MemberRef {
+                key: keys.slots.clone(),
+                member: session_id.clone(),
+            }),
+            // A slot whose holder nobody knows is not kept: it ends by itself.
+            Compare::Exists(record.clone()),
+        ],
         vec![
             Operation::HashExpire(Expiry {
                 key: record.clone(),
@@ -213,12 +223,13 @@ pub fn heartbeat(
 /// `invalid-request`; `store-unavailable`.
 pub fn tear_down(imports: &impl Imports, account_id: &str, session_id: &str) -> Result<(), Fault> {
     check_session(account_id, session_id)?;
-    if !keys::is_uuid(session_id) {
+    let session_id = session_id.to_ascii_lowercase();
+    if !keys::is_uuid(&session_id) {
         return Ok(());
     }
     let keys = Keys::of(account_id);
-    let record = keys.session(session_id);
-    let slot = MemberRef { key: keys.slots, member: session_id.into() };
+    let record = keys.session(&session_id);
+    let slot = MemberRef { key: keys.slots, member: session_id };
     let gone = vec![Operation::MemberRemove(slot), Operation::HashDelete(record)];
     execute(imports, Vec::new(), gone, Vec::new()).map(drop)
 }
@@ -252,7 +263,7 @@ pub fn get_home(imports: &impl Imports, policy: &Policy, account_id: &str) -> Re
     check_id("account_id", account_id, &mut violations);
     refuse(violations)?;
     let keys = Keys::of(account_id);
-    let (max_sessions, alive, _) = look(imports, policy, &keys, true)?;
+    let (allowed, alive, _) = look(imports, policy, &keys, true)?;
     let mut viewers: Vec<(u64, Viewer)> = holders(imports, &keys, &alive)?
         .into_iter()
         .map(|holder| {
@@ -266,7 +277,7 @@ pub fn get_home(imports: &impl Imports, policy: &Policy, account_id: &str) -> Re
         .collect();
     viewers.sort_by(|(one, a), (other, b)| (one, &a.session_id).cmp(&(other, &b.session_id)));
     let sessions = viewers.into_iter().map(|(_, viewer)| viewer).collect();
-    Ok(Home { sessions, max_sessions })
+    Ok(Home { sessions, max_sessions: allowed.max })
 }
 
 /// Gives a device to an account; one that had another is taken from it.
@@ -332,7 +343,7 @@ fn look(
     policy: &Policy,
     keys: &Keys,
     who: bool,
-) -> Result<(u32, Vec<Member>, u64), Fault> {
+) -> Result<(Allowed, Vec<Member>, u64), Fault> {
     let mut operations = vec![read(&keys.home, &[MAX_FIELD])];
     if who {
         operations.push(list(keys));
@@ -347,27 +358,38 @@ fn look(
         _ => return Err(unexpected_replies()),
     };
     match &outcome.replies[..] {
-        [Reply::Record(home)] => Ok((max_of(home.as_ref(), policy), alive, outcome.now_ms)),
+        [Reply::Record(home)] => Ok((allowed_in(home.as_ref(), policy)?, alive, outcome.now_ms)),
         _ => Err(unexpected_replies()),
     }
 }
 
-fn max_of(home: Option<&Hash>, policy: &Policy) -> u32 {
-    let stored = home.and_then(|home| text(home, MAX_FIELD)?.parse().ok());
-    stored.unwrap_or(policy.viewing_max_sessions)
+/// How many sessions a home is allowed.
+#[derive(PartialEq)]
+struct Allowed {
+    max: u32,
+    /// As it is stored; none for a home that was not told.
+    stored: Option<Vec<u8>>,
+}
+
+fn allowed_in(home: Option<&Hash>, policy: &Policy) -> Result<Allowed, Fault> {
+    let entry = home.and_then(|home| home.entries.iter().find(|entry| entry.field == MAX_FIELD));
+    let Some(Entry { value, .. }) = entry else {
+        return Ok(Allowed { max: policy.viewing_max_sessions, stored: None });
+    };
+    let max = str::from_utf8(value).ok().and_then(|text| text.parse().ok());
+    match max.filter(|max| *max <= SESSIONS_MAX) {
+        Some(max) => Ok(Allowed { max, stored: Some(value.clone()) }),
+        None => Err(fault(Reason::StoreRejected, "The number of sessions of the home is none.")),
+    }
 }
 
 /// The home still allows as many sessions as were read.
-fn home_allows(keys: &Keys, policy: &Policy, max: u32) -> Compare {
-    let test = FieldTest {
-        key: keys.home.clone(),
-        field: MAX_FIELD.into(),
-        value: max.to_string().into_bytes(),
-    };
-    if max == policy.viewing_max_sessions {
-        Compare::FieldEqualsOrAbsent(test)
-    } else {
-        Compare::FieldEquals(test)
+fn still_allows(keys: &Keys, allowed: &Allowed) -> Compare {
+    let test = |value| FieldTest { key: keys.home.clone(), field: MAX_FIELD.into(), value };
+    match &allowed.stored {
+        Some(stored) => Compare::FieldEquals(test(stored.clone())),
+        // Nobody stores an empty number.
+        None => Compare::FieldEqualsOrAbsent(test(Vec::new())),
     }
 }
 
@@ -410,11 +432,15 @@ fn limit_reached(
     let shown = &members[..members.len().min(HOLDERS_MAX as usize)];
     let mut sessions = String::from("[");
     for holder in holders(imports, keys, shown)? {
+        let mut device: String = holder.device_id.chars().take(HOLDER_CHARACTERS_MAX).collect();
+        if device.len() < holder.device_id.len() {
+            device.push('\u{2026}');
+        }
         let entry = format!(
             "{}{{\"session\":\"{}\",\"deviceId\":{},\"since\":\"{}\",\"expiration\":\"{}\"}}",
             if sessions.len() > 1 { "," } else { "" },
             holder.session_id.chars().take(6).collect::<String>(),
-            serde_json::to_string(&holder.device_id).unwrap_or_default(),
+            serde_json::to_string(&device).unwrap_or_default(),
             holder.since_ms / 1000,
             holder.expires_at_ms / 1000,
         );

@@ -245,9 +245,14 @@ async fn a_home_allows_as_many_as_it_is_told(Setting { client, .. }: Setting) {
             ("INVALID_REQUEST", &["max_nb_of_session".to_owned()][..])
         );
     }
-    allow(0).await.unwrap();
-    let none = create(&client, "empty", "a").await;
-    assert!(none.is_ok(), "another home has a limit of its own");
+    let limit = json!({ "accountId": "empty", "maxNbOfSession": 0 });
+    client.viewing("SetMaxSession", limit).await.unwrap();
+    let refused = create(&client, "empty", "a").await.unwrap_err();
+    assert_eq!(
+        (refused.metadata["active"].as_str(), refused.metadata["sessions"].as_str()),
+        ("0", "[]")
+    );
+    create(&client, "untold", "a").await.unwrap();
 }
 
 async fn a_device_may_change_its_account_while_it_plays(Setting { client, .. }: Setting) {
@@ -299,6 +304,33 @@ async fn requests_out_of_form_are_refused_with_every_breach(Setting { client, ..
 }
 
 #[tokio::test]
+async fn the_default_limit_is_that_of_the_settings_and_outlives_no_restart() {
+    let directory = tempfile::tempdir().unwrap();
+    let start =
+        |limit: &str| Launch::embedded(directory.path()).set("VIEWING_MAX_SESSIONS", limit).start();
+    let mut host = start("1");
+    let client = host.client(Wire::Grpc).await;
+    let told = json!({ "accountId": "told", "maxNbOfSession": 2 });
+    client.viewing("SetMaxSession", told).await.unwrap();
+    for home in ["told", "untold"] {
+        create(&client, home, "a").await.unwrap();
+    }
+    assert_eq!(create(&client, "untold", "b").await.unwrap_err().metadata["limit"], "1");
+    host.signal("TERM");
+    assert_eq!(host.ended().await.code(), Some(0));
+    let host = start("3");
+    let client = host.client(Wire::Rest).await;
+    for device in ["b", "c"] {
+        create(&client, "untold", device).await.unwrap();
+    }
+    create(&client, "told", "b").await.unwrap();
+    for (home, limit) in [("told", "2"), ("untold", "3")] {
+        let refused = create(&client, home, "d").await.unwrap_err();
+        assert_eq!(refused.metadata["limit"], limit);
+    }
+}
+
+#[tokio::test]
 async fn rest_speaks_as_the_clients_of_the_seed_expect() {
     let host = Launch::in_memory().start();
     let http = reqwest::Client::builder().no_proxy().build().unwrap();
@@ -325,6 +357,16 @@ async fn rest_speaks_as_the_clients_of_the_seed_expect() {
     // The account of a device in the query, as the seed's clients send it.
     assert_eq!(post("/device/TV/create?account_id=MyHome", "").await, (200, "{}".into()));
     assert_eq!(post("/device/Box/create?accountId=MyHome", "{}").await.0, 200);
+    // A number that is forgotten is no zero.
+    for body in ["", "{}", r#"{"maxNbOfSession":null}"#] {
+        let (status, text) = post("/home/MyHome/sessions/setMaxSession", body).await;
+        assert_eq!(status, 400, "{body}");
+        assert!(text.contains("max_nb_of_session must be given"), "{text}");
+    }
+    // Whole messages repeat the path; what contradicts it is refused.
+    let body = r#"{"account_id": "MyHome", "max_nb_of_session": 2}"#;
+    assert_eq!(post("/home/MyHome/sessions/setMaxSession", body).await.0, 200);
+    assert_eq!(post("/home/Other/sessions/setMaxSession", body).await.0, 400);
     let get = async |path: &str| -> Json {
         http.get(host.url("rest", path)).send().await.unwrap().json().await.unwrap()
     };
@@ -333,6 +375,20 @@ async fn rest_speaks_as_the_clients_of_the_seed_expect() {
     assert_eq!(get("/homes/MyHome/sessions").await, home["sessions"]);
     assert_eq!(get("/homes/Nobody").await, json!({ "sessions": [], "nbActiveSessions": 2 }));
     assert_eq!(get("/homes/Nobody/sessions").await, json!([]));
+    let openapi = get("/openapi.json").await;
+    let mut ids: Vec<&str> = openapi["paths"]
+        .as_object()
+        .unwrap()
+        .values()
+        .flat_map(|path| path.as_object().unwrap().values())
+        .map(|operation| operation["operationId"].as_str().unwrap())
+        .collect();
+    let count = ids.len();
+    ids.sort_unstable();
+    ids.dedup();
+    assert_eq!(ids.len(), count, "each operation has an id of its own");
+    let path = &openapi["paths"]["/homes/{account_id}/sessions"]["get"]["responses"]["200"];
+    assert_eq!(path["content"]["application/json"]["schema"]["type"], "array");
 }
 
 /// A host whose clock is wrong, on a Redis.

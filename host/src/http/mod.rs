@@ -155,6 +155,7 @@ impl Rest {
                 }
                 request.query(query);
                 request.body(&body)?;
+                route.required.into_iter().for_each(|name| request.require(name));
                 let reply = call(self.api.clone(), request.finish()?).await?;
                 Ok(reply_of(route, &reply))
             }

@@ -187,8 +187,8 @@ impl Document {
         }
     }
 
-    /// What the body of an operation takes, and whether there has to be one: all that
-    /// is not in the path.
+    /// What the body of an operation takes, all that is not in the path, and whether
+    /// there has to be one: an empty body is an empty object.
     fn body(&mut self, route: &Route) -> (Value, bool) {
         let mut properties = Map::new();
         for field in route.method.input().fields() {
@@ -201,13 +201,12 @@ impl Document {
                 properties.insert(name(&field, route.camel_case).into(), schema);
             }
         }
-        let some = !properties.is_empty();
         let schema = json!({
             "type": "object",
             "properties": properties,
             "additionalProperties": false,
         });
-        (schema, some)
+        (schema, false)
     }
 
     /// The schema of a field.
@@ -320,7 +319,12 @@ fn scalar(field: &FieldDescriptor) -> Value {
     match field.kind() {
         Kind::Bool => json!({ "type": "boolean" }),
         Kind::Double | Kind::Float => json!({ "type": "number" }),
-        Kind::Int64 | Kind::Sint64 | Kind::Sfixed64 | Kind::Uint64 | Kind::Fixed64 => uint64(""),
+        Kind::Uint64 | Kind::Fixed64 => uint64(""),
+        Kind::Int64 | Kind::Sint64 | Kind::Sfixed64 => json!({
+            "type": ["string", "integer"],
+            "format": "int64",
+            "pattern": "^-?[0-9]{1,19}$",
+        }),
         Kind::Int32 | Kind::Sint32 | Kind::Sfixed32 => {
             json!({ "type": "integer", "format": "int32" })
         }
@@ -355,9 +359,10 @@ fn operation_id(route: &Route, context: Option<&Context>) -> String {
         (Action::SetFlat, "POST") => "Create",
         _ => name,
     };
-    match context {
-        Some(context) => format!("{verb}_{}", context.name),
-        None => verb.into(),
+    match (context, &route.response_body) {
+        (Some(context), _) => format!("{verb}_{}", context.name),
+        (None, Some(only)) => format!("{verb}_{}", only.name()),
+        (None, None) => verb.into(),
     }
 }
 

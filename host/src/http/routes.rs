@@ -37,6 +37,8 @@ pub struct Route {
     pub template: String,
     /// Whether the request message is in the body.
     pub has_body: bool,
+    /// A field that has to be given, as its default would be a decision.
+    pub required: Option<&'static str>,
     /// The field of the reply that is the whole answer, when it is not the reply
     /// itself.
     pub response_body: Option<FieldDescriptor>,
@@ -140,7 +142,9 @@ fn route(method: &MethodDescriptor, rule: &DynamicMessage) -> Result<Route> {
         }
     };
     let operation = format!("{}/{}", method.parent_service().full_name(), method.name());
+    let required = REQUIRED.iter().find(|(known, _)| *known == operation);
     Ok(Route {
+        required: required.map(|(_, field)| *field),
         response_body,
         camel_case: CAMEL_CASE.contains(&method.parent_file().package_name()),
         http_method,
@@ -154,6 +158,9 @@ fn route(method: &MethodDescriptor, rule: &DynamicMessage) -> Result<Route> {
 
 /// The packages whose clients expect lowerCamelCase.
 const CAMEL_CASE: [&str; 2] = ["com.example.sm", "com.example.smdevice"];
+
+/// Fields that JSON can leave out by mistake; over gRPC, zero and nothing are the same.
+const REQUIRED: [(&str, &str); 1] = [("com.example.sm.SM/SetMaxSession", "max_nb_of_session")];
 
 /// What each annotated operation does.
 fn action(operation: &str) -> Result<Action> {

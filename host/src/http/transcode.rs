@@ -22,18 +22,26 @@ const QUERY_PARAMETERS_MAX: usize = 32;
 pub struct Request {
     message: DynamicMessage,
     seen: Vec<u32>,
+    /// The fields that the path has set.
+    in_path: Vec<FieldDescriptor>,
     violations: Vec<Violation>,
 }
 
 impl Request {
     /// An empty message.
     pub fn new(descriptor: MessageDescriptor) -> Self {
-        Self { message: DynamicMessage::new(descriptor), seen: Vec::new(), violations: Vec::new() }
+        Self {
+            message: DynamicMessage::new(descriptor),
+            seen: Vec::new(),
+            in_path: Vec::new(),
+            violations: Vec::new(),
+        }
     }
 
     /// Sets a field from the path.
     pub fn path(&mut self, name: &str, value: &str) {
         self.scalar(name, value);
+        self.in_path.extend(self.message.descriptor().get_field_by_name(name));
     }
 
     /// Sets fields from the query string.
@@ -64,12 +72,29 @@ impl Request {
         let (members, nested) = json::members(body)?;
         self.violations.extend(nested);
         for (name, value) in members {
-            let Some(field) = self.claim(&name) else { continue };
-            if value.get() != "null" {
-                self.set(&field, value.get());
+            // Clients that send whole messages repeat what is in the path.
+            let repeated = self.in_path.iter().any(|field| {
+                (*field.name() == *name || *field.json_name() == *name)
+                    && serde_json::from_str::<&str>(value.get()).ok()
+                        == self.message.get_field(field).as_str()
+            });
+            // A null says that there is none.
+            let null = value.get() == "null" && self.field(&name).is_some();
+            if repeated || null {
+                continue;
             }
+            let Some(field) = self.claim(&name) else { continue };
+            self.set(&field, value.get());
         }
         Ok(())
+    }
+
+    /// Demands that a field was given, where its default would be a decision.
+    pub fn require(&mut self, name: &str) {
+        let number = self.message.descriptor().get_field_by_name(name).map(|field| field.number());
+        if number.is_none_or(|number| !self.seen.contains(&number)) {
+            self.violate(name, "must be given");
+        }
     }
 
     /// The message's bytes.
@@ -90,9 +115,7 @@ impl Request {
 
     /// The field of this name, unless it does not exist or was set before.
     fn claim(&mut self, name: &str) -> Option<FieldDescriptor> {
-        let descriptor = self.message.descriptor();
-        let by_name = descriptor.get_field_by_name(name);
-        let Some(field) = by_name.or_else(|| descriptor.get_field_by_json_name(name)) else {
+        let Some(field) = self.field(name) else {
             self.violate(&json::shown(name), "is not a field of this request");
             return None;
         };
@@ -102,6 +125,13 @@ impl Request {
         }
         self.seen.push(field.number());
         Some(field)
+    }
+
+    /// The field of this name in either case.
+    fn field(&self, name: &str) -> Option<FieldDescriptor> {
+        let descriptor = self.message.descriptor();
+        let by_name = descriptor.get_field_by_name(name);
+        by_name.or_else(|| descriptor.get_field_by_json_name(name))
     }
 
     /// Sets a field from text that is not JSON.
@@ -205,6 +235,21 @@ mod tests {
             lock_token: "a/b c".into(),
         };
         assert_eq!(message, expected);
+    }
+
+    #[test]
+    fn what_the_path_says_may_be_repeated_and_a_null_says_nothing() {
+        let mut request = delete();
+        request.path("context", "pre-order");
+        request.body(br#"{"context":"pre-order","lockToken":null}"#).expect("an object");
+        assert!(request.finish().is_ok());
+        let mut request = delete();
+        request.path("context", "pre-order");
+        request.body(br#"{"context":"ez-pay"}"#).expect("an object");
+        request.require("lock_token");
+        let violations = request.finish().expect_err("violations").violations;
+        let fields: Vec<_> = violations.iter().map(|v| v.field.as_str()).collect();
+        assert_eq!(fields, ["context", "lock_token"]);
     }
 
     #[test]
