@@ -440,6 +440,100 @@ async fn five_hundred_creates_on_two_hosts_with_wrong_clocks_are_granted_as_many
     }
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn players_on_two_hosts_never_exceed_the_limit_or_lose_a_session_they_keep() {
+    const PLAYERS: usize = 8;
+    let redis = RedisServer::start().await;
+    let hosts = [(); 2].map(|()| Launch::redis(&redis).set("VIEWING_MAX_SESSIONS", "3").start());
+    // Sessions that players may take over from each other.
+    let taken: Arc<std::sync::Mutex<Vec<String>>> = Arc::default();
+    let mut players = tokio::task::JoinSet::new();
+    for player in 0..PLAYERS {
+        let wire = if player % 4 < 2 { Wire::Rest } else { Wire::Grpc };
+        let client = hosts[player % 2].client(wire).await;
+        let taken = Arc::clone(&taken);
+        players.spawn(async move {
+            let (mut granted, mut replaced) = (0, 0);
+            for round in 0..60 {
+                let wanted = taken.lock().unwrap().pop();
+                let setup = json!({
+                    "accountId": "home",
+                    "deviceId": format!("device-{player}"),
+                    "replace": wanted.as_slice(),
+                });
+                let session = match client.viewing("CreateSession", setup).await {
+                    Ok(session) => session["sessionId"].as_str().unwrap().to_owned(),
+                    Err(refused) => {
+                        assert_eq!(refused.reason, "SESSION_LIMIT_REACHED");
+                        continue;
+                    }
+                };
+                granted += 1;
+                taken.lock().unwrap().push(session.clone());
+                // It is kept, or somebody has taken it over: nothing else ends it.
+                let kept = async || match heartbeat(&client, "home", &session).await {
+                    Ok(_) => true,
+                    Err(refused) => {
+                        assert_eq!(refused.reason, "SESSION_TERMINATED");
+                        false
+                    }
+                };
+                if !(kept().await && kept().await) {
+                    replaced += 1;
+                } else if round % 3 == player % 3 {
+                    tear_down(&client, "home", &session).await.unwrap();
+                }
+            }
+            (granted, replaced)
+        });
+    }
+    let watcher = hosts[0].client(Wire::Rest).await;
+    let (mut granted, mut replaced) = (0, 0);
+    while !players.is_empty() {
+        assert!(playing(&watcher, "home").await.len() <= 3);
+        while let Some(ended) = players.try_join_next() {
+            let (g, r) = ended.unwrap();
+            granted += g;
+            replaced += r;
+        }
+    }
+    assert!(granted > 3 && replaced > 0, "{granted} granted, {replaced} replaced");
+}
+
+#[tokio::test]
+async fn an_outage_never_looks_like_a_missing_session() {
+    let mut redis = RedisServer::start().await;
+    let host = Launch::redis(&redis).start();
+    for wire in [Wire::Rest, Wire::Grpc] {
+        let client = host.client(wire).await;
+        let session = create(&client, "home", "tv").await.unwrap();
+        let device = json!({ "deviceId": "tv", "accountId": "home" });
+        client.viewing("CreateDevice", device).await.unwrap();
+        redis.kill().await;
+        for (operation, request) in [
+            ("CreateSession", json!({ "accountId": "home", "deviceId": "tv" })),
+            ("CreateSessionWithDevice", json!({ "deviceId": "tv" })),
+            ("HeartBeat", json!({ "accountId": "home", "sessionId": session })),
+            ("TearDown", json!({ "accountId": "home", "sessionId": session })),
+            ("SetMaxSession", json!({ "accountId": "home", "maxNbOfSession": 1 })),
+            ("GetHome", json!({ "accountId": "home" })),
+            ("CreateDevice", json!({ "deviceId": "tv", "accountId": "home" })),
+            ("DeleteDevice", json!({ "deviceId": "tv" })),
+            ("GetDevice", json!({ "deviceId": "tv" })),
+        ] {
+            let refused = client.viewing(operation, request).await.unwrap_err();
+            assert_eq!(
+                (refused.reason.as_str(), refused.code),
+                ("STORE_UNAVAILABLE", 14),
+                "{operation}"
+            );
+            assert!(refused.retry, "{operation}");
+        }
+        redis.restart().await;
+        wait::until("the service is back", async || client.health().await.ok()).await;
+    }
+}
+
 async fn logic(clock: &Clock) -> Arc<Logic> {
     let store = Arc::new(Memory::new(clock.clone()));
     let component = Bytes::from_static(BUILT_IN);
