@@ -4,7 +4,7 @@
 
 use crate::booking_types::{Field, LockGrant, Session, StoredField, Write, Written};
 use crate::catalog::Kind;
-use crate::fault::{fault, fault_with, field_name, from_store, invalid, quote, violation};
+use crate::fault::{fault, fault_with, field_name, invalid, quote, violation};
 use crate::faults::{Fault, Reason, Violation};
 use crate::imports::Imports;
 use crate::keys::{self, TOKEN_FIELD, VERSION_FIELD};
@@ -12,8 +12,9 @@ use crate::policy::Policy;
 use crate::schema::{self, Context, SESSION_BYTES_MAX};
 use crate::store::{
     Compare, Entry, FieldTest, Hash, HashAdd, HashGet, HashSet, Operation, Outcome, Reply,
-    SizeBound, Txn,
+    SizeBound,
 };
+use crate::transaction::{execute, read, unexpected_replies};
 use crate::value;
 
 /// The most fields that one write may name.
@@ -285,21 +286,6 @@ fn lock_is_open(lock: &str, lock_token: Option<&str>) -> Compare {
     }
 }
 
-/// Reads the named fields of a hash.
-fn read(key: String, fields: &[&str]) -> Operation {
-    let fields = Some(fields.iter().map(|&field| field.into()).collect());
-    Operation::HashGet(HashGet { key, fields })
-}
-
-fn execute(
-    imports: &impl Imports,
-    compare: Vec<Compare>,
-    success: Vec<Operation>,
-    failure: Vec<Operation>,
-) -> Result<Outcome, Fault> {
-    imports.execute(&Txn { compare, success, failure }).map_err(from_store)
-}
-
 /// Which compare of a write failed, told by what the store holds.
 fn write_refused(outcome: &Outcome, if_version: Option<u64>, lock_token: Option<&str>) -> Fault {
     let [Reply::Record(lock), Reply::Record(current)] = &outcome.replies[..] else {
@@ -337,11 +323,6 @@ fn locked(outcome: &Outcome) -> Fault {
         "remainingMs",
         remaining_ms.to_string(),
     )
-}
-
-/// The store answered in another shape than the transaction asks for.
-fn unexpected_replies() -> Fault {
-    fault(Reason::StoreRejected, "The store gave an answer that does not fit the question.")
 }
 
 fn version(hash: &Hash) -> u64 {

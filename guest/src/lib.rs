@@ -11,6 +11,7 @@ pub mod policy;
 pub mod schema;
 #[cfg(test)]
 mod script;
+pub mod transaction;
 pub mod value;
 pub mod viewing;
 

@@ -4,15 +4,16 @@
 //! that takes a slot, so it is exact however many take one. Beside the set, each
 //! session has a record that outlives it for a while, to tell what became of it.
 
-use crate::fault::{fault, fault_with, from_store, invalid, violation};
+use crate::fault::{fault, fault_with, invalid, violation};
 use crate::faults::{Detail, Fault, Reason, Violation};
 use crate::imports::Imports;
 use crate::keys::{self, Home as Keys};
 use crate::policy::Policy;
 use crate::store::{
-    Compare, Entry, Expiry, FieldTest, Hash, HashGet, HashSet, Member, MemberBound, MemberList,
-    MemberRef, MemberSet, Operation, Order, Outcome, Reply, Txn,
+    Compare, Entry, Expiry, FieldTest, Hash, HashSet, Member, MemberBound, MemberList, MemberRef,
+    MemberSet, Operation, Order, Outcome, Reply,
 };
+use crate::transaction::{execute, read, unexpected_replies};
 use crate::viewing_types::{Home, Setup, Slot, Viewer};
 
 /// The most sessions that a home may be allowed.
@@ -131,7 +132,7 @@ fn commit(
         member: (*session_id).into(),
         ttl_ms: policy.viewing_ttl_ms,
     }));
-    execute(imports, compare, success, vec![read(&keys.home, &[MAX_FIELD]), list(keys)])
+    execute(imports, compare, success, vec![read(keys.home.as_str(), &[MAX_FIELD]), list(keys)])
 }
 
 /// Takes a slot of the home that a device belongs to.
@@ -325,7 +326,7 @@ pub fn get_device(imports: &impl Imports, device_id: &str) -> Result<String, Fau
 }
 
 fn account_of(imports: &impl Imports, device_id: &str) -> Result<String, Fault> {
-    let device = read(&keys::device(device_id), &[ACCOUNT_FIELD]);
+    let device = read(keys::device(device_id), &[ACCOUNT_FIELD]);
     let outcome = execute(imports, Vec::new(), vec![device], Vec::new())?;
     match &outcome.replies[..] {
         [Reply::Record(device)] => {
@@ -344,7 +345,7 @@ fn look(
     keys: &Keys,
     who: bool,
 ) -> Result<(Allowed, Vec<Member>, u64), Fault> {
-    let mut operations = vec![read(&keys.home, &[MAX_FIELD])];
+    let mut operations = vec![read(keys.home.as_str(), &[MAX_FIELD])];
     if who {
         operations.push(list(keys));
     }
@@ -407,7 +408,7 @@ fn holders(imports: &impl Imports, keys: &Keys, members: &[Member]) -> Result<Ve
         return Ok(Vec::new());
     }
     let fields = [DEVICE_FIELD, SINCE_FIELD];
-    let records = members.iter().map(|member| read(&keys.session(&member.name), &fields)).collect();
+    let records = members.iter().map(|member| read(keys.session(&member.name), &fields)).collect();
     let outcome = execute(imports, Vec::new(), records, Vec::new())?;
     let holder = |(member, reply): (&Member, Reply)| match reply {
         Reply::Record(Some(record)) => Some(Holder {
@@ -493,12 +494,6 @@ fn list(keys: &Keys) -> Operation {
     })
 }
 
-/// Reads the named fields of a hash.
-fn read(key: &str, fields: &[&str]) -> Operation {
-    let fields = Some(fields.iter().map(|&field| field.into()).collect());
-    Operation::HashGet(HashGet { key: key.into(), fields })
-}
-
 fn entry(field: &str, value: &str) -> Entry {
     Entry { field: field.into(), value: value.as_bytes().to_vec() }
 }
@@ -506,20 +501,6 @@ fn entry(field: &str, value: &str) -> Entry {
 fn text(hash: &Hash, field: &str) -> Option<String> {
     let entry = hash.entries.iter().find(|entry| entry.field == field)?;
     String::from_utf8(entry.value.clone()).ok()
-}
-
-fn execute(
-    imports: &impl Imports,
-    compare: Vec<Compare>,
-    success: Vec<Operation>,
-    failure: Vec<Operation>,
-) -> Result<Outcome, Fault> {
-    imports.execute(&Txn { compare, success, failure }).map_err(from_store)
-}
-
-/// The store answered in another shape than the transaction asks for.
-fn unexpected_replies() -> Fault {
-    fault(Reason::StoreRejected, "The store gave an answer that does not fit the question.")
 }
 
 #[cfg(test)]

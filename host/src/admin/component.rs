@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use http::header::{CONTENT_LENGTH, ORIGIN};
+use http::header::ORIGIN;
 use http::{Method, Request, StatusCode};
 use hyper::body::Incoming;
 use serde_json::{Value, json};
@@ -62,9 +62,7 @@ async fn swap(logic: &Arc<Logic>, request: Request<Incoming>) -> Result<Answer, 
         "force=true" => true,
         _ => return Err(Error::invalid("query", "is neither force=true nor force=false")),
     };
-    let length = request.headers().get(CONTENT_LENGTH).and_then(|length| length.to_str().ok());
-    let length = length.and_then(|length| length.parse().ok()).unwrap_or(0);
-    let component = match body::collect(request.into_body(), length, COMPONENT_BYTES_MAX).await {
+    let component = match body::collect(request.into_body(), COMPONENT_BYTES_MAX).await {
         Ok(component) => component,
         Err(Missing::TooLarge) => {
             let refusal = Refusal::new(Gate::Size, TOO_LARGE);

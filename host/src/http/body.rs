@@ -24,14 +24,14 @@ pub enum Missing {
     Late,
 }
 
-/// A body of at most `bytes_max` bytes, `length` of which were announced. Most
+/// A body of at most `bytes_max` bytes. Most
 /// callers read no answer before they have sent everything, so what is too large is
 /// still received, up to a limit, and dropped.
 ///
 /// # Errors
 /// Why it is not there.
-pub async fn collect(body: Incoming, length: usize, bytes_max: usize) -> Result<Bytes, Missing> {
-    match tokio::time::timeout(TIMEOUT, receive(body, length, bytes_max)).await {
+pub async fn collect(body: Incoming, bytes_max: usize) -> Result<Bytes, Missing> {
+    match tokio::time::timeout(TIMEOUT, receive(body, bytes_max)).await {
         Ok(Ok(Some(body))) => Ok(body),
         Ok(Ok(None)) => Err(Missing::TooLarge),
         Ok(Err(_)) => Err(Missing::Broken),
@@ -39,11 +39,8 @@ pub async fn collect(body: Incoming, length: usize, bytes_max: usize) -> Result<
     }
 }
 
-async fn receive(
-    mut body: Incoming,
-    length: usize,
-    bytes_max: usize,
-) -> Result<Option<Bytes>, hyper::Error> {
+async fn receive(mut body: Incoming, bytes_max: usize) -> Result<Option<Bytes>, hyper::Error> {
+    let announced = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
     let mut received = 0;
     let mut collected = BytesMut::new();
     while let Some(frame) = body.frame().await {
@@ -61,7 +58,7 @@ async fn receive(
             return Ok(Some(data));
         }
         // What is announced need not come, so little is set aside for it.
-        collected.reserve(length.min(RESERVED_BYTES_MAX).saturating_sub(collected.len()));
+        collected.reserve(announced.min(RESERVED_BYTES_MAX).saturating_sub(collected.len()));
         collected.extend_from_slice(&data);
     }
     Ok((received <= bytes_max).then(|| collected.freeze()))

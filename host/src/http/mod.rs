@@ -254,7 +254,7 @@ async fn collected(head: &Parts, body: Incoming) -> Result<Bytes, Error> {
     if length > BODY_BYTES_MAX && head.headers.contains_key(EXPECT) {
         return Err(too_large());
     }
-    body::collect(body, length, BODY_BYTES_MAX).await.map_err(|missing| match missing {
+    body::collect(body, BODY_BYTES_MAX).await.map_err(|missing| match missing {
         Missing::TooLarge => too_large(),
         Missing::Broken => Error::invalid("body", "does not arrive whole"),
         Missing::Late => Error::invalid("body", "does not arrive in time"),
