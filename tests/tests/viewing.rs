@@ -364,6 +364,17 @@ async fn rest_speaks_as_the_clients_of_the_seed_expect() {
     // The account of a device in the query, as the seed's clients send it.
     assert_eq!(post("/device/TV/create?account_id=MyHome", "").await, (200, "{}".into()));
     assert_eq!(post("/device/Box/create?accountId=MyHome", "{}").await.0, 200);
+    // What the wire finds wrong and what the rules find is told together.
+    let body = r#"{"device_id": "a\u0001b", "replace": "x", "colour": 1}"#;
+    let (status, text) = post("/home/Strict/sessions/create", body).await;
+    let refused: Json = serde_json::from_str(&text).unwrap();
+    let violations = refused["details"][1]["fieldViolations"].as_array().unwrap();
+    let mut fields: Vec<_> = violations.iter().map(|v| v["field"].as_str().unwrap()).collect();
+    fields.sort_unstable();
+    assert_eq!((status, &fields[..]), (400, &["colour", "device_id", "replace"][..]), "{text}");
+    // Rules that find nothing wrong with the rest do nothing.
+    let body = r#"{"device_id": "TV", "colour": 1}"#;
+    assert_eq!(post("/home/Strict/sessions/create", body).await.0, 400);
     // A number that is forgotten is no zero.
     for body in ["", "{}", r#"{"maxNbOfSession":null}"#] {
         let (status, text) = post("/home/MyHome/sessions/setMaxSession", body).await;
@@ -382,6 +393,7 @@ async fn rest_speaks_as_the_clients_of_the_seed_expect() {
     assert_eq!(get("/homes/MyHome/sessions").await, home["sessions"]);
     assert_eq!(get("/homes/Nobody").await, json!({ "sessions": [], "nbActiveSessions": 2 }));
     assert_eq!(get("/homes/Nobody/sessions").await, json!([]));
+    assert_eq!(get("/homes/Strict/sessions").await, json!([]));
     let openapi = get("/openapi.json").await;
     let mut ids: Vec<&str> = openapi["paths"]
         .as_object()
@@ -394,6 +406,9 @@ async fn rest_speaks_as_the_clients_of_the_seed_expect() {
     ids.sort_unstable();
     ids.dedup();
     assert_eq!(ids.len(), count, "each operation has an id of its own");
+    let body = &openapi["paths"]["/home/{account_id}/sessions/create"]["post"]["requestBody"];
+    assert_eq!(body["content"]["application/json"]["schema"]["required"], json!(["deviceId"]));
+    assert_eq!(body["required"], true);
     let path = &openapi["paths"]["/homes/{account_id}/sessions"]["get"]["responses"]["200"];
     assert_eq!(path["content"]["application/json"]["schema"]["type"], "array");
 }

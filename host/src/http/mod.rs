@@ -24,12 +24,13 @@ use prost_reflect::DescriptorPool;
 use tracing::Instrument;
 
 use crate::api::Api;
-use crate::error::{Error, Reason};
+use crate::error::{Error, Reason, Violation};
 use crate::http::answer::Answer;
 use crate::http::body::Missing;
 use crate::http::openapi::OpenApi;
-use crate::http::routes::{Action, PathRoutes, Route, Routes};
+use crate::http::routes::{Action, PathRoutes, Reply, Route, Routes};
 use crate::listener::Connections;
+use crate::logic;
 use crate::proto::DESCRIPTORS;
 use crate::telemetry::{Counts, Metrics, Operation, REQUEST_ID, request_id};
 
@@ -155,9 +156,13 @@ impl Rest {
                 }
                 request.query(query);
                 request.body(&body)?;
-                route.required.into_iter().for_each(|name| request.require(name));
-                let reply = call(self.api.clone(), request.finish()?).await?;
-                Ok(reply_of(route, &reply))
+                route.required.iter().for_each(|field| request.require(field));
+                let (message, violations) = request.finish();
+                let calling = call(self.api.clone(), message);
+                if !violations.is_empty() {
+                    return Err(wanting(violations, calling).await.into());
+                }
+                Ok(reply_of(route, &calling.await?))
             }
             Action::SetFlat => {
                 no_query(query)?;
@@ -218,6 +223,17 @@ impl Refusal {
             None => answer::error(&self.error),
         }
     }
+}
+
+/// Refuses a request that the wire found wanting, together with what the rules find
+/// wrong with the rest of it: they are asked, but can change nothing.
+async fn wanting(mut violations: Vec<Violation>, calling: Reply) -> Error {
+    if let Err(refused) = logic::without_store(calling).await {
+        let told = |field: &str| violations.iter().any(|violation| violation.field == field);
+        let more = refused.violations.into_iter().filter(|violation| !told(&violation.field));
+        violations.extend(more.collect::<Vec<_>>());
+    }
+    Error::violations(violations)
 }
 
 fn reply(route: &Route, message: &impl Message) -> Answer {

@@ -191,6 +191,7 @@ impl Document {
     /// there has to be one: an empty body is an empty object.
     fn body(&mut self, route: &Route) -> (Value, bool) {
         let mut properties = Map::new();
+        let mut required = Vec::new();
         for field in route.method.input().fields() {
             if !route.template.contains(&format!("{{{}}}", field.name())) {
                 let mut schema = match field.name() {
@@ -198,15 +199,21 @@ impl Document {
                     _ => self.field(&field, route.camel_case),
                 };
                 schema["description"] = json!(comment(&field));
-                properties.insert(name(&field, route.camel_case).into(), schema);
+                let name = name(&field, route.camel_case);
+                if route.required.contains(&field) {
+                    required.push(name.to_owned());
+                }
+                properties.insert(name.into(), schema);
             }
         }
+        let needed = !required.is_empty();
         let schema = json!({
             "type": "object",
+            "required": required,
             "properties": properties,
             "additionalProperties": false,
         });
-        (schema, false)
+        (schema, needed)
     }
 
     /// The schema of a field.

@@ -17,7 +17,7 @@ use crate::proto::sessionmanager::EmptyRequest;
 use crate::telemetry::{Counts, Operation};
 
 /// A reply message's bytes, some time.
-type Reply = Pin<Box<dyn Future<Output = Result<Vec<u8>, Error>> + Send>>;
+pub type Reply = Pin<Box<dyn Future<Output = Result<Vec<u8>, Error>> + Send>>;
 
 /// What a route does with a request.
 pub enum Action {
@@ -37,8 +37,8 @@ pub struct Route {
     pub template: String,
     /// Whether the request message is in the body.
     pub has_body: bool,
-    /// A field that has to be given, as its default would be a decision.
-    pub required: Option<&'static str>,
+    /// The fields that have to be given.
+    pub required: Vec<FieldDescriptor>,
     /// The field of the reply that is the whole answer, when it is not the reply
     /// itself.
     pub response_body: Option<FieldDescriptor>,
@@ -142,9 +142,8 @@ fn route(method: &MethodDescriptor, rule: &DynamicMessage) -> Result<Route> {
         }
     };
     let operation = format!("{}/{}", method.parent_service().full_name(), method.name());
-    let required = REQUIRED.iter().find(|(known, _)| *known == operation);
     Ok(Route {
-        required: required.map(|(_, field)| *field),
+        required: required(method)?,
         response_body,
         camel_case: CAMEL_CASE.contains(&method.parent_file().package_name()),
         http_method,
@@ -159,8 +158,22 @@ fn route(method: &MethodDescriptor, rule: &DynamicMessage) -> Result<Route> {
 /// The packages whose clients expect lowerCamelCase.
 const CAMEL_CASE: [&str; 2] = ["com.example.sm", "com.example.smdevice"];
 
-/// Fields that JSON can leave out by mistake; over gRPC, zero and nothing are the same.
-const REQUIRED: [(&str, &str); 1] = [("com.example.sm.SM/SetMaxSession", "max_nb_of_session")];
+/// The fields of the request that are annotated as required.
+fn required(method: &MethodDescriptor) -> Result<Vec<FieldDescriptor>> {
+    let pool = method.parent_pool();
+    let behavior = pool
+        .get_extension_by_name("google.api.field_behavior")
+        .context("the descriptors hold google.api.field_behavior")?;
+    let is_required = |field: &FieldDescriptor| {
+        let options = field.options();
+        let told = options.get_extension(&behavior);
+        told.as_list().is_some_and(|told| told.contains(&Value::EnumNumber(REQUIRED)))
+    };
+    Ok(method.input().fields().filter(is_required).collect())
+}
+
+/// `REQUIRED` of `google.api.FieldBehavior`.
+const REQUIRED: i32 = 2;
 
 /// What each annotated operation does.
 fn action(operation: &str) -> Result<Action> {

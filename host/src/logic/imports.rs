@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use tokio::task_local;
 use wasmtime::Result;
 
 use crate::logic::bindings::session::manager::{faults, store as wit, tokens};
@@ -16,8 +17,26 @@ use crate::telemetry::StoreOutcome;
 /// The most characters of one token.
 const TOKEN_CHARACTERS_MAX: u32 = 256;
 
+task_local! {
+    static WITHOUT_STORE: ();
+}
+
+/// Calls rules whose store answers nothing: what they say of the request's form is
+/// known then, and nothing has changed.
+pub fn without_store<T>(calling: impl Future<Output = T>) -> impl Future<Output = T> {
+    WITHOUT_STORE.scope((), calling)
+}
+
+/// Whether the present call has no store.
+pub fn store_is_withheld() -> bool {
+    WITHOUT_STORE.try_with(|()| ()).is_ok()
+}
+
 impl wit::Host for Instance {
     async fn execute(&mut self, txn: wit::Txn) -> Result<Result<wit::Outcome, wit::StoreError>> {
+        if store_is_withheld() {
+            return Ok(Err(wit::StoreError::Rejected("This call has no store.".into())));
+        }
         let asked = Instant::now();
         self.meter.pause(asked);
         let result = self.store.execute(txn.into()).await;

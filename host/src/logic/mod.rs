@@ -36,6 +36,7 @@ pub use bindings::exports::session::manager::viewing::{Home, Setup, Slot};
 pub use bindings::session::manager::faults::{Fault, Reason, Violation};
 pub use gates::{COMPONENT_BYTES_MAX, Gate, Passed, Refusal, TOO_LARGE};
 pub use generation::{End, Generation, Past};
+pub use imports::without_store;
 
 use crate::store::Store;
 use crate::telemetry::Metrics;

@@ -17,6 +17,7 @@ use session_guest::policy::Policy;
 use session_guest::store as wit;
 use session_guest::viewing_types as viewing;
 
+use crate::logic::imports::store_is_withheld;
 use crate::logic::{
     Failure, Fault, Field, Kind, LockGrant, Logic, Reason, Session, Setup, Slot, StoredField,
     Value, Violation, Write, Written,
@@ -108,6 +109,9 @@ impl Logic {
         let mut answer = Err(wit::StoreError::Rejected("nothing was asked".into()));
         loop {
             match rule.0.resume(answer) {
+                CoroutineResult::Yield(_) if store_is_withheld() => {
+                    answer = Err(wit::StoreError::Rejected("This call has no store.".into()));
+                }
                 CoroutineResult::Yield(txn) => {
                     let outcome: Result<own::Outcome, store::Error> =
                         pin!(store.execute(txn)).await;
