@@ -87,14 +87,19 @@ fn workspace() -> Result<PathBuf> {
 /// Rust code and the descriptors for reflection, REST and OpenAPI.
 fn protos() -> Result<()> {
     println!("cargo::rerun-if-changed=proto");
-    let files =
-        ["session-manager.proto", "session/booking/v1/booking.proto", "sm.proto", "smdevice.proto"];
+    let files = [
+        "session-manager.proto",
+        "session/booking/v1/booking.proto",
+        "session/users/v1/users.proto",
+        "sm.proto",
+        "smdevice.proto",
+    ];
     let mut compiler = protox::Compiler::new(["proto"])?;
     compiler.include_imports(true).include_source_info(true).open_files(files)?;
     let out = PathBuf::from(std::env::var("OUT_DIR")?);
     std::fs::write(out.join("descriptors.bin"), compiler.encode_file_descriptor_set())?;
     let mut config = Config::new();
-    config.bytes(["."]);
+    config.bytes(["."]).btree_map(["."]);
     tonic_prost_build::configure()
         .build_client(false)
         .codec_path("crate::grpc::codec::Codec")

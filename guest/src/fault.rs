@@ -40,6 +40,14 @@ pub fn invalid(mut violations: Vec<Violation>) -> Fault {
     Fault { reason: Reason::InvalidRequest, message, metadata: Vec::new(), violations }
 }
 
+/// Refuses a request that breaks rules of form.
+///
+/// # Errors
+/// `invalid-request` when there are violations.
+pub fn refuse(violations: Vec<Violation>) -> Result<(), Fault> {
+    if violations.is_empty() { Ok(()) } else { Err(invalid(violations)) }
+}
+
 /// The fault for a store without an answer.
 pub fn from_store(error: StoreError) -> Fault {
     match error {

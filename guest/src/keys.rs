@@ -4,6 +4,8 @@
 //! belongs to an account or a device carries the tag of its partition, one of a
 //! fixed number.
 
+use crate::fault::violation;
+use crate::faults::Violation;
 use crate::schema::Context;
 
 /// The field that counts the writes of a session. Fields of our own begin with
@@ -60,22 +62,94 @@ pub fn device(device_id: &str) -> String {
     format!("VIEWING_DEVICE:{}:{device_id}", tag(device_id))
 }
 
+/// The keys of a user's sessions, all in the partition of the user.
+pub struct User {
+    /// The expiring set of the sessions' ids.
+    pub sessions: String,
+    partition: u8,
+}
+
+impl User {
+    /// The keys of the sessions of this user.
+    pub fn of(user_id: &str) -> Self {
+        let partition = partition(user_id);
+        Self { sessions: format!("USER_SESSIONS:{}:{user_id}", tag_of(partition)), partition }
+    }
+
+    /// An id for a session of the user: what finds its partition, and unguessable
+    /// characters.
+    pub fn session_id(&self, token: impl FnOnce(u32) -> String) -> String {
+        let mut id = String::with_capacity(USER_SESSION_CHARACTERS);
+        id.push(BASE64URL[usize::from(self.partition)].into());
+        id + &token(USER_SESSION_CHARACTERS as u32 - 1)
+    }
+
+    /// Whether a session of this id could be one of the user's.
+    pub fn holds(&self, session_id: &str) -> bool {
+        session_id.bytes().next() == Some(BASE64URL[usize::from(self.partition)])
+    }
+
+    /// The hash of a session of the user.
+    pub fn session(&self, session_id: &str) -> String {
+        user_session_in(self.partition, session_id)
+    }
+}
+
+/// The hash of a user's session, or `None` for what is no id of one.
+pub fn user_session(session_id: &str) -> Option<String> {
+    if session_id.len() != USER_SESSION_CHARACTERS || !session_id.bytes().all(is_base64url) {
+        return None;
+    }
+    let partition = BASE64URL.iter().position(|byte| *byte == session_id.as_bytes()[0])?;
+    Some(user_session_in(partition as u8, session_id))
+}
+
+fn user_session_in(partition: u8, session_id: &str) -> String {
+    format!("USER_SESSION:{}:{session_id}", tag_of(partition))
+}
+
+/// Whether a character is one of base64url.
+pub fn is_base64url(byte: u8) -> bool {
+    BASE64URL.contains(&byte)
+}
+
+/// The alphabet of base64url, which has a character for each partition.
+const BASE64URL: &[u8; PARTITIONS as usize] =
+    b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+
+/// The length of the id of a user's session; all but the first character are random.
+const USER_SESSION_CHARACTERS: usize = 64;
+
 /// How many partitions there are; a change loses everything that has a tag.
 const PARTITIONS: u32 = 64;
 
-/// The tag of the partition that a subject belongs to, by FNV-1a.
+/// The tag of the partition that a subject belongs to.
 fn tag(subject: &str) -> String {
+    tag_of(partition(subject))
+}
+
+fn tag_of(partition: u8) -> String {
+    format!("{{p{partition:02}}}")
+}
+
+/// The partition that a subject belongs to, by FNV-1a.
+fn partition(subject: &str) -> u8 {
     let hash = subject
         .bytes()
         .fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
-    format!("{{p{:02}}}", (hash ^ (hash >> 16)) % PARTITIONS)
+    ((hash ^ (hash >> 16)) % PARTITIONS) as u8
 }
 
-/// The most bytes that the id of an account or a device may have.
+/// The most bytes that the id of an account, a user or a device may have.
 pub const ID_BYTES_MAX: usize = 256;
 
-/// What is wrong with the id of an account or a device, or `None`.
-pub fn id_violation(id: &str) -> Option<String> {
+/// Tells what is wrong with the id of an account, a user or a device.
+pub fn check_id(field: &str, id: &str, violations: &mut Vec<Violation>) {
+    violations.extend(id_violation(id).map(|description| violation(field, description)));
+}
+
+/// What is wrong with the id of an account, a user or a device, or `None`.
+fn id_violation(id: &str) -> Option<String> {
     if id.is_empty() {
         return Some("must not be empty".into());
     }
@@ -157,6 +231,20 @@ mod tests {
         tags.sort();
         tags.dedup();
         assert_eq!(tags.len(), PARTITIONS as usize);
+    }
+
+    #[test]
+    fn the_id_of_a_session_finds_it_and_the_set_of_its_user() {
+        let user = User::of("user007");
+        let id = user.session_id(|length| "x".repeat(length as usize));
+        assert_eq!(id.len(), 64);
+        assert!(user.holds(&id));
+        let record = user_session(&id).expect("an id");
+        assert_eq!(record, user.session(&id));
+        assert_eq!(record.split(':').nth(1), user.sessions.split(':').nth(1));
+        for other in ["", "x", &"x".repeat(65), &"=".repeat(64), &"\u{e9}".repeat(32)] {
+            assert_eq!(user_session(other), None, "{other}");
+        }
     }
 
     #[test]

@@ -12,6 +12,7 @@ pub mod schema;
 #[cfg(test)]
 mod script;
 pub mod transaction;
+pub mod users;
 pub mod value;
 pub mod viewing;
 
@@ -33,6 +34,7 @@ mod bindings {
 
 pub use bindings::exports::session::manager::booking as booking_types;
 pub use bindings::exports::session::manager::catalog;
+pub use bindings::exports::session::manager::users as users_types;
 pub use bindings::exports::session::manager::viewing as viewing_types;
 pub use bindings::session::manager::faults;
 pub use bindings::session::manager::store;
@@ -70,6 +72,7 @@ mod component {
     use super::imports::Imports;
     use super::policy::Policy;
     use super::store::{self, Outcome, StoreError, Txn};
+    use super::users_types;
     use super::viewing_types::{Home, Setup, Slot};
 
     struct Component;
@@ -124,6 +127,39 @@ mod component {
 
         fn unlock(context: String, session_key: String, lock_token: String) -> Result<(), Fault> {
             super::booking::unlock(&Host, &context, &session_key, &lock_token)
+        }
+    }
+
+    impl exports::session::manager::users::Guest for Component {
+        fn create(attributes: users_types::Attributes) -> Result<String, Fault> {
+            super::users::create(&Host, policy(), attributes)
+        }
+
+        fn get(session_id: String) -> Result<users_types::Session, Fault> {
+            super::users::get(&Host, policy(), &session_id)
+        }
+
+        fn list(
+            user_id: String,
+            page_size: i32,
+            page_token: String,
+        ) -> Result<users_types::Page, Fault> {
+            super::users::list(&Host, &user_id, page_size, &page_token)
+        }
+
+        fn update(
+            session_id: String,
+            attributes: users_types::Attributes,
+        ) -> Result<users_types::Session, Fault> {
+            super::users::update(&Host, policy(), &session_id, attributes)
+        }
+
+        fn close(session_id: String) -> Result<(), Fault> {
+            super::users::close(&Host, &session_id)
+        }
+
+        fn close_all(user_id: String, keep: Option<String>) -> Result<u32, Fault> {
+            super::users::close_all(&Host, &user_id, keep)
         }
     }
 

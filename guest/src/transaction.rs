@@ -3,7 +3,23 @@
 use crate::fault::{fault, from_store};
 use crate::faults::{Fault, Reason};
 use crate::imports::Imports;
-use crate::store::{Compare, HashGet, Operation, Outcome, Txn};
+use crate::store::{Compare, Entry, Hash, HashGet, Operation, Outcome, Txn};
+
+/// A field to write.
+pub fn entry(field: &str, value: &str) -> Entry {
+    Entry { field: field.into(), value: value.as_bytes().to_vec() }
+}
+
+/// The text in a field; none when there is none.
+pub fn text(hash: &Hash, field: &str) -> Option<String> {
+    let entry = hash.entries.iter().find(|entry| entry.field == field)?;
+    String::from_utf8(entry.value.clone()).ok()
+}
+
+/// The instant in a field, in milliseconds; none when there is none.
+pub fn moment(hash: &Hash, field: &str) -> Option<u64> {
+    text(hash, field)?.parse().ok()
+}
 
 /// Reads the named fields of a hash.
 pub fn read(key: impl Into<String>, fields: &[&str]) -> Operation {

@@ -4,16 +4,16 @@
 //! that takes a slot, so it is exact however many take one. Beside the set, each
 //! session has a record that outlives it for a while, to tell what became of it.
 
-use crate::fault::{fault, fault_with, invalid, violation};
+use crate::fault::{fault, fault_with, refuse, violation};
 use crate::faults::{Detail, Fault, Reason, Violation};
 use crate::imports::Imports;
-use crate::keys::{self, Home as Keys};
+use crate::keys::{self, Home as Keys, check_id};
 use crate::policy::Policy;
 use crate::store::{
     Compare, Entry, Expiry, FieldTest, Hash, HashSet, Member, MemberBound, MemberList, MemberRef,
     MemberSet, Operation, Order, Outcome, Reply,
 };
-use crate::transaction::{execute, read, unexpected_replies};
+use crate::transaction::{entry, execute, moment, read, text, unexpected_replies};
 use crate::viewing_types::{Home, Setup, Slot, Viewer};
 
 /// The most sessions that a home may be allowed.
@@ -414,7 +414,7 @@ fn holders(imports: &impl Imports, keys: &Keys, members: &[Member]) -> Result<Ve
         Reply::Record(Some(record)) => Some(Holder {
             session_id: member.name.clone(),
             device_id: text(&record, DEVICE_FIELD)?,
-            since_ms: text(&record, SINCE_FIELD)?.parse().ok()?,
+            since_ms: moment(&record, SINCE_FIELD)?,
             expires_at_ms: member.expires_at_ms,
         }),
         _ => None,
@@ -458,12 +458,6 @@ fn limit_reached(
     Ok(fault)
 }
 
-fn check_id(field: &str, id: &str, violations: &mut Vec<Violation>) {
-    if let Some(description) = keys::id_violation(id) {
-        violations.push(violation(field, description));
-    }
-}
-
 fn check_replace(replace: &[String], violations: &mut Vec<Violation>) {
     if replace.len() > REPLACE_MAX {
         violations.push(violation("replace", format!("names more than {REPLACE_MAX} sessions")));
@@ -481,10 +475,6 @@ fn check_session(account_id: &str, session_id: &str) -> Result<(), Fault> {
     refuse(violations)
 }
 
-fn refuse(violations: Vec<Violation>) -> Result<(), Fault> {
-    if violations.is_empty() { Ok(()) } else { Err(invalid(violations)) }
-}
-
 fn list(keys: &Keys) -> Operation {
     Operation::MemberList(MemberList {
         key: keys.slots.clone(),
@@ -492,15 +482,6 @@ fn list(keys: &Keys) -> Operation {
         after: None,
         limit: SESSIONS_MAX,
     })
-}
-
-fn entry(field: &str, value: &str) -> Entry {
-    Entry { field: field.into(), value: value.as_bytes().to_vec() }
-}
-
-fn text(hash: &Hash, field: &str) -> Option<String> {
-    let entry = hash.entries.iter().find(|entry| entry.field == field)?;
-    String::from_utf8(entry.value.clone()).ok()
 }
 
 #[cfg(test)]

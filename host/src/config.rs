@@ -164,6 +164,16 @@ pub struct Settings {
           value_parser = lifetime)]
     pub session_lock_ttl: Duration,
 
+    /// Lifetime of a user's session, however much it is used.
+    #[arg(long, env = "USER_SESSION_TTL", default_value = "8760h", global = true,
+          value_parser = lifetime)]
+    pub user_session_ttl: Duration,
+
+    /// How long a user's session lives without being used; 0s for as long as it may.
+    #[arg(long, env = "USER_SESSION_IDLE", default_value = "0s", global = true,
+          value_parser = idle)]
+    pub user_session_idle: Duration,
+
     /// Lifetime of a viewing session after its last heartbeat.
     #[arg(long, env = "VIEWING_TTL", default_value = "120s", global = true,
           value_parser = lifetime)]
@@ -265,6 +275,8 @@ impl Settings {
         vec![
             milliseconds("session-ttl-ms", self.session_ttl),
             milliseconds("session-lock-ttl-ms", self.session_lock_ttl),
+            milliseconds("user-session-ttl-ms", self.user_session_ttl),
+            milliseconds("user-session-idle-ms", self.user_session_idle),
             milliseconds("viewing-ttl-ms", self.viewing_ttl),
             ("viewing-max-sessions".into(), self.viewing_max_sessions.to_string()),
         ]
@@ -347,6 +359,13 @@ fn not_empty(text: &str) -> Result<String, String> {
 fn lifetime(text: &str) -> Result<Duration, String> {
     bounded(text, Duration::from_millis(1), Duration::from_secs(10 * 366 * 24 * 3600))
         .ok_or_else(|| "expected a duration from 1ms to 10 years, such as 15m or 1h30m".into())
+}
+
+fn idle(text: &str) -> Result<Duration, String> {
+    match duration(text) {
+        Some(Duration::ZERO) => Ok(Duration::ZERO),
+        _ => lifetime(text).map_err(|expected| format!("{expected}, or 0s for no limit")),
+    }
 }
 
 fn timeout(text: &str) -> Result<Duration, String> {
@@ -438,6 +457,8 @@ mod tests {
             [
                 ("session-ttl-ms".to_owned(), "900000".to_owned()),
                 ("session-lock-ttl-ms".to_owned(), "3000".to_owned()),
+                ("user-session-ttl-ms".to_owned(), "31536000000".to_owned()),
+                ("user-session-idle-ms".to_owned(), "0".to_owned()),
                 ("viewing-ttl-ms".to_owned(), "120000".to_owned()),
                 ("viewing-max-sessions".to_owned(), "2".to_owned()),
             ]
@@ -461,6 +482,10 @@ mod tests {
             (
                 &["--session-ttl", "soon"],
                 r#"invalid value "soon" for SESSION_TTL: expected a duration from 1ms to 10 years, such as 15m or 1h30m"#,
+            ),
+            (
+                &["--user-session-idle", "1d"],
+                r#"invalid value "1d" for USER_SESSION_IDLE: expected a duration from 1ms to 10 years, such as 15m or 1h30m, or 0s for no limit"#,
             ),
             (
                 &["--log-format", "xml"],

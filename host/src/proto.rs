@@ -38,6 +38,14 @@ pub mod session {
             tonic::include_proto!("session.booking.v1");
         }
     }
+
+    /// Packages `session.users.*`.
+    pub mod users {
+        /// Package `session.users.v1`.
+        pub mod v1 {
+            tonic::include_proto!("session.users.v1");
+        }
+    }
 }
 
 /// A serialized `google.protobuf.FileDescriptorSet` of all of it.

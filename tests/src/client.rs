@@ -271,6 +271,57 @@ impl Client {
         rest(if post { http.post(url).json(&request) } else { http.get(url) }).await
     }
 
+    /// Calls an operation about users' sessions, with its request in JSON.
+    ///
+    /// # Errors
+    /// The service's refusal.
+    ///
+    /// # Panics
+    /// When there is no such operation.
+    pub async fn users(&self, operation: &str, request: Json) -> Result<Json, Refusal> {
+        let (http, base) = match &self.inner {
+            Inner::Grpc(grpc) => {
+                let method = format!("session.users.v1.UserSessions/{operation}");
+                return grpc.json_in(&method, request, Names::AsDeclared).await;
+            }
+            Inner::Rest { http, base } => (http, base),
+        };
+        let text = |name: &str| request[name].as_str().unwrap_or_default();
+        let url = |segments: &[&str], query: &[&str]| {
+            let mut url = reqwest::Url::parse(base).expect("an address");
+            url.path_segments_mut().expect("a URL with a path").extend(segments);
+            for name in query {
+                match &request[name] {
+                    Json::Null => {}
+                    Json::String(text) => drop(url.query_pairs_mut().append_pair(name, text)),
+                    other => drop(url.query_pairs_mut().append_pair(name, &other.to_string())),
+                }
+            }
+            url
+        };
+        let one = || url(&["session", text("session_id")], &[]);
+        let attributes = &request["session_attributes"];
+        match operation {
+            "Create" => rest(http.post(url(&["session"], &[])).json(attributes)).await,
+            "Get" => rest(http.get(one())).await,
+            "List" => {
+                let query = ["user_id", "page_size", "page_token"];
+                rest(http.get(url(&["session"], &query))).await
+            }
+            "ListById" => {
+                let sessions = rest(http.get(url(&["session", "user", text("user_id")], &[])));
+                Ok(json!({ "sessions": sessions.await? }))
+            }
+            "Update" => {
+                let session = rest(http.patch(one()).json(attributes)).await?;
+                Ok(json!({ "session": session }))
+            }
+            "Delete" => rest(http.delete(one())).await,
+            "DeleteAll" => rest(http.delete(url(&["session"], &["user_id", "keep"]))).await,
+            other => panic!("no operation {other}"),
+        }
+    }
+
     /// Asks whether the service is well.
     ///
     /// # Errors
@@ -348,6 +399,13 @@ pub fn number(value: &Json) -> u64 {
     value.as_u64().or_else(|| value.as_str()?.parse().ok()).unwrap_or_default()
 }
 
+/// How the names of fields are written in JSON.
+#[derive(Clone, Copy)]
+enum Names {
+    InCamelCase,
+    AsDeclared,
+}
+
 /// A gRPC client that knows the contract by its descriptors.
 #[derive(Clone)]
 pub struct GrpcClient {
@@ -369,12 +427,15 @@ impl GrpcClient {
         }
     }
 
-    /// The method of this name, in whichever service.
+    /// The method of this name, with its service before a `/` or in whichever.
     ///
     /// # Panics
     /// When there is none.
     pub fn method(&self, name: &str) -> MethodDescriptor {
-        let mut methods = self.pool.services().flat_map(|s| s.methods().collect::<Vec<_>>());
+        let (service, name) = name.split_once('/').unwrap_or(("", name));
+        let services = self.pool.services();
+        let services = services.filter(|s| service.is_empty() || s.full_name() == service);
+        let mut methods = services.flat_map(|s| s.methods().collect::<Vec<_>>());
         methods.find(|method| method.name() == name).expect(name)
     }
 
@@ -403,10 +464,16 @@ impl GrpcClient {
     /// # Panics
     /// When the request is not one of the method.
     pub async fn json(&self, method: &str, request: Json) -> Result<Json, Refusal> {
+        self.json_in(method, request, Names::InCamelCase).await
+    }
+
+    async fn json_in(&self, method: &str, request: Json, names: Names) -> Result<Json, Refusal> {
         let method = self.method(method);
         let request = DynamicMessage::deserialize(method.input(), request).expect("a request");
         let reply = self.call(&method, request).await?;
-        let options = SerializeOptions::new().skip_default_fields(false);
+        let options = SerializeOptions::new()
+            .skip_default_fields(false)
+            .use_proto_field_name(matches!(names, Names::AsDeclared));
         let reply = reply.serialize_with_options(serde_json::value::Serializer, &options);
         Ok(reply.expect("a message is JSON"))
     }

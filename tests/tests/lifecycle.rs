@@ -50,6 +50,8 @@ async fn help_documents_every_setting() {
         "DATA_DIR",
         "SESSION_TTL",
         "SESSION_LOCK_TTL",
+        "USER_SESSION_TTL",
+        "USER_SESSION_IDLE",
         "VIEWING_TTL",
         "VIEWING_MAX_SESSIONS",
         "COMPONENT",

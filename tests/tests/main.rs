@@ -14,5 +14,6 @@ mod outage;
 mod readme;
 mod store;
 mod swap;
+mod users;
 mod viewing;
 mod walkthrough;

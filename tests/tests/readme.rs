@@ -33,8 +33,7 @@ fn commands(section: &str) -> Vec<(String, String)> {
 async fn run(command: &str, host: &Host, grpc: &GrpcClient) -> String {
     if let Some(call) = command.strip_prefix("grpcurl -plaintext -d '") {
         // What grpcurl does with it, without grpcurl.
-        let (request, rest) = call.split_once("' localhost:6027 ").expect(command);
-        let (_, method) = rest.split_once('/').expect(command);
+        let (request, method) = call.split_once("' localhost:6027 ").expect(command);
         let request = serde_json::from_str(request).expect(command);
         return grpc.json(method, request).await.expect(command).to_string();
     }

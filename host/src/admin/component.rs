@@ -8,7 +8,8 @@ use hyper::body::Incoming;
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 
-use crate::api::booking::{timestamp, type_name};
+use crate::api::booking::type_name;
+use crate::api::timestamp;
 use crate::error::{Error, Reason};
 use crate::http::answer::{self, Answer};
 use crate::http::body::{self, Missing};

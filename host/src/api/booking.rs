@@ -3,10 +3,8 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use prost_types::Timestamp;
 
-use crate::api::Api;
-use crate::clock::Milliseconds;
+use crate::api::{Api, given, timestamp};
 use crate::error::Error;
 use crate::logic::{self, Kind, Session, Write, Written};
 use crate::proto::session::booking::v1;
@@ -142,19 +140,6 @@ pub fn contexts(api: &Api) -> v1::ListContextsReply {
 /// What an operation without data answers.
 pub fn done() -> DefaultResponse {
     DefaultResponse { code: "200".into(), message: "OK".into(), ..DefaultResponse::default() }
-}
-
-/// An instant as the contract tells it.
-pub fn timestamp(at: Milliseconds) -> Timestamp {
-    Timestamp {
-        seconds: i64::try_from(at / 1000).unwrap_or(i64::MAX),
-        nanos: i32::try_from(at % 1000).unwrap_or(0) * 1_000_000,
-    }
-}
-
-/// A text that the wire leaves empty when it is not given.
-pub fn given(text: String) -> Option<String> {
-    (!text.is_empty()).then_some(text)
 }
 
 /// A type of field as the contract names it.

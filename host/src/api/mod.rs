@@ -3,10 +3,14 @@
 //! else.
 
 pub mod booking;
+pub mod users;
 pub mod viewing;
 
 use std::sync::Arc;
 
+use prost_types::Timestamp;
+
+use crate::clock::Milliseconds;
 use crate::error::{Error, Reason, Violation};
 use crate::logic::{self, Failure, Logic};
 use crate::store::{self, Store};
@@ -32,6 +36,19 @@ impl Api {
             }
         })
     }
+}
+
+/// An instant as the contract tells it.
+pub fn timestamp(at: Milliseconds) -> Timestamp {
+    Timestamp {
+        seconds: i64::try_from(at / 1000).unwrap_or(i64::MAX),
+        nanos: i32::try_from(at % 1000).unwrap_or(0) * 1_000_000,
+    }
+}
+
+/// A text that the wire leaves empty when it is not given.
+pub fn given(text: String) -> Option<String> {
+    (!text.is_empty()).then_some(text)
 }
 
 impl From<Failure> for Error {

@@ -5,6 +5,7 @@ pub mod codec;
 mod observe;
 mod session_manager;
 pub mod status;
+mod users;
 mod viewing;
 
 use std::sync::Arc;
@@ -21,6 +22,7 @@ use crate::listener::{Connection, Connections};
 use crate::proto::com::example::sm::sm_server::{self, SmServer};
 use crate::proto::com::example::smdevice::device_server::{self, DeviceServer};
 use crate::proto::session::booking::v1::booking_server::BookingServer;
+use crate::proto::session::users::v1::user_sessions_server::UserSessionsServer;
 use crate::proto::sessionmanager::session_manager_server::SessionManagerServer;
 use crate::proto::{DESCRIPTORS, session, sessionmanager};
 use crate::telemetry::Metrics;
@@ -34,12 +36,13 @@ const HEADER_BYTES_MAX: u32 = 16 << 10;
 
 /// The names of the services, as health reports them; the empty one stands for
 /// the whole server.
-pub const SERVICES: [&str; 5] = [
+pub const SERVICES: [&str; 6] = [
     "",
     sm_server::SERVICE_NAME,
     device_server::SERVICE_NAME,
     sessionmanager::session_manager_server::SERVICE_NAME,
     session::booking::v1::booking_server::SERVICE_NAME,
+    session::users::v1::user_sessions_server::SERVICE_NAME,
 ];
 
 /// Serves `connections` until no more come, then ends when the requests in flight
@@ -79,6 +82,10 @@ pub async fn serve(
         )
         .add_service(
             DeviceServer::new(viewing::Service(api.clone()))
+                .max_decoding_message_size(MESSAGE_BYTES_MAX),
+        )
+        .add_service(
+            UserSessionsServer::new(users::Service(api.clone()))
                 .max_decoding_message_size(MESSAGE_BYTES_MAX),
         )
         .add_service(

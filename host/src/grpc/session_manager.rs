@@ -5,7 +5,7 @@
 use bytes::Bytes;
 use tonic::{Request, Response, Status};
 
-use crate::api::{Api, booking};
+use crate::api::{Api, booking, given, timestamp};
 use crate::grpc::respond;
 use crate::logic::{Field, Session, Value, Write};
 use crate::proto::session::booking::v1::DeleteRequest;
@@ -93,7 +93,7 @@ macro_rules! context_message {
                     session_key,
                     fields,
                     if_version,
-                    lock_token: booking::given(lock_token),
+                    lock_token: given(lock_token),
                     violations: Vec::new(),
                 }
             }
@@ -102,7 +102,7 @@ macro_rules! context_message {
                 let mut message = Self {
                     session_key,
                     version: Some(session.version),
-                    expires_at: session.expires_at_ms.map(booking::timestamp),
+                    expires_at: session.expires_at_ms.map(timestamp),
                     ..Self::default()
                 };
                 for field in session.fields {

@@ -9,7 +9,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::value::RawValue;
 
-use crate::api::{Api, booking};
+use crate::api::{Api, booking, given, timestamp};
 use crate::error::{Error, Reason, Violation};
 use crate::http::json::{self, Member};
 use crate::logic::{Field, Kind, Session, StoredField, Value, Violation as WireViolation, Write};
@@ -78,7 +78,7 @@ fn write(context: &str, session_key: Option<&str>, body: &[u8]) -> Result<Write,
             }
             "if_version" => write.if_version = reader.number(name, &member),
             "lock_token" => {
-                write.lock_token = reader.text(name, &member).and_then(booking::given);
+                write.lock_token = reader.text(name, &member).and_then(given);
             }
             _ => {}
         }
@@ -170,7 +170,7 @@ fn render(session_key: &str, session: &Session) -> Result<Vec<u8>, ()> {
     // Writing to memory does not fail.
     drop(write!(out, ",\"version\":\"{}\"", session.version));
     if let Some(at) = session.expires_at_ms {
-        drop(write!(out, ",\"expires_at\":\"{}\"", booking::timestamp(at)));
+        drop(write!(out, ",\"expires_at\":\"{}\"", timestamp(at)));
     }
     out.push(b'}');
     Ok(out)

@@ -28,7 +28,7 @@ use crate::error::{Error, Reason, Violation};
 use crate::http::answer::Answer;
 use crate::http::body::Missing;
 use crate::http::openapi::OpenApi;
-use crate::http::routes::{Action, PathRoutes, Reply, Route, Routes};
+use crate::http::routes::{Action, BodyRule, PathRoutes, Reply, Route, Routes};
 use crate::listener::Connections;
 use crate::logic;
 use crate::proto::DESCRIPTORS;
@@ -147,7 +147,10 @@ impl Rest {
             found.map(|(_, value)| &**value)
         };
         let query = head.uri.query().unwrap_or_default();
-        let body = if route.has_body { collected(head, body).await? } else { Bytes::new() };
+        let body = match route.body {
+            BodyRule::Nothing => Bytes::new(),
+            BodyRule::Whole | BodyRule::Field(_) => collected(head, body).await?,
+        };
         match &route.action {
             Action::Unary(call) => {
                 let mut request = transcode::Request::new(route.method.input());
@@ -155,7 +158,11 @@ impl Rest {
                     request.path(name, value);
                 }
                 request.query(query);
-                request.body(&body)?;
+                match &route.body {
+                    BodyRule::Nothing => {}
+                    BodyRule::Whole => request.body(&body)?,
+                    BodyRule::Field(field) => request.body_of(field, &body)?,
+                }
                 route.required.iter().for_each(|field| request.require(field));
                 let (message, violations) = request.finish();
                 let calling = call(self.api.clone(), message);

@@ -11,7 +11,7 @@ use prost_reflect::{DescriptorPool, FieldDescriptor, Kind, MessageDescriptor};
 use serde_json::{Map, Value, json};
 
 use crate::error::TABLE;
-use crate::http::routes::{self, Action, Route};
+use crate::http::routes::{self, Action, BodyRule, Route};
 use crate::logic::{Context, Generation, Kind as FieldKind};
 
 /// Where the document is.
@@ -74,7 +74,13 @@ impl Document {
         };
         let operation = self.operation(route, context, &path);
         let verb = route.http_method.as_str().to_ascii_lowercase();
-        self.paths.entry(path).or_default().insert(verb, operation);
+        let alias = routes::has_users_alias(&path);
+        let item = self.paths.entry(path).or_default();
+        item.insert(verb, operation);
+        if alias {
+            let servers = json!([{ "url": "/" }, { "url": routes::USERS_ALIAS }]);
+            item.insert("servers".into(), servers);
+        }
     }
 
     fn operation(&mut self, route: &Route, context: Option<&Context>, path: &str) -> Value {
@@ -84,7 +90,7 @@ impl Document {
             if path.contains(&format!("{{{}}}", field.name())) {
                 let schema = match field.name() {
                     "session_key" => session_key(),
-                    "account_id" | "device_id" => identifier(),
+                    "account_id" | "device_id" | "user_id" => identifier(),
                     _ => scalar(&field),
                 };
                 parameters.push(json!({
@@ -94,11 +100,13 @@ impl Document {
                     "description": comment(&field),
                     "schema": schema,
                 }));
-            } else if !route.has_body && !route.template.contains(&format!("{{{}}}", field.name()))
+            } else if matches!(route.body, BodyRule::Nothing)
+                && !route.template.contains(&format!("{{{}}}", field.name()))
             {
                 query.push(json!({
                     "name": field.name(),
                     "in": "query",
+                    "required": route.required.contains(&field),
                     "description": comment(&field),
                     "schema": scalar(&field),
                 }));
@@ -123,11 +131,15 @@ impl Document {
                 "default": { "$ref": "#/components/responses/Error" },
             },
         });
-        if route.has_body {
-            let (schema, required) = match (&route.action, context) {
-                (Action::SetFlat, Some(context)) => (self.write(context), true),
-                _ => self.body(route),
-            };
+        let body = match (&route.body, &route.action, context) {
+            (BodyRule::Nothing, ..) => None,
+            (_, Action::SetFlat, Some(context)) => Some((self.write(context), true)),
+            (BodyRule::Field(field), ..) => {
+                Some((self.field(field, route.camel_case), route.required.contains(field)))
+            }
+            (BodyRule::Whole, ..) => Some(self.body(route)),
+        };
+        if let Some((schema, required)) = body {
             operation["requestBody"] = json!({
                 "required": required,
                 "content": { "application/json": { "schema": schema } },
@@ -219,6 +231,10 @@ impl Document {
     /// The schema of a field.
     fn field(&mut self, field: &FieldDescriptor, camel_case: bool) -> Value {
         let one = match field.kind() {
+            Kind::Message(entry) if field.is_map() => {
+                let value = self.field(&entry.map_entry_value_field(), camel_case);
+                return json!({ "type": "object", "additionalProperties": value });
+            }
             Kind::Message(inner) => self.message(&inner, camel_case),
             _ => scalar(field),
         };
@@ -240,6 +256,10 @@ impl Document {
                 let mut schema = self.field(&field, camel_case);
                 if schema.get("$ref").is_none() {
                     schema["description"] = json!(comment(&field));
+                }
+                let options = field.field_descriptor_proto().options.as_ref();
+                if options.is_some_and(|options| options.deprecated()) {
+                    schema["deprecated"] = json!(true);
                 }
                 properties.insert(name(&field, camel_case).into(), schema);
             }

@@ -3,14 +3,17 @@
 //! operation does with a decoded request stands here, one line each.
 
 use std::pin::Pin;
+use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 use bytes::Bytes;
 use http::Method;
 use prost::Message;
-use prost_reflect::{DescriptorPool, DynamicMessage, FieldDescriptor, MethodDescriptor, Value};
+use prost_reflect::{
+    DescriptorPool, DynamicMessage, FieldDescriptor, MessageDescriptor, MethodDescriptor, Value,
+};
 
-use crate::api::{Api, booking, viewing};
+use crate::api::{Api, booking, users, viewing};
 use crate::error::Error;
 use crate::proto::session::booking::v1::ListContextsRequest;
 use crate::proto::sessionmanager::EmptyRequest;
@@ -29,14 +32,24 @@ pub enum Action {
     GetFlat,
 }
 
+/// What of a request message is in the body.
+pub enum BodyRule {
+    /// Nothing.
+    Nothing,
+    /// Whatever is not in the path.
+    Whole,
+    /// This field, which is a message.
+    Field(FieldDescriptor),
+}
+
 /// One binding of an operation.
 pub struct Route {
     /// The HTTP method.
     pub http_method: Method,
     /// The path template.
     pub template: String,
-    /// Whether the request message is in the body.
-    pub has_body: bool,
+    /// What of the request message is in the body.
+    pub body: BodyRule,
     /// The fields that have to be given.
     pub required: Vec<FieldDescriptor>,
     /// The field of the reply that is the whole answer, when it is not the reply
@@ -59,7 +72,15 @@ pub type PathRoutes = Vec<(Route, Operation)>;
 /// All routes by path.
 pub struct Routes {
     /// Finds the routes of a path.
-    pub router: matchit::Router<PathRoutes>,
+    pub router: matchit::Router<Arc<PathRoutes>>,
+}
+
+/// Where the routes of users' sessions are found too.
+pub const USERS_ALIAS: &str = "/a01";
+
+/// Whether a path has the alias.
+pub fn has_users_alias(template: &str) -> bool {
+    template == "/session" || template.starts_with("/session/")
 }
 
 impl Routes {
@@ -81,6 +102,10 @@ impl Routes {
         }
         let mut router = matchit::Router::new();
         for (template, routes) in by_template {
+            let routes = Arc::new(routes);
+            if has_users_alias(&template) {
+                router.insert([USERS_ALIAS, &template].concat(), Arc::clone(&routes))?;
+            }
             router.insert(&template, routes).with_context(|| format!("route {template}"))?;
         }
         Ok(Self { router })
@@ -129,17 +154,18 @@ fn route(method: &MethodDescriptor, rule: &DynamicMessage) -> Result<Route> {
         let value = rule.get_field_by_name(name)?;
         value.as_str().map(str::to_owned)
     };
-    let has_body = match text("body").unwrap_or_default().as_str() {
-        "" => false,
-        "*" => true,
-        other => bail!("{} has a body rule {other:?}; only * is served", method.full_name()),
+    let field_of = |message: MessageDescriptor, name: &str| {
+        let field = message.get_field_by_name(name);
+        field.with_context(|| format!("{} has no field {name}", message.full_name()))
+    };
+    let body = match text("body").unwrap_or_default().as_str() {
+        "" => BodyRule::Nothing,
+        "*" => BodyRule::Whole,
+        name => BodyRule::Field(field_of(method.input(), name)?),
     };
     let response_body = match text("response_body").unwrap_or_default().as_str() {
         "" => None,
-        name => {
-            let field = method.output().get_field_by_name(name);
-            Some(field.with_context(|| format!("{} has no field {name}", method.full_name()))?)
-        }
+        name => Some(field_of(method.output(), name)?),
     };
     let operation = format!("{}/{}", method.parent_service().full_name(), method.name());
     Ok(Route {
@@ -148,7 +174,7 @@ fn route(method: &MethodDescriptor, rule: &DynamicMessage) -> Result<Route> {
         camel_case: CAMEL_CASE.contains(&method.parent_file().package_name()),
         http_method,
         template: text(name).unwrap_or_default(),
-        has_body,
+        body,
         method: method.clone(),
         action: action(&operation)?,
         operation,
@@ -196,6 +222,27 @@ fn action(operation: &str) -> Result<Action> {
         }
         "session.booking.v1.Booking/ListContexts" => {
             unary(|api, _: ListContextsRequest| async move { Ok(booking::contexts(&api)) })
+        }
+        "session.users.v1.UserSessions/Create" => {
+            unary(|api, request| async move { users::create(&api, request).await })
+        }
+        "session.users.v1.UserSessions/Get" => {
+            unary(|api, request| async move { users::get(&api, request).await })
+        }
+        "session.users.v1.UserSessions/List" => {
+            unary(|api, request| async move { users::list(&api, request).await })
+        }
+        "session.users.v1.UserSessions/ListById" => {
+            unary(|api, request| async move { users::list_by_id(&api, request).await })
+        }
+        "session.users.v1.UserSessions/Update" => {
+            unary(|api, request| async move { users::update(&api, request).await })
+        }
+        "session.users.v1.UserSessions/Delete" => {
+            unary(|api, request| async move { users::delete(&api, request).await })
+        }
+        "session.users.v1.UserSessions/DeleteAll" => {
+            unary(|api, request| async move { users::delete_all(&api, request).await })
         }
         "com.example.sm.SM/CreateSession" => {
             unary(|api, request| async move { viewing::create(&api, request).await })
@@ -264,14 +311,21 @@ mod tests {
             .collect();
         routes.sort();
         let expected = [
+            "DELETE /session session.users.v1.UserSessions/DeleteAll",
+            "DELETE /session/{session_id} session.users.v1.UserSessions/Delete",
             "DELETE /v1/{context}/sessions/{session_key} session.booking.v1.Booking/Delete",
             "DELETE /v1/{context}/sessions/{session_key}/lock session.booking.v1.Booking/Unlock",
             "GET /devices/{device_id} com.example.smdevice.Device/GetDevice",
             "GET /health sessionmanager.SessionManager/HealthCheck",
             "GET /homes/{account_id} com.example.sm.SM/GetHome",
             "GET /homes/{account_id}/sessions com.example.sm.SM/GetHome",
+            "GET /session session.users.v1.UserSessions/List",
+            "GET /session/user/{user_id} session.users.v1.UserSessions/ListById",
+            "GET /session/{session_id} session.users.v1.UserSessions/Get",
             "GET /v1/contexts session.booking.v1.Booking/ListContexts",
             "GET /v1/{context}/sessions/{session_key} session.booking.v1.Booking/Get",
+            "PATCH /session session.users.v1.UserSessions/Update",
+            "PATCH /session/{session_id} session.users.v1.UserSessions/Update",
             "POST /device/{device_id}/create com.example.smdevice.Device/CreateDevice",
             "POST /device/{device_id}/delete com.example.smdevice.Device/DeleteDevice",
             "POST /device/{device_id}/sessions/create \
@@ -280,6 +334,7 @@ mod tests {
             "POST /home/{account_id}/sessions/heartbeat com.example.sm.SM/HeartBeat",
             "POST /home/{account_id}/sessions/setMaxSession com.example.sm.SM/SetMaxSession",
             "POST /home/{account_id}/sessions/teardown com.example.sm.SM/TearDown",
+            "POST /session session.users.v1.UserSessions/Create",
             "POST /v1/{context}/sessions session.booking.v1.Booking/Set",
             "POST /v1/{context}/sessions/{session_key}/lock session.booking.v1.Booking/Lock",
             "PUT /v1/{context}/sessions/{session_key} session.booking.v1.Booking/Set",
@@ -296,5 +351,7 @@ mod tests {
             let found = routes.router.at(&path).expect("a path");
             assert!(found.value.iter().any(|(r, _)| r.http_method == route.http_method), "{path}");
         }
+        assert!(routes.router.at("/a01/session/x").is_ok());
+        assert!(routes.router.at("/a01/homes/x").is_err());
     }
 }

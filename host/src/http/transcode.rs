@@ -11,7 +11,7 @@ use percent_encoding::percent_decode_str;
 use prost::Message;
 use prost_reflect::{
     DeserializeOptions, DynamicMessage, FieldDescriptor, Kind, MessageDescriptor, ReflectMessage,
-    SerializeOptions,
+    SerializeOptions, Value,
 };
 use serde_json::value::RawValue;
 
@@ -87,8 +87,30 @@ impl Request {
                 continue;
             }
             let Some(field) = self.claim(&name, false) else { continue };
+            if is_ours(&field) {
+                if self.body_of(&field, value.get().as_bytes()).is_err() {
+                    self.violate(field.name(), "has a wrong value: expected an object");
+                }
+                continue;
+            }
             self.set(&field, value.get());
         }
+        Ok(())
+    }
+
+    /// Sets a field that is a message from a JSON body that has its members.
+    ///
+    /// # Errors
+    /// `INVALID_REQUEST` when the body is not a JSON object at all.
+    pub fn body_of(&mut self, field: &FieldDescriptor, body: &[u8]) -> Result<(), Error> {
+        let Kind::Message(descriptor) = field.kind() else {
+            return Err(Error::invalid(field.name(), "is not a message"));
+        };
+        let mut inner = Self::new(descriptor);
+        inner.body(body)?;
+        self.seen.push(field.number());
+        self.message.set_field(field, Value::Message(inner.message));
+        self.violations.extend(inner.violations);
         Ok(())
     }
 
@@ -150,7 +172,7 @@ impl Request {
             Ok(parsed) => {
                 let value = parsed.get_field(field).into_owned();
                 match (value, self.message.get_field_mut(field)) {
-                    (prost_reflect::Value::List(more), prost_reflect::Value::List(list)) => {
+                    (Value::List(more), Value::List(list)) => {
                         list.extend(more);
                     }
                     (value, place) => *place = value,
@@ -163,6 +185,13 @@ impl Request {
             }
         }
     }
+}
+
+/// Whether a field is one message of our own, not one that JSON writes in a way of its
+/// own.
+fn is_ours(field: &FieldDescriptor) -> bool {
+    let Kind::Message(message) = field.kind() else { return false };
+    !field.is_list() && !field.is_map() && message.package_name() != "google.protobuf"
 }
 
 /// What the JSON value of a field has to be.

@@ -63,6 +63,9 @@ macro_rules! conversions {
                     wit::Operation::HashAdd(wit::HashAdd { key, field, delta }) => {
                         Self::HashAdd { key, field, delta }
                     }
+                    wit::Operation::HashStamp(wit::HashStamp { key, field, later_ms }) => {
+                        Self::HashStamp { key, field, later: later_ms }
+                    }
                     wit::Operation::HashDelete(key) => Self::HashDelete(key),
                     wit::Operation::HashExpire(wit::Expiry { key, ttl_ms }) => {
                         Self::HashExpire { key, ttl: ttl_ms }

@@ -17,6 +17,7 @@ mod native;
 mod pool;
 mod schema;
 mod trial;
+pub mod users;
 mod viewing;
 mod world;
 

@@ -186,6 +186,16 @@ impl Shard {
                 hash.put(field, value);
                 Reply::Number(number)
             }
+            Operation::HashStamp { key, field, later } => {
+                let hash = self.hash(&key);
+                if hash.fields.is_empty() {
+                    changes.put_deadline(&key, None);
+                }
+                let value = Bytes::from((now + later).to_string());
+                changes.put_field(&key, &field, &value);
+                hash.put(field, value);
+                Reply::Number(i64::try_from(now + later).unwrap_or(i64::MAX))
+            }
             Operation::HashDelete(key) => Reply::Existed(self.remove_hash(&key, changes)),
             Operation::HashExpire { key, ttl } => {
                 let deadline = match self.slots.get_mut(&*key) {

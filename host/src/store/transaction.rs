@@ -122,6 +122,15 @@ pub enum Operation {
         /// What to add.
         delta: i64,
     },
+    /// Write the store's clock into a field, in decimal milliseconds.
+    HashStamp {
+        /// The hash.
+        key: String,
+        /// The field.
+        field: String,
+        /// So much later than now.
+        later: Milliseconds,
+    },
     /// Delete a hash.
     HashDelete(String),
     /// Give a hash a new lifetime.
@@ -273,6 +282,7 @@ impl Operation {
             Self::HashSet { key, .. }
             | Self::HashGet { key, .. }
             | Self::HashAdd { key, .. }
+            | Self::HashStamp { key, .. }
             | Self::HashDelete(key)
             | Self::HashExpire { key, .. } => (key, Shape::Hash),
             Self::MemberSet { key, .. }
@@ -306,6 +316,7 @@ impl Operation {
             Self::HashAdd { field, delta, .. } => {
                 name(field) || delta.unsigned_abs() > NUMBER_MAX.unsigned_abs()
             }
+            Self::HashStamp { field, later, .. } => name(field) || *later > TTL_MS_MAX,
             Self::HashExpire { ttl, .. } => lifetime(ttl),
             Self::MemberSet { member, ttl, .. } => name(member) || lifetime(ttl),
             Self::MemberRemove { member, .. } => name(member),
@@ -389,6 +400,7 @@ fn sets_and_adds_a_field(branch: &[Operation]) -> bool {
             Operation::HashAdd { key, field, .. } => {
                 index != other_index && key == added && field == name
             }
+            Operation::HashStamp { key, field, .. } => key == added && field == name,
             _ => false,
         })
     })

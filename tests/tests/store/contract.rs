@@ -29,6 +29,7 @@ suite!(
     compares_hold_as_documented,
     one_branch_runs_and_the_other_does_not,
     a_counter_counts_and_refuses_what_is_no_number,
+    a_stamp_is_the_time_of_the_transaction,
     a_refused_transaction_changes_nothing,
     members_end_one_by_one,
     a_member_gets_a_new_deadline,
@@ -192,6 +193,24 @@ async fn a_counter_counts_and_refuses_what_is_no_number(f: &Fixture) {
         f.perform(vec![set("k{t}", &[("n", text)], None)]).await;
         f.rejected(Txn { success: vec![add("k{t}", "n", 1)], ..Txn::default() }).await;
     }
+}
+
+async fn a_stamp_is_the_time_of_the_transaction(f: &Fixture) {
+    let stamp = |field: &str, later| Operation::HashStamp {
+        key: "k{t}".into(),
+        field: field.into(),
+        later,
+    };
+    let success = vec![stamp("now", 0), set("k{t}", &[("a", "1")], Some(60_000)), stamp("b", 500)];
+    let outcome = f.run(Txn { success, ..Txn::default() }).await;
+    let (now, later) = (outcome.now, outcome.now + 500);
+    let number = |at: u64| Reply::Number(at.try_into().unwrap());
+    assert_eq!(outcome.replies, [number(now), Reply::Deadline(Some(now + 60_000)), number(later)]);
+    let hash = f.hash("k{t}").await.unwrap();
+    let expected = [("a", "1"), ("b", &*later.to_string()), ("now", &*now.to_string())];
+    let expected = expected.map(|(name, value)| (name.to_owned(), value.to_owned()));
+    assert_eq!(fields(&hash), expected);
+    assert_eq!(hash.expires_at, Some(now + 60_000));
 }
 
 async fn a_refused_transaction_changes_nothing(f: &Fixture) {

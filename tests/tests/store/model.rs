@@ -61,6 +61,8 @@ fn operation() -> impl Strategy<Value = Operation> {
             .prop_map(|(key, fields)| Operation::HashGet { key, fields }),
         2 => (key(), field(), -3_i64..4)
             .prop_map(|(key, field, delta)| Operation::HashAdd { key, field, delta }),
+        1 => (key(), field())
+            .prop_map(|(key, field)| Operation::HashStamp { key, field, later: HOUR }),
         1 => key().prop_map(Operation::HashDelete),
         1 => key().prop_map(|key| Operation::HashExpire { key, ttl: HOUR }),
         4 => (key(), member())
@@ -108,11 +110,24 @@ fn comparable(result: Result<Outcome, Error>) -> Result<(bool, Vec<Reply>), &'st
         Err(Error::Unavailable(message)) => panic!("unavailable: {message}"),
     };
     let left = |at: u64| (at - now + STEP / 2) / STEP * STEP;
+    // What was stamped, and perhaps added to.
+    let stamped = |number: u64| (now..now + 10 * HOUR).contains(&number);
     for reply in &mut replies {
         match reply {
+            Reply::Number(number) => {
+                if let Some(at) = u64::try_from(*number).ok().filter(|at| stamped(*at)) {
+                    *number = left(at).try_into().unwrap();
+                }
+            }
             Reply::Deadline(deadline) => *deadline = deadline.map(left),
             Reply::Record(Some(hash)) => {
                 hash.entries.sort_by(|a, b| a.field.cmp(&b.field));
+                for entry in &mut hash.entries {
+                    let number = str::from_utf8(&entry.value).ok().and_then(|n| n.parse().ok());
+                    if let Some(at) = number.filter(|at| stamped(*at)) {
+                        entry.value = left(at).to_string().into();
+                    }
+                }
                 hash.expires_at = hash.expires_at.map(left);
             }
             Reply::Members { members, .. } => members

@@ -71,7 +71,7 @@ fn reply(operation: &Operation, value: Value) -> Option<Reply> {
         Operation::HashSet { .. } | Operation::HashExpire { .. } | Operation::MemberSet { .. } => {
             Reply::Deadline(expires_at(integer(&value)?))
         }
-        Operation::HashAdd { .. } => Reply::Number(integer(&value)?),
+        Operation::HashAdd { .. } | Operation::HashStamp { .. } => Reply::Number(integer(&value)?),
         Operation::HashDelete(_) | Operation::MemberRemove { .. } => {
             Reply::Existed(integer(&value)? != 0)
         }

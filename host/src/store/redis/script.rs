@@ -172,6 +172,9 @@ impl<'a> Arguments<'a> {
             Operation::HashAdd { key, field, delta } => {
                 self.name("hash_add").key(key).bytes(field).number(*delta)
             }
+            Operation::HashStamp { key, field, later } => {
+                self.name("hash_stamp").key(key).bytes(field).count(*later)
+            }
             Operation::HashDelete(key) => self.name("hash_delete").key(key),
             Operation::HashExpire { key, ttl } => self.name("hash_expire").key(key).count(*ttl),
             Operation::MemberSet { key, member, ttl } => {

@@ -137,6 +137,12 @@ function perform.hash_add()
   return redis.call('HINCRBY', k, field, delta)
 end
 
+function perform.hash_stamp()
+  local k, field, later = key(), take(), number()
+  redis.call('HSET', k, field, string.format('%.0f', now + later))
+  return now + later
+end
+
 function perform.hash_delete()
   return redis.call('DEL', key())
 end

@@ -27,6 +27,7 @@ mod component {
     use super::bindings::exports::session::manager::catalog::{
         Description, Guest as Catalog, Kind,
     };
+    use super::bindings::exports::session::manager::users::{self, Guest as Users};
     use super::bindings::exports::session::manager::viewing::{
         Guest as Viewing, Home, Setup, Slot,
     };
@@ -103,6 +104,32 @@ mod component {
         }
 
         fn unlock(_: String, _: String, _: String) -> Result<(), Fault> {
+            refused()
+        }
+    }
+
+    impl Users for Component {
+        fn create(_: users::Attributes) -> Result<String, Fault> {
+            refused()
+        }
+
+        fn get(_: String) -> Result<users::Session, Fault> {
+            refused()
+        }
+
+        fn list(_: String, _: i32, _: String) -> Result<users::Page, Fault> {
+            refused()
+        }
+
+        fn update(_: String, _: users::Attributes) -> Result<users::Session, Fault> {
+            refused()
+        }
+
+        fn close(_: String) -> Result<(), Fault> {
+            refused()
+        }
+
+        fn close_all(_: String, _: Option<String>) -> Result<u32, Fault> {
             refused()
         }
     }

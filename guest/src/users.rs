@@ -1,0 +1,443 @@
+//! Logins of users. Each session has a record, found by its id alone; a user's ids
+//! are the members of an expiring set in the same partition, so that all of them are
+//! listed and closed in one step, and none outlives its session there. With an idle
+//! limit the record ends earlier than its place in the set, which whoever comes by
+//! takes away.
+
+use crate::fault::{fault, fault_with, refuse, violation};
+use crate::faults::{Fault, Reason, Violation};
+use crate::imports::Imports;
+use crate::keys::{self, User as Keys, check_id};
+use crate::policy::Policy;
+use crate::store::{
+    Compare, Entry, Expiry, FieldTest, Hash, HashGet, HashSet, HashStamp, Member, MemberBound,
+    MemberClear, MemberList, MemberRef, MemberSet, Operation, Order, Reply,
+};
+use crate::transaction::{entry, execute, moment, read, text, unexpected_replies};
+use crate::users_types::{Attributes, Overview, Page, Session};
+
+/// The most sessions of one user.
+pub const SESSIONS_MAX: u32 = 20_000;
+/// How many sessions a page has when nobody says how many.
+const PAGE_SIZE: u32 = 100;
+/// The most sessions of one page.
+const PAGE_SIZE_MAX: u32 = 1000;
+/// How often at most it is noted that a session was seen.
+const SEEN_EVERY_MS: u64 = 60 * 1000;
+/// The same as a share of the idle limit.
+const SEEN_EVERY_SHARE: u64 = 8;
+const CODE_BYTES_MAX: usize = 4096;
+const TOKEN_BYTES_MAX: usize = 16 << 10;
+const EMAIL_BYTES_MAX: usize = 320;
+/// How many characters of an id mark its place in a list.
+const MARK_CHARACTERS: usize = 16;
+
+const USER_FIELD: &str = "user_id";
+const DEVICE_FIELD: &str = "device_id";
+const CODE_FIELD: &str = "auth_code";
+const ACCESS_FIELD: &str = "access_token";
+const REFRESH_FIELD: &str = "refresh_token";
+const EXPIRATION_FIELD: &str = "expiration_time";
+const EMAIL_FIELD: &str = "user_email";
+const CREATED_FIELD: &str = "_created";
+const UPDATED_FIELD: &str = "_updated";
+const SEEN_FIELD: &str = "_seen";
+/// When a session ends however much it is used.
+const ENDS_FIELD: &str = "_ends";
+
+/// Begins a session and returns its id.
+///
+/// # Errors
+/// `invalid-request`; `session-limit-reached`; `store-unavailable`.
+pub fn create(
+    imports: &impl Imports,
+    policy: &Policy,
+    attributes: Attributes,
+) -> Result<String, Fault> {
+    let mut violations = Vec::new();
+    match &attributes.user_id {
+        None => violations.push(violation(USER_FIELD, "must be given")),
+        Some(user_id) => check_id(USER_FIELD, user_id, &mut violations),
+    }
+    check(&attributes, &mut violations);
+    refuse(violations)?;
+    let keys = Keys::of(attributes.user_id.as_deref().unwrap_or_default());
+    let session_id = keys.session_id(|length| imports.token(length));
+    let record = keys.session(&session_id);
+    let room = MemberBound { key: keys.sessions.clone(), limit: SESSIONS_MAX };
+    let stamp = |field: &str, later_ms| {
+        Operation::HashStamp(HashStamp { key: record.clone(), field: field.into(), later_ms })
+    };
+    let begun = vec![
+        Operation::HashSet(HashSet {
+            key: record.clone(),
+            entries: entries(attributes),
+            ttl_ms: Some(first_ttl_ms(policy)),
+        }),
+        stamp(CREATED_FIELD, 0),
+        stamp(ENDS_FIELD, policy.user_session_ttl_ms),
+        Operation::MemberSet(MemberSet {
+            key: keys.sessions,
+            member: session_id.clone(),
+            ttl_ms: policy.user_session_ttl_ms,
+        }),
+    ];
+    let outcome = execute(imports, vec![Compare::MembersBelow(room)], begun, Vec::new())?;
+    if outcome.succeeded {
+        return Ok(session_id);
+    }
+    let message = format!("The user has {SESSIONS_MAX} sessions, which is the most.");
+    Err(fault_with(Reason::SessionLimitReached, message, "limit", SESSIONS_MAX.to_string()))
+}
+
+/// Reads a session.
+///
+/// # Errors
+/// `session-not-found`; `store-unavailable`.
+pub fn get(imports: &impl Imports, policy: &Policy, session_id: &str) -> Result<Session, Fault> {
+    let record = keys::user_session(session_id).ok_or_else(not_found)?;
+    let whole = Operation::HashGet(HashGet { key: record.clone(), fields: None });
+    let outcome = execute(imports, Vec::new(), vec![whole], Vec::new())?;
+    match outcome.replies.into_iter().next() {
+        Some(Reply::Record(Some(hash))) => seen(imports, policy, record, &hash, outcome.now_ms),
+        Some(Reply::Record(None)) => Err(not_found()),
+        _ => Err(unexpected_replies()),
+    }
+}
+
+/// Lists the sessions of a user, the newest first.
+///
+/// # Errors
+/// `invalid-request`; `store-unavailable`.
+pub fn list(
+    imports: &impl Imports,
+    user_id: &str,
+    page_size: i32,
+    page_token: &str,
+) -> Result<Page, Fault> {
+    let mut violations = Vec::new();
+    check_id(USER_FIELD, user_id, &mut violations);
+    let size = u32::try_from(page_size).ok();
+    if size.is_none() {
+        violations.push(violation("page_size", "must not be negative"));
+    }
+    let after = mark(page_token);
+    if !page_token.is_empty() && after.is_none() {
+        violations.push(violation("page_token", "is not what a page before has told"));
+    }
+    refuse(violations)?;
+    let limit = match size {
+        None | Some(0) => PAGE_SIZE,
+        Some(size) => size.min(PAGE_SIZE_MAX),
+    };
+    let keys = Keys::of(user_id);
+    let listing = Operation::MemberList(MemberList {
+        key: keys.sessions.clone(),
+        order: Order::LatestFirst,
+        after,
+        // One more, to know whether there are any behind.
+        limit: limit + 1,
+    });
+    let outcome = execute(imports, Vec::new(), vec![listing], Vec::new())?;
+    let Some(Reply::Members(page)) = outcome.replies.into_iter().next() else {
+        return Err(unexpected_replies());
+    };
+    let mut members = page.members;
+    let more = members.len() > limit as usize;
+    members.truncate(limit as usize);
+    let next_page_token = members.last().filter(|_| more).map(token).unwrap_or_default();
+    Ok(Page { sessions: overviews(imports, &keys, members)?, next_page_token })
+}
+
+/// Changes some attributes of a session that exists.
+///
+/// # Errors
+/// `invalid-request`; `session-not-found`; `session-exists` when it is another
+/// user's; `store-unavailable`.
+pub fn update(
+    imports: &impl Imports,
+    policy: &Policy,
+    session_id: &str,
+    mut attributes: Attributes,
+) -> Result<Session, Fault> {
+    let user_id = attributes.user_id.take();
+    let mut violations = Vec::new();
+    if let Some(user_id) = &user_id {
+        check_id(USER_FIELD, user_id, &mut violations);
+    }
+    check(&attributes, &mut violations);
+    let changed = entries(attributes);
+    if changed.is_empty() {
+        violations.push(violation("session_attributes", "must have an attribute to change"));
+    }
+    refuse(violations)?;
+    let record = keys::user_session(session_id).ok_or_else(not_found)?;
+    let mut compare = vec![Compare::Exists(record.clone())];
+    compare.extend(user_id.map(|user_id| is_of(&record, &user_id)));
+    let change = vec![
+        Operation::HashSet(HashSet { key: record.clone(), entries: changed, ttl_ms: None }),
+        Operation::HashStamp(HashStamp {
+            key: record.clone(),
+            field: UPDATED_FIELD.into(),
+            later_ms: 0,
+        }),
+        Operation::HashGet(HashGet { key: record.clone(), fields: None }),
+    ];
+    let whose = vec![read(record.as_str(), &[USER_FIELD])];
+    let outcome = execute(imports, compare, change, whose)?;
+    match (outcome.succeeded, outcome.replies.into_iter().last()) {
+        (true, Some(Reply::Record(Some(hash)))) => {
+            seen(imports, policy, record, &hash, outcome.now_ms)
+        }
+        (false, Some(Reply::Record(None))) => Err(not_found()),
+        (false, Some(Reply::Record(Some(_)))) => {
+            Err(fault(Reason::SessionExists, "The session belongs to another user."))
+        }
+        _ => Err(unexpected_replies()),
+    }
+}
+
+/// Closes a session.
+///
+/// # Errors
+/// `session-not-found`; `store-unavailable`.
+pub fn close(imports: &impl Imports, session_id: &str) -> Result<(), Fault> {
+    let record = keys::user_session(session_id).ok_or_else(not_found)?;
+    let whose = vec![read(record.as_str(), &[USER_FIELD])];
+    let outcome = execute(imports, Vec::new(), whose, Vec::new())?;
+    let [Reply::Record(found)] = &outcome.replies[..] else { return Err(unexpected_replies()) };
+    let user_id = found.as_ref().and_then(|hash| text(hash, USER_FIELD)).ok_or_else(not_found)?;
+    let keys = Keys::of(&user_id);
+    let place = MemberRef { key: keys.sessions, member: session_id.into() };
+    let closed = vec![Operation::HashDelete(record.clone()), Operation::MemberRemove(place)];
+    let outcome = execute(imports, vec![Compare::Exists(record)], closed, Vec::new())?;
+    if outcome.succeeded { Ok(()) } else { Err(not_found()) }
+}
+
+/// Closes all sessions of a user, or all but one, and returns how many.
+///
+/// # Errors
+/// `invalid-request`; `session-not-found` when the one to keep is not one of the
+/// user's, and then nothing is closed; `store-unavailable`.
+pub fn close_all(
+    imports: &impl Imports,
+    user_id: &str,
+    keep: Option<String>,
+) -> Result<u32, Fault> {
+    let mut violations = Vec::new();
+    check_id(USER_FIELD, user_id, &mut violations);
+    refuse(violations)?;
+    let unknown = || {
+        let message = "The session to keep does not exist; nothing was closed.";
+        fault(Reason::SessionNotFound, message)
+    };
+    let mut compare = Vec::new();
+    if let Some(keep) = &keep {
+        // The record says whose it is, and is gone when the session is idle too long.
+        let record = keys::user_session(keep).ok_or_else(unknown)?;
+        if !Keys::of(user_id).holds(keep) {
+            return Err(unknown());
+        }
+        compare.push(is_of(&record, user_id));
+    }
+    let keys = Keys::of(user_id);
+    let clear = Operation::MemberClear(MemberClear {
+        record_prefix: Some(keys.session("")),
+        key: keys.sessions,
+        except: keep,
+    });
+    let outcome = execute(imports, compare, vec![clear], Vec::new())?;
+    match (outcome.succeeded, &outcome.replies[..]) {
+        (true, [Reply::Members(page)]) => Ok(u32::try_from(page.members.len()).unwrap_or(u32::MAX)),
+        (false, []) => Err(unknown()),
+        _ => Err(unexpected_replies()),
+    }
+}
+
+/// A session that was just read or updated. That it was is noted now and then, and
+/// lets it live on when it has an idle limit.
+fn seen(
+    imports: &impl Imports,
+    policy: &Policy,
+    record: String,
+    hash: &Hash,
+    now_ms: u64,
+) -> Result<Session, Fault> {
+    let session = session(hash);
+    let last_seen_ms = moment(hash, SEEN_FIELD).unwrap_or(session.created_at_ms);
+    if now_ms.saturating_sub(last_seen_ms) < seen_every_ms(policy) {
+        return Ok(session);
+    }
+    let stamp = HashStamp { key: record.clone(), field: SEEN_FIELD.into(), later_ms: 0 };
+    let mut noted = vec![Operation::HashStamp(stamp)];
+    let left_ms = moment(hash, ENDS_FIELD).map(|ends_ms| ends_ms.saturating_sub(now_ms));
+    if let (1.., Some(left_ms @ 1..)) = (policy.user_session_idle_ms, left_ms) {
+        let ttl_ms = left_ms.min(idle_ttl_ms(policy));
+        noted.push(Operation::HashExpire(Expiry { key: record.clone(), ttl_ms }));
+    }
+    let outcome = execute(imports, vec![Compare::Exists(record)], noted, Vec::new())?;
+    if !outcome.succeeded {
+        return Err(not_found());
+    }
+    match outcome.replies.last() {
+        Some(Reply::Deadline(Some(expires_at_ms))) => {
+            Ok(Session { expires_at_ms: *expires_at_ms, ..session })
+        }
+        _ => Ok(session),
+    }
+}
+
+/// What the members of a user's set are; those that have ended are taken away.
+fn overviews(
+    imports: &impl Imports,
+    keys: &Keys,
+    members: Vec<Member>,
+) -> Result<Vec<Overview>, Fault> {
+    if members.is_empty() {
+        return Ok(Vec::new());
+    }
+    let fields = [DEVICE_FIELD, CREATED_FIELD, UPDATED_FIELD, SEEN_FIELD];
+    let records = members.iter().map(|member| read(keys.session(&member.name), &fields)).collect();
+    let outcome = execute(imports, Vec::new(), records, Vec::new())?;
+    let mut sessions = Vec::with_capacity(members.len());
+    let mut ended = Vec::new();
+    for (member, reply) in members.into_iter().zip(outcome.replies) {
+        match reply {
+            Reply::Record(Some(hash)) => {
+                let created_at_ms = moment(&hash, CREATED_FIELD).unwrap_or_default();
+                let updated_at_ms = moment(&hash, UPDATED_FIELD).unwrap_or(created_at_ms);
+                let seen_at_ms = moment(&hash, SEEN_FIELD).unwrap_or(created_at_ms);
+                sessions.push(Overview {
+                    session_id: member.name,
+                    device_id: text(&hash, DEVICE_FIELD).unwrap_or_default(),
+                    created_at_ms,
+                    updated_at_ms,
+                    last_seen_at_ms: seen_at_ms.max(updated_at_ms),
+                });
+            }
+            // It never comes back, so nothing needs to be compared.
+            _ => ended.push(Operation::MemberRemove(MemberRef {
+                key: keys.sessions.clone(),
+                member: member.name,
+            })),
+        }
+    }
+    if !ended.is_empty() {
+        execute(imports, Vec::new(), ended, Vec::new())?;
+    }
+    Ok(sessions)
+}
+
+fn session(hash: &Hash) -> Session {
+    let created_at_ms = moment(hash, CREATED_FIELD).unwrap_or_default();
+    let given = |field| text(hash, field);
+    Session {
+        attributes: Attributes {
+            user_id: given(USER_FIELD),
+            device_id: given(DEVICE_FIELD),
+            auth_code: given(CODE_FIELD),
+            access_token: given(ACCESS_FIELD),
+            refresh_token: given(REFRESH_FIELD),
+            expiration_time: given(EXPIRATION_FIELD).and_then(|text| text.parse().ok()),
+            user_email: given(EMAIL_FIELD),
+        },
+        created_at_ms,
+        updated_at_ms: moment(hash, UPDATED_FIELD).unwrap_or(created_at_ms),
+        expires_at_ms: hash.expires_at_ms.unwrap_or_default(),
+    }
+}
+
+/// The attributes that are given, as they are stored.
+fn entries(attributes: Attributes) -> Vec<Entry> {
+    let Attributes {
+        user_id,
+        device_id,
+        auth_code,
+        access_token,
+        refresh_token,
+        expiration_time,
+        user_email,
+    } = attributes;
+    let texts = [
+        (USER_FIELD, user_id),
+        (DEVICE_FIELD, device_id),
+        (CODE_FIELD, auth_code),
+        (ACCESS_FIELD, access_token),
+        (REFRESH_FIELD, refresh_token),
+        (EXPIRATION_FIELD, expiration_time.map(|seconds| seconds.to_string())),
+        (EMAIL_FIELD, user_email),
+    ];
+    let given = texts.into_iter().filter_map(|(field, text)| Some((field, text?)));
+    given.map(|(field, text)| entry(field, &text)).collect()
+}
+
+/// What is wrong with attributes other than the user's id.
+fn check(attributes: &Attributes, violations: &mut Vec<Violation>) {
+    // A device that is taken away again is empty.
+    if let Some(device_id) = attributes.device_id.as_deref().filter(|id| !id.is_empty()) {
+        check_id(DEVICE_FIELD, device_id, violations);
+    }
+    for (field, text, bytes_max) in [
+        (CODE_FIELD, &attributes.auth_code, CODE_BYTES_MAX),
+        (ACCESS_FIELD, &attributes.access_token, TOKEN_BYTES_MAX),
+        (REFRESH_FIELD, &attributes.refresh_token, TOKEN_BYTES_MAX),
+        (EMAIL_FIELD, &attributes.user_email, EMAIL_BYTES_MAX),
+    ] {
+        let bytes = text.as_ref().map_or(0, String::len);
+        if bytes > bytes_max {
+            let description = format!("has {bytes} bytes, at most {bytes_max} are accepted");
+            violations.push(violation(field, description));
+        }
+    }
+}
+
+/// The record is one of this user's.
+fn is_of(record: &str, user_id: &str) -> Compare {
+    Compare::FieldEquals(FieldTest {
+        key: record.into(),
+        field: USER_FIELD.into(),
+        value: user_id.into(),
+    })
+}
+
+/// Where a page has ended, without giving away an id.
+fn token(last: &Member) -> String {
+    let name: String = last.name.chars().take(MARK_CHARACTERS).collect();
+    format!("{}.{name}", last.expires_at_ms)
+}
+
+/// The place that a token names. Of ids with one deadline, the longest comes first,
+/// so that the whole id of the beginning that a token has lies before it.
+fn mark(token: &str) -> Option<Member> {
+    let (expires_at, name) = token.split_once('.')?;
+    let expires_at_ms = expires_at.parse().ok()?;
+    let fits = name.len() == MARK_CHARACTERS && name.bytes().all(keys::is_base64url);
+    fits.then(|| Member { name: name.into(), expires_at_ms })
+}
+
+fn first_ttl_ms(policy: &Policy) -> u64 {
+    match policy.user_session_idle_ms {
+        0 => policy.user_session_ttl_ms,
+        _ => policy.user_session_ttl_ms.min(idle_ttl_ms(policy)),
+    }
+}
+
+/// How long a session lives on when it is seen: no use within the idle limit may come
+/// too late because the one before was not noted.
+fn idle_ttl_ms(policy: &Policy) -> u64 {
+    policy.user_session_idle_ms + seen_every_ms(policy)
+}
+
+fn seen_every_ms(policy: &Policy) -> u64 {
+    match policy.user_session_idle_ms {
+        0 => SEEN_EVERY_MS,
+        idle_ms => SEEN_EVERY_MS.min(idle_ms / SEEN_EVERY_SHARE),
+    }
+}
+
+fn not_found() -> Fault {
+    fault(Reason::SessionNotFound, "The session does not exist.")
+}
+
+#[cfg(test)]
+mod tests;

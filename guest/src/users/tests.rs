@@ -1,0 +1,154 @@
+//! What no outside test can bring about at will: a session that ends between two
+//! steps of a rule, and a store without an answer. The store's clock stands at 1000.
+
+use super::*;
+use crate::script::Script;
+use crate::store::{MemberPage, StoreError};
+
+const POLICY: Policy = Policy::DEFAULTS;
+/// Every second it is noted that a session was seen.
+const IDLE: Policy = Policy { user_session_idle_ms: 8000, ..POLICY };
+
+fn id() -> String {
+    Keys::of("u").session_id(|length| "x".repeat(length as usize))
+}
+
+fn record(created_ms: u64, ends_ms: u64) -> Reply {
+    let entries = vec![
+        entry(USER_FIELD, "u"),
+        entry(CREATED_FIELD, &created_ms.to_string()),
+        entry(ENDS_FIELD, &ends_ms.to_string()),
+    ];
+    Reply::Record(Some(Hash { entries, expires_at_ms: Some(5000) }))
+}
+
+fn attributes(access_token: &str) -> Attributes {
+    Attributes {
+        user_id: Some("u".into()),
+        device_id: None,
+        auth_code: None,
+        access_token: Some(access_token.into()),
+        refresh_token: None,
+        expiration_time: None,
+        user_email: None,
+    }
+}
+
+#[test]
+fn a_session_begins_in_one_transaction() {
+    let store = Script::answering(true, vec![]);
+    let id = create(&store, &POLICY, attributes("t")).expect("a session");
+    let asked = store.asked();
+    let keys = Keys::of("u");
+    let bound = MemberBound { key: keys.sessions.clone(), limit: SESSIONS_MAX };
+    assert_eq!(asked.compare, [Compare::MembersBelow(bound)]);
+    let ttl_ms = POLICY.user_session_ttl_ms;
+    let place = MemberSet { key: keys.sessions, member: id, ttl_ms };
+    assert_eq!(asked.success.last(), Some(&Operation::MemberSet(place)));
+    let full = Script::answering(false, vec![]);
+    let refused = create(&full, &POLICY, attributes("t")).expect_err("a limit");
+    assert_eq!(refused.reason, Reason::SessionLimitReached);
+    assert_eq!(refused.metadata[0].value, SESSIONS_MAX.to_string());
+}
+
+#[test]
+fn a_session_that_was_just_seen_is_only_read() {
+    let store = Script::answering(true, vec![record(1, 60_000)]);
+    let session = get(&store, &IDLE, &id()).expect("a session");
+    assert_eq!((session.created_at_ms, session.expires_at_ms), (1, 5000));
+    assert!(store.asked().compare.is_empty());
+}
+
+#[test]
+fn a_session_seen_again_lives_on_as_far_as_it_may() {
+    for (ends_ms, ttl_ms) in [(60_000, 9000), (4000, 3000)] {
+        let noted = vec![Reply::Number(1000), Reply::Deadline(Some(7))];
+        let store = Script::answering_each([(true, vec![record(0, ends_ms)]), (true, noted)]);
+        let session = get(&store, &IDLE, &id()).expect("a session");
+        assert_eq!(session.expires_at_ms, 7);
+        let asked = store.last_asked();
+        let key = keys::user_session(&id()).expect("an id");
+        assert_eq!(asked.compare, [Compare::Exists(key.clone())]);
+        assert_eq!(asked.success[1], Operation::HashExpire(Expiry { key, ttl_ms }));
+    }
+}
+
+#[test]
+fn a_session_that_ends_between_two_steps_is_gone() {
+    let gone = |result: Result<(), Fault>| {
+        assert_eq!(result.expect_err("gone").reason, Reason::SessionNotFound);
+    };
+    let store = || Script::answering_each([(true, vec![record(0, 60_000)]), (false, vec![])]);
+    gone(get(&store(), &IDLE, &id()).map(drop));
+    gone(close(&store(), &id()));
+    let updated = vec![Reply::Deadline(None), Reply::Number(1000), record(0, 60_000)];
+    let store = Script::answering_each([(true, updated), (false, vec![])]);
+    gone(update(&store, &IDLE, &id(), attributes("t")).map(drop));
+}
+
+#[test]
+fn a_list_takes_away_what_has_ended() {
+    let (alive, ended) = (id(), id().replace('x', "y"));
+    let member = |name: &String| Member { name: name.clone(), expires_at_ms: 60_000 };
+    let page = MemberPage { members: vec![member(&alive), member(&ended)], live: 2 };
+    let store = Script::answering_each([
+        (true, vec![Reply::Members(page)]),
+        (true, vec![record(0, 60_000), Reply::Record(None)]),
+        (true, vec![Reply::Existed(true)]),
+    ]);
+    let page = list(&store, "u", 0, "").expect("a page");
+    assert_eq!((page.sessions.len(), &*page.next_page_token), (1, ""));
+    assert_eq!(page.sessions[0].session_id, alive);
+    let place = MemberRef { key: Keys::of("u").sessions, member: ended };
+    assert_eq!(store.last_asked().success, [Operation::MemberRemove(place)]);
+}
+
+#[test]
+fn a_page_token_marks_a_place_and_gives_no_id_away() {
+    let last = Member { name: id(), expires_at_ms: 60_000 };
+    let told = token(&last);
+    assert!(!told.contains(&last.name));
+    let place = mark(&told).expect("a place");
+    // Names are passed in falling order: the whole id lies before its beginning.
+    assert!(place.expires_at_ms == last.expires_at_ms && place.name < last.name);
+    for other in ["", "x", "1.x", "x.AAAAAAAAAAAAAAAA", "1.AAAAAAAAAAAAAAA=", "-1.AAAAAAAAAAAAAAAA"]
+    {
+        assert!(mark(other).is_none(), "{other}");
+    }
+}
+
+#[test]
+fn every_breach_is_told() {
+    let wrong = Attributes {
+        user_id: Some("a\nb".into()),
+        device_id: Some("x".repeat(257)),
+        auth_code: Some("x".repeat(CODE_BYTES_MAX + 1)),
+        access_token: Some("x".repeat(TOKEN_BYTES_MAX + 1)),
+        refresh_token: Some("x".repeat(TOKEN_BYTES_MAX)),
+        expiration_time: None,
+        user_email: Some("x".repeat(EMAIL_BYTES_MAX + 1)),
+    };
+    let store = Script::default();
+    let refused = create(&store, &POLICY, wrong).expect_err("violations");
+    let fields: Vec<_> = refused.violations.iter().map(|v| v.field.as_str()).collect();
+    assert_eq!(fields, ["user_id", "device_id", "auth_code", "access_token", "user_email"]);
+    let nothing = Attributes { access_token: None, ..attributes("") };
+    let refused = update(&store, &POLICY, &id(), nothing).expect_err("nothing to change");
+    assert_eq!(refused.violations[0].field, "session_attributes");
+    assert!(list(&store, "u", -1, "x").is_err_and(|refused| refused.violations.len() == 2));
+    assert!(store.asked_nothing());
+}
+
+#[test]
+fn an_outage_is_told_as_one() {
+    let failing = || Script::failing(StoreError::Unavailable("down".into()));
+    let down = |result: Result<(), Fault>| {
+        assert_eq!(result.expect_err("down").reason, Reason::StoreUnavailable);
+    };
+    down(create(&failing(), &POLICY, attributes("t")).map(drop));
+    down(get(&failing(), &POLICY, &id()).map(drop));
+    down(list(&failing(), "u", 0, "").map(drop));
+    down(update(&failing(), &POLICY, &id(), attributes("t")).map(drop));
+    down(close(&failing(), &id()));
+    down(close_all(&failing(), "u", None).map(drop));
+}

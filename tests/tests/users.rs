@@ -1,0 +1,583 @@
+//! Users' sessions: begun, listed, changed, closed, and never brought back.
+
+use std::collections::BTreeSet;
+use std::process::Command;
+use std::time::Duration;
+
+use prost_reflect::prost_types::Timestamp;
+use serde_json::{Value as Json, json};
+use session_tests::client::{Client, Refusal, Wire};
+use session_tests::host::Launch;
+use session_tests::redis_server::RedisServer;
+use session_tests::wait;
+use tokio::task::JoinSet;
+
+use crate::everywhere::{Setting, everywhere};
+
+everywhere!(
+    a_user_on_two_devices [],
+    an_update_changes_what_it_names [],
+    a_user_id_is_the_same_ever_after [],
+    a_session_ends_and_leaves_nothing [("USER_SESSION_TTL", "400ms")],
+    a_session_that_is_not_used_ends [("USER_SESSION_IDLE", "800ms")],
+    pages_follow_one_another [],
+    one_session_may_be_kept_if_it_is_the_users [],
+    requests_out_of_form_are_refused [],
+);
+
+async fn log_in(client: &Client, user_id: &str, device_id: &str) -> String {
+    let attributes = json!({ "user_id": user_id, "device_id": device_id });
+    let reply = client.users("Create", json!({ "session_attributes": attributes })).await.unwrap();
+    reply["session_id"].as_str().unwrap().into()
+}
+
+async fn get(client: &Client, session_id: &str) -> Result<Json, Refusal> {
+    client.users("Get", json!({ "session_id": session_id })).await
+}
+
+async fn update(client: &Client, session_id: &str, attributes: Json) -> Result<Json, Refusal> {
+    let request = json!({ "session_id": session_id, "session_attributes": attributes });
+    client.users("Update", request).await.map(|reply| reply["session"].clone())
+}
+
+async fn close(client: &Client, session_id: &str) -> Result<Json, Refusal> {
+    client.users("Delete", json!({ "session_id": session_id })).await
+}
+
+async fn close_all(client: &Client, user_id: &str, keep: &str) -> Result<u64, Refusal> {
+    let reply = client.users("DeleteAll", json!({ "user_id": user_id, "keep": keep })).await?;
+    assert_eq!(reply["user_id"], user_id);
+    Ok(reply["closed"].as_u64().unwrap())
+}
+
+/// The sessions on the first page of a user, as device and id.
+async fn list(client: &Client, user_id: &str) -> Vec<(String, String)> {
+    let page = client.users("List", json!({ "user_id": user_id })).await.unwrap();
+    assert_eq!(page["user_id"], user_id);
+    devices(&page)
+}
+
+fn devices(page: &Json) -> Vec<(String, String)> {
+    let text = |value: &Json| value.as_str().unwrap().to_owned();
+    let sessions = page["sessions"].as_array().unwrap().iter();
+    sessions.map(|session| (text(&session["device_id"]), text(&session["session_id"]))).collect()
+}
+
+/// A list has the newest first, by the millisecond.
+async fn next_millisecond() {
+    tokio::time::sleep(Duration::from_millis(2)).await;
+}
+
+fn assert_not_found(result: Result<Json, Refusal>) {
+    let refusal = result.unwrap_err();
+    assert_eq!((refusal.reason.as_str(), refusal.code), ("SESSION_NOT_FOUND", 5), "{refusal:?}");
+    assert!(refusal.http == 404 || refusal.http == 0);
+}
+
+async fn a_user_on_two_devices(Setting { client, redis, .. }: Setting) {
+    let phone = log_in(&client, "user007", "phone").await;
+    next_millisecond().await;
+    let laptop = log_in(&client, "user007", "laptop").await;
+    log_in(&client, "other", "phone").await;
+    let on = |device: &str, id: &str| (device.to_owned(), id.to_owned());
+    let both = [on("laptop", &laptop), on("phone", &phone)];
+    assert_eq!(list(&client, "user007").await, both);
+    let by_id = client.users("ListById", json!({ "user_id": "user007" })).await.unwrap();
+    let by_id = by_id["sessions"].as_object().unwrap();
+    assert_eq!(by_id.len(), 2);
+    assert_eq!(by_id[&phone]["device_id"], "phone");
+    assert_eq!(by_id[&phone]["create_date"], by_id[&phone]["update_date"]);
+
+    let session = get(&client, &phone).await.unwrap();
+    let unset = ["auth_code", "access_token", "refresh_token", "user_email"];
+    assert!(unset.iter().all(|name| session[name] == ""), "{session}");
+    assert_eq!((&session["user_id"], &session["expiration_time"]), (&json!("user007"), &json!(0)));
+    assert_eq!(session["created_at"], session["updated_at"]);
+    // 365 days later.
+    let instant = |name: &str| session[name].as_str().unwrap().parse::<Timestamp>().unwrap();
+    let lifetime = instant("expires_at").seconds - instant("created_at").seconds;
+    assert_eq!(lifetime, 365 * 24 * 3600);
+
+    assert_eq!(close(&client, &phone).await.unwrap(), json!({ "session_id": phone }));
+    assert_not_found(get(&client, &phone).await);
+    assert_not_found(close(&client, &phone).await);
+    assert_eq!(list(&client, "user007").await, [on("laptop", &laptop)]);
+
+    next_millisecond().await;
+    let tablet = log_in(&client, "user007", "tablet").await;
+    log_in(&client, "user007", "tv").await;
+    assert_eq!(close_all(&client, "user007", &tablet).await, Ok(2));
+    assert_eq!(list(&client, "user007").await, [on("tablet", &tablet)]);
+    assert_eq!(close_all(&client, "user007", "").await, Ok(1));
+    assert_eq!(close_all(&client, "user007", "").await, Ok(0));
+    assert_eq!(list(&client, "user007").await, []);
+    assert_not_found(get(&client, &tablet).await);
+    assert_eq!(list(&client, "other").await.len(), 1);
+    if let Some(redis) = redis {
+        // The other user's session and place are all there is.
+        assert_eq!(keys(&redis).await.len(), 2);
+    }
+}
+
+async fn keys(redis: &RedisServer) -> Vec<String> {
+    let mut connection = redis.connect(5).await;
+    redis::cmd("KEYS").arg("*").query_async(&mut connection).await.unwrap()
+}
+
+async fn an_update_changes_what_it_names(Setting { client, .. }: Setting) {
+    let id = log_in(&client, "u", "phone").await;
+    let before = get(&client, &id).await.unwrap();
+    next_millisecond().await;
+    let changes = json!({
+        "auth_code": "code", "access_token": "t1", "refresh_token": "r1",
+        "exiration_time": 3600, "user_email": "u@example.org", "user_id": "u",
+    });
+    let after = update(&client, &id, changes).await.unwrap();
+    for (name, expected) in [
+        ("user_id", json!("u")),
+        ("device_id", json!("phone")),
+        ("auth_code", json!("code")),
+        ("access_token", json!("t1")),
+        ("refresh_token", json!("r1")),
+        ("expiration_time", json!(3600)),
+        ("user_email", json!("u@example.org")),
+        ("created_at", before["created_at"].clone()),
+        ("expires_at", before["expires_at"].clone()),
+    ] {
+        assert_eq!(after[name], expected, "{name}");
+    }
+    assert!(after["updated_at"].as_str() > before["updated_at"].as_str(), "{after}");
+    // A refreshed token, and an address that is taken back.
+    let after = update(&client, &id, json!({ "access_token": "t2", "user_email": "" })).await;
+    let after = after.unwrap();
+    assert_eq!((&after["access_token"], &after["user_email"]), (&json!("t2"), &json!("")));
+    assert_eq!(after["refresh_token"], "r1");
+    assert_eq!(get(&client, &id).await.unwrap(), after);
+}
+
+async fn a_user_id_is_the_same_ever_after(Setting { client, .. }: Setting) {
+    let id = log_in(&client, "u", "phone").await;
+    let attributes = json!({ "user_id": "v", "access_token": "stolen" });
+    let refusal = update(&client, &id, attributes).await.unwrap_err();
+    assert_eq!((refusal.reason.as_str(), refusal.code), ("SESSION_EXISTS", 6));
+    assert!(refusal.http == 409 || refusal.http == 0);
+    assert_eq!(get(&client, &id).await.unwrap()["access_token"], "");
+    let unknown = id.replace(&id[20..], &"x".repeat(44));
+    assert_not_found(update(&client, &unknown, json!({ "access_token": "t" })).await);
+    assert_not_found(get(&client, &unknown).await);
+}
+
+async fn a_session_ends_and_leaves_nothing(Setting { client, redis, .. }: Setting) {
+    let id = log_in(&client, "u", "phone").await;
+    // Updates do not let it live longer.
+    let ended = wait::until("the session ends", async || {
+        update(&client, &id, json!({ "access_token": "t" })).await.err()
+    });
+    assert_eq!(ended.await.reason, "SESSION_NOT_FOUND");
+    assert_not_found(get(&client, &id).await);
+    assert_eq!(list(&client, "u").await, []);
+    assert_eq!(close_all(&client, "u", "").await, Ok(0));
+    if let Some(redis) = redis {
+        assert_eq!(keys(&redis).await, [""; 0]);
+    }
+}
+
+async fn a_session_that_is_not_used_ends(Setting { client, .. }: Setting) {
+    let (used, updated, idle) = (
+        log_in(&client, "u", "used").await,
+        log_in(&client, "u", "updated").await,
+        log_in(&client, "u", "idle").await,
+    );
+    for _ in 0..10 {
+        tokio::time::sleep(Duration::from_millis(150)).await;
+        get(&client, &used).await.unwrap();
+        update(&client, &updated, json!({ "access_token": "t" })).await.unwrap();
+    }
+    let devices: Vec<String> =
+        list(&client, "u").await.into_iter().map(|(device, _)| device).collect();
+    assert_eq!(devices.iter().collect::<BTreeSet<_>>().len(), 2, "{devices:?}");
+    assert_not_found(get(&client, &idle).await);
+    // It cannot be kept any more, and nothing is closed by that.
+    assert_eq!(close_all(&client, "u", &idle).await.unwrap_err().reason, "SESSION_NOT_FOUND");
+    assert_eq!(close_all(&client, "u", &used).await, Ok(1));
+}
+
+async fn pages_follow_one_another(Setting { client, .. }: Setting) {
+    let mut expected = Vec::new();
+    for n in 0..25 {
+        if n % 3 == 0 {
+            next_millisecond().await;
+        }
+        expected.push(log_in(&client, "u", &format!("device-{n}")).await);
+    }
+    for size in [1, 7, 24, 25, 1000, 100_000] {
+        let (mut seen, mut token) = (Vec::new(), String::new());
+        loop {
+            let request = json!({ "user_id": "u", "page_size": size, "page_token": token });
+            let page = client.users("List", request).await.unwrap();
+            seen.extend(devices(&page));
+            token = page["next_page_token"].as_str().unwrap().into();
+            if token.is_empty() {
+                break;
+            }
+        }
+        assert_eq!(seen.len(), 25, "by {size}");
+        assert_eq!(seen[24].0, "device-0", "the oldest comes last");
+        let ids: BTreeSet<&String> = seen.iter().map(|(_, id)| id).collect();
+        assert_eq!(ids, expected.iter().collect(), "by {size}");
+    }
+}
+
+async fn one_session_may_be_kept_if_it_is_the_users(Setting { client, .. }: Setting) {
+    let mine = log_in(&client, "u", "phone").await;
+    let others = log_in(&client, "v", "phone").await;
+    for stranger in [others.as_str(), "nonsense", &mine.replace(&mine[20..], &"x".repeat(44))] {
+        let refusal = close_all(&client, "u", stranger).await.unwrap_err();
+        assert_eq!(refusal.reason, "SESSION_NOT_FOUND");
+        assert!(!refusal.message.contains(stranger));
+    }
+    assert!(get(&client, &mine).await.is_ok() && get(&client, &others).await.is_ok());
+}
+
+async fn requests_out_of_form_are_refused(Setting { client, .. }: Setting) {
+    let long = "x".repeat(16 * 1024 + 1);
+    let id = log_in(&client, "u", "phone").await;
+    for (operation, request, violations) in [
+        ("Create", json!({ "session_attributes": {} }), &["user_id"][..]),
+        ("Create", json!({ "session_attributes": { "user_id": "" } }), &["user_id"]),
+        (
+            "Create",
+            json!({ "session_attributes": {
+                "user_id": "a\nb", "device_id": "x".repeat(257), "access_token": long,
+            } }),
+            &["user_id", "device_id", "access_token"],
+        ),
+        (
+            "Create",
+            json!({ "session_attributes": {
+                "user_id": "u", "expiration_time": 1, "exiration_time": 1,
+            } }),
+            &["exiration_time"],
+        ),
+        ("Update", json!({ "session_id": id, "session_attributes": {} }), &["session_attributes"]),
+        (
+            "Update",
+            json!({ "session_id": id, "session_attributes": { "user_id": "u" } }),
+            &["session_attributes"],
+        ),
+        ("List", json!({ "user_id": "u", "page_size": -1 }), &["page_size"]),
+        ("List", json!({ "user_id": "u", "page_token": "x" }), &["page_token"]),
+        ("DeleteAll", json!({ "user_id": "a\u{7f}" }), &["user_id"]),
+    ] {
+        let refusal = client.users(operation, request).await.unwrap_err();
+        assert_eq!(refusal.reason, "INVALID_REQUEST", "{operation}");
+        assert_eq!(refusal.violations, violations, "{operation}");
+    }
+    // What is no id of a session is none that exists.
+    for other in ["x", "FBC9W2wccBywDCzmXaOG-CxJczzfe5Kyf9KoNgNgN343bf1RO7xQNkT1z44BbMg="] {
+        assert_not_found(get(&client, other).await);
+        assert_not_found(close(&client, other).await);
+    }
+    assert!(get(&client, &id).await.is_ok());
+}
+
+#[tokio::test]
+async fn the_commands_of_the_seed_run_as_printed() {
+    let host = Launch::in_memory().start();
+    let run = |command: &str| -> Json {
+        let command = command.replace("localhost:8090", host.address("rest"));
+        let command = format!("{command} --silent --show-error 2>/dev/null");
+        let output = Command::new("bash").args(["-c", &command]).output().unwrap();
+        serde_json::from_slice(&output.stdout).expect("JSON")
+    };
+    let create = "curl http://localhost:8090/a01/session -H \"Content-Type: application/json\" \
+                  -X POST -d '{\"user_id\":\"user007\"}' -v";
+    let begun = run(create);
+    let id = begun["session_id"].as_str().unwrap();
+    let seen = run(&format!("curl http://localhost:8090/a01/session/{id} -X GET -v"));
+    assert_eq!(seen["user_id"], "user007");
+    let closed = run(&format!("curl http://localhost:8090/a01/session/{id} -X DELETE -v"));
+    assert_eq!(closed, begun);
+    let gone = run(&format!("curl http://localhost:8090/a01/session/{id} -X GET -v"));
+    assert_eq!(gone["code"], 5);
+}
+
+#[tokio::test]
+async fn rest_speaks_as_the_clients_of_the_seed_expect() {
+    let host = Launch::in_memory().start();
+    let client = host.client(Wire::Rest).await;
+    let id = log_in(&client, "u", "phone").await;
+    let http = reqwest::Client::builder().no_proxy().build().unwrap();
+    for prefix in ["", "/a01"] {
+        let url = |path: &str| host.url("rest", &format!("{prefix}{path}"));
+        // The body names the session; the answer is what was given.
+        let attributes = json!({ "access_token": format!("of {prefix}"), "user_id": "u" });
+        let body = json!({ "session_id": id, "session_attributes": attributes });
+        let answer = http.patch(url("/session")).json(&body).send().await.unwrap();
+        assert_eq!(answer.status(), 200);
+        assert_eq!(answer.json::<Json>().await.unwrap(), attributes);
+        let all: Json =
+            http.get(url("/session/user/u")).send().await.unwrap().json().await.unwrap();
+        let dated = &all[&id];
+        assert_eq!(dated["device_id"], "phone");
+        assert!(dated["update_date"].as_str() > dated["create_date"].as_str());
+        let nested =
+            json!({ "session_id": id, "session_attributes": { "access_token": 5, "x": 1 } });
+        let answer = http.patch(url("/session")).json(&nested).send().await.unwrap();
+        assert_eq!(answer.status(), 400);
+        let text = answer.text().await.unwrap();
+        assert!(text.contains("access_token") && text.contains(r#""field":"x""#), "{text}");
+        let answer = http.put(url("/session")).send().await.unwrap();
+        assert_eq!(answer.status(), 405);
+        assert_eq!(answer.headers()["allow"].to_str().unwrap().split(", ").count(), 4);
+    }
+    // Names in both cases, numbers as text.
+    let body = json!({ "userId": "u", "deviceId": "tv", "expirationTime": "60" });
+    let answer = http.post(host.url("rest", "/session")).json(&body).send().await.unwrap();
+    let begun: Json = answer.json().await.unwrap();
+    let session = get(&client, begun["session_id"].as_str().unwrap()).await.unwrap();
+    assert_eq!((&session["device_id"], &session["expiration_time"]), (&json!("tv"), &json!(60)));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_update_brings_a_session_back() {
+    const ROUNDS: usize = 1000;
+    let redis = RedisServer::with(&["--appendfsync", "no"]).await;
+    let directory = tempfile::tempdir().unwrap();
+    for launch in [Launch::redis(&redis), Launch::embedded(directory.path())] {
+        // Half of them expire, half of them are closed, while they are updated.
+        let host = launch.set("USER_SESSION_TTL", "700ms").start();
+        let clients = [host.client(Wire::Rest).await, host.client(Wire::Grpc).await];
+        let mut rounds = JoinSet::new();
+        for round in 0..ROUNDS {
+            let client = clients[round % 2].clone();
+            rounds.spawn(async move {
+                // A few at a time, so that each is updated often.
+                tokio::time::sleep(Duration::from_millis(5 * round as u64)).await;
+                let user = format!("user-{}", round % 10);
+                let id = log_in(&client, &user, "phone").await;
+                let closing = async {
+                    if round % 4 < 2 {
+                        tokio::time::sleep(Duration::from_millis(round as u64 % 20)).await;
+                        close(&client, &id).await.unwrap();
+                        assert_not_found(get(&client, &id).await);
+                    }
+                };
+                let updating = async {
+                    let mut updates = 0;
+                    while update(&client, &id, json!({ "access_token": "t" })).await.is_ok() {
+                        updates += 1;
+                        let pause = if round % 4 < 2 { 1 } else { 90 };
+                        tokio::time::sleep(Duration::from_millis(pause)).await;
+                    }
+                    updates
+                };
+                let ((), updates) = tokio::join!(closing, updating);
+                assert_not_found(get(&client, &id).await);
+                assert_not_found(update(&client, &id, json!({ "access_token": "t" })).await);
+                updates
+            });
+        }
+        let mut updates = 0;
+        while let Some(round) = rounds.join_next().await {
+            updates += round.unwrap();
+        }
+        assert!(updates > ROUNDS, "{updates} updates");
+        for user in 0..10 {
+            assert_eq!(list(&clients[0], &format!("user-{user}")).await, []);
+        }
+    }
+    assert_eq!(keys(&redis).await, [""; 0]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whatever_existed_when_all_are_closed_is_gone() {
+    let redis = RedisServer::start().await;
+    let hosts = [(); 2].map(|()| Launch::redis(&redis).start());
+    let mut clients = Vec::new();
+    for number in 0..4 {
+        let wire = if number < 2 { Wire::Rest } else { Wire::Grpc };
+        clients.push(hosts[number % 2].client(wire).await);
+    }
+    let mut survivors = 0;
+    for round in 0..20 {
+        let user = format!("user-{round}");
+        let begun = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
+        let mut creating = JoinSet::new();
+        for number in 0..50 {
+            let (client, user, begun) = (clients[number % 4].clone(), user.clone(), begun.clone());
+            creating.spawn(async move {
+                tokio::time::sleep(Duration::from_micros(300 * number as u64)).await;
+                let id = log_in(&client, &user, "phone").await;
+                begun.lock().unwrap().push(id);
+            });
+        }
+        tokio::time::sleep(Duration::from_millis(round % 15)).await;
+        let existing = begun.lock().unwrap().clone();
+        let closed = close_all(&clients[round as usize % 4], &user, "").await.unwrap();
+        assert!(closed >= existing.len() as u64);
+        for id in &existing {
+            assert_not_found(get(&clients[3], id).await);
+        }
+        creating.join_all().await;
+        let alive = list(&clients[0], &user).await;
+        assert_eq!(alive.len() as u64 + closed, 50);
+        for (_, id) in &alive {
+            get(&clients[1], id).await.unwrap();
+        }
+        survivors += alive.len();
+    }
+    assert!(survivors > 0, "nothing raced");
+}
+
+/// Begins `count` sessions of a user, many at a time.
+async fn log_in_often(client: &Client, user_id: &str, count: usize) -> Vec<String> {
+    let mut ids = Vec::with_capacity(count);
+    let mut creating = JoinSet::new();
+    for share in 0..32 {
+        let (client, user_id) = (client.clone(), user_id.to_owned());
+        creating.spawn(async move {
+            let mut ids = Vec::new();
+            for number in (share..count).step_by(32) {
+                ids.push(log_in(&client, &user_id, &format!("device-{number}")).await);
+            }
+            ids
+        });
+    }
+    while let Some(begun) = creating.join_next().await {
+        ids.extend(begun.unwrap());
+    }
+    ids
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ten_thousand_sessions_are_paged_through_while_others_come_and_go() {
+    let redis = RedisServer::with(&["--appendfsync", "no"]).await;
+    let directory = tempfile::tempdir().unwrap();
+    for launch in [Launch::redis(&redis), Launch::embedded(directory.path())] {
+        let host = launch.start();
+        let client = host.client(Wire::Grpc).await;
+        let kept: BTreeSet<String> = log_in_often(&client, "u", 10_000).await.into_iter().collect();
+        let churning = {
+            let client = client.clone();
+            tokio::spawn(async move {
+                loop {
+                    let id = log_in(&client, "u", "passing").await;
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                    close(&client, &id).await.unwrap();
+                    log_in(&client, "u", "new").await;
+                }
+            })
+        };
+        for size in [100, 997] {
+            let (mut seen, mut token) = (Vec::new(), String::new());
+            loop {
+                let request = json!({ "user_id": "u", "page_size": size, "page_token": token });
+                let page = client.users("List", request).await.unwrap();
+                seen.extend(devices(&page).into_iter().map(|(_, id)| id));
+                token = page["next_page_token"].as_str().unwrap().into();
+                if token.is_empty() {
+                    break;
+                }
+            }
+            let count = seen.len();
+            let seen: BTreeSet<String> = seen.into_iter().collect();
+            assert_eq!(seen.len(), count, "a session is listed twice");
+            assert!(seen.is_superset(&kept), "a session is missing");
+        }
+        churning.abort();
+        assert!(churning.await.unwrap_err().is_cancelled(), "sessions came and went");
+        let all = client.users("ListById", json!({ "user_id": "u" })).await.unwrap();
+        assert!(all["sessions"].as_object().unwrap().len() >= kept.len());
+        assert!(close_all(&client, "u", "").await.unwrap() >= 10_000);
+        assert_eq!(list(&client, "u").await, []);
+    }
+    assert_eq!(keys(&redis).await, [""; 0]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ten_thousand_sessions_that_expire_leave_nothing() {
+    let redis = RedisServer::with(&["--appendfsync", "no"]).await;
+    let host = Launch::redis(&redis).set("USER_SESSION_TTL", "2s").start();
+    let client = host.client(Wire::Grpc).await;
+    log_in_often(&client, "u", 10_000).await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    // One that lives beside those that have ended is all there is to see.
+    let id = log_in(&client, "u", "phone").await;
+    assert_eq!(list(&client, "u").await, [("phone".to_owned(), id.clone())]);
+    let set: Vec<String> =
+        keys(&redis).await.into_iter().filter(|key| key.starts_with("USER_SESSIONS:")).collect();
+    let mut connection = redis.connect(5).await;
+    let members: u64 = redis::cmd("ZCARD").arg(&set[0]).query_async(&mut connection).await.unwrap();
+    assert_eq!((set.len(), members), (1, 1));
+    assert_eq!(close(&client, &id).await.unwrap(), json!({ "session_id": id }));
+    wait::until("nothing is left", async || {
+        let size: u64 = redis::cmd("DBSIZE").query_async(&mut connection).await.ok()?;
+        (size == 0).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ids_are_unique_and_neither_they_nor_tokens_are_logged() {
+    let host = Launch::in_memory().set("LOG_LEVEL", "trace").start();
+    let rest = host.client(Wire::Rest).await;
+    let grpc = host.client(Wire::Grpc).await;
+    let mut ids = log_in_often(&grpc, "u", 500).await;
+    ids.extend(log_in_often(&rest, "u", 500).await);
+    assert_eq!(ids.iter().collect::<BTreeSet<_>>().len(), 1000);
+    let base64url = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
+    assert!(ids.iter().all(|id| id.len() == 64 && id.bytes().all(base64url)));
+    // The first character finds the partition, the 63 others share nothing.
+    for place in 1..64 {
+        let distinct: BTreeSet<u8> = ids.iter().map(|id| id.as_bytes()[place]).collect();
+        assert!(distinct.len() > 48, "{} characters at {place}", distinct.len());
+    }
+    for client in [&rest, &grpc] {
+        update(client, &ids[0], json!({ "access_token": "a-secret-token" })).await.unwrap();
+        update(client, &ids[0], json!({ "user_id": "v", "access_token": "a-secret-token" }))
+            .await
+            .unwrap_err();
+        get(client, &ids[1]).await.unwrap();
+        close_all(client, "w", &ids[1]).await.unwrap_err();
+    }
+    close(&rest, &ids[1]).await.unwrap();
+    close(&grpc, &ids[1]).await.unwrap_err();
+    let log = host.log();
+    assert!(log.contains("request answered"));
+    assert!(!log.contains("a-secret-token"));
+    assert!(ids.iter().all(|id| !log.contains(&id[..12])), "an id is in the log");
+    let metrics = reqwest::get(host.url("admin", "/metrics")).await.unwrap().text().await.unwrap();
+    assert!(ids.iter().all(|id| !metrics.contains(&id[..12])));
+}
+
+#[tokio::test]
+async fn an_outage_never_looks_like_a_missing_session() {
+    let mut redis = RedisServer::start().await;
+    let host = Launch::redis(&redis).set("REDIS_TIMEOUT", "500ms").start();
+    for wire in [Wire::Rest, Wire::Grpc] {
+        let client = host.client(wire).await;
+        let id = log_in(&client, "u", "phone").await;
+        redis.kill().await;
+        let attributes = json!({ "user_id": "u", "access_token": "t" });
+        for (operation, request) in [
+            ("Create", json!({ "session_attributes": attributes })),
+            ("Get", json!({ "session_id": id })),
+            ("List", json!({ "user_id": "u" })),
+            ("ListById", json!({ "user_id": "u" })),
+            ("Update", json!({ "session_id": id, "session_attributes": attributes })),
+            ("Delete", json!({ "session_id": id })),
+            ("DeleteAll", json!({ "user_id": "u" })),
+            ("DeleteAll", json!({ "user_id": "u", "keep": id })),
+        ] {
+            let refused = client.users(operation, request).await.unwrap_err();
+            let found = (refused.reason.as_str(), refused.code);
+            assert_eq!(found, ("STORE_UNAVAILABLE", 14), "{operation}");
+            assert!(refused.http == 503 || refused.http == 0, "{operation}");
+            assert!(refused.retry, "{operation}");
+        }
+        redis.restart().await;
+        wait::until("the service is back", async || client.health().await.ok()).await;
+        assert_eq!(get(&client, &id).await.unwrap()["user_id"], "u");
+    }
+}
