@@ -282,7 +282,7 @@ impl Client {
         let (http, base) = match &self.inner {
             Inner::Grpc(grpc) => {
                 let method = format!("session.users.v1.UserSessions/{operation}");
-                return grpc.json_in(&method, request, Names::AsDeclared).await;
+                return grpc.json_in(&method, request, Style::AsDeclared).await;
             }
             Inner::Rest { http, base } => (http, base),
         };
@@ -399,11 +399,15 @@ pub fn number(value: &Json) -> u64 {
     value.as_u64().or_else(|| value.as_str()?.parse().ok()).unwrap_or_default()
 }
 
-/// How the names of fields are written in JSON.
-#[derive(Clone, Copy)]
-enum Names {
-    InCamelCase,
+/// How a reply is written in JSON.
+#[derive(Clone, Copy, PartialEq)]
+pub enum Style {
+    /// Names in lowerCamelCase, unset fields with their default.
+    Whole,
+    /// Names as they are declared, unset fields with their default.
     AsDeclared,
+    /// Names in lowerCamelCase, unset fields left out, as most programs print it.
+    Brief,
 }
 
 /// A gRPC client that knows the contract by its descriptors.
@@ -464,16 +468,28 @@ impl GrpcClient {
     /// # Panics
     /// When the request is not one of the method.
     pub async fn json(&self, method: &str, request: Json) -> Result<Json, Refusal> {
-        self.json_in(method, request, Names::InCamelCase).await
+        self.json_in(method, request, Style::Whole).await
     }
 
-    async fn json_in(&self, method: &str, request: Json, names: Names) -> Result<Json, Refusal> {
+    /// Calls a method with its request in canonical JSON and its reply in some style.
+    ///
+    /// # Errors
+    /// The service's refusal.
+    ///
+    /// # Panics
+    /// When the request is not one of the method.
+    pub async fn json_in(
+        &self,
+        method: &str,
+        request: Json,
+        style: Style,
+    ) -> Result<Json, Refusal> {
         let method = self.method(method);
         let request = DynamicMessage::deserialize(method.input(), request).expect("a request");
         let reply = self.call(&method, request).await?;
         let options = SerializeOptions::new()
-            .skip_default_fields(false)
-            .use_proto_field_name(matches!(names, Names::AsDeclared));
+            .skip_default_fields(style == Style::Brief)
+            .use_proto_field_name(style == Style::AsDeclared);
         let reply = reply.serialize_with_options(serde_json::value::Serializer, &options);
         Ok(reply.expect("a message is JSON"))
     }

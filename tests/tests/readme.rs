@@ -3,8 +3,9 @@
 use std::path::Path;
 use std::process::Command;
 
+use prost_reflect::prost_types::Timestamp;
 use serde_json::Value as Json;
-use session_tests::client::GrpcClient;
+use session_tests::client::{GrpcClient, Style};
 use session_tests::host::{Host, Launch};
 use session_tests::redis_server::RedisServer;
 
@@ -35,7 +36,7 @@ async fn run(command: &str, host: &Host, grpc: &GrpcClient) -> String {
         // What grpcurl does with it, without grpcurl.
         let (request, method) = call.split_once("' localhost:6027 ").expect(command);
         let request = serde_json::from_str(request).expect(command);
-        return grpc.json(method, request).await.expect(command).to_string();
+        return grpc.json_in(method, request, Style::Brief).await.expect(command).to_string();
     }
     let command = command.replace("localhost:8027", host.address("rest"));
     let output = Command::new("bash").args(["-c", &command]).output().unwrap();
@@ -43,11 +44,13 @@ async fn run(command: &str, host: &Host, grpc: &GrpcClient) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// The UUIDs in a text, in their order.
+/// The ids of sessions in a text, in their order: UUIDs, and 64 characters of
+/// base64url.
 fn ids(text: &str) -> Vec<String> {
-    let hexadecimal = |c: char| c.is_ascii_hexdigit() || c == '-';
-    let words = text.split(|c| !hexadecimal(c));
-    words.filter(|word| uuid::Uuid::parse_str(word).is_ok()).map(Into::into).collect()
+    let base64url = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+    let words = text.split(|c| !base64url(c));
+    let is_id = |word: &&str| word.len() == 64 || uuid::Uuid::parse_str(word).is_ok();
+    words.filter(is_id).map(Into::into).collect()
 }
 
 /// A text without its instants; JSON over several lines counts as if on one.
@@ -56,6 +59,9 @@ fn timeless(text: &str) -> String {
         Ok(json) if text.trim().contains('\n') => json.to_string(),
         _ => text.trim().into(),
     };
+    let instant = |part: &str| part.parse::<Timestamp>().is_ok();
+    let parts = text.split('"').map(|part| if instant(part) { "INSTANT" } else { part });
+    let text = parts.collect::<Vec<_>>().join("\"");
     let mut timeless = String::new();
     for part in text.split_inclusive(|c: char| !c.is_ascii_digit()) {
         let digits = part.trim_end_matches(|c: char| !c.is_ascii_digit());
@@ -86,6 +92,20 @@ async fn follow(section: &str, host: &Host) {
         }
         assert_eq!(timeless(&output), timeless(&renamed(&printed, &known)), "{command}");
     }
+}
+
+const USERS: &str = "Keep users logged in on many devices";
+
+#[tokio::test]
+async fn users_log_in_as_printed_on_the_embedded_store() {
+    let directory = tempfile::tempdir().unwrap();
+    follow(USERS, &Launch::embedded(directory.path()).start()).await;
+}
+
+#[tokio::test]
+async fn users_log_in_as_printed_on_redis() {
+    let redis = RedisServer::start().await;
+    follow(USERS, &Launch::redis(&redis).start()).await;
 }
 
 const VIEWING: &str = "Limit the streams of a home";
