@@ -104,6 +104,11 @@ pub fn user_session(session_id: &str) -> Option<String> {
     Some(user_session_in(partition as u8, session_id))
 }
 
+/// The id of the session whose hash this is.
+pub fn session_of(record: &str) -> &str {
+    record.rsplit(':').next().unwrap_or_default()
+}
+
 fn user_session_in(partition: u8, session_id: &str) -> String {
     format!("USER_SESSION:{}:{session_id}", tag_of(partition))
 }
@@ -241,6 +246,7 @@ mod tests {
         assert!(user.holds(&id));
         let record = user_session(&id).expect("an id");
         assert_eq!(record, user.session(&id));
+        assert_eq!(session_of(&record), id);
         assert_eq!(record.split(':').nth(1), user.sessions.split(':').nth(1));
         for other in ["", "x", &"x".repeat(65), &"=".repeat(64), &"\u{e9}".repeat(32)] {
             assert_eq!(user_session(other), None, "{other}");

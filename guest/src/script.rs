@@ -30,6 +30,11 @@ impl Script {
         Self { answers: vec![Err(error)].into(), asked: RefCell::default() }
     }
 
+    /// Has no answer to give once the outcomes have been given.
+    pub fn then_failing(&self, error: StoreError) {
+        self.answers.borrow_mut().push(Err(error));
+    }
+
     /// The transaction that was asked for last.
     pub fn last_asked(&self) -> Txn {
         self.asked.borrow_mut().pop().expect("a transaction")

@@ -1,8 +1,7 @@
 //! Logins of users. Each session has a record, found by its id alone; a user's ids
-//! are the members of an expiring set in the same partition, so that all of them are
-//! listed and closed in one step, and none outlives its session there. With an idle
-//! limit the record ends earlier than its place in the set, which whoever comes by
-//! takes away.
+//! are the members of an expiring set in the same partition, each with the deadline of
+//! its record, so that all of them are listed and closed in one step, and none outlives
+//! its session there.
 
 use crate::fault::{fault, fault_with, refuse, violation};
 use crate::faults::{Fault, Reason, Violation};
@@ -79,7 +78,7 @@ pub fn create(
         Operation::MemberSet(MemberSet {
             key: keys.sessions,
             member: session_id.clone(),
-            ttl_ms: policy.user_session_ttl_ms,
+            ttl_ms: first_ttl_ms(policy),
         }),
     ];
     let outcome = execute(imports, vec![Compare::MembersBelow(room)], begun, Vec::new())?;
@@ -264,30 +263,54 @@ fn seen(
     now_ms: u64,
 ) -> Result<Session, Fault> {
     let session = session(hash);
+    let ends_ms = moment(hash, ENDS_FIELD).unwrap_or(u64::MAX);
+    // The deadline of the record is reckoned from a moment after this was decided.
+    if now_ms >= ends_ms {
+        return Err(not_found());
+    }
+    let session = Session { expires_at_ms: session.expires_at_ms.min(ends_ms), ..session };
     let last_seen_ms = moment(hash, SEEN_FIELD).unwrap_or(session.created_at_ms);
-    if now_ms.saturating_sub(last_seen_ms) < seen_every_ms(policy) {
+    // What an idle limit of before has left of its life may be less than it has now.
+    let due_ms = match policy.user_session_idle_ms {
+        0 => ends_ms,
+        _ => ends_ms.min(last_seen_ms + idle_ttl_ms(policy)),
+    };
+    let just_seen = now_ms.saturating_sub(last_seen_ms) < seen_every_ms(policy);
+    if just_seen && session.expires_at_ms >= due_ms {
         return Ok(session);
     }
     let stamp = HashStamp { key: record.clone(), field: SEEN_FIELD.into(), later_ms: 0 };
     let mut noted = vec![Operation::HashStamp(stamp)];
-    let left_ms = moment(hash, ENDS_FIELD).map(|ends_ms| ends_ms.saturating_sub(now_ms));
-    if let (1.., Some(left_ms @ 1..)) = (policy.user_session_idle_ms, left_ms) {
-        let ttl_ms = left_ms.min(idle_ttl_ms(policy));
+    let user_id = session.attributes.user_id.as_deref();
+    if let Some(user_id) = user_id.filter(|_| session.expires_at_ms < ends_ms) {
+        let left_ms = ends_ms - now_ms;
+        let ttl_ms = match policy.user_session_idle_ms {
+            0 => left_ms,
+            _ => left_ms.min(idle_ttl_ms(policy)),
+        };
+        noted.push(Operation::MemberSet(MemberSet {
+            key: Keys::of(user_id).sessions,
+            member: keys::session_of(&record).into(),
+            ttl_ms,
+        }));
         noted.push(Operation::HashExpire(Expiry { key: record.clone(), ttl_ms }));
     }
-    let outcome = execute(imports, vec![Compare::Exists(record)], noted, Vec::new())?;
-    if !outcome.succeeded {
-        return Err(not_found());
-    }
-    match outcome.replies.last() {
-        Some(Reply::Deadline(Some(expires_at_ms))) => {
-            Ok(Session { expires_at_ms: *expires_at_ms, ..session })
-        }
-        _ => Ok(session),
+    match execute(imports, vec![Compare::Exists(record)], noted, Vec::new()) {
+        // It was read; a store that takes no writes now does not change that.
+        Err(fault) if fault.reason == Reason::StoreUnavailable => Ok(session),
+        Err(fault) => Err(fault),
+        Ok(outcome) if !outcome.succeeded => Err(not_found()),
+        Ok(outcome) => match outcome.replies.last() {
+            Some(Reply::Deadline(Some(expires_at_ms))) => {
+                Ok(Session { expires_at_ms: ends_ms.min(*expires_at_ms), ..session })
+            }
+            _ => Ok(session),
+        },
     }
 }
 
-/// What the members of a user's set are; those that have ended are taken away.
+/// What the members of a user's set are, the newest first; one that has ended meanwhile
+/// is left out.
 fn overviews(
     imports: &impl Imports,
     keys: &Keys,
@@ -299,32 +322,23 @@ fn overviews(
     let fields = [DEVICE_FIELD, CREATED_FIELD, UPDATED_FIELD, SEEN_FIELD];
     let records = members.iter().map(|member| read(keys.session(&member.name), &fields)).collect();
     let outcome = execute(imports, Vec::new(), records, Vec::new())?;
-    let mut sessions = Vec::with_capacity(members.len());
-    let mut ended = Vec::new();
-    for (member, reply) in members.into_iter().zip(outcome.replies) {
-        match reply {
-            Reply::Record(Some(hash)) => {
-                let created_at_ms = moment(&hash, CREATED_FIELD).unwrap_or_default();
-                let updated_at_ms = moment(&hash, UPDATED_FIELD).unwrap_or(created_at_ms);
-                let seen_at_ms = moment(&hash, SEEN_FIELD).unwrap_or(created_at_ms);
-                sessions.push(Overview {
-                    session_id: member.name,
-                    device_id: text(&hash, DEVICE_FIELD).unwrap_or_default(),
-                    created_at_ms,
-                    updated_at_ms,
-                    last_seen_at_ms: seen_at_ms.max(updated_at_ms),
-                });
-            }
-            // It never comes back, so nothing needs to be compared.
-            _ => ended.push(Operation::MemberRemove(MemberRef {
-                key: keys.sessions.clone(),
-                member: member.name,
-            })),
-        }
-    }
-    if !ended.is_empty() {
-        execute(imports, Vec::new(), ended, Vec::new())?;
-    }
+    let overview = |(member, reply): (Member, Reply)| {
+        let Reply::Record(Some(hash)) = reply else { return None };
+        let created_at_ms = moment(&hash, CREATED_FIELD).unwrap_or_default();
+        let updated_at_ms = moment(&hash, UPDATED_FIELD).unwrap_or(created_at_ms);
+        let seen_at_ms = moment(&hash, SEEN_FIELD).unwrap_or(created_at_ms);
+        Some(Overview {
+            session_id: member.name,
+            device_id: text(&hash, DEVICE_FIELD).unwrap_or_default(),
+            created_at_ms,
+            updated_at_ms,
+            last_seen_at_ms: seen_at_ms.max(updated_at_ms),
+        })
+    };
+    let mut sessions: Vec<_> =
+        members.into_iter().zip(outcome.replies).filter_map(overview).collect();
+    // Without an idle limit they are in this order already.
+    sessions.sort_by_key(|session| std::cmp::Reverse(session.created_at_ms));
     Ok(sessions)
 }
 

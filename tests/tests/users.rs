@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use prost_reflect::prost_types::Timestamp;
 use serde_json::{Value as Json, json};
+use session_manager::clock::Clock;
 use session_tests::client::{Client, Refusal, Wire};
 use session_tests::host::Launch;
 use session_tests::redis_server::RedisServer;
@@ -44,7 +45,7 @@ async fn close(client: &Client, session_id: &str) -> Result<Json, Refusal> {
     client.users("Delete", json!({ "session_id": session_id })).await
 }
 
-async fn close_all(client: &Client, user_id: &str, keep: &str) -> Result<u64, Refusal> {
+async fn close_all(client: &Client, user_id: &str, keep: Option<&str>) -> Result<u64, Refusal> {
     let reply = client.users("DeleteAll", json!({ "user_id": user_id, "keep": keep })).await?;
     assert_eq!(reply["user_id"], user_id);
     Ok(reply["closed"].as_u64().unwrap())
@@ -106,10 +107,10 @@ async fn a_user_on_two_devices(Setting { client, redis, .. }: Setting) {
     next_millisecond().await;
     let tablet = log_in(&client, "user007", "tablet").await;
     log_in(&client, "user007", "tv").await;
-    assert_eq!(close_all(&client, "user007", &tablet).await, Ok(2));
+    assert_eq!(close_all(&client, "user007", Some(&tablet)).await, Ok(2));
     assert_eq!(list(&client, "user007").await, [on("tablet", &tablet)]);
-    assert_eq!(close_all(&client, "user007", "").await, Ok(1));
-    assert_eq!(close_all(&client, "user007", "").await, Ok(0));
+    assert_eq!(close_all(&client, "user007", None).await, Ok(1));
+    assert_eq!(close_all(&client, "user007", None).await, Ok(0));
     assert_eq!(list(&client, "user007").await, []);
     assert_not_found(get(&client, &tablet).await);
     assert_eq!(list(&client, "other").await.len(), 1);
@@ -176,30 +177,41 @@ async fn a_session_ends_and_leaves_nothing(Setting { client, redis, .. }: Settin
     assert_eq!(ended.await.reason, "SESSION_NOT_FOUND");
     assert_not_found(get(&client, &id).await);
     assert_eq!(list(&client, "u").await, []);
-    assert_eq!(close_all(&client, "u", "").await, Ok(0));
+    assert_eq!(close_all(&client, "u", None).await, Ok(0));
     if let Some(redis) = redis {
         assert_eq!(keys(&redis).await, [""; 0]);
     }
 }
 
-async fn a_session_that_is_not_used_ends(Setting { client, .. }: Setting) {
-    let (used, updated, idle) = (
-        log_in(&client, "u", "used").await,
-        log_in(&client, "u", "updated").await,
-        log_in(&client, "u", "idle").await,
-    );
+async fn a_session_that_is_not_used_ends(Setting { client, redis, .. }: Setting) {
+    let used = log_in(&client, "u", "used").await;
+    next_millisecond().await;
+    let updated = log_in(&client, "u", "updated").await;
+    let idle = log_in(&client, "u", "idle").await;
     for _ in 0..10 {
         tokio::time::sleep(Duration::from_millis(150)).await;
         get(&client, &used).await.unwrap();
         update(&client, &updated, json!({ "access_token": "t" })).await.unwrap();
     }
+    if let Some(redis) = &redis {
+        // Nothing of it is left, though nobody has asked for it.
+        let keys = keys(redis).await;
+        assert!(!keys.iter().any(|key| key.contains(&idle)), "it has a record");
+        let set = keys.iter().find(|key| key.starts_with("USER_SESSIONS:")).unwrap();
+        let mut connection = redis.connect(5).await;
+        let now = Clock::System.now();
+        let mut alive = redis::cmd("ZCOUNT");
+        alive.arg(set).arg(now).arg("+inf");
+        let alive: u64 = alive.query_async(&mut connection).await.unwrap();
+        assert_eq!(alive, 2);
+    }
     let devices: Vec<String> =
         list(&client, "u").await.into_iter().map(|(device, _)| device).collect();
-    assert_eq!(devices.iter().collect::<BTreeSet<_>>().len(), 2, "{devices:?}");
+    assert_eq!(devices, ["updated", "used"]);
     assert_not_found(get(&client, &idle).await);
     // It cannot be kept any more, and nothing is closed by that.
-    assert_eq!(close_all(&client, "u", &idle).await.unwrap_err().reason, "SESSION_NOT_FOUND");
-    assert_eq!(close_all(&client, "u", &used).await, Ok(1));
+    assert_eq!(close_all(&client, "u", Some(&idle)).await.unwrap_err().reason, "SESSION_NOT_FOUND");
+    assert_eq!(close_all(&client, "u", Some(&used)).await, Ok(1));
 }
 
 async fn pages_follow_one_another(Setting { client, .. }: Setting) {
@@ -231,10 +243,10 @@ async fn pages_follow_one_another(Setting { client, .. }: Setting) {
 async fn one_session_may_be_kept_if_it_is_the_users(Setting { client, .. }: Setting) {
     let mine = log_in(&client, "u", "phone").await;
     let others = log_in(&client, "v", "phone").await;
-    for stranger in [others.as_str(), "nonsense", &mine.replace(&mine[20..], &"x".repeat(44))] {
-        let refusal = close_all(&client, "u", stranger).await.unwrap_err();
+    for stranger in ["", others.as_str(), "nonsense", &mine.replace(&mine[20..], &"x".repeat(44))] {
+        let refusal = close_all(&client, "u", Some(stranger)).await.unwrap_err();
         assert_eq!(refusal.reason, "SESSION_NOT_FOUND");
-        assert!(!refusal.message.contains(stranger));
+        assert!(stranger.is_empty() || !refusal.message.contains(stranger));
     }
     assert!(get(&client, &mine).await.is_ok() && get(&client, &others).await.is_ok());
 }
@@ -327,6 +339,8 @@ async fn rest_speaks_as_the_clients_of_the_seed_expect() {
         assert_eq!(answer.status(), 400);
         let text = answer.text().await.unwrap();
         assert!(text.contains("access_token") && text.contains(r#""field":"x""#), "{text}");
+        // What is left without them is not called empty.
+        assert!(text.contains("2 violations"), "{text}");
         let answer = http.put(url("/session")).send().await.unwrap();
         assert_eq!(answer.status(), 405);
         assert_eq!(answer.headers()["allow"].to_str().unwrap().split(", ").count(), 4);
@@ -337,6 +351,25 @@ async fn rest_speaks_as_the_clients_of_the_seed_expect() {
     let begun: Json = answer.json().await.unwrap();
     let session = get(&client, begun["session_id"].as_str().unwrap()).await.unwrap();
     assert_eq!((&session["device_id"], &session["expiration_time"]), (&json!("tv"), &json!(60)));
+}
+
+#[tokio::test]
+async fn a_session_outlives_an_idle_limit_that_is_lifted() {
+    let directory = tempfile::tempdir().unwrap();
+    let launch = || Launch::embedded(directory.path());
+    let mut host = launch().set("USER_SESSION_IDLE", "1m").start();
+    let client = host.client(Wire::Grpc).await;
+    let id = log_in(&client, "u", "phone").await;
+    let lifetime = async |client: &Client| {
+        let session = get(client, &id).await.unwrap();
+        let instant = |name: &str| session[name].as_str().unwrap().parse::<Timestamp>().unwrap();
+        instant("expires_at").seconds - instant("created_at").seconds
+    };
+    assert!(lifetime(&client).await < 70);
+    host.signal("TERM");
+    assert_eq!(host.ended().await.code(), Some(0));
+    let host = launch().start();
+    assert_eq!(lifetime(&host.client(Wire::Rest).await).await, 365 * 24 * 3600);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -414,7 +447,7 @@ async fn whatever_existed_when_all_are_closed_is_gone() {
         }
         tokio::time::sleep(Duration::from_millis(round % 15)).await;
         let existing = begun.lock().unwrap().clone();
-        let closed = close_all(&clients[round as usize % 4], &user, "").await.unwrap();
+        let closed = close_all(&clients[round as usize % 4], &user, None).await.unwrap();
         assert!(closed >= existing.len() as u64);
         for id in &existing {
             assert_not_found(get(&clients[3], id).await);
@@ -489,7 +522,7 @@ async fn ten_thousand_sessions_are_paged_through_while_others_come_and_go() {
         assert!(churning.await.unwrap_err().is_cancelled(), "sessions came and went");
         let all = client.users("ListById", json!({ "user_id": "u" })).await.unwrap();
         assert!(all["sessions"].as_object().unwrap().len() >= kept.len());
-        assert!(close_all(&client, "u", "").await.unwrap() >= 10_000);
+        assert!(close_all(&client, "u", None).await.unwrap() >= 10_000);
         assert_eq!(list(&client, "u").await, []);
     }
     assert_eq!(keys(&redis).await, [""; 0]);
@@ -539,7 +572,7 @@ async fn ids_are_unique_and_neither_they_nor_tokens_are_logged() {
             .await
             .unwrap_err();
         get(client, &ids[1]).await.unwrap();
-        close_all(client, "w", &ids[1]).await.unwrap_err();
+        close_all(client, "w", Some(&ids[1])).await.unwrap_err();
     }
     close(&rest, &ids[1]).await.unwrap();
     close(&grpc, &ids[1]).await.unwrap_err();

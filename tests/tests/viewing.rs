@@ -399,8 +399,9 @@ async fn rest_speaks_as_the_clients_of_the_seed_expect() {
         .as_object()
         .unwrap()
         .values()
-        .flat_map(|path| path.as_object().unwrap().values())
-        .map(|operation| operation["operationId"].as_str().unwrap())
+        .flat_map(|path| path.as_object().unwrap())
+        .filter(|(name, _)| *name != "servers")
+        .map(|(_, operation)| operation["operationId"].as_str().unwrap())
         .collect();
     let count = ids.len();
     ids.sort_unstable();

@@ -19,7 +19,7 @@ fn record(created_ms: u64, ends_ms: u64) -> Reply {
         entry(CREATED_FIELD, &created_ms.to_string()),
         entry(ENDS_FIELD, &ends_ms.to_string()),
     ];
-    Reply::Record(Some(Hash { entries, expires_at_ms: Some(5000) }))
+    Reply::Record(Some(Hash { entries, expires_at_ms: Some(5000.min(ends_ms)) }))
 }
 
 fn attributes(access_token: &str) -> Attributes {
@@ -53,7 +53,7 @@ fn a_session_begins_in_one_transaction() {
 
 #[test]
 fn a_session_that_was_just_seen_is_only_read() {
-    let store = Script::answering(true, vec![record(1, 60_000)]);
+    let store = Script::answering(true, vec![record(1, 5000)]);
     let session = get(&store, &IDLE, &id()).expect("a session");
     assert_eq!((session.created_at_ms, session.expires_at_ms), (1, 5000));
     assert!(store.asked().compare.is_empty());
@@ -61,16 +61,50 @@ fn a_session_that_was_just_seen_is_only_read() {
 
 #[test]
 fn a_session_seen_again_lives_on_as_far_as_it_may() {
-    for (ends_ms, ttl_ms) in [(60_000, 9000), (4000, 3000)] {
-        let noted = vec![Reply::Number(1000), Reply::Deadline(Some(7))];
+    for (ends_ms, ttl_ms) in [(60_000, 9000), (5500, 4500)] {
+        let noted = vec![Reply::Number(1000), Reply::Deadline(Some(7)), Reply::Deadline(Some(7))];
         let store = Script::answering_each([(true, vec![record(0, ends_ms)]), (true, noted)]);
         let session = get(&store, &IDLE, &id()).expect("a session");
         assert_eq!(session.expires_at_ms, 7);
         let asked = store.last_asked();
         let key = keys::user_session(&id()).expect("an id");
         assert_eq!(asked.compare, [Compare::Exists(key.clone())]);
-        assert_eq!(asked.success[1], Operation::HashExpire(Expiry { key, ttl_ms }));
+        // The record and its place among the user's sessions end together.
+        let place = MemberSet { key: Keys::of("u").sessions, member: id(), ttl_ms };
+        assert_eq!(asked.success[1], Operation::MemberSet(place));
+        assert_eq!(asked.success[2], Operation::HashExpire(Expiry { key, ttl_ms }));
     }
+}
+
+#[test]
+fn a_session_lives_as_the_settings_of_today_say() {
+    // Begun under a shorter idle limit, and seen just now.
+    let longer = Policy { user_session_idle_ms: 80_000, ..POLICY };
+    for (policy, ttl_ms) in [(POLICY, 99_000), (longer, 90_000)] {
+        let noted = vec![Reply::Number(1000), Reply::Deadline(Some(7)), Reply::Deadline(Some(7))];
+        let store = Script::answering_each([(true, vec![record(999, 100_000)]), (true, noted)]);
+        assert!(get(&store, &policy, &id()).is_ok());
+        let key = keys::user_session(&id()).expect("an id");
+        let expire = Operation::HashExpire(Expiry { key, ttl_ms });
+        assert_eq!(store.last_asked().success.last(), Some(&expire));
+    }
+}
+
+#[test]
+fn a_session_past_its_end_is_gone_whatever_its_record_says() {
+    let store = Script::answering(true, vec![record(0, 1000)]);
+    let refused = get(&store, &IDLE, &id()).expect_err("gone");
+    assert_eq!(refused.reason, Reason::SessionNotFound);
+    let noted = vec![Reply::Number(1000), Reply::Deadline(None), Reply::Deadline(Some(2500))];
+    let store = Script::answering_each([(true, vec![record(0, 2000)]), (true, noted)]);
+    assert_eq!(get(&store, &IDLE, &id()).expect("a session").expires_at_ms, 2000);
+}
+
+#[test]
+fn a_session_is_read_from_a_store_that_takes_no_writes() {
+    let store = Script::answering(true, vec![record(0, 60_000)]);
+    store.then_failing(StoreError::Unavailable("full".into()));
+    assert_eq!(get(&store, &IDLE, &id()).expect("a session").expires_at_ms, 5000);
 }
 
 #[test]
@@ -87,20 +121,17 @@ fn a_session_that_ends_between_two_steps_is_gone() {
 }
 
 #[test]
-fn a_list_takes_away_what_has_ended() {
-    let (alive, ended) = (id(), id().replace('x', "y"));
+fn a_page_has_the_newest_first_and_nothing_that_has_ended() {
+    let ids = ["x", "y", "z"].map(|letter| id().replace('x', letter));
     let member = |name: &String| Member { name: name.clone(), expires_at_ms: 60_000 };
-    let page = MemberPage { members: vec![member(&alive), member(&ended)], live: 2 };
+    let page = MemberPage { members: ids.iter().map(member).collect(), live: 3 };
     let store = Script::answering_each([
         (true, vec![Reply::Members(page)]),
-        (true, vec![record(0, 60_000), Reply::Record(None)]),
-        (true, vec![Reply::Existed(true)]),
+        (true, vec![record(1, 60_000), Reply::Record(None), record(2, 60_000)]),
     ]);
     let page = list(&store, "u", 0, "").expect("a page");
-    assert_eq!((page.sessions.len(), &*page.next_page_token), (1, ""));
-    assert_eq!(page.sessions[0].session_id, alive);
-    let place = MemberRef { key: Keys::of("u").sessions, member: ended };
-    assert_eq!(store.last_asked().success, [Operation::MemberRemove(place)]);
+    let listed: Vec<_> = page.sessions.iter().map(|session| &session.session_id).collect();
+    assert_eq!((listed, &*page.next_page_token), (vec![&ids[2], &ids[0]], ""));
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::api::{Api, given, timestamp};
+use crate::api::{Api, timestamp};
 use crate::error::Error;
 use crate::logic::users::{Attributes, Session};
 use crate::proto::session::users::v1;
@@ -105,7 +105,7 @@ pub async fn delete_all(
     request: v1::DeleteAllRequest,
 ) -> Result<v1::DeleteAllReply, Error> {
     let v1::DeleteAllRequest { user_id, keep } = request;
-    let closed = api.logic.users_close_all(&user_id, given(keep).as_deref()).await?;
+    let closed = api.logic.users_close_all(&user_id, keep.as_deref()).await?;
     Ok(v1::DeleteAllReply { user_id, closed })
 }
 

@@ -20,7 +20,7 @@ use http::{HeaderMap, HeaderValue, Method, Request};
 use hyper::body::Incoming;
 use percent_encoding::percent_decode_str;
 use prost::Message;
-use prost_reflect::DescriptorPool;
+use prost_reflect::{DescriptorPool, Kind, MessageDescriptor};
 use tracing::Instrument;
 
 use crate::api::Api;
@@ -167,7 +167,7 @@ impl Rest {
                 let (message, violations) = request.finish();
                 let calling = call(self.api.clone(), message);
                 if !violations.is_empty() {
-                    return Err(wanting(violations, calling).await.into());
+                    return Err(wanting(&route.method.input(), violations, calling).await.into());
                 }
                 Ok(reply_of(route, &calling.await?))
             }
@@ -233,11 +233,22 @@ impl Refusal {
 }
 
 /// Refuses a request that the wire found wanting, together with what the rules find
-/// wrong with the rest of it: they are asked, but can change nothing.
-async fn wanting(mut violations: Vec<Violation>, calling: Reply) -> Error {
+/// wrong with the rest of it: they are asked, but can change nothing. Of a message in
+/// the request they have not seen what the wire has left out, so that what they say of
+/// it as a whole does not count.
+async fn wanting(
+    request: &MessageDescriptor,
+    mut violations: Vec<Violation>,
+    calling: Reply,
+) -> Error {
     if let Err(refused) = logic::without_store(calling).await {
         let told = |field: &str| violations.iter().any(|violation| violation.field == field);
-        let more = refused.violations.into_iter().filter(|violation| !told(&violation.field));
+        let whole = |field: &str| {
+            let field = request.get_field_by_name(field);
+            field.is_some_and(|field| matches!(field.kind(), Kind::Message(_)))
+        };
+        let more = refused.violations.into_iter();
+        let more = more.filter(|violation| !told(&violation.field) && !whole(&violation.field));
         violations.extend(more.collect::<Vec<_>>());
     }
     Error::violations(violations)
