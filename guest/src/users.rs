@@ -244,6 +244,7 @@ pub fn close_all(
         record_prefix: Some(keys.session("")),
         key: keys.sessions,
         except: keep,
+        also_in: None,
     });
     let outcome = execute(imports, compare, vec![clear], Vec::new())?;
     match (outcome.succeeded, &outcome.replies[..]) {

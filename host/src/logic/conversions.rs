@@ -73,6 +73,9 @@ macro_rules! conversions {
                     wit::Operation::MemberSet(wit::MemberSet { key, member, ttl_ms }) => {
                         Self::MemberSet { key, member, ttl: ttl_ms }
                     }
+                    wit::Operation::MemberRenew(wit::MemberSet { key, member, ttl_ms }) => {
+                        Self::MemberRenew { key, member, ttl: ttl_ms }
+                    }
                     wit::Operation::MemberRemove(wit::MemberRef { key, member }) => {
                         Self::MemberRemove { key, member }
                     }
@@ -94,7 +97,14 @@ macro_rules! conversions {
                         key,
                         except,
                         record_prefix,
-                    }) => Self::MemberClear { key, except, record_prefix },
+                        also_in,
+                    }) => Self::MemberClear {
+                        key,
+                        except,
+                        record_prefix,
+                        also_in: also_in
+                            .map(|copies| own::Copies { key: copies.key, prefix: copies.prefix }),
+                    },
                     wit::Operation::AppendEvent(wit::Event { log, entries, keep }) => {
                         Self::AppendEvent { log, entries: all(entries), keep }
                     }

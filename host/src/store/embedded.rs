@@ -19,7 +19,7 @@ use crate::clock::Clock;
 use crate::store::memory::{self, Memory};
 use crate::store::rows::{self, Changes, MalformedRow, Row};
 use crate::store::transaction::{Outcome, Txn};
-use crate::store::{Answer, Error, Event, Store};
+use crate::store::{Answer, Error, LogMark, Logs, Store};
 
 /// How long an acknowledged write may stay unsynced.
 const SYNC_INTERVAL: Duration = Duration::from_secs(1);
@@ -152,13 +152,8 @@ impl Store for Embedded {
         })
     }
 
-    fn events<'a>(
-        &'a self,
-        log: &'a str,
-        after: Option<&'a str>,
-        limit: usize,
-    ) -> Answer<'a, Vec<Event>> {
-        Box::pin(std::future::ready(Ok(self.inner.memory.read_events(log, after, limit))))
+    fn read_logs<'a>(&'a self, marks: &'a [LogMark], limit: usize) -> Answer<'a, Logs> {
+        Box::pin(std::future::ready(Ok(self.inner.memory.events(marks, limit))))
     }
 
     fn ping(&self) -> Answer<'_, ()> {

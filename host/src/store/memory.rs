@@ -11,7 +11,7 @@ use crate::clock::Clock;
 use crate::store::rows::Changes;
 use crate::store::shard::Shard;
 use crate::store::transaction::{self, Outcome, Txn};
-use crate::store::{Answer, Error, Event, Store};
+use crate::store::{Answer, Error, LogMark, Logs, Store};
 
 const SHARDS: usize = 64;
 /// How often data past its deadline is looked for.
@@ -86,9 +86,13 @@ impl Memory {
         lock(&self.shards[(hash as usize) % SHARDS])
     }
 
-    /// Events of a log; see [`Store::events`].
-    pub fn read_events(&self, log: &str, after: Option<&str>, limit: usize) -> Vec<Event> {
-        self.shard(transaction::tag(log)).events(log, after, limit)
+    /// Events of logs; see [`Store::read_logs`].
+    pub fn events(&self, marks: &[LogMark], limit: usize) -> Logs {
+        // Whoever has not begun to append when a shard is looked at is later than this.
+        let now = self.clock.now();
+        let page =
+            |mark: &LogMark| self.shard(transaction::tag(&mark.log)).events(mark, limit);
+        Logs { now, pages: marks.iter().map(page).collect() }
     }
 }
 
@@ -122,13 +126,8 @@ impl Store for Memory {
         Box::pin(std::future::ready(result))
     }
 
-    fn events<'a>(
-        &'a self,
-        log: &'a str,
-        after: Option<&'a str>,
-        limit: usize,
-    ) -> Answer<'a, Vec<Event>> {
-        Box::pin(std::future::ready(Ok(self.read_events(log, after, limit))))
+    fn read_logs<'a>(&'a self, marks: &'a [LogMark], limit: usize) -> Answer<'a, Logs> {
+        Box::pin(std::future::ready(Ok(self.events(marks, limit))))
     }
 
     fn ping(&self) -> Answer<'_, ()> {

@@ -11,7 +11,9 @@ pub mod transaction;
 mod value;
 
 use std::pin::Pin;
+use std::sync::Arc;
 
+use crate::clock::Milliseconds;
 use crate::store::transaction::{Entry, Outcome, Txn};
 
 /// A future of a store's answer.
@@ -28,13 +30,65 @@ pub enum Error {
     Rejected(String),
 }
 
+/// The place of an event in its log; increasing, by the store's clock.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct EventId {
+    /// When it was appended.
+    pub milliseconds: Milliseconds,
+    /// Which of that millisecond.
+    pub sequence: u64,
+}
+
+impl std::fmt::Display for EventId {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(formatter, "{}-{}", self.milliseconds, self.sequence)
+    }
+}
+
+impl std::str::FromStr for EventId {
+    type Err = std::num::ParseIntError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (milliseconds, sequence) = text.split_once('-').unwrap_or((text, ""));
+        Ok(Self { milliseconds: milliseconds.parse()?, sequence: sequence.parse()? })
+    }
+}
+
 /// An event of a log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event {
-    /// Place in the log, increasing: `<milliseconds>-<sequence>`.
-    pub id: String,
+    /// Its place.
+    pub id: EventId,
     /// What happened.
     pub entries: Vec<Entry>,
+}
+
+/// A place in a log from where to read on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogMark {
+    /// The log.
+    pub log: Arc<str>,
+    /// The event behind which to read; the log's beginning when `None`.
+    pub after: Option<EventId>,
+}
+
+/// Some events of a log.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LogPage {
+    /// The events, oldest first.
+    pub events: Vec<Event>,
+    /// Events behind the mark were dropped before this; on Redis, may have been.
+    pub trimmed: bool,
+}
+
+/// Some events of some logs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Logs {
+    /// The store's clock. Events before it are all there; of its millisecond more may
+    /// come.
+    pub now: Milliseconds,
+    /// A page for each mark, in order.
+    pub pages: Vec<LogPage>,
 }
 
 /// Applies transactions: all of one or nothing of it, one after the other for
@@ -43,14 +97,8 @@ pub trait Store: Send + Sync + 'static {
     /// Applies one transaction.
     fn execute(&self, txn: Txn) -> Answer<'_, Outcome>;
 
-    /// Events of a log behind `after` (from its beginning when `None`), oldest
-    /// first, at most `limit`.
-    fn events<'a>(
-        &'a self,
-        log: &'a str,
-        after: Option<&'a str>,
-        limit: usize,
-    ) -> Answer<'a, Vec<Event>>;
+    /// Events of each log behind a mark, at most `limit` of each.
+    fn read_logs<'a>(&'a self, marks: &'a [LogMark], limit: usize) -> Answer<'a, Logs>;
 
     /// Whether the store can take a transaction now.
     fn ping(&self) -> Answer<'_, ()>;

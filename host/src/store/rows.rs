@@ -6,6 +6,7 @@
 use bytes::{BufMut, Bytes, BytesMut};
 
 use crate::clock::Milliseconds;
+use crate::store::EventId;
 use crate::store::memory::Memory;
 use crate::store::transaction::{self, Entry};
 
@@ -77,13 +78,15 @@ impl Changes {
     }
 
     /// An event was appended.
-    pub fn put_event(&mut self, log: &str, id: (u64, u64), entries: &[Entry]) {
+    pub fn put_event(&mut self, log: &str, id: EventId, entries: &[Entry]) {
         self.push(|| row_key(LOG, log, &event_suffix(id)), || Some(encode_entries(entries)));
     }
 
-    /// An event was trimmed.
-    pub fn remove_event(&mut self, log: &str, id: (u64, u64)) {
+    /// The oldest event was dropped.
+    pub fn drop_event(&mut self, log: &str, id: EventId) {
         self.push(|| row_key(LOG, log, &event_suffix(id)), || None);
+        let value = || Some(Bytes::copy_from_slice(&event_suffix(id)));
+        self.push(|| row_key(LOG, log, b""), value);
     }
 }
 
@@ -105,9 +108,16 @@ pub fn restore(memory: &Memory, key: &[u8], value: &[u8]) -> Result<(), Malforme
         HASH => shard.restore_field(name, text(suffix)?, Bytes::copy_from_slice(value)),
         SET => shard.restore_member(name, text(suffix)?, number(value)?),
         LOG => {
-            let sequence = suffix.get(8..).ok_or(MalformedRow)?;
-            let id = (number(suffix)?, number(sequence)?);
-            shard.restore_event(name, id, decode_entries(value).ok_or(MalformedRow)?);
+            let id = |bytes: &[u8]| {
+                let sequence = number(bytes.get(8..).ok_or(MalformedRow)?)?;
+                Ok(EventId { milliseconds: number(bytes)?, sequence })
+            };
+            if suffix.is_empty() {
+                shard.restore_dropped(name, id(value)?);
+            } else {
+                let entries = decode_entries(value).ok_or(MalformedRow)?;
+                shard.restore_event(name, id(suffix)?, entries);
+            }
         }
         _ => return Err(MalformedRow),
     }
@@ -136,8 +146,8 @@ fn split(key: &[u8]) -> Option<(u8, &str, &[u8])> {
     Some((letter, str::from_utf8(name).ok()?, suffix))
 }
 
-fn event_suffix((milliseconds, sequence): (u64, u64)) -> [u8; 16] {
-    ((u128::from(milliseconds) << 64) | u128::from(sequence)).to_be_bytes()
+fn event_suffix(id: EventId) -> [u8; 16] {
+    ((u128::from(id.milliseconds) << 64) | u128::from(id.sequence)).to_be_bytes()
 }
 
 /// Length and bytes of each name and value in turn.

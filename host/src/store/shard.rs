@@ -9,10 +9,10 @@ use bytes::Bytes;
 use crate::clock::Milliseconds;
 use crate::store::rows::Changes;
 use crate::store::transaction::{
-    Compare, Entry, Hash, NUMBER_MAX, Operation, Order, Outcome, Reply, Shape, Txn,
+    Compare, Copies, Entry, Hash, NUMBER_MAX, Operation, Order, Outcome, Reply, Shape, Txn,
 };
-use crate::store::value::{HashValue, LogValue, SetValue, Value, event_id, parse_event_id};
-use crate::store::{Error, Event};
+use crate::store::value::{HashValue, LogValue, SetValue, Value};
+use crate::store::{Error, Event, EventId, LogMark, LogPage};
 
 struct Slot {
     value: Value,
@@ -52,18 +52,20 @@ impl Shard {
         Ok(Outcome { succeeded, replies, now })
     }
 
-    /// Events of a log behind `after`, oldest first.
-    pub fn events(&self, log: &str, after: Option<&str>, limit: usize) -> Vec<Event> {
-        let after = after.and_then(parse_event_id).unwrap_or((0, 0));
-        let Some(Slot { value: Value::Log(log), .. }) = self.slots.get(log) else {
-            return Vec::new();
+    /// Events of a log behind `mark`, oldest first.
+    pub fn events(&self, mark: &LogMark, limit: usize) -> LogPage {
+        let Some(Slot { value: Value::Log(log), .. }) = self.slots.get(&*mark.log) else {
+            return LogPage::default();
         };
-        let start = log.events.partition_point(|(id, _)| *id <= after);
-        let event = |(id, entries): &((u64, u64), Vec<Entry>)| Event {
-            id: event_id(*id),
+        let start = log.events.partition_point(|(id, _)| mark.after.is_some_and(|at| *id <= at));
+        let event = |(id, entries): &(EventId, Vec<Entry>)| Event {
+            id: *id,
             entries: entries.clone(),
         };
-        log.events.iter().skip(start).take(limit).map(event).collect()
+        LogPage {
+            events: log.events.iter().skip(start).take(limit).map(event).collect(),
+            trimmed: mark.after.is_some_and(|at| at < log.dropped),
+        }
     }
 
     /// Looks after up to `limit` keys whose time has come, and removes what is past
@@ -101,9 +103,16 @@ impl Shard {
     }
 
     /// Puts back an event as it was recorded.
-    pub fn restore_event(&mut self, log: &str, id: (u64, u64), entries: Vec<Entry>) {
+    pub fn restore_event(&mut self, log: &str, id: EventId, entries: Vec<Entry>) {
         let log = self.log(log);
         log.events.push_back((id, entries));
+        log.last = log.last.max(id);
+    }
+
+    /// Puts back which event was dropped last.
+    pub fn restore_dropped(&mut self, log: &str, id: EventId) {
+        let log = self.log(log);
+        log.dropped = id;
         log.last = log.last.max(id);
     }
 
@@ -215,6 +224,16 @@ impl Shard {
                 self.enqueue(&key);
                 Reply::Deadline(Some(now + ttl))
             }
+            Operation::MemberRenew { key, member, ttl } => {
+                let alive =
+                    self.existing_set(&key).is_some_and(|s| s.by_name.contains_key(&*member));
+                if alive {
+                    changes.put_member(&key, &member, now + ttl);
+                    self.set(&key).insert(&member, now + ttl);
+                    self.enqueue(&key);
+                }
+                Reply::Deadline(alive.then_some(now + ttl))
+            }
             Operation::MemberRemove { key, member } => {
                 let existed =
                     self.existing_set(&key).is_some_and(|s| s.by_name.contains_key(&*member));
@@ -230,22 +249,26 @@ impl Shard {
                     live: set.by_name.len() as u32,
                 },
             ),
-            Operation::MemberClear { key, except, record_prefix } => {
-                self.clear(&key, except.as_deref(), record_prefix.as_deref(), changes)
+            Operation::MemberClear { key, except, record_prefix, also_in } => {
+                let except = except.as_deref();
+                self.clear(&key, except, record_prefix.as_deref(), also_in.as_ref(), changes)
             }
             Operation::AppendEvent { log, entries, keep } => {
                 let value = self.log(&log);
-                value.last =
-                    if now > value.last.0 { (now, 0) } else { (value.last.0, value.last.1 + 1) };
-                let id = value.last;
+                let id = match value.last {
+                    last if now > last.milliseconds => EventId { milliseconds: now, sequence: 0 },
+                    last => EventId { sequence: last.sequence + 1, ..last },
+                };
+                value.last = id;
                 changes.put_event(&log, id, &entries);
                 value.events.push_back((id, entries));
                 while value.events.len() > keep as usize {
                     if let Some((oldest, _)) = value.events.pop_front() {
-                        changes.remove_event(&log, oldest);
+                        changes.drop_event(&log, oldest);
+                        value.dropped = oldest;
                     }
                 }
-                Reply::Appended(event_id(id))
+                Reply::Appended(id.to_string())
             }
         }
     }
@@ -266,6 +289,7 @@ impl Shard {
         key: &str,
         except: Option<&str>,
         record_prefix: Option<&str>,
+        also_in: Option<&Copies>,
         changes: &mut Changes,
     ) -> Reply {
         let listed =
@@ -281,6 +305,11 @@ impl Shard {
             for name in &names {
                 self.remove_hash(&[prefix, name].concat(), changes);
             }
+        }
+        if let Some(Copies { key, prefix }) = also_in {
+            let copies: Vec<Box<str>> =
+                names.iter().map(|name| [prefix, &**name].concat().into()).collect();
+            self.remove_members(key, &copies, changes);
         }
         Reply::Members { members, live }
     }
@@ -432,7 +461,12 @@ mod tests {
                 ttl: 1000,
             };
             run(&mut shard, n, vec![put("a"), put("b")]);
-            let clear = Operation::MemberClear { key: set_key, except: None, record_prefix: None };
+            let clear = Operation::MemberClear {
+                key: set_key,
+                except: None,
+                record_prefix: None,
+                also_in: None,
+            };
             run(&mut shard, n, vec![Operation::HashDelete(key), clear]);
         }
         assert!(shard.slots.is_empty() && shard.queue.is_empty());

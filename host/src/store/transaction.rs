@@ -94,6 +94,15 @@ pub struct Member {
     pub expires_at: Milliseconds,
 }
 
+/// Where the members of a set stand once more, under another name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Copies {
+    /// The other set.
+    pub key: String,
+    /// What stands before a member's name there.
+    pub prefix: String,
+}
+
 /// One step of a transaction.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Operation {
@@ -149,6 +158,15 @@ pub enum Operation {
         /// Its lifetime.
         ttl: Milliseconds,
     },
+    /// Give a member that is alive a new deadline.
+    MemberRenew {
+        /// The set.
+        key: String,
+        /// The member.
+        member: String,
+        /// Its lifetime.
+        ttl: Milliseconds,
+    },
     /// Remove a member.
     MemberRemove {
         /// The set.
@@ -175,6 +193,8 @@ pub enum Operation {
         except: Option<String>,
         /// Where the hash of a member is: this, then its name.
         record_prefix: Option<String>,
+        /// Where it is removed too.
+        also_in: Option<Copies>,
     },
     /// Append an event to a log.
     AppendEvent {
@@ -286,6 +306,7 @@ impl Operation {
             | Self::HashDelete(key)
             | Self::HashExpire { key, .. } => (key, Shape::Hash),
             Self::MemberSet { key, .. }
+            | Self::MemberRenew { key, .. }
             | Self::MemberRemove { key, .. }
             | Self::MemberList { key, .. }
             | Self::MemberClear { key, .. } => (key, Shape::Set),
@@ -318,7 +339,9 @@ impl Operation {
             }
             Self::HashStamp { field, later, .. } => name(field) || *later > TTL_MS_MAX,
             Self::HashExpire { ttl, .. } => lifetime(ttl),
-            Self::MemberSet { member, ttl, .. } => name(member) || lifetime(ttl),
+            Self::MemberSet { member, ttl, .. } | Self::MemberRenew { member, ttl, .. } => {
+                name(member) || lifetime(ttl)
+            }
             Self::MemberRemove { member, .. } => name(member),
             Self::MemberList { limit, .. } => *limit > MEMBERS_MAX,
             Self::HashDelete(_) | Self::MemberClear { .. } => false,
@@ -332,10 +355,16 @@ impl Operation {
 impl Txn {
     /// Every key it names, in whichever branch, and what has to be there.
     pub fn targets(&self) -> impl Iterator<Item = (&str, Shape)> {
+        let operations = || self.success.iter().chain(&self.failure);
+        let copies = operations().filter_map(|operation| match operation {
+            Operation::MemberClear { also_in, .. } => also_in.as_ref(),
+            _ => None,
+        });
         self.compare
             .iter()
             .map(Compare::target)
-            .chain(self.success.iter().chain(&self.failure).map(Operation::target))
+            .chain(operations().map(Operation::target))
+            .chain(copies.map(|copies| (copies.key.as_str(), Shape::Set)))
     }
 
     /// The tag that all keys share.
@@ -437,6 +466,7 @@ mod tests {
             key: "k{t}".into(),
             except: None,
             record_prefix: Some("other:".into()),
+            also_in: None,
         };
         let listing = |key: &str, limit| Operation::MemberList {
             key: key.into(),

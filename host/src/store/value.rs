@@ -7,6 +7,7 @@ use std::ops::Bound::{Excluded, Unbounded};
 use bytes::Bytes;
 
 use crate::clock::Milliseconds;
+use crate::store::EventId;
 use crate::store::transaction::{Entry, Member, Order, Shape};
 
 /// A map of fields with one deadline.
@@ -27,13 +28,15 @@ pub struct SetValue {
     pub by_deadline: BTreeSet<(Milliseconds, Box<str>)>,
 }
 
-/// Events, oldest first, by milliseconds and sequence.
+/// Events, oldest first.
 #[derive(Default)]
 pub struct LogValue {
     /// The events with their ids.
-    pub events: VecDeque<((Milliseconds, u64), Vec<Entry>)>,
+    pub events: VecDeque<(EventId, Vec<Entry>)>,
     /// The id given last.
-    pub last: (Milliseconds, u64),
+    pub last: EventId,
+    /// The id of the event that was dropped last.
+    pub dropped: EventId,
 }
 
 /// One of the three.
@@ -114,15 +117,4 @@ impl SetValue {
             }
         }
     }
-}
-
-/// An event's id as callers see it.
-pub fn event_id((milliseconds, sequence): (u64, u64)) -> String {
-    format!("{milliseconds}-{sequence}")
-}
-
-/// Reads what [`event_id`] wrote.
-pub fn parse_event_id(text: &str) -> Option<(u64, u64)> {
-    let (milliseconds, sequence) = text.split_once('-')?;
-    Some((milliseconds.parse().ok()?, sequence.parse().ok()?))
 }

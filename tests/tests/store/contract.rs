@@ -1,6 +1,7 @@
 //! What every store must do. Keys of one test share the tag `t`.
 
-use session_manager::store::transaction::Member;
+use session_manager::store::transaction::{Copies, Member};
+use session_manager::store::{LogMark, LogPage};
 
 use super::*;
 
@@ -33,6 +34,7 @@ suite!(
     a_refused_transaction_changes_nothing,
     members_end_one_by_one,
     a_member_gets_a_new_deadline,
+    a_member_that_has_ended_is_not_renewed,
     a_listing_goes_on_behind_any_mark,
     clearing_a_set_deletes_the_records_of_its_members,
     events_are_read_in_order_behind_any_of_them,
@@ -250,6 +252,24 @@ async fn a_member_gets_a_new_deadline(f: &Fixture) {
     assert_eq!(f.members("s{t}").await, ["b", "a"]);
 }
 
+async fn a_member_that_has_ended_is_not_renewed(f: &Fixture) {
+    let renew = |member: &str| Operation::MemberRenew {
+        key: "s{t}".into(),
+        member: member.into(),
+        ttl: 60_000,
+    };
+    assert_eq!(f.perform(vec![renew("a")]).await, [Reply::Deadline(None)]);
+    f.perform(vec![put("s{t}", "a", 50), put("s{t}", "b", 500)]).await;
+    let success = vec![renew("b"), renew("x")];
+    let outcome = f.run(Txn { success, ..Txn::default() }).await;
+    let renewed = Reply::Deadline(Some(outcome.now + 60_000));
+    assert_eq!(outcome.replies, [renewed, Reply::Deadline(None)]);
+    f.pass(51).await;
+    assert_eq!(f.perform(vec![renew("a")]).await, [Reply::Deadline(None)]);
+    f.pass(500).await;
+    assert_eq!(f.members("s{t}").await, ["b"]);
+}
+
 async fn a_listing_goes_on_behind_any_mark(f: &Fixture) {
     // Equal deadlines come from one transaction; then names decide.
     let names = ["a", "b", "c", "d", "e", "B", "\u{e9}"];
@@ -307,16 +327,19 @@ async fn clearing_a_set_deletes_the_records_of_its_members(f: &Fixture) {
     for name in ["a", "b", "c"] {
         f.perform(vec![
             put("s{t}", name, 60_000),
+            put("copies{t}", &format!("x:{name}"), 60_000),
             set(&format!("record{{t}}:{name}"), &[("f", name)], None),
         ])
         .await;
     }
+    f.perform(vec![put("copies{t}", "y:a", 90_000)]).await;
     f.perform(vec![put("s{t}", "dead", 30), set("record{t}:dead", &[("f", "d")], None)]).await;
     f.pass(31).await;
     let clear = |except: Option<&str>| Operation::MemberClear {
         key: "s{t}".into(),
         except: except.map(Into::into),
         record_prefix: Some("record{t}:".into()),
+        also_in: Some(Copies { key: "copies{t}".into(), prefix: "x:".into() }),
     };
     let Reply::Members { members, live } = f.perform(vec![clear(Some("b"))]).await.remove(0) else {
         panic!("members");
@@ -324,6 +347,7 @@ async fn clearing_a_set_deletes_the_records_of_its_members(f: &Fixture) {
     let names: Vec<&str> = members.iter().map(|member| member.name.as_str()).collect();
     assert_eq!((names, live), (vec!["a", "c"], 1));
     assert_eq!(f.members("s{t}").await, ["b"]);
+    assert_eq!(f.members("copies{t}").await, ["x:b", "y:a"]);
     assert_eq!(f.hash("record{t}:a").await, None);
     assert!(f.hash("record{t}:b").await.is_some());
     f.perform(vec![clear(None)]).await;
@@ -344,13 +368,26 @@ async fn events_are_read_in_order_behind_any_of_them(f: &Fixture) {
         };
         ids.push(id);
     }
-    let all = f.store.events("log{t}", None, 100).await.unwrap();
-    assert_eq!(all.iter().map(|event| event.id.clone()).collect::<Vec<_>>(), ids);
-    assert_eq!(all[3].entries, entries(&[("n", "3")]));
-    let some = f.store.events("log{t}", Some(&ids[3]), 2).await.unwrap();
-    assert_eq!(some.iter().map(|event| event.id.clone()).collect::<Vec<_>>(), ids[4..6]);
-    assert!(f.store.events("log{t}", Some(&ids[9]), 5).await.unwrap().is_empty());
-    assert!(f.store.events("absent{t}", None, 5).await.unwrap().is_empty());
+    let read = async |log: &str, after: Option<&String>, limit| {
+        let after = after.map(|id| id.parse().unwrap());
+        // A second log beside it changes nothing.
+        let marks = [log, "other{t}"].map(|log| LogMark { log: log.into(), after });
+        let logs = f.store.read_logs(&marks, limit).await.unwrap();
+        assert!(logs.pages[0].events.iter().all(|event| event.id.milliseconds <= logs.now));
+        assert_eq!((logs.pages.len(), &logs.pages[1]), (2, &LogPage::default()));
+        logs.pages.into_iter().next().unwrap()
+    };
+    let told = |page: LogPage| -> Vec<String> {
+        assert!(!page.trimmed);
+        page.events.iter().map(|event| event.id.to_string()).collect()
+    };
+    let all = read("log{t}", None, 100).await;
+    assert_eq!(all.events[3].entries, entries(&[("n", "3")]));
+    assert_eq!(told(all), ids);
+    assert_eq!(told(read("log{t}", Some(&ids[3]), 2).await), ids[4..6]);
+    assert_eq!(told(read("log{t}", Some(&ids[9]), 5).await), [""; 0]);
+    assert_eq!(told(read("log{t}", Some(&"1-0".into()), 1).await), ids[..1]);
+    assert_eq!(told(read("absent{t}", None, 5).await), [""; 0]);
     // About as many as wanted are kept: Redis trims by whole nodes.
     for _ in 0..1000 {
         let append = Operation::AppendEvent {
@@ -360,8 +397,12 @@ async fn events_are_read_in_order_behind_any_of_them(f: &Fixture) {
         };
         f.perform(vec![append]).await;
     }
-    let kept = f.store.events("log{t}", None, 10_000).await.unwrap();
-    assert!((100..=300).contains(&kept.len()), "{}", kept.len());
+    let kept = read("log{t}", None, 10_000).await;
+    assert!((100..=300).contains(&kept.events.len()), "{}", kept.events.len());
+    // Whoever had seen no more than the first few has missed some.
+    assert!(!kept.trimmed && read("log{t}", Some(&ids[3]), 1).await.trimmed);
+    let last = kept.events[kept.events.len() - 2].id.to_string();
+    assert!(!read("log{t}", Some(&last), 1).await.trimmed);
 }
 
 async fn large_and_binary_values_come_back_as_they_were(f: &Fixture) {

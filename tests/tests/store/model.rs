@@ -4,7 +4,8 @@
 use proptest::prelude::*;
 use proptest::strategy::Strategy;
 use proptest::test_runner::{Config, TestRunner};
-use session_manager::store::transaction::Member;
+use session_manager::store::transaction::{Copies, Member};
+use session_manager::store::{LogMark, Logs};
 
 use super::*;
 
@@ -72,10 +73,15 @@ fn operation() -> impl Strategy<Value = Operation> {
             let order = if soonest { Order::SoonestFirst } else { Order::LatestFirst };
             Operation::MemberList { key, order, after: None, limit }
         }),
-        1 => (key(), prop::option::of(member()), any::<bool>()).prop_map(|(key, except, records)| {
-            let record_prefix = records.then(|| "a{t}".into());
-            Operation::MemberClear { key, except, record_prefix }
-        }),
+        1 => (key(), member())
+            .prop_map(|(key, member)| Operation::MemberRenew { key, member, ttl: HOUR }),
+        1 => (key(), prop::option::of(member()), any::<bool>(), prop::option::of(key())).prop_map(
+            |(key, except, records, copies)| {
+                let record_prefix = records.then(|| "a{t}".into());
+                let also_in = copies.map(|key| Copies { key, prefix: String::new() });
+                Operation::MemberClear { key, except, record_prefix, also_in }
+            }
+        ),
         1 => key().prop_map(|log| Operation::AppendEvent {
             log,
             entries: entries(&[("e", "1")]),
@@ -92,7 +98,8 @@ fn transactions() -> impl Strategy<Value = Vec<Txn>> {
         let mut steps = 0;
         for txn in &mut transactions {
             for operation in txn.success.iter_mut().chain(&mut txn.failure) {
-                if let Operation::MemberSet { ttl, .. } = operation {
+                if let Operation::MemberSet { ttl, .. } | Operation::MemberRenew { ttl, .. } = operation
+                {
                     steps += 1;
                     *ttl = HOUR + steps * STEP;
                 }
@@ -164,8 +171,10 @@ fn compare_with_memory<S: 'static>(
             }
             for log in ["a{t}", "b{t}", "c{t}"] {
                 let store = store(&subject);
-                let found = runtime.block_on(store.events(log, None, 100)).map(|e| e.len());
-                let expected = runtime.block_on(memory.events(log, None, 100)).map(|e| e.len());
+                let marks = [LogMark { log: log.into(), after: None }];
+                let count = |logs: Logs| logs.pages[0].events.len();
+                let found = runtime.block_on(store.read_logs(&marks, 100)).map(count);
+                let expected = runtime.block_on(memory.read_logs(&marks, 100)).map(count);
                 // Memory has no events under a key of another type; Redis says so.
                 prop_assert_eq!(found.unwrap_or(0), expected.unwrap_or(0));
             }

@@ -14,7 +14,7 @@ use redis::{Client, ConnectionAddr, ErrorKind, IntoConnectionInfo, RedisConnecti
 use redis::{RedisError, ServerErrorKind, Value};
 
 use crate::store::transaction::{Operation, Outcome, Reply, Txn};
-use crate::store::{Answer, Error, Event, Store};
+use crate::store::{Answer, Error, LogMark, Logs, Store};
 use crate::workers::PerWorker;
 use link::{Disconnected, Link};
 use script::TransactionScript;
@@ -64,6 +64,7 @@ pub struct Redis {
     links: PerWorker<OnceLock<Link>>,
     script: TransactionScript,
     read_script: redis::Script,
+    logs_script: redis::Script,
 }
 
 /// Why a server is not fit to keep sessions.
@@ -94,6 +95,7 @@ impl Redis {
             links: PerWorker::new(OnceLock::new),
             script: TransactionScript::new(),
             read_script: redis::Script::new(include_str!("read.lua")),
+            logs_script: redis::Script::new(include_str!("logs.lua")),
         };
         redis.link();
         Ok(redis)
@@ -250,18 +252,17 @@ impl Store for Redis {
         })
     }
 
-    fn events<'a>(
-        &'a self,
-        log: &'a str,
-        after: Option<&'a str>,
-        limit: usize,
-    ) -> Answer<'a, Vec<Event>> {
+    fn read_logs<'a>(&'a self, marks: &'a [LogMark], limit: usize) -> Answer<'a, Logs> {
         Box::pin(async move {
-            let start = after.map_or("-".into(), |id| format!("({id}"));
-            let mut command = redis::cmd("XRANGE");
-            command.arg(log).arg(start).arg("+").arg("COUNT").arg(limit);
-            let value = self.ask(&command).await?;
-            reply::events(value).ok_or_else(misunderstood)
+            let mut call = self.logs_script.prepare_invoke();
+            call.arg(limit);
+            for mark in marks {
+                call.key(&*mark.log);
+                call.arg(mark.after.map(|id| id.to_string()).unwrap_or_default());
+            }
+            let value =
+                self.call(async |connection| call.invoke_async(connection).await).await?;
+            reply::logs(value, marks.len()).ok_or_else(misunderstood)
         })
     }
 

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use redis::Value;
 
 use crate::clock::Milliseconds;
-use crate::store::Event;
+use crate::store::{Event, LogPage, Logs};
 use crate::store::transaction::{Entry, Hash, Member, Operation, Outcome, Reply, Txn};
 
 /// The outcome that the script returned.
@@ -46,17 +46,26 @@ pub fn hash(deadline: &Value, value: Value, fields: Option<&[String]>) -> Option
     Some(Some(Hash { entries, expires_at: expires_at(deadline) }))
 }
 
-/// The events that `XRANGE` returned.
-pub fn events(value: Value) -> Option<Vec<Event>> {
-    let Value::Array(items) = value else { return None };
-    let event = |item| {
-        let Value::Array(parts) = item else { return None };
-        let mut parts = parts.into_iter();
-        let id = text(&parts.next()?)?.to_owned();
-        let entries = pairs(parts.next()?)?.into_iter().map(entry).collect::<Option<_>>()?;
-        Some(Event { id, entries })
+/// What `logs.lua` returned for so many logs.
+pub fn logs(value: Value, count: usize) -> Option<Logs> {
+    let Value::Array(values) = value else { return None };
+    let mut values = values.into_iter();
+    let now = integer(&values.next()?)?.unsigned_abs();
+    let mut page = || {
+        let Value::Array(items) = values.next()? else { return None };
+        let events = items.into_iter().map(event).collect::<Option<_>>()?;
+        Some(LogPage { events, trimmed: integer(&values.next()?)? != 0 })
     };
-    items.into_iter().map(event).collect()
+    Some(Logs { now, pages: (0..count).map(|_| page()).collect::<Option<_>>()? })
+}
+
+/// An event as `XRANGE` tells it.
+fn event(item: Value) -> Option<Event> {
+    let Value::Array(parts) = item else { return None };
+    let mut parts = parts.into_iter();
+    let id = text(&parts.next()?)?.parse().ok()?;
+    let entries = pairs(parts.next()?)?.into_iter().map(entry).collect::<Option<_>>()?;
+    Some(Event { id, entries })
 }
 
 /// What `PEXPIRETIME` answers for a key that does not exist.
@@ -68,9 +77,10 @@ fn expires_at(deadline: i64) -> Option<Milliseconds> {
 
 fn reply(operation: &Operation, value: Value) -> Option<Reply> {
     Some(match operation {
-        Operation::HashSet { .. } | Operation::HashExpire { .. } | Operation::MemberSet { .. } => {
-            Reply::Deadline(expires_at(integer(&value)?))
-        }
+        Operation::HashSet { .. }
+        | Operation::HashExpire { .. }
+        | Operation::MemberSet { .. }
+        | Operation::MemberRenew { .. } => Reply::Deadline(expires_at(integer(&value)?)),
         Operation::HashAdd { .. } | Operation::HashStamp { .. } => Reply::Number(integer(&value)?),
         Operation::HashDelete(_) | Operation::MemberRemove { .. } => {
             Reply::Existed(integer(&value)? != 0)

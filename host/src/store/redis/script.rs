@@ -180,6 +180,9 @@ impl<'a> Arguments<'a> {
             Operation::MemberSet { key, member, ttl } => {
                 self.name("member_set").key(key).bytes(member).count(*ttl)
             }
+            Operation::MemberRenew { key, member, ttl } => {
+                self.name("member_renew").key(key).bytes(member).count(*ttl)
+            }
             Operation::MemberRemove { key, member } => {
                 self.name("member_remove").key(key).bytes(member)
             }
@@ -191,12 +194,15 @@ impl<'a> Arguments<'a> {
                 }
                 self
             }
-            Operation::MemberClear { key, except, record_prefix } => {
+            Operation::MemberClear { key, except, record_prefix, also_in } => {
                 self.name("member_clear").key(key);
                 for option in [except, record_prefix] {
                     self.flag(option.is_some()).bytes(option.as_deref().unwrap_or_default());
                 }
-                self
+                match also_in {
+                    Some(copies) => self.key(&copies.key).bytes(&copies.prefix),
+                    None => self.number(0),
+                }
             }
             Operation::AppendEvent { log, entries, keep } => {
                 self.name("append_event").key(log).number(i64::from(*keep));

@@ -160,6 +160,14 @@ function perform.member_set()
   return now + ttl
 end
 
+function perform.member_renew()
+  local k, member, ttl = key(), take(), number()
+  if not redis.call('ZSCORE', k, member) then return -1 end
+  redis.call('ZADD', k, now + ttl, member)
+  end_with_last(k)
+  return now + ttl
+end
+
 function perform.member_remove()
   local k, member = key(), take()
   local removed = redis.call('ZREM', k, member)
@@ -186,6 +194,8 @@ end
 
 function perform.member_clear()
   local k, has_except, except, has_prefix, prefix = key(), take(), take(), take(), take()
+  local copies = KEYS[number()]
+  local copy_prefix = copies and take()
   local removed = {}
   local all = redis.call('ZRANGE', k, 0, -1, 'WITHSCORES')
   for i = 1, #all, 2 do
@@ -197,9 +207,11 @@ function perform.member_clear()
         local record = prefix .. all[i]
         if redis.call('TYPE', record).ok == 'hash' then redis.call('DEL', record) end
       end
+      if copies then redis.call('ZREM', copies, copy_prefix .. all[i]) end
     end
   end
   end_with_last(k)
+  if copies then end_with_last(copies) end
   return { redis.call('ZCARD', k), removed }
 end
 
