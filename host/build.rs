@@ -90,6 +90,8 @@ fn protos() -> Result<()> {
     let files = [
         "session-manager.proto",
         "session/booking/v1/booking.proto",
+        "session/connections/v1/connections.proto",
+        "session/events/v1/events.proto",
         "session/users/v1/users.proto",
         "sm.proto",
         "smdevice.proto",

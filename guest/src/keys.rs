@@ -28,24 +28,136 @@ pub fn lock(session: &str) -> String {
     ["SESSION_LOCK:{", session, "}"].concat()
 }
 
+/// One of a fixed number of parts that subjects are spread over. All keys of a subject
+/// carry its tag, and so may stand in one transaction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Partition(u8);
+
+impl Partition {
+    /// That of a user, an account or a device, by FNV-1a.
+    pub fn of(subject: &str) -> Self {
+        let hash = subject
+            .bytes()
+            .fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
+        Self(((hash ^ (hash >> 16)) % PARTITIONS) as u8)
+    }
+
+    /// All of them.
+    pub fn all() -> impl Iterator<Item = Self> {
+        (0..PARTITIONS as u8).map(Self)
+    }
+
+    /// The one of this number, from 0.
+    pub fn numbered(number: u32) -> Option<Self> {
+        (number < PARTITIONS).then_some(Self(number as u8))
+    }
+
+    /// The number of the next one.
+    pub fn next(self) -> Option<u32> {
+        Some(u32::from(self.0) + 1).filter(|next| *next < PARTITIONS)
+    }
+
+    /// The log of what happens to its subjects.
+    pub fn log(self) -> String {
+        self.key("EVENTS", "")
+    }
+
+    /// The expiring set of its sessions by when they have to be looked after.
+    pub fn due(self) -> String {
+        self.key("DUE", "")
+    }
+
+    /// The hash of a connection of one of its users.
+    pub fn connection(self, session_id: &str) -> String {
+        self.key("user_session", session_id)
+    }
+
+    /// The expiring set of a user's connections.
+    pub fn connections(self, user_id: &str) -> String {
+        self.key("CONNECTIONS", user_id)
+    }
+
+    /// The expiring set of its users' connections on a pod.
+    pub fn pod(self, pod_id: &str) -> String {
+        self.key("POD", pod_id)
+    }
+
+    /// The expiring set of the pods where its users have connections.
+    pub fn pods(self) -> String {
+        self.key("PODS", "")
+    }
+
+    /// The character that stands for it in ids.
+    fn character(self) -> char {
+        BASE64URL[usize::from(self.0)].into()
+    }
+
+    /// The one that a character of an id stands for.
+    fn in_character(character: u8) -> Option<Self> {
+        let place = BASE64URL.iter().position(|byte| *byte == character)?;
+        Some(Self(place as u8))
+    }
+
+    fn tag(self) -> String {
+        format!("{{p{:02}}}", self.0)
+    }
+
+    /// `<kind>:{pNN}`, with what it is the key of behind another colon.
+    fn key(self, kind: &str, of: &str) -> String {
+        let colon = if of.is_empty() { "" } else { ":" };
+        format!("{kind}:{}{colon}{of}", self.tag())
+    }
+}
+
+/// The hash that tells whose connection an id is that somebody has chosen.
+pub fn connection_of(session_id: &str) -> String {
+    Partition::of(session_id).key("CONNECTION_OF", session_id)
+}
+
+/// Begins an id of a connection that the service has made.
+const MADE: char = '~';
+/// How long such an id is; all but the first two characters are random.
+const CONNECTION_CHARACTERS: usize = 32;
+
+/// An id for a connection of a user of this partition.
+pub fn connection_id(partition: Partition, token: impl FnOnce(u32) -> String) -> String {
+    let mut id = String::with_capacity(CONNECTION_CHARACTERS);
+    id.push(MADE);
+    id.push(partition.character());
+    id + &token(CONNECTION_CHARACTERS as u32 - 2)
+}
+
+/// Whether an id of a connection looks like one that the service has made.
+pub fn is_made(session_id: &str) -> bool {
+    session_id.starts_with(MADE)
+}
+
+/// The partition that an id names that the service has made; `None` for another.
+pub fn partition_of_made(session_id: &str) -> Option<Partition> {
+    let rest = session_id.strip_prefix(MADE)?;
+    let fits = session_id.len() == CONNECTION_CHARACTERS && rest.bytes().all(is_base64url);
+    fits.then(|| Partition::in_character(rest.as_bytes()[0])).flatten()
+}
+
 /// The keys of a home, all in the partition of its account.
 pub struct Home {
+    /// The partition of the account.
+    pub partition: Partition,
     /// The hash of what is known of the home itself.
     pub home: String,
     /// The expiring set of the sessions that hold a slot.
     pub slots: String,
-    sessions: String,
     account_id: String,
 }
 
 impl Home {
     /// The keys of the home of this account.
     pub fn of(account_id: &str) -> Self {
-        let tag = tag(account_id);
+        let partition = Partition::of(account_id);
         Self {
-            home: format!("VIEWING_HOME:{tag}:{account_id}"),
-            slots: format!("VIEWING_SLOTS:{tag}:{account_id}"),
-            sessions: format!("VIEWING_SESSION:{tag}:"),
+            partition,
+            home: partition.key("VIEWING_HOME", account_id),
+            slots: partition.key("VIEWING_SLOTS", account_id),
             account_id: account_id.into(),
         }
     }
@@ -53,40 +165,41 @@ impl Home {
     /// The hash of a session. The session's id comes first: it has one length, so
     /// that no two pairs of account and session share a key.
     pub fn session(&self, session_id: &str) -> String {
-        format!("{}{session_id}:{}", self.sessions, self.account_id)
+        format!("VIEWING_SESSION:{}:{session_id}:{}", self.partition.tag(), self.account_id)
     }
 }
 
 /// The hash of a device.
 pub fn device(device_id: &str) -> String {
-    format!("VIEWING_DEVICE:{}:{device_id}", tag(device_id))
+    Partition::of(device_id).key("VIEWING_DEVICE", device_id)
 }
 
 /// The keys of a user's sessions, all in the partition of the user.
 pub struct User {
     /// The expiring set of the sessions' ids.
     pub sessions: String,
-    partition: u8,
+    /// The partition of the user.
+    pub partition: Partition,
 }
 
 impl User {
     /// The keys of the sessions of this user.
     pub fn of(user_id: &str) -> Self {
-        let partition = partition(user_id);
-        Self { sessions: format!("USER_SESSIONS:{}:{user_id}", tag_of(partition)), partition }
+        let partition = Partition::of(user_id);
+        Self { sessions: partition.key("USER_SESSIONS", user_id), partition }
     }
 
     /// An id for a session of the user: what finds its partition, and unguessable
     /// characters.
     pub fn session_id(&self, token: impl FnOnce(u32) -> String) -> String {
         let mut id = String::with_capacity(USER_SESSION_CHARACTERS);
-        id.push(BASE64URL[usize::from(self.partition)].into());
+        id.push(self.partition.character());
         id + &token(USER_SESSION_CHARACTERS as u32 - 1)
     }
 
     /// Whether a session of this id could be one of the user's.
     pub fn holds(&self, session_id: &str) -> bool {
-        session_id.bytes().next() == Some(BASE64URL[usize::from(self.partition)])
+        session_id.starts_with(self.partition.character())
     }
 
     /// The hash of a session of the user.
@@ -100,8 +213,7 @@ pub fn user_session(session_id: &str) -> Option<String> {
     if session_id.len() != USER_SESSION_CHARACTERS || !session_id.bytes().all(is_base64url) {
         return None;
     }
-    let partition = BASE64URL.iter().position(|byte| *byte == session_id.as_bytes()[0])?;
-    Some(user_session_in(partition as u8, session_id))
+    Some(user_session_in(Partition::in_character(session_id.as_bytes()[0])?, session_id))
 }
 
 /// The id of the session whose hash this is.
@@ -109,8 +221,8 @@ pub fn session_of(record: &str) -> &str {
     record.rsplit(':').next().unwrap_or_default()
 }
 
-fn user_session_in(partition: u8, session_id: &str) -> String {
-    format!("USER_SESSION:{}:{session_id}", tag_of(partition))
+fn user_session_in(partition: Partition, session_id: &str) -> String {
+    format!("USER_SESSION:{}:{session_id}", partition.tag())
 }
 
 /// Whether a character is one of base64url.
@@ -128,27 +240,10 @@ const USER_SESSION_CHARACTERS: usize = 64;
 /// How many partitions there are; a change loses everything that has a tag.
 const PARTITIONS: u32 = 64;
 
-/// The tag of the partition that a subject belongs to.
-fn tag(subject: &str) -> String {
-    tag_of(partition(subject))
-}
-
-fn tag_of(partition: u8) -> String {
-    format!("{{p{partition:02}}}")
-}
-
-/// The partition that a subject belongs to, by FNV-1a.
-fn partition(subject: &str) -> u8 {
-    let hash = subject
-        .bytes()
-        .fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
-    ((hash ^ (hash >> 16)) % PARTITIONS) as u8
-}
-
 /// The most bytes that the id of an account, a user or a device may have.
 pub const ID_BYTES_MAX: usize = 256;
 
-/// Tells what is wrong with the id of an account, a user or a device.
+/// Tells what is wrong with the id of an account, a user, a device or a pod.
 pub fn check_id(field: &str, id: &str, violations: &mut Vec<Violation>) {
     violations.extend(id_violation(id).map(|description| violation(field, description)));
 }
@@ -232,7 +327,8 @@ mod tests {
             assert_eq!(key.split(':').nth(1), Some(tag), "{key}");
         }
         assert_ne!(home.session("s"), Home::of("Other").session("s"));
-        let mut tags: Vec<_> = (0..10_000).map(|n| super::tag(&format!("account-{n}"))).collect();
+        let mut tags: Vec<_> =
+            (0..10_000).map(|n| Partition::of(&format!("account-{n}"))).collect();
         tags.sort();
         tags.dedup();
         assert_eq!(tags.len(), PARTITIONS as usize);
@@ -251,6 +347,22 @@ mod tests {
         for other in ["", "x", &"x".repeat(65), &"=".repeat(64), &"\u{e9}".repeat(32)] {
             assert_eq!(user_session(other), None, "{other}");
         }
+    }
+
+    #[test]
+    fn an_id_of_a_connection_names_its_partition_or_is_looked_up() {
+        let partition = Partition::of("u");
+        let made = connection_id(partition, |length| "x".repeat(length as usize));
+        assert_eq!((made.len(), partition_of_made(&made)), (32, Some(partition)));
+        for other in ["", "x", "~", "~\u{e9}", &"~".repeat(32), &made[..31], &made[1..]] {
+            assert_eq!(partition_of_made(other), None, "{other}");
+        }
+        assert_eq!(Partition::of("My{Home}").connection("a:b"), "user_session:{p08}:a:b");
+        assert_eq!(Partition::all().count(), PARTITIONS as usize);
+        assert_eq!(
+            Partition::all().find_map(|p| p.next().is_none().then(|| p.log())).as_deref(),
+            Some("EVENTS:{p63}")
+        );
     }
 
     #[test]

@@ -4,9 +4,12 @@
 //! and benchmarked natively.
 
 pub mod booking;
+pub mod connections;
+pub mod events;
 pub mod fault;
 pub mod imports;
 pub mod keys;
+pub mod maintenance;
 pub mod policy;
 pub mod schema;
 #[cfg(test)]
@@ -34,6 +37,8 @@ mod bindings {
 
 pub use bindings::exports::session::manager::booking as booking_types;
 pub use bindings::exports::session::manager::catalog;
+pub use bindings::exports::session::manager::connections as connections_types;
+pub use bindings::exports::session::manager::maintenance as maintenance_types;
 pub use bindings::exports::session::manager::users as users_types;
 pub use bindings::exports::session::manager::viewing as viewing_types;
 pub use bindings::session::manager::faults;
@@ -68,8 +73,10 @@ mod component {
 
     use super::bindings::{self, exports, session::manager::tokens, wasi::config};
     use super::booking_types::{LockGrant, Session, Write, Written};
+    use super::connections_types::{Connection, Count, Drained, Page, Renewed};
     use super::faults::Fault;
     use super::imports::Imports;
+    use super::maintenance_types::{LogCatalog, Swept};
     use super::policy::Policy;
     use super::store::{self, Outcome, StoreError, Txn};
     use super::users_types;
@@ -130,6 +137,76 @@ mod component {
         }
     }
 
+    impl exports::session::manager::connections::Guest for Component {
+        fn register(
+            user_id: String,
+            pod_id: String,
+            session_id: Option<String>,
+        ) -> Result<Connection, Fault> {
+            super::connections::register(&Host, policy(), &user_id, &pod_id, session_id)
+        }
+
+        fn get(session_id: String) -> Result<Connection, Fault> {
+            super::connections::get(&Host, policy(), &session_id)
+        }
+
+        fn heartbeat(session_id: String, epoch: Option<String>) -> Result<Connection, Fault> {
+            super::connections::heartbeat(&Host, policy(), &session_id, epoch.as_deref())
+        }
+
+        fn heartbeat_pod(
+            pod_id: String,
+            session_ids: Option<Vec<String>>,
+            cursor: u32,
+        ) -> Result<Renewed, Fault> {
+            super::connections::heartbeat_pod(&Host, policy(), &pod_id, session_ids, cursor)
+        }
+
+        fn close(
+            session_id: String,
+            reason: String,
+            user_id: Option<String>,
+            epoch: Option<String>,
+        ) -> Result<(), Fault> {
+            let (user_id, epoch) = (user_id.as_deref(), epoch.as_deref());
+            super::connections::close(&Host, policy(), &session_id, &reason, user_id, epoch)
+        }
+
+        fn list_user(user_id: String) -> Result<Vec<Connection>, Fault> {
+            super::connections::list_user(&Host, policy(), &user_id)
+        }
+
+        fn terminate_user(user_id: String, reason: String, by: String) -> Result<u32, Fault> {
+            super::connections::terminate_user(&Host, policy(), &user_id, &reason, &by)
+        }
+
+        fn presence(user_id: String) -> Result<u32, Fault> {
+            super::connections::presence(&Host, &user_id)
+        }
+
+        fn list_pod(pod_id: String, cursor: u32) -> Result<Page, Fault> {
+            super::connections::list_pod(&Host, policy(), &pod_id, cursor)
+        }
+
+        fn drain_pod(pod_id: String, reason: String, cursor: u32) -> Result<Drained, Fault> {
+            super::connections::drain_pod(&Host, policy(), &pod_id, &reason, cursor)
+        }
+
+        fn stats(cursor: u32) -> Result<Count, Fault> {
+            super::connections::stats(&Host, cursor)
+        }
+    }
+
+    impl exports::session::manager::maintenance::Guest for Component {
+        fn describe_logs() -> LogCatalog {
+            super::maintenance::describe_logs()
+        }
+
+        fn sweep(log: u32) -> Result<Swept, Fault> {
+            super::maintenance::sweep(&Host, policy(), log)
+        }
+    }
+
     impl exports::session::manager::users::Guest for Component {
         fn create(attributes: users_types::Attributes) -> Result<String, Fault> {
             super::users::create(&Host, policy(), attributes)
@@ -155,11 +232,11 @@ mod component {
         }
 
         fn close(session_id: String) -> Result<(), Fault> {
-            super::users::close(&Host, &session_id)
+            super::users::close(&Host, policy(), &session_id)
         }
 
         fn close_all(user_id: String, keep: Option<String>) -> Result<u32, Fault> {
-            super::users::close_all(&Host, &user_id, keep)
+            super::users::close_all(&Host, policy(), &user_id, keep)
         }
     }
 
@@ -177,7 +254,7 @@ mod component {
         }
 
         fn tear_down(account_id: String, session_id: String) -> Result<(), Fault> {
-            super::viewing::tear_down(&Host, &account_id, &session_id)
+            super::viewing::tear_down(&Host, policy(), &account_id, &session_id)
         }
 
         fn set_max(account_id: String, max_sessions: i32) -> Result<(), Fault> {

@@ -13,10 +13,16 @@ pub struct Policy {
     pub user_session_ttl_ms: u64,
     /// A user's session after its last use; 0 when that does not matter.
     pub user_session_idle_ms: u64,
+    /// How long it is known what became of a connection, after its last heartbeat.
+    pub connection_ttl_ms: u64,
+    /// A connection after its last heartbeat; at most the above.
+    pub connection_stale_ms: u64,
     /// A viewing session after its last heartbeat.
     pub viewing_ttl_ms: u64,
     /// Viewing sessions of a home that was given no number of its own.
     pub viewing_max_sessions: u32,
+    /// Events of each log.
+    pub events_kept: u32,
 }
 
 impl Policy {
@@ -26,15 +32,18 @@ impl Policy {
         session_lock_ttl_ms: 3000,
         user_session_ttl_ms: 365 * 24 * 3600 * 1000,
         user_session_idle_ms: 0,
+        connection_ttl_ms: 30 * 60 * 1000,
+        connection_stale_ms: 90 * 1000,
         viewing_ttl_ms: 120 * 1000,
         viewing_max_sessions: 2,
+        events_kept: 10_000,
     };
 
     /// Reads the settings.
     pub fn read(imports: &impl Imports) -> Self {
         let number = |name| imports.setting(name).and_then(|text| text.parse::<u64>().ok());
         let defaults = Self::DEFAULTS;
-        let max_sessions = number("viewing-max-sessions").and_then(|max| max.try_into().ok());
+        let small = |name| number(name).and_then(|number| u32::try_from(number).ok());
         Self {
             session_ttl_ms: number("session-ttl-ms").unwrap_or(defaults.session_ttl_ms),
             session_lock_ttl_ms: number("session-lock-ttl-ms")
@@ -43,8 +52,13 @@ impl Policy {
                 .unwrap_or(defaults.user_session_ttl_ms),
             user_session_idle_ms: number("user-session-idle-ms")
                 .unwrap_or(defaults.user_session_idle_ms),
+            connection_ttl_ms: number("connection-ttl-ms").unwrap_or(defaults.connection_ttl_ms),
+            connection_stale_ms: number("connection-stale-ms")
+                .unwrap_or(defaults.connection_stale_ms),
             viewing_ttl_ms: number("viewing-ttl-ms").unwrap_or(defaults.viewing_ttl_ms),
-            viewing_max_sessions: max_sessions.unwrap_or(defaults.viewing_max_sessions),
+            viewing_max_sessions: small("viewing-max-sessions")
+                .unwrap_or(defaults.viewing_max_sessions),
+            events_kept: small("events-kept").unwrap_or(defaults.events_kept),
         }
     }
 }

@@ -3,14 +3,16 @@
 //! its record, so that all of them are listed and closed in one step, and none outlives
 //! its session there.
 
+use crate::events::{Event, Type};
 use crate::fault::{fault, fault_with, refuse, violation};
 use crate::faults::{Fault, Reason, Violation};
 use crate::imports::Imports;
 use crate::keys::{self, User as Keys, check_id};
+use crate::maintenance::{self, Kind};
 use crate::policy::Policy;
 use crate::store::{
-    Compare, Entry, Expiry, FieldTest, Hash, HashGet, HashSet, HashStamp, Member, MemberBound,
-    MemberClear, MemberList, MemberRef, MemberSet, Operation, Order, Reply,
+    Compare, Copies, Entry, Expiry, FieldTest, Hash, HashGet, HashSet, HashStamp, Member,
+    MemberBound, MemberClear, MemberList, MemberRef, MemberSet, Operation, Order, Reply,
 };
 use crate::transaction::{entry, execute, moment, read, text, unexpected_replies};
 use crate::users_types::{Attributes, Overview, Page, Session};
@@ -31,8 +33,10 @@ const EMAIL_BYTES_MAX: usize = 320;
 /// How many characters of an id mark its place in a list.
 const MARK_CHARACTERS: usize = 16;
 
-const USER_FIELD: &str = "user_id";
-const DEVICE_FIELD: &str = "device_id";
+/// Whose session it is.
+pub const USER_FIELD: &str = "user_id";
+/// The device.
+pub const DEVICE_FIELD: &str = "device_id";
 const CODE_FIELD: &str = "auth_code";
 const ACCESS_FIELD: &str = "access_token";
 const REFRESH_FIELD: &str = "refresh_token";
@@ -60,12 +64,19 @@ pub fn create(
     }
     check(&attributes, &mut violations);
     refuse(violations)?;
-    let keys = Keys::of(attributes.user_id.as_deref().unwrap_or_default());
+    let user_id = attributes.user_id.clone().unwrap_or_default();
+    let device_id = attributes.device_id.clone().unwrap_or_default();
+    let keys = Keys::of(&user_id);
+    let partition = keys.partition;
     let session_id = keys.session_id(|length| imports.token(length));
     let record = keys.session(&session_id);
     let room = MemberBound { key: keys.sessions.clone(), limit: SESSIONS_MAX };
     let stamp = |field: &str, later_ms| {
         Operation::HashStamp(HashStamp { key: record.clone(), field: field.into(), later_ms })
+    };
+    let event = |type_, session_id| {
+        let event = Event::of(type_, &user_id, session_id);
+        Event { device_id: &device_id, ..event }.append(policy, partition)
     };
     let begun = vec![
         Operation::HashSet(HashSet {
@@ -80,11 +91,16 @@ pub fn create(
             member: session_id.clone(),
             ttl_ms: first_ttl_ms(policy),
         }),
+        maintenance::note(partition, Kind::User, &user_id, &session_id, first_ttl_ms(policy)),
+        event(Type::UserCreated, &session_id),
     ];
     let outcome = execute(imports, vec![Compare::MembersBelow(room)], begun, Vec::new())?;
     if outcome.succeeded {
         return Ok(session_id);
     }
+    let told = vec![event(Type::UserLimitReached, "")];
+    // What the refusal says does not depend on whether anybody hears of it.
+    let _ = execute(imports, Vec::new(), told, Vec::new());
     let message = format!("The user has {SESSIONS_MAX} sessions, which is the most.");
     Err(fault_with(Reason::SessionLimitReached, message, "limit", SESSIONS_MAX.to_string()))
 }
@@ -200,15 +216,23 @@ pub fn update(
 ///
 /// # Errors
 /// `session-not-found`; `store-unavailable`.
-pub fn close(imports: &impl Imports, session_id: &str) -> Result<(), Fault> {
+pub fn close(imports: &impl Imports, policy: &Policy, session_id: &str) -> Result<(), Fault> {
     let record = keys::user_session(session_id).ok_or_else(not_found)?;
-    let whose = vec![read(record.as_str(), &[USER_FIELD])];
+    let whose = vec![read(record.as_str(), &[USER_FIELD, DEVICE_FIELD])];
     let outcome = execute(imports, Vec::new(), whose, Vec::new())?;
     let [Reply::Record(found)] = &outcome.replies[..] else { return Err(unexpected_replies()) };
-    let user_id = found.as_ref().and_then(|hash| text(hash, USER_FIELD)).ok_or_else(not_found)?;
+    let known = |field| found.as_ref().and_then(|hash| text(hash, field));
+    let user_id = known(USER_FIELD).ok_or_else(not_found)?;
+    let device_id = known(DEVICE_FIELD).unwrap_or_default();
     let keys = Keys::of(&user_id);
     let place = MemberRef { key: keys.sessions, member: session_id.into() };
-    let closed = vec![Operation::HashDelete(record.clone()), Operation::MemberRemove(place)];
+    let event = Event::of(Type::UserClosed, &user_id, session_id);
+    let closed = vec![
+        Operation::HashDelete(record.clone()),
+        Operation::MemberRemove(place),
+        maintenance::forget(keys.partition, Kind::User, &user_id, session_id),
+        Event { device_id: &device_id, ..event }.append(policy, keys.partition),
+    ];
     let outcome = execute(imports, vec![Compare::Exists(record)], closed, Vec::new())?;
     if outcome.succeeded { Ok(()) } else { Err(not_found()) }
 }
@@ -220,6 +244,7 @@ pub fn close(imports: &impl Imports, session_id: &str) -> Result<(), Fault> {
 /// user's, and then nothing is closed; `store-unavailable`.
 pub fn close_all(
     imports: &impl Imports,
+    policy: &Policy,
     user_id: &str,
     keep: Option<String>,
 ) -> Result<u32, Fault> {
@@ -240,16 +265,27 @@ pub fn close_all(
         compare.push(is_of(&record, user_id));
     }
     let keys = Keys::of(user_id);
+    let partition = keys.partition;
+    let nobody = Compare::MembersBelow(MemberBound { key: keys.sessions.clone(), limit: 1 });
     let clear = Operation::MemberClear(MemberClear {
         record_prefix: Some(keys.session("")),
         key: keys.sessions,
-        except: keep,
-        also_in: None,
+        except: keep.clone(),
+        also_in: Some(Copies { key: partition.due(), prefix: Kind::User.prefix(user_id) }),
     });
-    let outcome = execute(imports, compare, vec![clear], Vec::new())?;
-    match (outcome.succeeded, &outcome.replies[..]) {
-        (true, [Reply::Members(page)]) => Ok(u32::try_from(page.members.len()).unwrap_or(u32::MAX)),
-        (false, []) => Err(unknown()),
+    let event = Event::new(Type::UserClosedAll, user_id).append(policy, partition);
+    let closed = vec![clear, event];
+    // Without any session there is nothing to tell of.
+    let outcome = match keep {
+        Some(_) => execute(imports, compare, closed, Vec::new())?,
+        None => execute(imports, vec![nobody], Vec::new(), closed)?,
+    };
+    match (outcome.succeeded, keep, &outcome.replies[..]) {
+        (true, Some(_), [Reply::Members(page), _]) | (false, None, [Reply::Members(page), _]) => {
+            Ok(u32::try_from(page.members.len()).unwrap_or(u32::MAX))
+        }
+        (true, None, []) => Ok(0),
+        (false, Some(_), []) => Err(unknown()),
         _ => Err(unexpected_replies()),
     }
 }

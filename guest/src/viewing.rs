@@ -4,10 +4,12 @@
 //! that takes a slot, so it is exact however many take one. Beside the set, each
 //! session has a record that outlives it for a while, to tell what became of it.
 
+use crate::events::{Event, Type};
 use crate::fault::{fault, fault_with, refuse, violation};
 use crate::faults::{Detail, Fault, Reason, Violation};
 use crate::imports::Imports;
 use crate::keys::{self, Home as Keys, check_id};
+use crate::maintenance::{self, Kind};
 use crate::policy::Policy;
 use crate::store::{
     Compare, Entry, Expiry, FieldTest, Hash, HashSet, Member, MemberBound, MemberList, MemberRef,
@@ -21,7 +23,7 @@ pub const SESSIONS_MAX: u32 = 1000;
 /// The most sessions that one create may take over.
 const REPLACE_MAX: usize = 16;
 /// How long it is known what became of a session.
-const KNOWN_MS: u64 = 10 * 60 * 1000;
+pub const KNOWN_MS: u64 = 10 * 60 * 1000;
 /// How often a create tries again when somebody changes what it has read.
 const ATTEMPTS: u32 = 10;
 /// How many holders of slots a refusal names, in how many bytes, and how many
@@ -32,9 +34,12 @@ const HOLDER_CHARACTERS_MAX: usize = 32;
 
 const MAX_FIELD: &str = "max";
 const ACCOUNT_FIELD: &str = "account_id";
-const DEVICE_FIELD: &str = "device_id";
+/// The device that a session was made for.
+pub const DEVICE_FIELD: &str = "device_id";
 const SINCE_FIELD: &str = "since";
 const ENDED_BY_FIELD: &str = "ended_by";
+/// Why a session has ended whose slot was taken over.
+const REPLACED: &str = "REPLACED";
 
 /// Takes a slot of a home.
 ///
@@ -62,6 +67,7 @@ pub fn create(imports: &impl Imports, policy: &Policy, setup: Setup) -> Result<S
             .collect();
         let session_id = imports.uuid();
         let taking = Taking {
+            account_id: &account_id,
             allowed: &allowed,
             replaced: &replaced,
             session_id: &session_id,
@@ -70,7 +76,7 @@ pub fn create(imports: &impl Imports, policy: &Policy, setup: Setup) -> Result<S
         };
         let outcome = commit(imports, policy, &keys, &taking)?;
         if outcome.succeeded {
-            let Some(Reply::Deadline(Some(expires_at_ms))) = outcome.replies.last() else {
+            let Some(Reply::Deadline(Some(expires_at_ms))) = outcome.replies.first() else {
                 return Err(unexpected_replies());
             };
             return Ok(Slot { account_id, session_id, expires_at_ms: *expires_at_ms });
@@ -80,7 +86,9 @@ pub fn create(imports: &impl Imports, policy: &Policy, setup: Setup) -> Result<S
         };
         let still = |id: &&str| page.members.iter().any(|member| member.name == **id);
         if allowed_in(home.as_ref(), policy)? == allowed && replaced.iter().all(still) {
-            return Err(limit_reached(imports, &keys, allowed.max, &page.members)?);
+            let event = Event::new(Type::ViewingLimitReached, &account_id);
+            let event = Event { device_id: &device_id, ..event }.append(policy, keys.partition);
+            return Err(limit_reached(imports, &keys, allowed.max, &page.members, event)?);
         }
     }
     Err(fault(Reason::StoreUnavailable, "The home changes too often; try again."))
@@ -88,6 +96,7 @@ pub fn create(imports: &impl Imports, policy: &Policy, setup: Setup) -> Result<S
 
 /// What a create takes, and what it has read before.
 struct Taking<'a> {
+    account_id: &'a str,
     allowed: &'a Allowed,
     replaced: &'a [&'a str],
     session_id: &'a str,
@@ -102,7 +111,7 @@ fn commit(
     keys: &Keys,
     taking: &Taking<'_>,
 ) -> Result<Outcome, Fault> {
-    let Taking { allowed, replaced, session_id, device_id, now } = taking;
+    let Taking { account_id, allowed, replaced, session_id, device_id, now } = taking;
     let member = |id: &str| MemberRef { key: keys.slots.clone(), member: id.into() };
     let mut compare = vec![
         still_allows(keys, allowed),
@@ -112,7 +121,13 @@ fn commit(
         }),
     ];
     compare.extend(replaced.iter().map(|id| Compare::MemberPresent(member(id))));
-    let mut success = Vec::with_capacity(2 * replaced.len() + 2);
+    let event = |type_, id| Event::of(type_, account_id, id);
+    let mut success = Vec::with_capacity(4 * replaced.len() + 4);
+    success.push(Operation::MemberSet(MemberSet {
+        key: keys.slots.clone(),
+        member: (*session_id).into(),
+        ttl_ms: policy.viewing_ttl_ms,
+    }));
     for id in *replaced {
         success.push(Operation::MemberRemove(member(id)));
         success.push(Operation::HashSet(HashSet {
@@ -121,17 +136,24 @@ fn commit(
             // Its own device may not ask before its lifetime would have passed.
             ttl_ms: Some(policy.viewing_ttl_ms + KNOWN_MS),
         }));
+        success.push(maintenance::forget(keys.partition, Kind::Viewing, account_id, id));
+        let ended = Event { reason: REPLACED, by: device_id, ..event(Type::ViewingTerminated, id) };
+        success.push(ended.append(policy, keys.partition));
     }
     success.push(Operation::HashSet(HashSet {
         key: keys.session(session_id),
         entries: vec![entry(DEVICE_FIELD, device_id), entry(SINCE_FIELD, &now.to_string())],
         ttl_ms: Some(policy.viewing_ttl_ms + KNOWN_MS),
     }));
-    success.push(Operation::MemberSet(MemberSet {
-        key: keys.slots.clone(),
-        member: (*session_id).into(),
-        ttl_ms: policy.viewing_ttl_ms,
-    }));
+    success.push(maintenance::note(
+        keys.partition,
+        Kind::Viewing,
+        account_id,
+        session_id,
+        policy.viewing_ttl_ms,
+    ));
+    let created = Event { device_id, ..event(Type::ViewingCreated, session_id) };
+    success.push(created.append(policy, keys.partition));
     execute(imports, compare, success, vec![read(keys.home.as_str(), &[MAX_FIELD]), list(keys)])
 }
 
@@ -184,19 +206,19 @@ pub fn heartbeat(
             Compare::Exists(record.clone()),
         ],
         vec![
-            Operation::HashExpire(Expiry {
-                key: record.clone(),
-                ttl_ms: policy.viewing_ttl_ms + KNOWN_MS,
-            }),
             Operation::MemberSet(MemberSet {
                 key: keys.slots.clone(),
                 member: session_id.clone(),
                 ttl_ms: policy.viewing_ttl_ms,
             }),
+            Operation::HashExpire(Expiry {
+                key: record.clone(),
+                ttl_ms: policy.viewing_ttl_ms + KNOWN_MS,
+            }),
         ],
         vec![read(&record, &[ENDED_BY_FIELD])],
     )?;
-    match (outcome.succeeded, outcome.replies.last()) {
+    match (outcome.succeeded, outcome.replies.first()) {
         (true, Some(Reply::Deadline(Some(expires_at_ms)))) => {
             Ok(Slot { account_id, session_id, expires_at_ms: *expires_at_ms })
         }
@@ -208,7 +230,7 @@ pub fn heartbeat(
                     Reason::SessionTerminated,
                     "Cannot renew replaced session! Another device has taken its place.",
                     "reason",
-                    "REPLACED".into(),
+                    REPLACED.into(),
                 );
                 ended.metadata.push(Detail { name: "by".into(), value: device_id });
                 ended
@@ -222,7 +244,12 @@ pub fn heartbeat(
 ///
 /// # Errors
 /// `invalid-request`; `store-unavailable`.
-pub fn tear_down(imports: &impl Imports, account_id: &str, session_id: &str) -> Result<(), Fault> {
+pub fn tear_down(
+    imports: &impl Imports,
+    policy: &Policy,
+    account_id: &str,
+    session_id: &str,
+) -> Result<(), Fault> {
     check_session(account_id, session_id)?;
     let session_id = session_id.to_ascii_lowercase();
     if !keys::is_uuid(&session_id) {
@@ -230,9 +257,16 @@ pub fn tear_down(imports: &impl Imports, account_id: &str, session_id: &str) -> 
     }
     let keys = Keys::of(account_id);
     let record = keys.session(&session_id);
-    let slot = MemberRef { key: keys.slots, member: session_id };
-    let gone = vec![Operation::MemberRemove(slot), Operation::HashDelete(record)];
-    execute(imports, Vec::new(), gone, Vec::new()).map(drop)
+    let event = Event::of(Type::ViewingClosed, account_id, &session_id);
+    let slot = MemberRef { key: keys.slots, member: session_id.clone() };
+    let given_back = vec![
+        Operation::MemberRemove(slot.clone()),
+        Operation::HashDelete(record.clone()),
+        maintenance::forget(keys.partition, Kind::Viewing, account_id, &session_id),
+        event.append(policy, keys.partition),
+    ];
+    let forgotten = vec![Operation::HashDelete(record)];
+    execute(imports, vec![Compare::MemberPresent(slot)], given_back, forgotten).map(drop)
 }
 
 /// Allows a home so many sessions from now on; nobody is ended.
@@ -265,7 +299,7 @@ pub fn get_home(imports: &impl Imports, policy: &Policy, account_id: &str) -> Re
     refuse(violations)?;
     let keys = Keys::of(account_id);
     let (allowed, alive, _) = look(imports, policy, &keys, true)?;
-    let mut viewers: Vec<(u64, Viewer)> = holders(imports, &keys, &alive)?
+    let mut viewers: Vec<(u64, Viewer)> = holders(imports, &keys, &alive, None)?
         .into_iter()
         .map(|holder| {
             let viewer = Viewer {
@@ -402,14 +436,21 @@ struct Holder {
     expires_at_ms: u64,
 }
 
-/// Who the members of the set are; those that ended meanwhile are left out.
-fn holders(imports: &impl Imports, keys: &Keys, members: &[Member]) -> Result<Vec<Holder>, Fault> {
-    if members.is_empty() {
+/// Who the members of the set are; those that ended meanwhile are left out. An event is
+/// told in the same step.
+fn holders(
+    imports: &impl Imports,
+    keys: &Keys,
+    members: &[Member],
+    event: Option<Operation>,
+) -> Result<Vec<Holder>, Fault> {
+    let fields = [DEVICE_FIELD, SINCE_FIELD];
+    let records = members.iter().map(|member| read(keys.session(&member.name), &fields));
+    let operations: Vec<Operation> = records.chain(event).collect();
+    if operations.is_empty() {
         return Ok(Vec::new());
     }
-    let fields = [DEVICE_FIELD, SINCE_FIELD];
-    let records = members.iter().map(|member| read(keys.session(&member.name), &fields)).collect();
-    let outcome = execute(imports, Vec::new(), records, Vec::new())?;
+    let outcome = execute(imports, Vec::new(), operations, Vec::new())?;
     let holder = |(member, reply): (&Member, Reply)| match reply {
         Reply::Record(Some(record)) => Some(Holder {
             session_id: member.name.clone(),
@@ -429,10 +470,11 @@ fn limit_reached(
     keys: &Keys,
     max: u32,
     members: &[Member],
+    event: Operation,
 ) -> Result<Fault, Fault> {
     let shown = &members[..members.len().min(HOLDERS_MAX as usize)];
     let mut sessions = String::from("[");
-    for holder in holders(imports, keys, shown)? {
+    for holder in holders(imports, keys, shown, Some(event))? {
         let mut device: String = holder.device_id.chars().take(HOLDER_CHARACTERS_MAX).collect();
         if device.len() < holder.device_id.len() {
             device.push('\u{2026}');

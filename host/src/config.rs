@@ -174,6 +174,28 @@ pub struct Settings {
           value_parser = idle)]
     pub user_session_idle: Duration,
 
+    /// How long it is known what became of a connection, after its last heartbeat.
+    #[arg(long, env = "CONNECTION_TTL", default_value = "30m", global = true,
+          value_parser = lifetime)]
+    pub connection_ttl: Duration,
+
+    /// How often a connection that this process holds is kept.
+    #[arg(long, env = "CONNECTION_HEARTBEAT", default_value = "30s", global = true,
+          value_parser = interval)]
+    pub connection_heartbeat: Duration,
+
+    /// Lifetime of a connection after its last heartbeat: more than CONNECTION_HEARTBEAT,
+    /// at most CONNECTION_TTL.
+    #[arg(long, env = "CONNECTION_STALE", default_value = "90s", global = true,
+          value_parser = lifetime)]
+    pub connection_stale: Duration,
+
+    /// Name of this process among those that hold connections; empty for the name of the
+    /// machine.
+    #[arg(long, env = "POD_ID", default_value = "", global = true, hide_default_value = true,
+          value_parser = name)]
+    pub pod_id: String,
+
     /// Lifetime of a viewing session after its last heartbeat.
     #[arg(long, env = "VIEWING_TTL", default_value = "120s", global = true,
           value_parser = lifetime)]
@@ -183,6 +205,11 @@ pub struct Settings {
     #[arg(long, env = "VIEWING_MAX_SESSIONS", default_value = "2", global = true,
           value_parser = max_sessions)]
     pub viewing_max_sessions: u32,
+
+    /// Events that are kept in each of the 64 logs, about.
+    #[arg(long, env = "EVENTS_KEPT", default_value = "10000", global = true,
+          value_parser = events_kept)]
+    pub events_kept: u32,
 
     /// Calls of the rules at the same time; each needs an instance.
     #[arg(long, env = "LOGIC_INSTANCES", default_value = "256", global = true,
@@ -225,7 +252,32 @@ impl Settings {
     ) -> Result<(Command, Self), Refusal> {
         let cli = Cli::try_parse_from(arguments).map_err(|error| refusal(&error))?;
         cli.settings.store()?;
+        cli.settings.check_connections()?;
         Ok((cli.command.unwrap_or(Command::Serve), cli.settings))
+    }
+
+    /// Whether heartbeats come in time, and a connection ends before it is forgotten.
+    fn check_connections(&self) -> Result<(), Refusal> {
+        let Self { connection_heartbeat, connection_stale, connection_ttl, .. } = self;
+        let expected = if connection_heartbeat >= connection_stale {
+            format!("more than CONNECTION_HEARTBEAT, {connection_heartbeat:?}")
+        } else if connection_stale > connection_ttl {
+            format!("at most CONNECTION_TTL, {connection_ttl:?}")
+        } else {
+            return Ok(());
+        };
+        let value = format!("{connection_stale:?}");
+        let text = format!("invalid value {value:?} for CONNECTION_STALE: expected {expected}");
+        Err(Refusal { text, code: EXIT_USAGE })
+    }
+
+    /// The name of this process among those that hold connections.
+    pub fn pod_id(&self) -> String {
+        if self.pod_id.is_empty() {
+            rustix::system::uname().nodename().to_string_lossy().into_owned()
+        } else {
+            self.pod_id.clone()
+        }
     }
 
     /// The file of the component to run, if it is not the built-in one.
@@ -277,8 +329,11 @@ impl Settings {
             milliseconds("session-lock-ttl-ms", self.session_lock_ttl),
             milliseconds("user-session-ttl-ms", self.user_session_ttl),
             milliseconds("user-session-idle-ms", self.user_session_idle),
+            milliseconds("connection-ttl-ms", self.connection_ttl),
+            milliseconds("connection-stale-ms", self.connection_stale),
             milliseconds("viewing-ttl-ms", self.viewing_ttl),
             ("viewing-max-sessions".into(), self.viewing_max_sessions.to_string()),
+            ("events-kept".into(), self.events_kept.to_string()),
         ]
     }
 }
@@ -330,6 +385,23 @@ fn instances(text: &str) -> Result<u32, String> {
 fn max_sessions(text: &str) -> Result<u32, String> {
     let number = text.parse().ok().filter(|number| (0..=1000).contains(number));
     number.ok_or_else(|| "expected a number from 0 to 1000".into())
+}
+
+fn events_kept(text: &str) -> Result<u32, String> {
+    let number = text.parse().ok().filter(|number| (100..=1_000_000).contains(number));
+    number.ok_or_else(|| "expected a number from 100 to 1000000".into())
+}
+
+fn interval(text: &str) -> Result<Duration, String> {
+    bounded(text, Duration::from_millis(100), Duration::from_secs(24 * 3600))
+        .ok_or_else(|| "expected a duration from 100ms to 24h, such as 30s".into())
+}
+
+fn name(text: &str) -> Result<String, String> {
+    if text.len() > 256 || text.chars().any(char::is_control) {
+        return Err("expected at most 256 bytes without control characters".into());
+    }
+    Ok(text.into())
 }
 
 fn level(text: &str) -> Result<LevelFilter, String> {
@@ -459,8 +531,11 @@ mod tests {
                 ("session-lock-ttl-ms".to_owned(), "3000".to_owned()),
                 ("user-session-ttl-ms".to_owned(), "31536000000".to_owned()),
                 ("user-session-idle-ms".to_owned(), "0".to_owned()),
+                ("connection-ttl-ms".to_owned(), "1800000".to_owned()),
+                ("connection-stale-ms".to_owned(), "90000".to_owned()),
                 ("viewing-ttl-ms".to_owned(), "120000".to_owned()),
                 ("viewing-max-sessions".to_owned(), "2".to_owned()),
+                ("events-kept".to_owned(), "10000".to_owned()),
             ]
         );
     }
@@ -498,6 +573,14 @@ mod tests {
             (
                 &["--redis-url", "http://x"],
                 "invalid value for REDIS_URL: expected redis://[user:password@]host[:port][/database]",
+            ),
+            (
+                &["--connection-stale", "30s"],
+                r#"invalid value "30s" for CONNECTION_STALE: expected more than CONNECTION_HEARTBEAT, 30s"#,
+            ),
+            (
+                &["--connection-ttl", "1m"],
+                r#"invalid value "90s" for CONNECTION_STALE: expected at most CONNECTION_TTL, 60s"#,
             ),
             (&["--colour", "red"], "unexpected argument '--colour' found; see --help"),
         ] {

@@ -8,6 +8,7 @@ pub mod clock;
 pub mod component_file;
 pub mod config;
 pub mod error;
+pub mod events;
 pub mod grpc;
 pub mod http;
 pub mod listener;

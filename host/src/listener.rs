@@ -21,6 +21,10 @@ use tokio_stream::Stream;
 /// finds no room tries again after a second, and the usual 128 are soon taken when
 /// all clients come back at once.
 const QUEUE_MAX: u32 = 4096;
+/// How long a peer may take to acknowledge what it was sent, so that one that is gone
+/// without a word is found out.
+#[cfg(target_os = "linux")]
+const UNACKNOWLEDGED_MS: u32 = 60_000;
 /// Pause after an accept that failed.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// How long a connection may take to say which protocol it speaks.
@@ -36,6 +40,9 @@ pub fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
     // A new process takes over the port of one that has just ended.
     socket.set_reuseaddr(true)?;
+    // Every connection that is accepted has it from here.
+    #[cfg(target_os = "linux")]
+    rustix::net::sockopt::set_tcp_user_timeout(&socket, UNACKNOWLEDGED_MS)?;
     socket.bind(address)?;
     socket.listen(QUEUE_MAX)
 }

@@ -39,6 +39,22 @@ pub mod session {
         }
     }
 
+    /// Packages `session.connections.*`.
+    pub mod connections {
+        /// Package `session.connections.v1`.
+        pub mod v1 {
+            tonic::include_proto!("session.connections.v1");
+        }
+    }
+
+    /// Packages `session.events.*`.
+    pub mod events {
+        /// Package `session.events.v1`.
+        pub mod v1 {
+            tonic::include_proto!("session.events.v1");
+        }
+    }
+
     /// Packages `session.users.*`.
     pub mod users {
         /// Package `session.users.v1`.

@@ -2,6 +2,7 @@
 //! it ends.
 
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -17,9 +18,11 @@ use tonic_health::server::HealthReporter;
 
 use crate::admin::{self, Admin};
 use crate::api::Api;
+use crate::api::streams::Streams;
 use crate::clock::Clock;
 use crate::component_file::ComponentFile;
 use crate::config::{Settings, StoreChoice};
+use crate::events::{self, Feed};
 use crate::listener::{self, Acceptor, Loads};
 use crate::logic::{self, Limits, Logic, Source};
 use crate::store::Store;
@@ -111,7 +114,23 @@ pub async fn start(settings: &Settings) -> Result<Running> {
         reload
     });
     tracing::info!(store = store.name(), digest = logic.generation().digest(), "component loaded");
-    let api = Api { logic, store: Arc::clone(&store) };
+    let feed = Feed::new(Arc::clone(&store), Arc::clone(&logic));
+    for beside in [
+        Box::pin(Arc::clone(&feed).run()) as Pin<Box<dyn Future<Output = ()> + Send>>,
+        Box::pin(events::sweep(Arc::clone(&logic), Arc::clone(&metrics))),
+    ] {
+        let mut stopped = stopped.clone();
+        tasks.spawn(async move {
+            tokio::select! {
+                () = beside => {}
+                // A sender that is gone means the same.
+                _ = stopped.wait_for(|stopped| *stopped) => {}
+            }
+            Ok(())
+        });
+    }
+    let streams = Streams::new(settings.pod_id(), settings.connection_heartbeat, stopped.clone());
+    let api = Api { logic, store: Arc::clone(&store), feed, streams: Arc::new(streams) };
 
     let wires = Wires { api, metrics, stopping: Arc::default() };
     let (health, _) = tonic_health::server::health_reporter();

@@ -12,7 +12,7 @@ use session_manager::logic::{
 };
 use session_manager::store::memory::Memory;
 use session_manager::store::transaction::{Outcome, Txn};
-use session_manager::store::{Answer, Event, Store};
+use session_manager::store::{Answer, LogMark, Logs, Store};
 use session_manager::telemetry::Metrics;
 use session_manager::workers::Workers;
 use session_tests::{guest, wait};
@@ -159,13 +159,8 @@ impl Store for Gate {
         })
     }
 
-    fn events<'a>(
-        &'a self,
-        log: &'a str,
-        after: Option<&'a str>,
-        limit: usize,
-    ) -> Answer<'a, Vec<Event>> {
-        self.inner.events(log, after, limit)
+    fn read_logs<'a>(&'a self, marks: &'a [LogMark], limit: usize) -> Answer<'a, Logs> {
+        self.inner.read_logs(marks, limit)
     }
 
     fn ping(&self) -> Answer<'_, ()> {

@@ -43,8 +43,12 @@ fn a_session_begins_in_one_transaction() {
     let bound = MemberBound { key: keys.sessions.clone(), limit: SESSIONS_MAX };
     assert_eq!(asked.compare, [Compare::MembersBelow(bound)]);
     let ttl_ms = POLICY.user_session_ttl_ms;
-    let place = MemberSet { key: keys.sessions, member: id, ttl_ms };
-    assert_eq!(asked.success.last(), Some(&Operation::MemberSet(place)));
+    let place = MemberSet { key: keys.sessions, member: id.clone(), ttl_ms };
+    assert!(asked.success.contains(&Operation::MemberSet(place)));
+    let note = maintenance::note(keys.partition, Kind::User, "u", &id, ttl_ms);
+    assert!(asked.success.contains(&note));
+    let event = Event::of(Type::UserCreated, "u", &id).append(&POLICY, keys.partition);
+    assert_eq!(asked.success.last(), Some(&event));
     let full = Script::answering(false, vec![]);
     let refused = create(&full, &POLICY, attributes("t")).expect_err("a limit");
     assert_eq!(refused.reason, Reason::SessionLimitReached);
@@ -114,7 +118,7 @@ fn a_session_that_ends_between_two_steps_is_gone() {
     };
     let store = || Script::answering_each([(true, vec![record(0, 60_000)]), (false, vec![])]);
     gone(get(&store(), &IDLE, &id()).map(drop));
-    gone(close(&store(), &id()));
+    gone(close(&store(), &POLICY, &id()));
     let updated = vec![Reply::Deadline(None), Reply::Number(1000), record(0, 60_000)];
     let store = Script::answering_each([(true, updated), (false, vec![])]);
     gone(update(&store, &IDLE, &id(), attributes("t")).map(drop));
@@ -180,6 +184,6 @@ fn an_outage_is_told_as_one() {
     down(get(&failing(), &POLICY, &id()).map(drop));
     down(list(&failing(), "u", 0, "").map(drop));
     down(update(&failing(), &POLICY, &id(), attributes("t")).map(drop));
-    down(close(&failing(), &id()));
-    down(close_all(&failing(), "u", None).map(drop));
+    down(close(&failing(), &POLICY, &id()));
+    down(close_all(&failing(), &POLICY, "u", None).map(drop));
 }

@@ -19,7 +19,7 @@ fn alive(members: &[&str]) -> Reply {
 }
 
 fn granted() -> (bool, Vec<Reply>) {
-    (true, vec![Reply::Deadline(Some(130_000)), Reply::Deadline(Some(121_000))])
+    (true, vec![Reply::Deadline(Some(121_000)), Reply::Deadline(Some(130_000))])
 }
 
 fn setup(replace: &[&str]) -> Setup {
@@ -80,7 +80,7 @@ fn an_id_is_known_in_capitals_too() {
     let slot = heartbeat(&store, &POLICY, "home".into(), ID.to_uppercase());
     assert_eq!(slot.expect("a slot").session_id, ID);
     let store = Script::answering(true, vec![Reply::Existed(true), Reply::Existed(true)]);
-    tear_down(&store, "home", &ID.to_uppercase()).expect("torn down");
+    tear_down(&store, &POLICY, "home", &ID.to_uppercase()).expect("torn down");
     let removed = &store.asked().success[0];
     assert!(matches!(removed, Operation::MemberRemove(slot) if slot.member == ID));
 }
@@ -113,7 +113,7 @@ fn a_store_without_an_answer_is_never_a_missing_session() {
     for fault in [
         create(&down(), &POLICY, setup(&[])).expect_err("down"),
         heartbeat(&down(), &POLICY, "home".into(), ID.into()).expect_err("down"),
-        tear_down(&down(), "home", ID).expect_err("down"),
+        tear_down(&down(), &POLICY, "home", ID).expect_err("down"),
         set_max(&down(), "home", 1).expect_err("down"),
         get_home(&down(), &POLICY, "home").expect_err("down"),
         get_device(&down(), "tv").expect_err("down"),

@@ -6,10 +6,7 @@ mod component;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use bytes::Bytes;
-use http::header::CONTENT_TYPE;
-use http::{HeaderValue, Method, Request, Response};
-use http_body_util::Full;
+use http::{HeaderValue, Method, Request};
 use hyper::body::Incoming;
 use tokio::sync::Semaphore;
 
@@ -55,23 +52,21 @@ async fn handle(admin: Admin, request: Request<Incoming>) -> answer::Answer {
         return answer::method_not_allowed(&error, "GET");
     }
     match path {
-        "/livez" => text(TEXT, "alive\n"),
+        "/livez" => answer::of_type(TEXT, "alive\n"),
         "/readyz" if admin.stopping.load(Ordering::Relaxed) => {
             answer::error(&Error::new(Reason::Overloaded, "The process is stopping."))
         }
         "/readyz" => match admin.api.health().await {
-            Ok(()) => text(TEXT, "ready\n"),
+            Ok(()) => answer::of_type(TEXT, "ready\n"),
             Err(error) => answer::error(&error),
         },
         _ => {
-            admin.api.logic.measure();
-            text(PROMETHEUS, admin.metrics.render())
+            let Admin { api, metrics, .. } = &admin;
+            api.logic.measure();
+            let gauge = |count| i64::try_from(count).unwrap_or(i64::MAX);
+            metrics.connects.set(gauge(api.streams.connected()));
+            metrics.subscriptions.set(gauge(api.streams.subscribed()));
+            answer::of_type(PROMETHEUS, admin.metrics.render())
         }
     }
-}
-
-fn text(content_type: HeaderValue, body: impl Into<Bytes>) -> answer::Answer {
-    let mut answer = Response::new(Full::new(body.into()));
-    answer.headers_mut().insert(CONTENT_TYPE, content_type);
-    answer
 }

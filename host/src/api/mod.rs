@@ -3,15 +3,20 @@
 //! else.
 
 pub mod booking;
+pub mod connections;
+pub mod events;
+pub mod streams;
 pub mod users;
 pub mod viewing;
 
 use std::sync::Arc;
 
 use prost_types::Timestamp;
+use streams::Streams;
 
 use crate::clock::Milliseconds;
 use crate::error::{Error, Reason, Violation};
+use crate::events::Feed;
 use crate::logic::{self, Failure, Logic};
 use crate::store::{self, Store};
 
@@ -22,6 +27,10 @@ pub struct Api {
     pub logic: Arc<Logic>,
     /// The store behind the rules, for its health.
     pub store: Arc<dyn Store>,
+    /// What happens to sessions.
+    pub feed: Arc<Feed>,
+    /// Answers that go on.
+    pub streams: Arc<Streams>,
 }
 
 impl Api {

@@ -2,6 +2,8 @@
 
 mod booking;
 pub mod codec;
+mod connections;
+mod events;
 mod observe;
 mod session_manager;
 pub mod status;
@@ -12,16 +14,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_stream::{Stream, StreamExt};
 use tonic::transport::server::Connected;
 use tonic::{Response, Status};
 use tonic_health::server::HealthReporter;
 
 use crate::api::Api;
+use crate::api::streams::{Item, Items};
 use crate::error::Error;
 use crate::listener::{Connection, Connections};
 use crate::proto::com::example::sm::sm_server::{self, SmServer};
 use crate::proto::com::example::smdevice::device_server::{self, DeviceServer};
 use crate::proto::session::booking::v1::booking_server::BookingServer;
+use crate::proto::session::connections::v1::connections_server::ConnectionsServer;
+use crate::proto::session::events::v1::events_server::EventsServer;
 use crate::proto::session::users::v1::user_sessions_server::UserSessionsServer;
 use crate::proto::sessionmanager::session_manager_server::SessionManagerServer;
 use crate::proto::{DESCRIPTORS, session, sessionmanager};
@@ -36,12 +43,14 @@ const HEADER_BYTES_MAX: u32 = 16 << 10;
 
 /// The names of the services, as health reports them; the empty one stands for
 /// the whole server.
-pub const SERVICES: [&str; 6] = [
+pub const SERVICES: [&str; 8] = [
     "",
     sm_server::SERVICE_NAME,
     device_server::SERVICE_NAME,
     sessionmanager::session_manager_server::SERVICE_NAME,
     session::booking::v1::booking_server::SERVICE_NAME,
+    session::connections::v1::connections_server::SERVICE_NAME,
+    session::events::v1::events_server::SERVICE_NAME,
     session::users::v1::user_sessions_server::SERVICE_NAME,
 ];
 
@@ -89,6 +98,14 @@ pub async fn serve(
                 .max_decoding_message_size(MESSAGE_BYTES_MAX),
         )
         .add_service(
+            ConnectionsServer::new(connections::Service(api.clone()))
+                .max_decoding_message_size(MESSAGE_BYTES_MAX),
+        )
+        .add_service(
+            EventsServer::new(events::Service(api.clone()))
+                .max_decoding_message_size(MESSAGE_BYTES_MAX),
+        )
+        .add_service(
             BookingServer::new(booking::Service(api)).max_decoding_message_size(MESSAGE_BYTES_MAX),
         )
         .add_service(health)
@@ -111,4 +128,22 @@ impl Connected for Connection {
 /// The answer of an operation on this wire.
 fn respond<T>(result: Result<T, Error>) -> Result<Response<T>, Status> {
     result.map(Response::new).map_err(|error| status::from(&error))
+}
+
+/// Replies that go on.
+type Replies<T> = std::pin::Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+/// The answer of an operation that goes on, on this wire, which has signs of life of its
+/// own.
+fn respond_with<T: Send + 'static>(
+    result: Result<Items<T>, Error>,
+) -> Result<Response<Replies<T>>, Status> {
+    let reply = |item| match item {
+        Item::Reply(reply) => Some(Ok(reply)),
+        Item::Alive => None,
+    };
+    respond(
+        result
+            .map(|items| -> Replies<T> { Box::pin(ReceiverStream::new(items).filter_map(reply)) }),
+    )
 }

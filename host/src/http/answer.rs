@@ -1,18 +1,67 @@
 //! Answers over HTTP: JSON bodies, and errors in the form of grpc-gateway.
 
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
 use bytes::Bytes;
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
-use http::{HeaderValue, Response, StatusCode};
+use http::{HeaderName, HeaderValue, Response, StatusCode};
 use http_body_util::Full;
+use hyper::body::{Body as HttpBody, Frame, SizeHint};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
+use tokio_stream::Stream;
 
 use crate::error::Error;
 
-/// A whole answer.
-pub type Answer = Response<Full<Bytes>>;
+/// An answer.
+pub type Answer = Response<Body>;
+
+/// What an answer says.
+pub enum Body {
+    /// All of it.
+    Whole(Full<Bytes>),
+    /// Piece by piece, as there is something to say.
+    Stream(Pin<Box<dyn Stream<Item = Bytes> + Send>>),
+}
+
+impl HttpBody for Body {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        match self.get_mut() {
+            Self::Whole(whole) => Pin::new(whole).poll_frame(context),
+            Self::Stream(stream) => {
+                let piece = stream.as_mut().poll_next(context);
+                piece.map(|piece| piece.map(|piece| Ok(Frame::data(piece))))
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Whole(whole) => whole.is_end_stream(),
+            Self::Stream(_) => false,
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Whole(whole) => whole.size_hint(),
+            Self::Stream(_) => SizeHint::default(),
+        }
+    }
+}
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
+const EVENT_STREAM: HeaderValue = HeaderValue::from_static("text/event-stream");
+/// Proxies are not to keep events back.
+const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 /// Sessions are nobody's to cache.
 const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
 
@@ -44,12 +93,28 @@ pub fn method_not_allowed(error_: &Error, allowed: &str) -> Answer {
     answer
 }
 
+/// An answer of server-sent events.
+pub fn events(events: impl Stream<Item = Bytes> + Send + 'static) -> Answer {
+    let mut answer = Response::new(Body::Stream(Box::pin(events)));
+    let headers = answer.headers_mut();
+    headers.insert(CONTENT_TYPE, EVENT_STREAM);
+    headers.insert(CACHE_CONTROL, NO_STORE);
+    headers.insert(X_ACCEL_BUFFERING, HeaderValue::from_static("no"));
+    answer
+}
+
 /// An answer with a JSON body and a status of its own.
 pub fn with_status(status: StatusCode, body: impl Into<Bytes>) -> Answer {
-    let mut answer = Response::new(Full::new(body.into()));
+    let mut answer = of_type(JSON, body);
     *answer.status_mut() = status;
-    answer.headers_mut().insert(CONTENT_TYPE, JSON);
     answer.headers_mut().insert(CACHE_CONTROL, NO_STORE);
+    answer
+}
+
+/// A whole answer with a body of this type.
+pub fn of_type(content_type: HeaderValue, body: impl Into<Bytes>) -> Answer {
+    let mut answer = Response::new(Body::Whole(Full::new(body.into())));
+    answer.headers_mut().insert(CONTENT_TYPE, content_type);
     answer
 }
 

@@ -9,6 +9,7 @@ mod json;
 mod openapi;
 mod routes;
 pub mod server;
+mod sse;
 mod transcode;
 
 use std::sync::Arc;
@@ -16,7 +17,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, EXPECT};
 use http::request::Parts;
-use http::{HeaderMap, HeaderValue, Method, Request};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request};
 use hyper::body::Incoming;
 use percent_encoding::percent_decode_str;
 use prost::Message;
@@ -36,6 +37,8 @@ use crate::telemetry::{Counts, Metrics, Operation, REQUEST_ID, request_id};
 
 /// The most bytes of one body.
 const BODY_BYTES_MAX: usize = 4 << 20;
+/// What a client has seen last of events that go on.
+const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 /// The length of a body that needs no type.
 const NOTHING: HeaderValue = HeaderValue::from_static("0");
 
@@ -151,18 +154,22 @@ impl Rest {
             BodyRule::Nothing => Bytes::new(),
             BodyRule::Whole | BodyRule::Field(_) => collected(head, body).await?,
         };
+        let request = || {
+            let mut request = transcode::Request::new(route.method.input());
+            for (name, value) in &decoded {
+                request.path(name, value);
+            }
+            request.query(query);
+            match &route.body {
+                BodyRule::Nothing => {}
+                BodyRule::Whole => request.body(&body)?,
+                BodyRule::Field(field) => request.body_of(field, &body)?,
+            }
+            Ok::<_, Error>(request)
+        };
         match &route.action {
             Action::Unary(call) => {
-                let mut request = transcode::Request::new(route.method.input());
-                for (name, value) in &decoded {
-                    request.path(name, value);
-                }
-                request.query(query);
-                match &route.body {
-                    BodyRule::Nothing => {}
-                    BodyRule::Whole => request.body(&body)?,
-                    BodyRule::Field(field) => request.body_of(field, &body)?,
-                }
+                let mut request = request()?;
                 route.required.iter().for_each(|field| request.require(field));
                 let (message, violations) = request.finish();
                 let calling = call(self.api.clone(), message);
@@ -170,6 +177,25 @@ impl Rest {
                     return Err(wanting(&route.method.input(), violations, calling).await.into());
                 }
                 Ok(reply_of(route, &calling.await?))
+            }
+            Action::Stream { call, last_event_id } => {
+                let mut request = request()?;
+                if let Some(last) = head.headers.get(LAST_EVENT_ID).filter(|last| !last.is_empty())
+                    && let Some(field) = route.method.input().get_field_by_name(last_event_id)
+                {
+                    let last = last.to_str();
+                    let last = last.map_err(|_| Error::invalid("Last-Event-ID", "is not text"))?;
+                    request.offer(&field, last);
+                }
+                route.required.iter().for_each(|field| request.require(field));
+                let (message, violations) = request.finish();
+                let calling = call(self.api.clone(), message);
+                if !violations.is_empty() {
+                    let calling = Box::pin(async { calling.await.map(|_| Vec::new()) });
+                    return Err(wanting(&route.method.input(), violations, calling).await.into());
+                }
+                let contract = route.method.output();
+                Ok(answer::events(sse::encoded(contract, calling.await?)))
             }
             Action::SetFlat => {
                 no_query(query)?;

@@ -108,14 +108,27 @@ impl Document {
                     "in": "query",
                     "required": route.required.contains(&field),
                     "description": comment(&field),
-                    "schema": scalar(&field),
+                    "schema": self.field(&field, route.camel_case),
                 }));
             }
+        }
+        if matches!(route.action, Action::Stream { .. }) {
+            query.push(json!({
+                "name": "Last-Event-ID",
+                "in": "header",
+                "description": "The id of the event that was seen last.",
+                "schema": { "type": "string" },
+            }));
         }
         parameters.extend(query);
         let reply = match (&route.action, context) {
             (Action::GetFlat, Some(context)) => self.session(context),
             _ => self.reply(route),
+        };
+        let content = match route.action {
+            // Each event has the name of a member of this, and the member for data.
+            Action::Stream { .. } => json!({ "text/event-stream": { "schema": reply } }),
+            _ => json!({ "application/json": { "schema": reply } }),
         };
         let mut operation = json!({
             "operationId": operation_id(route, context),
@@ -126,7 +139,7 @@ impl Document {
                 "200": {
                     "description": "Done.",
                     "headers": { "x-request-id": { "schema": { "type": "string" } } },
-                    "content": { "application/json": { "schema": reply } },
+                    "content": content,
                 },
                 "default": { "$ref": "#/components/responses/Error" },
             },
@@ -245,6 +258,10 @@ impl Document {
     fn message(&mut self, message: &MessageDescriptor, camel_case: bool) -> Value {
         match message.full_name() {
             "google.protobuf.Timestamp" => return date_time(""),
+            // The one there is has texts.
+            "google.protobuf.ListValue" => {
+                return json!({ "type": "array", "items": { "type": "string" } });
+            }
             "google.protobuf.Duration" => {
                 return json!({ "type": "string", "pattern": r"^-?[0-9]+(\.[0-9]+)?s$" });
             }

@@ -13,19 +13,32 @@ use prost_reflect::{
     DescriptorPool, DynamicMessage, FieldDescriptor, MessageDescriptor, MethodDescriptor, Value,
 };
 
-use crate::api::{Api, booking, users, viewing};
+use crate::api::streams::Items;
+use crate::api::{Api, booking, connections, events, users, viewing};
 use crate::error::Error;
+use crate::http::sse::{Pieces, Told, pieces};
 use crate::proto::session::booking::v1::ListContextsRequest;
+use crate::proto::session::connections::v1::GetStatsRequest;
 use crate::proto::sessionmanager::EmptyRequest;
 use crate::telemetry::{Counts, Operation};
 
 /// A reply message's bytes, some time.
 pub type Reply = Pin<Box<dyn Future<Output = Result<Vec<u8>, Error>> + Send>>;
 
+/// Server-sent events, some time.
+pub type Going = Pin<Box<dyn Future<Output = Result<Pieces, Error>> + Send>>;
+
 /// What a route does with a request.
 pub enum Action {
     /// Decode by the descriptor, call, encode by the descriptor.
     Unary(Box<dyn Fn(Api, Bytes) -> Reply + Send + Sync>),
+    /// Decode by the descriptor, call, and go on encoding what comes.
+    Stream {
+        /// What it calls.
+        call: Box<dyn Fn(Api, Bytes) -> Going + Send + Sync>,
+        /// The field that the header Last-Event-ID stands in for.
+        last_event_id: &'static str,
+    },
     /// Write a booking session from a flat body.
     SetFlat,
     /// Read a booking session into a flat body.
@@ -223,6 +236,46 @@ fn action(operation: &str) -> Result<Action> {
         "session.booking.v1.Booking/ListContexts" => {
             unary(|api, _: ListContextsRequest| async move { Ok(booking::contexts(&api)) })
         }
+        "session.connections.v1.Connections/Register" => {
+            unary(|api, request| async move { connections::register(&api, request).await })
+        }
+        "session.connections.v1.Connections/Get" => {
+            unary(|api, request| async move { connections::get(&api, request).await })
+        }
+        "session.connections.v1.Connections/Heartbeat" => {
+            unary(|api, request| async move { connections::heartbeat(&api, request).await })
+        }
+        "session.connections.v1.Connections/HeartbeatPod" => {
+            unary(|api, request| async move { connections::heartbeat_pod(&api, request).await })
+        }
+        "session.connections.v1.Connections/Close" => {
+            unary(|api, request| async move { connections::close(&api, request).await })
+        }
+        "session.connections.v1.Connections/ListByUser" => {
+            unary(|api, request| async move { connections::list_by_user(&api, request).await })
+        }
+        "session.connections.v1.Connections/Terminate" => {
+            unary(|api, request| async move { connections::terminate(&api, request).await })
+        }
+        "session.connections.v1.Connections/GetPresence" => {
+            unary(|api, request| async move { connections::presence(&api, request).await })
+        }
+        "session.connections.v1.Connections/ListByPod" => {
+            unary(|api, request| async move { connections::list_by_pod(&api, request).await })
+        }
+        "session.connections.v1.Connections/Drain" => {
+            unary(|api, request| async move { connections::drain(&api, request).await })
+        }
+        "session.connections.v1.Connections/GetStats" => {
+            unary(|api, _: GetStatsRequest| async move { connections::stats(&api).await })
+        }
+        "session.connections.v1.Connections/Connect" => going(
+            "session_id",
+            |api, request| async move { connections::connect(&api, request).await },
+        ),
+        "session.events.v1.Events/Subscribe" => {
+            going("after", |api, request| async move { events::subscribe(&api, request).await })
+        }
         "session.users.v1.UserSessions/Create" => {
             unary(|api, request| async move { users::create(&api, request).await })
         }
@@ -295,6 +348,31 @@ where
     }))
 }
 
+fn going<Q, R, F>(
+    last_event_id: &'static str,
+    call: impl Fn(Api, Q) -> F + Send + Sync + 'static,
+) -> Action
+where
+    Q: Message + Default,
+    R: Told,
+    F: Future<Output = Result<Items<R>, Error>> + Send + 'static,
+{
+    let call = move |api, bytes| -> Going {
+        match Q::decode(bytes) {
+            Ok(request) => {
+                let call = call(api, request);
+                Box::pin(async move { call.await.map(pieces) })
+            }
+            // As above.
+            Err(error) => {
+                let error = Error::invalid("query", error.to_string());
+                Box::pin(std::future::ready(Err(error)))
+            }
+        }
+    };
+    Action::Stream { call: Box::new(call), last_event_id }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -313,8 +391,12 @@ mod tests {
         let expected = [
             "DELETE /session session.users.v1.UserSessions/DeleteAll",
             "DELETE /session/{session_id} session.users.v1.UserSessions/Delete",
+            "DELETE /v1/connections/{session_id} session.connections.v1.Connections/Close",
+            "DELETE /v1/pods/{pod_id}/connections session.connections.v1.Connections/Drain",
+            "DELETE /v1/users/{user_id}/connections session.connections.v1.Connections/Terminate",
             "DELETE /v1/{context}/sessions/{session_key} session.booking.v1.Booking/Delete",
             "DELETE /v1/{context}/sessions/{session_key}/lock session.booking.v1.Booking/Unlock",
+            "GET /api/sse/connect session.connections.v1.Connections/Connect",
             "GET /devices/{device_id} com.example.smdevice.Device/GetDevice",
             "GET /health sessionmanager.SessionManager/HealthCheck",
             "GET /homes/{account_id} com.example.sm.SM/GetHome",
@@ -322,10 +404,18 @@ mod tests {
             "GET /session session.users.v1.UserSessions/List",
             "GET /session/user/{user_id} session.users.v1.UserSessions/ListById",
             "GET /session/{session_id} session.users.v1.UserSessions/Get",
+            "GET /v1/connect session.connections.v1.Connections/Connect",
+            "GET /v1/connections/stats session.connections.v1.Connections/GetStats",
+            "GET /v1/connections/{session_id} session.connections.v1.Connections/Get",
             "GET /v1/contexts session.booking.v1.Booking/ListContexts",
+            "GET /v1/events session.events.v1.Events/Subscribe",
+            "GET /v1/pods/{pod_id}/connections session.connections.v1.Connections/ListByPod",
+            "GET /v1/users/{user_id}/connections session.connections.v1.Connections/ListByUser",
+            "GET /v1/users/{user_id}/presence session.connections.v1.Connections/GetPresence",
             "GET /v1/{context}/sessions/{session_key} session.booking.v1.Booking/Get",
             "PATCH /session session.users.v1.UserSessions/Update",
             "PATCH /session/{session_id} session.users.v1.UserSessions/Update",
+            "POST /api/sse/disconnect session.connections.v1.Connections/Close",
             "POST /device/{device_id}/create com.example.smdevice.Device/CreateDevice",
             "POST /device/{device_id}/delete com.example.smdevice.Device/DeleteDevice",
             "POST /device/{device_id}/sessions/create \
@@ -335,6 +425,10 @@ mod tests {
             "POST /home/{account_id}/sessions/setMaxSession com.example.sm.SM/SetMaxSession",
             "POST /home/{account_id}/sessions/teardown com.example.sm.SM/TearDown",
             "POST /session session.users.v1.UserSessions/Create",
+            "POST /v1/connections session.connections.v1.Connections/Register",
+            "POST /v1/connections/{session_id}/heartbeat \
+             session.connections.v1.Connections/Heartbeat",
+            "POST /v1/pods/{pod_id}/heartbeat session.connections.v1.Connections/HeartbeatPod",
             "POST /v1/{context}/sessions session.booking.v1.Booking/Set",
             "POST /v1/{context}/sessions/{session_key}/lock session.booking.v1.Booking/Lock",
             "PUT /v1/{context}/sessions/{session_key} session.booking.v1.Booking/Set",

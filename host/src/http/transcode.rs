@@ -47,6 +47,13 @@ impl Request {
         self.in_path.extend(self.message.descriptor().get_field_by_name(name));
     }
 
+    /// Sets a field from a header, unless it is given.
+    pub fn offer(&mut self, field: &FieldDescriptor, value: &str) {
+        if !self.seen.contains(&field.number()) {
+            self.scalar(field.name(), value);
+        }
+    }
+
     /// Sets fields from the query string.
     pub fn query(&mut self, query: &str) {
         let pairs = query.split('&').filter(|pair| !pair.is_empty());

@@ -7,11 +7,13 @@ mod bindings;
 mod booking;
 mod call;
 mod component;
+pub mod connections;
 mod conversions;
 mod gates;
 mod generation;
 mod imports;
 mod instance;
+pub mod maintenance;
 #[cfg(feature = "native-rules")]
 mod native;
 mod pool;

@@ -90,8 +90,7 @@ impl Memory {
     pub fn events(&self, marks: &[LogMark], limit: usize) -> Logs {
         // Whoever has not begun to append when a shard is looked at is later than this.
         let now = self.clock.now();
-        let page =
-            |mark: &LogMark| self.shard(transaction::tag(&mark.log)).events(mark, limit);
+        let page = |mark: &LogMark| self.shard(transaction::tag(&mark.log)).events(mark, limit);
         Logs { now, pages: marks.iter().map(page).collect() }
     }
 }

@@ -58,10 +58,8 @@ impl Shard {
             return LogPage::default();
         };
         let start = log.events.partition_point(|(id, _)| mark.after.is_some_and(|at| *id <= at));
-        let event = |(id, entries): &(EventId, Vec<Entry>)| Event {
-            id: *id,
-            entries: entries.clone(),
-        };
+        let event =
+            |(id, entries): &(EventId, Vec<Entry>)| Event { id: *id, entries: entries.clone() };
         LogPage {
             events: log.events.iter().skip(start).take(limit).map(event).collect(),
             trimmed: mark.after.is_some_and(|at| at < log.dropped),

@@ -30,6 +30,11 @@ pub struct Metrics {
     pub instances_busy: IntGauge,
     /// Whether the store answered when it was last asked.
     pub store_up: IntGauge,
+    /// Connections that this process holds.
+    pub connects: IntGauge,
+    /// Subscriptions to events.
+    pub subscriptions: IntGauge,
+    expired: IntCounter,
     swaps: IntCounterVec,
     rollbacks: IntCounterVec,
     gates: HistogramVec,
@@ -115,6 +120,18 @@ impl Metrics {
                 "session_manager_store_up",
                 "1 when the store answered when last asked, else 0.",
             ),
+            connects: gauge(
+                "session_manager_connects_open",
+                "Connections that this process holds for clients.",
+            ),
+            subscriptions: gauge("session_manager_subscriptions_open", "Subscriptions to events."),
+            expired: registered(
+                &registry,
+                IntCounter::with_opts(Opts::new(
+                    "session_manager_sessions_expired_total",
+                    "Sessions of which this process has told that they ended by themselves.",
+                )),
+            ),
             swaps: counters(
                 "session_manager_component_swaps_total",
                 "Components that were to become a generation.",
@@ -149,6 +166,11 @@ impl Metrics {
     /// `failures`.
     pub fn rolled_back(&self, cause: &'static str) {
         self.rollbacks.with_label_values(&[cause]).inc();
+    }
+
+    /// So many sessions have ended by themselves.
+    pub fn expired(&self, count: u64) {
+        self.expired.inc_by(count);
     }
 
     /// All metrics in the text format of Prometheus.

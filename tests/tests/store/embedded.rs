@@ -1,5 +1,6 @@
 //! What only the embedded store can meet: its directory.
 
+use session_manager::store::LogMark;
 use session_manager::store::embedded::OpenError;
 
 use super::*;
@@ -38,11 +39,12 @@ async fn everything_is_there_again_when_it_is_reopened() {
     let replies = perform(&store, vec![get("forever")]).await;
     assert!(matches!(&replies[..], [Reply::Record(Some(Hash { expires_at: None, .. }))]));
     assert_eq!(perform(&store, vec![get("gone")]).await, [Reply::Record(None)]);
-    let events = store.events("log", None, 10).await.unwrap();
-    assert_eq!(events[0].entries, entries(&[("a", "1"), ("b", "")]));
+    let marks = [LogMark { log: "log".into(), after: None }];
+    let logs = store.read_logs(&marks, 10).await.unwrap();
+    assert_eq!(logs.pages[0].events[0].entries, entries(&[("a", "1"), ("b", "")]));
     // Ids go on increasing, whatever the clock does.
     let Reply::Appended(id) = perform(&store, vec![append()]).await.remove(0) else { panic!() };
-    assert_ne!(id, events[0].id);
+    assert_ne!(id, logs.pages[0].events[0].id.to_string());
     drop(store);
 
     clock.advance(1500);

@@ -98,7 +98,8 @@ fn transactions() -> impl Strategy<Value = Vec<Txn>> {
         let mut steps = 0;
         for txn in &mut transactions {
             for operation in txn.success.iter_mut().chain(&mut txn.failure) {
-                if let Operation::MemberSet { ttl, .. } | Operation::MemberRenew { ttl, .. } = operation
+                if let Operation::MemberSet { ttl, .. } | Operation::MemberRenew { ttl, .. } =
+                    operation
                 {
                     steps += 1;
                     *ttl = HOUR + steps * STEP;

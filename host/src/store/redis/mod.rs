@@ -260,8 +260,7 @@ impl Store for Redis {
                 call.key(&*mark.log);
                 call.arg(mark.after.map(|id| id.to_string()).unwrap_or_default());
             }
-            let value =
-                self.call(async |connection| call.invoke_async(connection).await).await?;
+            let value = self.call(async |connection| call.invoke_async(connection).await).await?;
             reply::logs(value, marks.len()).ok_or_else(misunderstood)
         })
     }

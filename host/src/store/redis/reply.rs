@@ -5,8 +5,8 @@ use bytes::Bytes;
 use redis::Value;
 
 use crate::clock::Milliseconds;
-use crate::store::{Event, LogPage, Logs};
 use crate::store::transaction::{Entry, Hash, Member, Operation, Outcome, Reply, Txn};
+use crate::store::{Event, LogPage, Logs};
 
 /// The outcome that the script returned.
 pub fn outcome(txn: &Txn, value: Value) -> Option<Outcome> {

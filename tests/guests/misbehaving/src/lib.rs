@@ -27,6 +27,12 @@ mod component {
     use super::bindings::exports::session::manager::catalog::{
         Description, Guest as Catalog, Kind,
     };
+    use super::bindings::exports::session::manager::connections::{
+        Connection, Count, Drained, Guest as Connections, Page, Renewed,
+    };
+    use super::bindings::exports::session::manager::maintenance::{
+        Guest as Maintenance, LogCatalog, Swept,
+    };
     use super::bindings::exports::session::manager::users::{self, Guest as Users};
     use super::bindings::exports::session::manager::viewing::{
         Guest as Viewing, Home, Setup, Slot,
@@ -105,6 +111,62 @@ mod component {
 
         fn unlock(_: String, _: String, _: String) -> Result<(), Fault> {
             refused()
+        }
+    }
+
+    impl Connections for Component {
+        fn register(_: String, _: String, _: Option<String>) -> Result<Connection, Fault> {
+            refused()
+        }
+
+        fn get(_: String) -> Result<Connection, Fault> {
+            refused()
+        }
+
+        fn heartbeat(_: String, _: Option<String>) -> Result<Connection, Fault> {
+            refused()
+        }
+
+        fn heartbeat_pod(_: String, _: Option<Vec<String>>, _: u32) -> Result<Renewed, Fault> {
+            refused()
+        }
+
+        fn close(_: String, _: String, _: Option<String>, _: Option<String>) -> Result<(), Fault> {
+            refused()
+        }
+
+        fn list_user(_: String) -> Result<Vec<Connection>, Fault> {
+            refused()
+        }
+
+        fn terminate_user(_: String, _: String, _: String) -> Result<u32, Fault> {
+            refused()
+        }
+
+        fn presence(_: String) -> Result<u32, Fault> {
+            refused()
+        }
+
+        fn list_pod(_: String, _: u32) -> Result<Page, Fault> {
+            refused()
+        }
+
+        fn drain_pod(_: String, _: String, _: u32) -> Result<Drained, Fault> {
+            refused()
+        }
+
+        fn stats(_: u32) -> Result<Count, Fault> {
+            refused()
+        }
+    }
+
+    impl Maintenance for Component {
+        fn describe_logs() -> LogCatalog {
+            LogCatalog { logs: Vec::new(), types: Vec::new() }
+        }
+
+        fn sweep(_: u32) -> Result<Swept, Fault> {
+            Ok(Swept { expired: 0, more: false })
         }
     }
 

@@ -1,0 +1,196 @@
+//! What happens to sessions, told to whoever has to act on it: one log for each
+//! partition, to which an event is appended in the transaction that makes the change.
+
+use sha2::{Digest, Sha256};
+
+use crate::keys::Partition;
+use crate::policy::Policy;
+use crate::store::{Event as Appended, Operation};
+use crate::transaction::entry;
+
+/// How many characters of an id an event has.
+const SHOWN_CHARACTERS: usize = 6;
+/// How many bytes of its hash.
+const HASH_BYTES: usize = 8;
+
+/// What can happen to a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Type {
+    /// A login began.
+    UserCreated,
+    /// A login was closed.
+    UserClosed,
+    /// All logins of a user, or all but one, were closed.
+    UserClosedAll,
+    /// A login ended by itself.
+    UserExpired,
+    /// A user has as many logins as there may be.
+    UserLimitReached,
+    /// A connection was registered.
+    ConnectionCreated,
+    /// A connection was registered again.
+    ConnectionMoved,
+    /// A connection was closed by its user, or with its pod.
+    ConnectionClosed,
+    /// A connection was ended by somebody else.
+    ConnectionTerminated,
+    /// A connection ended as no heartbeat came.
+    ConnectionExpired,
+    /// A user has as many connections as there may be.
+    ConnectionLimitReached,
+    /// A slot was taken.
+    ViewingCreated,
+    /// A slot was given back.
+    ViewingClosed,
+    /// A slot was taken over.
+    ViewingTerminated,
+    /// A slot came free as no heartbeat came.
+    ViewingExpired,
+    /// A home had no slot left.
+    ViewingLimitReached,
+}
+
+impl Type {
+    /// All of them.
+    pub const ALL: [Self; 16] = [
+        Self::UserCreated,
+        Self::UserClosed,
+        Self::UserClosedAll,
+        Self::UserExpired,
+        Self::UserLimitReached,
+        Self::ConnectionCreated,
+        Self::ConnectionMoved,
+        Self::ConnectionClosed,
+        Self::ConnectionTerminated,
+        Self::ConnectionExpired,
+        Self::ConnectionLimitReached,
+        Self::ViewingCreated,
+        Self::ViewingClosed,
+        Self::ViewingTerminated,
+        Self::ViewingExpired,
+        Self::ViewingLimitReached,
+    ];
+
+    /// What it is called in a log.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::UserCreated => "user.created",
+            Self::UserClosed => "user.closed",
+            Self::UserClosedAll => "user.closed_all",
+            Self::UserExpired => "user.expired",
+            Self::UserLimitReached => "user.limit_reached",
+            Self::ConnectionCreated => "connection.created",
+            Self::ConnectionMoved => "connection.moved",
+            Self::ConnectionClosed => "connection.closed",
+            Self::ConnectionTerminated => "connection.terminated",
+            Self::ConnectionExpired => "connection.expired",
+            Self::ConnectionLimitReached => "connection.limit_reached",
+            Self::ViewingCreated => "viewing.created",
+            Self::ViewingClosed => "viewing.closed",
+            Self::ViewingTerminated => "viewing.terminated",
+            Self::ViewingExpired => "viewing.expired",
+            Self::ViewingLimitReached => "viewing.limit_reached",
+        }
+    }
+}
+
+/// An event; a text that is empty does not apply.
+pub struct Event<'a> {
+    /// What happened.
+    pub type_: Type,
+    /// To a session of this user or account.
+    pub user_id: &'a str,
+    /// The session.
+    pub session_id: &'a str,
+    /// Its device.
+    pub device_id: &'a str,
+    /// Its pod.
+    pub pod_id: &'a str,
+    /// Why.
+    pub reason: &'a str,
+    /// Who did it.
+    pub by: &'a str,
+}
+
+impl<'a> Event<'a> {
+    /// An event of a user or an account.
+    pub fn new(type_: Type, user_id: &'a str) -> Self {
+        let none = "";
+        Self {
+            type_,
+            user_id,
+            session_id: none,
+            device_id: none,
+            pod_id: none,
+            reason: none,
+            by: none,
+        }
+    }
+
+    /// An event of a session.
+    pub fn of(type_: Type, user_id: &'a str, session_id: &'a str) -> Self {
+        Self { session_id, ..Self::new(type_, user_id) }
+    }
+
+    /// Appends it to the log of the partition.
+    pub fn append(&self, policy: &Policy, partition: Partition) -> Operation {
+        let shown: String = self.session_id.chars().take(SHOWN_CHARACTERS).collect();
+        let hash = match self.session_id {
+            "" => String::new(),
+            session_id => hash(session_id),
+        };
+        let texts = [
+            ("type", self.type_.name()),
+            ("user_id", self.user_id),
+            ("session_id", &shown),
+            ("session_hash", &hash),
+            ("device_id", self.device_id),
+            ("pod_id", self.pod_id),
+            ("reason", self.reason),
+            ("by", self.by),
+        ];
+        let entries = texts.into_iter().filter(|(_, text)| !text.is_empty());
+        Operation::AppendEvent(Appended {
+            log: partition.log(),
+            entries: entries.map(|(field, text)| entry(field, text)).collect(),
+            keep: policy.events_kept,
+        })
+    }
+}
+
+/// What tells a session to those who know its id, and nobody else.
+fn hash(session_id: &str) -> String {
+    let digest = Sha256::digest(session_id.as_bytes());
+    digest[..HASH_BYTES].iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_event_tells_a_session_without_its_id() {
+        let event = Event { by: "tv", ..Event::of(Type::ViewingTerminated, "home", "0123456789") };
+        let policy = Policy { events_kept: 7, ..Policy::DEFAULTS };
+        let Operation::AppendEvent(appended) = event.append(&policy, Partition::of("home")) else {
+            panic!("an event");
+        };
+        assert_eq!((appended.keep, appended.log), (7, Partition::of("home").log()));
+        let expected = [
+            ("type", "viewing.terminated"),
+            ("user_id", "home"),
+            ("session_id", "012345"),
+            ("session_hash", "84d89877f0d4041e"),
+            ("by", "tv"),
+        ];
+        assert_eq!(appended.entries, expected.map(|(field, text)| entry(field, text)));
+    }
+
+    #[test]
+    fn types_have_names_of_their_own() {
+        let mut names: Vec<_> = Type::ALL.iter().map(|type_| type_.name()).collect();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), Type::ALL.len());
+    }
+}

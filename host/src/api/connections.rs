@@ -1,0 +1,363 @@
+//! Connections of users.
+
+use std::pin::pin;
+
+use prost_types::value::Kind;
+
+use crate::api::streams::{self, Items};
+use crate::api::{Api, given, timestamp};
+use crate::error::{Error, Reason};
+use crate::logic::connections::Connection;
+use crate::proto::session::connections::v1;
+use crate::proto::session::connections::v1::connect_reply::Event;
+
+/// About how many connections a page has when nobody says how many.
+const PAGE_SIZE: usize = 1000;
+/// The most that can be asked for.
+const PAGE_SIZE_MAX: usize = 10_000;
+/// Who ends connections when nobody says who.
+const ADMINISTRATOR: &str = "administrator";
+
+/// Registers a connection.
+///
+/// # Errors
+/// `INVALID_REQUEST`, `SESSION_EXISTS`, `SESSION_TERMINATED`, `SESSION_LIMIT_REACHED`, or
+/// the service itself.
+pub async fn register(api: &Api, request: v1::RegisterRequest) -> Result<v1::Connection, Error> {
+    let v1::RegisterRequest { user_id, pod_id, session_id } = request;
+    let session_id = given(session_id);
+    let registered = api.logic.connections_register(&user_id, &pod_id, session_id.as_deref());
+    Ok(connection(registered.await?))
+}
+
+/// Reads a connection that is alive.
+///
+/// # Errors
+/// `INVALID_REQUEST`, `SESSION_NOT_FOUND`, `SESSION_EXPIRED`, `SESSION_TERMINATED`, or the
+/// service itself.
+pub async fn get(api: &Api, request: v1::GetRequest) -> Result<v1::Connection, Error> {
+    Ok(connection(api.logic.connections_get(&request.session_id).await?))
+}
+
+/// Keeps a connection for another lifetime.
+///
+/// # Errors
+/// As [`get`].
+pub async fn heartbeat(api: &Api, request: v1::HeartbeatRequest) -> Result<v1::Connection, Error> {
+    Ok(connection(api.logic.connections_heartbeat(&request.session_id, None).await?))
+}
+
+/// Keeps connections of a pod.
+///
+/// # Errors
+/// `INVALID_REQUEST`, or the service itself.
+pub async fn heartbeat_pod(
+    api: &Api,
+    request: v1::HeartbeatPodRequest,
+) -> Result<v1::HeartbeatPodReply, Error> {
+    let v1::HeartbeatPodRequest { pod_id, session_ids } = request;
+    let text = |value: prost_types::Value| match value.kind {
+        Some(Kind::StringValue(text)) => Ok(text),
+        _ => Err(Error::invalid("session_ids", "has an item that is no string")),
+    };
+    let session_ids: Option<Vec<String>> = session_ids
+        .map(|list| list.values.into_iter().map(text).collect::<Result<_, _>>())
+        .transpose()?;
+    let mut reply = v1::HeartbeatPodReply::default();
+    let mut cursor = Some(0);
+    while let Some(at) = cursor {
+        let kept = api.logic.connections_heartbeat_pod(&pod_id, session_ids.as_deref(), at).await?;
+        reply.kept += kept.kept;
+        reply.gone.extend(kept.gone);
+        cursor = kept.next;
+    }
+    Ok(reply)
+}
+
+/// Closes a connection, whether or not it is alive.
+///
+/// # Errors
+/// `INVALID_REQUEST`, or the service itself.
+pub async fn close(api: &Api, request: v1::CloseRequest) -> Result<v1::CloseReply, Error> {
+    let v1::CloseRequest { session_id, reason, user_id } = request;
+    let user_id = given(user_id);
+    api.logic.connections_close(&session_id, &reason, user_id.as_deref(), None).await?;
+    Ok(v1::CloseReply {})
+}
+
+/// The connections of a user.
+///
+/// # Errors
+/// `INVALID_REQUEST`, or the service itself.
+pub async fn list_by_user(
+    api: &Api,
+    request: v1::ListByUserRequest,
+) -> Result<v1::ListByUserReply, Error> {
+    let connections = api.logic.connections_of_user(&request.user_id).await?;
+    Ok(v1::ListByUserReply { connections: connections.into_iter().map(connection).collect() })
+}
+
+/// Ends all connections of a user.
+///
+/// # Errors
+/// `INVALID_REQUEST`, or the service itself.
+pub async fn terminate(
+    api: &Api,
+    request: v1::TerminateRequest,
+) -> Result<v1::TerminateReply, Error> {
+    let v1::TerminateRequest { user_id, reason, by } = request;
+    let by = if by.is_empty() { ADMINISTRATOR } else { &by };
+    let terminated = api.logic.connections_terminate(&user_id, &reason, by).await?;
+    Ok(v1::TerminateReply { user_id, terminated })
+}
+
+/// Whether a user is online.
+///
+/// # Errors
+/// `INVALID_REQUEST`, or the service itself.
+pub async fn presence(api: &Api, request: v1::GetPresenceRequest) -> Result<v1::Presence, Error> {
+    let connections = api.logic.connections_presence(&request.user_id).await?;
+    Ok(v1::Presence { online: connections > 0, connections })
+}
+
+/// Connections of a pod.
+///
+/// # Errors
+/// `INVALID_REQUEST`, or the service itself.
+pub async fn list_by_pod(
+    api: &Api,
+    request: v1::ListByPodRequest,
+) -> Result<v1::ListByPodReply, Error> {
+    let v1::ListByPodRequest { pod_id, page_size, page_token } = request;
+    let size = match usize::try_from(page_size) {
+        Ok(0) => PAGE_SIZE,
+        Ok(size) => size.min(PAGE_SIZE_MAX),
+        Err(_) => return Err(Error::invalid("page_size", "must not be negative")),
+    };
+    let mut cursor = Some(match page_token.as_str() {
+        "" => 0,
+        token => token.parse().map_err(|_| no_page_token())?,
+    });
+    let mut connections = Vec::new();
+    while let Some(at) = cursor.filter(|_| connections.len() < size) {
+        let page = api.logic.connections_of_pod(&pod_id, at).await.map_err(|failure| {
+            let error = Error::from(failure);
+            let about_cursor = error.violations.iter().any(|violation| violation.field == "cursor");
+            if about_cursor { no_page_token() } else { error }
+        })?;
+        connections.extend(page.connections.into_iter().map(connection));
+        cursor = page.next;
+    }
+    let next_page_token = cursor.map(|cursor| cursor.to_string()).unwrap_or_default();
+    Ok(v1::ListByPodReply { connections, next_page_token })
+}
+
+/// Closes the connections of a pod that is gone.
+///
+/// # Errors
+/// `INVALID_REQUEST`, or the service itself.
+pub async fn drain(api: &Api, request: v1::DrainRequest) -> Result<v1::DrainReply, Error> {
+    let v1::DrainRequest { pod_id, reason } = request;
+    let mut closed = 0;
+    let mut cursor = Some(0);
+    while let Some(at) = cursor {
+        let drained = api.logic.connections_drain(&pod_id, &reason, at).await?;
+        closed += drained.closed;
+        cursor = drained.next;
+    }
+    Ok(v1::DrainReply { pod_id, closed })
+}
+
+/// Counts connections.
+///
+/// # Errors
+/// The service itself.
+pub async fn stats(api: &Api) -> Result<v1::Stats, Error> {
+    let mut stats = v1::Stats::default();
+    let mut pods = std::collections::BTreeMap::<String, (u32, u32)>::new();
+    let mut cursor = Some(0);
+    while let Some(at) = cursor {
+        let count = api.logic.connections_stats(at).await?;
+        stats.connections += count.connections;
+        stats.users_online += count.users;
+        for pod in count.pods {
+            let (connections, users) = pods.entry(pod.pod_id).or_default();
+            *connections += pod.connections;
+            *users += pod.users;
+        }
+        cursor = count.next;
+    }
+    let pod = |(pod_id, (connections, users))| v1::PodStats { pod_id, connections, users };
+    stats.pods = pods.into_iter().map(pod).collect();
+    Ok(stats)
+}
+
+/// Registers a connection and holds it until its client leaves.
+///
+/// # Errors
+/// As [`register`], and `OVERLOADED` when as many are held as may be.
+pub async fn connect(
+    api: &Api,
+    request: v1::ConnectRequest,
+) -> Result<Items<v1::ConnectReply>, Error> {
+    let v1::ConnectRequest { user_id, session_id, pod_id } = request;
+    let place = api.streams.connect()?;
+    let pod_id = given(pod_id).unwrap_or_else(|| api.streams.pod_id.clone());
+    let session_id = given(session_id);
+    let registered = api.logic.connections_register(&user_id, &pod_id, session_id.as_deref());
+    let registered = registered.await?;
+    let (told, items) = streams::channel();
+    // There is room for what comes first.
+    drop(told.try_send(reply(Event::Connected(connection(registered.clone())))));
+    let held = Held { api: api.clone(), connection: registered, told };
+    tokio::spawn(async move {
+        held.hold().await;
+        drop(place);
+    });
+    Ok(items)
+}
+
+/// A connection that is held for a client.
+struct Held {
+    api: Api,
+    connection: Connection,
+    told: streams::Sender<v1::ConnectReply>,
+}
+
+/// Why a connection is not held any more.
+enum End {
+    /// Its client has left.
+    Left,
+    /// The service stops.
+    Stopping,
+    /// It is over, and this is what is told of it.
+    Over(Event),
+}
+
+impl Held {
+    async fn hold(self) {
+        let Connection { user_id, session_id, .. } = &self.connection;
+        let (watch, _listener) = self.api.feed.watch(user_id, session_id);
+        let mut stopping = pin!(self.api.streams.stopping());
+        let mut next = self.api.streams.first_heartbeat();
+        // Something may have happened before the watch began.
+        let already = Box::pin(self.look()).await.err().map(End::Over);
+        let end = if let Some(already) = already {
+            already
+        } else {
+            loop {
+                tokio::select! {
+                    () = self.told.closed() => break End::Left,
+                    () = &mut stopping => break End::Stopping,
+                    () = watch.told() => {
+                        if let Err(over) = Box::pin(self.look()).await {
+                            break End::Over(over);
+                        }
+                    }
+                    () = tokio::time::sleep_until(next) => {
+                        match Box::pin(self.keep()).await {
+                            Ok(kept) => next += if kept {
+                                self.api.streams.heartbeat
+                            } else {
+                                self.api.streams.pause()
+                            },
+                            Err(over) => break End::Over(over),
+                        }
+                    }
+                }
+            }
+        };
+        match end {
+            End::Left => Box::pin(self.close("client left")).await,
+            End::Stopping => {
+                Box::pin(self.close(streams::STOPPING)).await;
+                let ended = v1::Ended { reason: streams::STOPPING.into(), by: String::new() };
+                // A client that has not taken what came before does not hear of it.
+                drop(self.told.try_send(reply(Event::Closing(ended))));
+            }
+            End::Over(event) => drop(self.told.try_send(reply(event))),
+        }
+    }
+
+    /// Keeps the connection and tells the client; whether the store could be asked.
+    async fn keep(&self) -> Result<bool, Event> {
+        let Connection { session_id, epoch, .. } = &self.connection;
+        // One who takes nothing is not there.
+        if self.told.capacity() == 0 {
+            return Ok(true);
+        }
+        match self.api.logic.connections_heartbeat(session_id, Some(epoch)).await {
+            Ok(kept) => {
+                let kept = v1::Kept {
+                    last_heartbeat_at: Some(timestamp(kept.last_heartbeat_at_ms)),
+                    expires_at: Some(timestamp(kept.expires_at_ms)),
+                };
+                drop(self.told.try_send(reply(Event::Heartbeat(kept))));
+                Ok(true)
+            }
+            Err(failure) => over(failure.into()).map(|()| false),
+        }
+    }
+
+    /// Looks whether the connection is still this one.
+    async fn look(&self) -> Result<(), Event> {
+        match self.api.logic.connections_get(&self.connection.session_id).await {
+            Ok(found) if found.epoch == self.connection.epoch => Ok(()),
+            Ok(found) => {
+                let ended = v1::Ended { reason: "MOVED".into(), by: found.pod_id };
+                Err(Event::Terminated(ended))
+            }
+            Err(failure) => over(failure.into()),
+        }
+    }
+
+    /// Closes the connection, unless it was registered again.
+    async fn close(&self, reason: &str) {
+        let Connection { session_id, epoch, .. } = &self.connection;
+        let closing = self.api.logic.connections_close(session_id, reason, None, Some(epoch));
+        if let Err(failure) = closing.await {
+            tracing::debug!(?failure, "a connection that was left ends when its time is over");
+        }
+    }
+}
+
+/// What an error means for a connection that is held: that it is over, or nothing yet.
+fn over(error: Error) -> Result<(), Event> {
+    let fact = |name: &str| {
+        let found = error.metadata.iter().find(|(known, _)| known == name);
+        found.map(|(_, value)| value.clone()).unwrap_or_default()
+    };
+    match error.reason {
+        Reason::SessionTerminated => {
+            let ended = v1::Ended { reason: fact("reason"), by: fact("by") };
+            // When its pod is gone, but the client is not, it may come back.
+            let drained = fact("how") == "drained";
+            Err(if drained { Event::Closing(ended) } else { Event::Terminated(ended) })
+        }
+        // Nobody wanted that; its client is there and may come back.
+        Reason::SessionExpired | Reason::SessionNotFound => {
+            let reason = error.row().name.into();
+            Err(Event::Closing(v1::Ended { reason, by: String::new() }))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn reply(event: Event) -> streams::Item<v1::ConnectReply> {
+    streams::Item::Reply(v1::ConnectReply { event: Some(event) })
+}
+
+fn no_page_token() -> Error {
+    Error::invalid("page_token", "is not what a page before has told")
+}
+
+fn connection(connection: Connection) -> v1::Connection {
+    v1::Connection {
+        user_id: connection.user_id,
+        session_id: connection.session_id,
+        pod_id: connection.pod_id,
+        connected_at: Some(timestamp(connection.connected_at_ms)),
+        last_heartbeat_at: Some(timestamp(connection.last_heartbeat_at_ms)),
+        expires_at: Some(timestamp(connection.expires_at_ms)),
+    }
+}

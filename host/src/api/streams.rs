@@ -1,0 +1,121 @@
+//! Answers that go on: bounded in number and in what waits to be sent, and ended in
+//! order when the service stops.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio::time::Instant;
+
+use crate::error::{Error, Reason};
+
+/// The most connections that are held at the same time.
+const CONNECTS_MAX: usize = 16_384;
+/// The most subscriptions to events at the same time.
+const SUBSCRIPTIONS_MAX: usize = 1024;
+/// How many items may wait to be taken.
+const WAITING_MAX: usize = 4;
+/// How long a heartbeat waits that the store did not take; half of it at least, and the
+/// rest by chance, so that not all come back at once.
+const PAUSE_MS: u32 = 2000;
+
+/// Why answers end when the service stops.
+pub const STOPPING: &str = "SERVER_STOPPING";
+
+/// What there is to send.
+#[derive(Debug)]
+pub enum Item<T> {
+    /// A reply.
+    Reply(T),
+    /// Nothing, so that all see that the other is there.
+    Alive,
+}
+
+/// Who sends.
+pub type Sender<T> = mpsc::Sender<Item<T>>;
+/// What is sent; whoever drops it has left.
+pub type Items<T> = mpsc::Receiver<Item<T>>;
+
+/// A way for items.
+pub fn channel<T>() -> (Sender<T>, Items<T>) {
+    mpsc::channel(WAITING_MAX)
+}
+
+/// What all answers that go on have in common.
+pub struct Streams {
+    /// Where connections are held when nobody says where.
+    pub pod_id: String,
+    /// How often a connection that is held is kept.
+    pub heartbeat: Duration,
+    stopped: watch::Receiver<bool>,
+    connects: Arc<Semaphore>,
+    subscriptions: Arc<Semaphore>,
+}
+
+impl Streams {
+    /// None yet.
+    pub fn new(pod_id: String, heartbeat: Duration, stopped: watch::Receiver<bool>) -> Self {
+        Self {
+            pod_id,
+            heartbeat,
+            stopped,
+            connects: Arc::new(Semaphore::new(CONNECTS_MAX)),
+            subscriptions: Arc::new(Semaphore::new(SUBSCRIPTIONS_MAX)),
+        }
+    }
+
+    /// A place for a connection that is held.
+    ///
+    /// # Errors
+    /// `OVERLOADED`.
+    pub fn connect(&self) -> Result<OwnedSemaphorePermit, Error> {
+        place(&self.connects, CONNECTS_MAX)
+    }
+
+    /// A place for a subscription.
+    ///
+    /// # Errors
+    /// `OVERLOADED`.
+    pub fn subscription(&self) -> Result<OwnedSemaphorePermit, Error> {
+        place(&self.subscriptions, SUBSCRIPTIONS_MAX)
+    }
+
+    /// Completes when the service stops.
+    pub async fn stopping(&self) {
+        // A sender that is gone means the same.
+        drop(self.stopped.clone().wait_for(|stopped| *stopped).await);
+    }
+
+    /// How many connections are held.
+    pub fn connected(&self) -> usize {
+        CONNECTS_MAX - self.connects.available_permits()
+    }
+
+    /// How many subscriptions there are.
+    pub fn subscribed(&self) -> usize {
+        SUBSCRIPTIONS_MAX - self.subscriptions.available_permits()
+    }
+
+    /// When a connection is kept that begins now: by chance a little early, so that those
+    /// that came together do not stay together.
+    pub fn first_heartbeat(&self) -> Instant {
+        let early = self.heartbeat.mul_f64(0.1 * chance());
+        Instant::now() + self.heartbeat - early
+    }
+
+    /// How long to leave a store alone that does not answer.
+    pub fn pause(&self) -> Duration {
+        let pause = Duration::from_millis(PAUSE_MS.into()).min(self.heartbeat);
+        pause.mul_f64(0.5 + 0.5 * chance())
+    }
+}
+
+fn place(places: &Arc<Semaphore>, most: usize) -> Result<OwnedSemaphorePermit, Error> {
+    let place = Arc::clone(places).try_acquire_owned();
+    place.map_err(|_| Error::new(Reason::Overloaded, format!("{most} such calls are in flight.")))
+}
+
+/// From 0 to 1.
+fn chance() -> f64 {
+    f64::from(getrandom::u32().unwrap_or_default()) / f64::from(u32::MAX)
+}

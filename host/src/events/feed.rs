@@ -1,0 +1,316 @@
+//! The events of all logs as they happen, for those on this host who want to hear of
+//! them. One task reads the logs, and only while somebody listens; it keeps the latest
+//! events, and those who listen read them there at their own pace, or from the store
+//! when they are further behind. So a slow one holds a place and nothing more.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{Notify, watch};
+
+use crate::events::watch::{Watch, Watches};
+use crate::events::{Event, Place};
+use crate::logic::{Failure, Logic};
+use crate::store::{self, LogMark, Store};
+
+/// How often the logs are looked at.
+const INTERVAL: Duration = Duration::from_millis(100);
+/// How long the store is left alone when it does not answer.
+const PAUSE: Duration = Duration::from_millis(500);
+/// The most events of each log that are read at a time.
+const PAGE: usize = 256;
+/// How many of the latest events are kept.
+const KEPT: usize = 16_384;
+/// How many of them a listener takes at a time.
+const TAKEN: usize = 256;
+
+/// What there is to hear of.
+#[derive(Clone, Debug)]
+pub enum Told {
+    /// Something has happened.
+    Event(Arc<Event>),
+    /// Events behind this place may be missing.
+    Gap(Place),
+}
+
+impl Told {
+    fn place(&self) -> Place {
+        match self {
+            Self::Event(event) => event.place,
+            Self::Gap(place) => *place,
+        }
+    }
+}
+
+/// The events of all logs.
+pub struct Feed {
+    store: Arc<dyn Store>,
+    logic: Arc<Logic>,
+    latest: Mutex<Latest>,
+    /// Changes whenever there is more.
+    progress: watch::Sender<()>,
+    watches: Arc<Watches>,
+    listeners: AtomicUsize,
+    begin: Notify,
+}
+
+/// The latest events, and from where on they are all there.
+#[derive(Default)]
+struct Latest {
+    told: VecDeque<Arc<Event>>,
+    from: Place,
+    to: Place,
+    /// Whether somebody reads the logs.
+    live: bool,
+}
+
+/// Some events behind a place.
+struct Batch {
+    told: Vec<Told>,
+    /// Up to where these are all.
+    to: Place,
+    /// Whether there are more to be had at once.
+    more: bool,
+}
+
+/// Why there are no events.
+#[derive(Debug)]
+pub enum Silence {
+    /// The rules do not say where they are.
+    Logic(Failure),
+    /// The store does not give them.
+    Store(store::Error),
+}
+
+impl Feed {
+    /// Of the logs that the rules keep in the store.
+    pub fn new(store: Arc<dyn Store>, logic: Arc<Logic>) -> Arc<Self> {
+        Arc::new(Self {
+            store,
+            logic,
+            latest: Mutex::default(),
+            progress: watch::Sender::new(()),
+            watches: Arc::default(),
+            listeners: AtomicUsize::new(0),
+            begin: Notify::new(),
+        })
+    }
+
+    /// Reads the logs whenever somebody listens, for ever.
+    pub async fn run(self: Arc<Self>) {
+        loop {
+            while self.listeners.load(Ordering::SeqCst) == 0 {
+                self.begin.notified().await;
+            }
+            let mut well = true;
+            while self.listeners.load(Ordering::SeqCst) > 0 {
+                let pause = match self.step().await {
+                    Ok(true) => Duration::ZERO,
+                    Ok(false) => INTERVAL,
+                    Err(_) => PAUSE,
+                };
+                well = match (well, pause == PAUSE) {
+                    (true, true) => {
+                        tracing::warn!("the logs of events cannot be read");
+                        false
+                    }
+                    (false, false) => {
+                        tracing::info!("the logs of events are read again");
+                        // Much may have happened that the logs do not tell.
+                        self.watches.tell_all();
+                        true
+                    }
+                    (well, _) => well,
+                };
+                tokio::time::sleep(pause).await;
+            }
+            let mut latest = self.latest();
+            *latest = Latest::default();
+        }
+    }
+
+    /// Reads what has happened since the last time, and tells whether there is more.
+    async fn step(&self) -> Result<bool, Silence> {
+        let to = {
+            let latest = self.latest();
+            latest.live.then_some(latest.to)
+        };
+        let Some(to) = to else {
+            let now = self.now().await?;
+            let mut latest = self.latest();
+            (latest.from, latest.to, latest.live) = (now, now, true);
+            drop(latest);
+            // Who began to listen before the events were read has missed some.
+            self.watches.tell_all();
+            self.progress.send_replace(());
+            return Ok(true);
+        };
+        let batch = self.read(to).await?;
+        let mut latest = self.latest();
+        latest.to = batch.to;
+        let any = !batch.told.is_empty();
+        for told in batch.told {
+            match told {
+                Told::Event(event) => {
+                    self.watches.tell(event.text("user_id"), event.text("session_id"));
+                    latest.told.push_back(event);
+                }
+                Told::Gap(_) => {
+                    // Who listens finds the gap in the store.
+                    latest.told.clear();
+                    latest.from = batch.to;
+                    self.watches.tell_all();
+                    break;
+                }
+            }
+        }
+        while latest.told.len() > KEPT {
+            if let Some(dropped) = latest.told.pop_front() {
+                latest.from = dropped.place;
+            }
+        }
+        drop(latest);
+        if any {
+            self.progress.send_replace(());
+        }
+        Ok(batch.more)
+    }
+
+    /// Watches what happens to a session of a user.
+    pub fn watch(self: &Arc<Self>, user_id: &str, session_id: &str) -> (Watch, Listener) {
+        (self.watches.add(user_id, session_id), self.listen())
+    }
+
+    /// Subscribes to all events behind a place; from now on without one.
+    ///
+    /// # Errors
+    /// When the store does not answer.
+    pub async fn subscribe(
+        self: &Arc<Self>,
+        after: Option<Place>,
+    ) -> Result<Subscription, Silence> {
+        let listener = self.listen();
+        let now = self.now().await?;
+        // Nobody has seen an event of the time to come.
+        let at = after.map_or(now, |after| after.min(now));
+        let progress = self.progress.subscribe();
+        Ok(Subscription { feed: Arc::clone(self), at, progress, _listener: listener })
+    }
+
+    fn listen(self: &Arc<Self>) -> Listener {
+        if self.listeners.fetch_add(1, Ordering::SeqCst) == 0 {
+            self.begin.notify_one();
+        }
+        Listener(Arc::clone(self))
+    }
+
+    /// The place that nothing of what happens from now on is before.
+    async fn now(&self) -> Result<Place, Silence> {
+        let logs = self.store.read_logs(&[], 1).await.map_err(Silence::Store)?;
+        Ok(Place::before(logs.now))
+    }
+
+    /// Reads events behind a place from the store.
+    async fn read(&self, from: Place) -> Result<Batch, Silence> {
+        let logs = self.logic.describe_logs().await.map_err(Silence::Logic)?.logs;
+        let mark = |(number, log): (u16, String)| LogMark {
+            log: log.into(),
+            after: Some(from.in_log(number)),
+        };
+        let marks: Vec<LogMark> = (0..=u16::MAX).zip(logs).map(mark).collect();
+        let read = self.store.read_logs(&marks, PAGE).await.map_err(Silence::Store)?;
+        // Of the present millisecond there may be more to come.
+        let all = Place::before(read.now).max(from);
+        let mut to = all;
+        let mut told = Vec::new();
+        let mut gap = false;
+        for (number, page) in (0..=u16::MAX).zip(read.pages) {
+            gap |= page.trimmed;
+            if let Some(last) = page.events.last().filter(|_| page.events.len() == PAGE) {
+                to = to.min(Place { id: last.id, log: number });
+            }
+            let events = page.events.into_iter().map(|event| Event::new(number, event));
+            told.extend(events.map(|event| Told::Event(Arc::new(event))));
+        }
+        told.retain(|told| told.place() <= to);
+        told.sort_by_key(Told::place);
+        if gap {
+            told.insert(0, Told::Gap(from));
+        }
+        Ok(Batch { told, to, more: to < all })
+    }
+
+    fn latest(&self) -> MutexGuard<'_, Latest> {
+        self.latest.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Somebody who wants the logs to be read; not any more when it is dropped.
+pub struct Listener(Arc<Feed>);
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        self.0.listeners.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// A place among the events, that moves forward.
+pub struct Subscription {
+    feed: Arc<Feed>,
+    at: Place,
+    progress: watch::Receiver<()>,
+    _listener: Listener,
+}
+
+impl Subscription {
+    /// Where it is.
+    pub fn at(&self) -> Place {
+        self.at
+    }
+
+    /// What comes next; waits until there is something. May be dropped at any time.
+    ///
+    /// # Errors
+    /// When the events have to be read from the store, which does not give them; asking
+    /// again goes on from there.
+    pub async fn next(&mut self) -> Result<Vec<Told>, Silence> {
+        loop {
+            self.progress.borrow_and_update();
+            if let Some(told) = self.kept() {
+                if !told.is_empty() {
+                    return Ok(told);
+                }
+                // The feed is as old as this.
+                drop(self.progress.changed().await);
+                continue;
+            }
+            let batch = self.feed.read(self.at).await?;
+            self.at = batch.to;
+            if !batch.told.is_empty() {
+                return Ok(batch.told);
+            }
+            if !batch.more {
+                // Until the feed has begun.
+                drop(tokio::time::timeout(INTERVAL, self.progress.changed()).await);
+            }
+        }
+    }
+
+    /// Those of the latest events that come next; `None` when it is further behind.
+    fn kept(&mut self) -> Option<Vec<Told>> {
+        let latest = self.feed.latest();
+        if !latest.live || self.at < latest.from {
+            return None;
+        }
+        let first = latest.told.partition_point(|event| event.place <= self.at);
+        let next = latest.told.range(first..).take(TAKEN);
+        let told: Vec<Told> = next.map(|event| Told::Event(Arc::clone(event))).collect();
+        self.at = told.last().map_or(self.at.max(latest.to), Told::place);
+        Some(told)
+    }
+}
+
+#[cfg(test)]
+mod tests;
