@@ -322,6 +322,85 @@ impl Client {
         }
     }
 
+    /// Calls an operation about connections, with its request in JSON.
+    ///
+    /// # Errors
+    /// The service's refusal.
+    ///
+    /// # Panics
+    /// When there is no such operation.
+    pub async fn connections(&self, operation: &str, request: Json) -> Result<Json, Refusal> {
+        let (http, base) = match &self.inner {
+            Inner::Grpc(grpc) => {
+                let method = format!("session.connections.v1.Connections/{operation}");
+                return grpc.json_in(&method, request, Style::AsDeclared).await;
+            }
+            Inner::Rest { http, base } => (http, base),
+        };
+        let (verb, path) = match operation {
+            "Register" => ("POST", "/v1/connections"),
+            "Get" => ("GET", "/v1/connections/{session_id}"),
+            "Heartbeat" => ("POST", "/v1/connections/{session_id}/heartbeat"),
+            "HeartbeatPod" => ("POST", "/v1/pods/{pod_id}/heartbeat"),
+            "Close" => ("DELETE", "/v1/connections/{session_id}"),
+            "ListByUser" => ("GET", "/v1/users/{user_id}/connections"),
+            "Terminate" => ("DELETE", "/v1/users/{user_id}/connections"),
+            "GetPresence" => ("GET", "/v1/users/{user_id}/presence"),
+            "ListByPod" => ("GET", "/v1/pods/{pod_id}/connections"),
+            "Drain" => ("DELETE", "/v1/pods/{pod_id}/connections"),
+            "GetStats" => ("GET", "/v1/connections/stats"),
+            other => panic!("no operation {other}"),
+        };
+        let Json::Object(request) = request else { panic!("a request is an object") };
+        rest(asking(http, verb, base, path, request)).await
+    }
+
+    /// Opens a stream of `service/method`, at `path` over REST.
+    ///
+    /// # Errors
+    /// The service's refusal.
+    ///
+    /// # Panics
+    /// When the request is not one of the method.
+    pub async fn open(
+        &self,
+        method: &str,
+        path: &str,
+        request: Json,
+    ) -> Result<EventStream, Refusal> {
+        match &self.inner {
+            Inner::Rest { http, base } => {
+                let Json::Object(request) = request else { panic!("a request is an object") };
+                EventStream::get(asking(http, "GET", base, path, request)).await
+            }
+            Inner::Grpc(grpc) => {
+                let method = grpc.method(method);
+                let request =
+                    DynamicMessage::deserialize(method.input(), request).expect("a request");
+                let path = format!("/{}/{}", method.parent_service().full_name(), method.name());
+                let stream = grpc.stream(&path, request.encode_to_vec().into()).await;
+                let stream = stream.map_err(|status| refusal_of(&status))?;
+                Ok(EventStream::Grpc { stream, method })
+            }
+        }
+    }
+
+    /// Connects a user.
+    ///
+    /// # Errors
+    /// The service's refusal.
+    pub async fn connect_user(&self, request: Json) -> Result<EventStream, Refusal> {
+        self.open("session.connections.v1.Connections/Connect", "/v1/connect", request).await
+    }
+
+    /// Subscribes to events.
+    ///
+    /// # Errors
+    /// The service's refusal.
+    pub async fn subscribe(&self, request: Json) -> Result<EventStream, Refusal> {
+        self.open("session.events.v1.Events/Subscribe", "/v1/events", request).await
+    }
+
     /// Asks whether the service is well.
     ///
     /// # Errors
@@ -332,6 +411,156 @@ impl Client {
             Inner::Grpc(grpc) => Ok(to_json(&grpc.named("HealthCheck", &[]).await?)),
         }
     }
+}
+
+/// A request: what the path has not is in the query, or in the body of a POST.
+fn asking(
+    http: &reqwest::Client,
+    verb: &str,
+    base: &str,
+    path: &str,
+    mut request: Map<String, Json>,
+) -> reqwest::RequestBuilder {
+    let mut url = reqwest::Url::parse(base).expect("an address");
+    let segments = path.split('/').skip(1).map(|segment| {
+        match segment.strip_prefix('{').and_then(|segment| segment.strip_suffix('}')) {
+            Some(name) => {
+                request.remove(name).unwrap_or_default().as_str().unwrap_or_default().into()
+            }
+            None => segment.to_owned(),
+        }
+    });
+    url.path_segments_mut().expect("a URL with a path").extend(segments);
+    let verb: reqwest::Method = verb.parse().expect("a verb");
+    if verb == reqwest::Method::POST {
+        return http.post(url).json(&request);
+    }
+    for (name, value) in &request {
+        let items = value.as_array().cloned().unwrap_or_else(|| vec![value.clone()]);
+        for item in items {
+            let text = item.as_str().map_or_else(|| item.to_string(), Into::into);
+            url.query_pairs_mut().append_pair(name, &text);
+        }
+    }
+    http.request(verb, url)
+}
+
+/// What a stream has told.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Told {
+    /// What it is called.
+    pub name: String,
+    /// What to come back with; empty over gRPC, and when there is nothing.
+    pub id: String,
+    /// The message.
+    pub data: Json,
+}
+
+/// Replies that go on.
+pub enum EventStream {
+    /// Server-sent events.
+    Rest {
+        /// The answer.
+        response: reqwest::Response,
+        /// What has come of it and was not told.
+        text: String,
+    },
+    /// A stream of messages.
+    Grpc {
+        /// The stream.
+        stream: Streaming<Bytes>,
+        /// What it is of.
+        method: MethodDescriptor,
+    },
+}
+
+impl EventStream {
+    /// Reads server-sent events.
+    ///
+    /// # Errors
+    /// The service's refusal.
+    ///
+    /// # Panics
+    /// When the answer is something else.
+    pub async fn get(request: reqwest::RequestBuilder) -> Result<Self, Refusal> {
+        let response = request.send().await.map_err(|error| Refusal {
+            message: format!("no answer: {error}"),
+            ..Refusal::default()
+        })?;
+        let status = response.status();
+        if !status.is_success() {
+            let body = response.json().await.expect("a refusal is JSON");
+            return Err(refusal(status.as_u16(), &body));
+        }
+        assert_eq!(response.headers()["content-type"], "text/event-stream");
+        Ok(Self::Rest { response, text: String::new() })
+    }
+
+    /// What is told next; `None` when nothing more is.
+    ///
+    /// # Panics
+    /// When it does not make sense, or nothing comes for half a minute.
+    pub async fn next(&mut self) -> Option<Told> {
+        let next = tokio::time::timeout(std::time::Duration::from_secs(30), self.any());
+        next.await.expect("something is told")
+    }
+
+    /// What is told next, however long it takes; `None` when nothing more is.
+    ///
+    /// # Panics
+    /// When it does not make sense.
+    pub async fn any(&mut self) -> Option<Told> {
+        match self {
+            Self::Rest { response, text } => loop {
+                if let Some((event, rest)) = text.split_once("\n\n") {
+                    let (event, rest) = (event.to_owned(), rest.to_owned());
+                    *text = rest;
+                    if let Some(told) = server_sent(&event) {
+                        return Some(told);
+                    }
+                    continue;
+                }
+                let chunk = response.chunk().await.ok().flatten()?;
+                *text += std::str::from_utf8(&chunk).expect("events are text");
+            },
+            Self::Grpc { stream, method } => {
+                let bytes = stream.message().await.ok().flatten()?;
+                let reply = DynamicMessage::decode(method.output(), bytes).expect("a reply");
+                let (field, value) = reply.fields().next().expect("a reply says something");
+                let Value::Message(message) = value else { panic!("a member is a message") };
+                let options =
+                    SerializeOptions::new().skip_default_fields(false).use_proto_field_name(true);
+                let data = message
+                    .serialize_with_options(serde_json::value::Serializer, &options)
+                    .expect("a message is JSON");
+                let name = data["type"].as_str().unwrap_or(field.name()).to_owned();
+                Some(Told { name, id: String::new(), data })
+            }
+        }
+    }
+
+    /// The next of this name; those of other names are passed over.
+    ///
+    /// # Panics
+    /// When the stream ends before.
+    pub async fn next_named(&mut self, name: &str) -> Told {
+        loop {
+            let told = self.next().await.unwrap_or_else(|| panic!("no {name} is told"));
+            if told.name == name {
+                return told;
+            }
+        }
+    }
+}
+
+/// An event from its lines; `None` for a comment.
+fn server_sent(event: &str) -> Option<Told> {
+    let line = |name: &str| {
+        let mut lines = event.lines();
+        lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(": ")).unwrap_or_default()
+    };
+    let (name, id, data) = (line("event").to_owned(), line("id").to_owned(), line("data"));
+    (!name.is_empty()).then(|| Told { name, id, data: data.parse().expect("data is JSON") })
 }
 
 /// Sends a request and reads its reply or refusal.

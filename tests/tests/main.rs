@@ -5,6 +5,7 @@
 
 mod bad_input;
 mod booking;
+mod connections;
 mod contract;
 mod everywhere;
 mod house;

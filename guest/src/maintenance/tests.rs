@@ -1,1 +1,1 @@
-
+//! Between two steps.

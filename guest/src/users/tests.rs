@@ -49,10 +49,12 @@ fn a_session_begins_in_one_transaction() {
     assert!(asked.success.contains(&note));
     let event = Event::of(Type::UserCreated, "u", &id).append(&POLICY, keys.partition);
     assert_eq!(asked.success.last(), Some(&event));
-    let full = Script::answering(false, vec![]);
+    let full = Script::answering_each([(false, vec![]), (true, vec![])]);
     let refused = create(&full, &POLICY, attributes("t")).expect_err("a limit");
     assert_eq!(refused.reason, Reason::SessionLimitReached);
     assert_eq!(refused.metadata[0].value, SESSIONS_MAX.to_string());
+    let event = Event::new(Type::UserLimitReached, "u").append(&POLICY, keys.partition);
+    assert_eq!(full.last_asked().success, [event]);
 }
 
 #[test]

@@ -9,7 +9,7 @@ use session_guest::imports::Imports;
 use session_guest::store as guest_store;
 use session_manager::logic::{self, Limits, Logic};
 use session_manager::store::transaction::{Entry, Hash, Operation, Outcome, Reply, Txn};
-use session_manager::store::{Answer, Event, Store};
+use session_manager::store::{Answer, LogMark, Logs, Store};
 use session_manager::telemetry::Metrics;
 use tokio::runtime::Runtime;
 
@@ -36,8 +36,8 @@ impl Store for Canned {
         Box::pin(std::future::ready(Ok(Outcome { succeeded: true, replies, now: NOW })))
     }
 
-    fn events<'a>(&'a self, _: &'a str, _: Option<&'a str>, _: usize) -> Answer<'a, Vec<Event>> {
-        Box::pin(std::future::ready(Ok(Vec::new())))
+    fn read_logs<'a>(&'a self, _: &'a [LogMark], _: usize) -> Answer<'a, Logs> {
+        Box::pin(std::future::ready(Ok(Logs { now: 0, pages: Vec::new() })))
     }
 
     fn ping(&self) -> Answer<'_, ()> {

@@ -2,7 +2,7 @@
 //! from what the running component says of its contexts. Each context gets its
 //! own paths, so that its fields are described.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::Result;
 use arc_swap::ArcSwapOption;
@@ -64,6 +64,7 @@ fn render(routes: &[Route], contexts: &[Context]) -> Value {
 struct Document {
     paths: BTreeMap<String, Map<String, Value>>,
     schemas: BTreeMap<String, Value>,
+    ids: BTreeSet<String>,
 }
 
 impl Document {
@@ -131,7 +132,7 @@ impl Document {
             _ => json!({ "application/json": { "schema": reply } }),
         };
         let mut operation = json!({
-            "operationId": operation_id(route, context),
+            "operationId": self.free_id(operation_id(route, context), path),
             "tags": [route.method.parent_service().full_name()],
             "summary": method_comment(route),
             "parameters": parameters,
@@ -159,6 +160,15 @@ impl Document {
             });
         }
         operation
+    }
+
+    /// The id, or with the last of the path behind it when another binding has it.
+    fn free_id(&mut self, mut id: String, path: &str) -> String {
+        if self.ids.contains(&id) {
+            id = format!("{id}_{}", path.rsplit('/').next().unwrap_or_default());
+        }
+        self.ids.insert(id.clone());
+        id
     }
 
     /// What a read of a context answers.
@@ -397,16 +407,18 @@ fn reference(schema: &str) -> Value {
     json!({ "$ref": format!("#/components/schemas/{schema}") })
 }
 
+/// `<Service>_<Method>`, and behind it what tells one binding of it from the others.
 fn operation_id(route: &Route, context: Option<&Context>) -> String {
-    let name = route.method.name();
+    let service = route.method.parent_service();
     let verb = match (&route.action, route.http_method.as_str()) {
         (Action::SetFlat, "POST") => "Create",
-        _ => name,
+        _ => route.method.name(),
     };
+    let id = format!("{}_{verb}", service.name());
     match (context, &route.response_body) {
-        (Some(context), _) => format!("{verb}_{}", context.name),
-        (None, Some(only)) => format!("{verb}_{}", only.name()),
-        (None, None) => verb.into(),
+        (Some(context), _) => format!("{id}_{}", context.name),
+        (None, Some(only)) => format!("{id}_{}", only.name()),
+        (None, None) => id,
     }
 }
 
