@@ -659,7 +659,7 @@ async fn of_users_who_race_for_an_id_one_has_it() {
             match result.unwrap() {
                 Ok(user) => won.push(user),
                 Err(refusal) => {
-                    assert!(matches!(refusal.reason.as_str(), "SESSION_EXISTS"), "{refusal:?}")
+                    assert_eq!(refusal.reason, "SESSION_EXISTS", "{refusal:?}");
                 }
             }
         }

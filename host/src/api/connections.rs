@@ -230,57 +230,65 @@ enum End {
     Left,
     /// The service stops.
     Stopping,
-    /// It is over, and this is what is told of it.
-    Over(Event),
+    /// It is over.
+    Over(Over),
+}
+
+/// How a connection is over, and what its client is told.
+enum Over {
+    /// Somebody wanted that.
+    Terminated(v1::Ended),
+    /// Nobody wanted that; the client may come back.
+    Closing(v1::Ended),
 }
 
 impl Held {
     async fn hold(self) {
-        let Connection { user_id, session_id, .. } = &self.connection;
-        let (watch, _listener) = self.api.feed.watch(user_id, session_id);
-        let mut stopping = pin!(self.api.streams.stopping());
-        let mut next = self.api.streams.first_heartbeat();
-        // Something may have happened before the watch began.
-        let already = Box::pin(self.look()).await.err().map(End::Over);
-        let end = if let Some(already) = already {
-            already
-        } else {
-            loop {
-                tokio::select! {
-                    () = self.told.closed() => break End::Left,
-                    () = &mut stopping => break End::Stopping,
-                    () = watch.told() => {
-                        if let Err(over) = Box::pin(self.look()).await {
-                            break End::Over(over);
-                        }
-                    }
-                    () = tokio::time::sleep_until(next) => {
-                        match Box::pin(self.keep()).await {
-                            Ok(kept) => next += if kept {
-                                self.api.streams.heartbeat
-                            } else {
-                                self.api.streams.pause()
-                            },
-                            Err(over) => break End::Over(over),
-                        }
-                    }
-                }
-            }
-        };
-        match end {
-            End::Left => Box::pin(self.close("client left")).await,
+        let over = match self.wait().await {
+            End::Left => return Box::pin(self.close("client left")).await,
             End::Stopping => {
                 Box::pin(self.close(streams::STOPPING)).await;
-                let ended = v1::Ended { reason: streams::STOPPING.into(), by: String::new() };
-                // A client that has not taken what came before does not hear of it.
-                drop(self.told.try_send(reply(Event::Closing(ended))));
+                Over::closing(streams::STOPPING)
             }
-            End::Over(event) => drop(self.told.try_send(reply(event))),
+            End::Over(over) => over,
+        };
+        let event = match over {
+            Over::Terminated(ended) => Event::Terminated(ended),
+            Over::Closing(ended) => Event::Closing(ended),
+        };
+        // A client that has not taken what came before does not hear of it.
+        drop(self.told.try_send(reply(event)));
+    }
+
+    /// Keeps the connection until it is held no more.
+    async fn wait(&self) -> End {
+        let Connection { user_id, session_id, .. } = &self.connection;
+        let streams = &self.api.streams;
+        let (watch, _listener) = self.api.feed.watch(user_id, session_id);
+        // Something may have happened before the watch began.
+        if let Err(over) = Box::pin(self.look()).await {
+            return End::Over(over);
+        }
+        let mut stopping = pin!(streams.stopping());
+        let mut next = streams.first_heartbeat();
+        loop {
+            let looked = tokio::select! {
+                () = self.told.closed() => return End::Left,
+                () = &mut stopping => return End::Stopping,
+                () = watch.told() => Box::pin(self.look()).await,
+                () = tokio::time::sleep_until(next) => {
+                    let kept = Box::pin(self.keep()).await;
+                    kept.map(|kept| next += if kept { streams.heartbeat } else { streams.pause() })
+                }
+            };
+            if let Err(over) = looked {
+                return End::Over(over);
+            }
         }
     }
 
     /// Keeps the connection and tells the client; whether the store could be asked.
-    async fn keep(&self) -> Result<bool, Event> {
+    async fn keep(&self) -> Result<bool, Over> {
         let Connection { session_id, epoch, .. } = &self.connection;
         // One who takes nothing is not there.
         if self.told.capacity() == 0 {
@@ -295,19 +303,19 @@ impl Held {
                 drop(self.told.try_send(reply(Event::Heartbeat(kept))));
                 Ok(true)
             }
-            Err(failure) => over(failure.into()).map(|()| false),
+            Err(failure) => Over::check(failure.into()).map(|()| false),
         }
     }
 
     /// Looks whether the connection is still this one.
-    async fn look(&self) -> Result<(), Event> {
+    async fn look(&self) -> Result<(), Over> {
         match self.api.logic.connections_get(&self.connection.session_id).await {
             Ok(found) if found.epoch == self.connection.epoch => Ok(()),
             Ok(found) => {
                 let ended = v1::Ended { reason: "MOVED".into(), by: found.pod_id };
-                Err(Event::Terminated(ended))
+                Err(Over::Terminated(ended))
             }
-            Err(failure) => over(failure.into()),
+            Err(failure) => Over::check(failure.into()),
         }
     }
 
@@ -321,25 +329,26 @@ impl Held {
     }
 }
 
-/// What an error means for a connection that is held: that it is over, or nothing yet.
-fn over(error: Error) -> Result<(), Event> {
-    let fact = |name: &str| {
-        let found = error.metadata.iter().find(|(known, _)| known == name);
-        found.map(|(_, value)| value.clone()).unwrap_or_default()
-    };
-    match error.reason {
-        Reason::SessionTerminated => {
-            let ended = v1::Ended { reason: fact("reason"), by: fact("by") };
-            // When its pod is gone, but the client is not, it may come back.
-            let drained = fact("how") == "drained";
-            Err(if drained { Event::Closing(ended) } else { Event::Terminated(ended) })
+impl Over {
+    fn closing(reason: &str) -> Self {
+        Self::Closing(v1::Ended { reason: reason.into(), by: String::new() })
+    }
+
+    /// What an error means for a connection that is held: that it is over, or nothing.
+    fn check(error: Error) -> Result<(), Self> {
+        let name = error.row().name;
+        let mut metadata: std::collections::HashMap<_, _> = error.metadata.into_iter().collect();
+        let mut fact = |name: &str| metadata.remove(name).unwrap_or_default();
+        match error.reason {
+            Reason::SessionTerminated => {
+                let ended = v1::Ended { reason: fact("reason"), by: fact("by") };
+                // When its pod is given up, its client is not.
+                let drained = fact("how") == "drained";
+                Err(if drained { Self::Closing(ended) } else { Self::Terminated(ended) })
+            }
+            Reason::SessionExpired | Reason::SessionNotFound => Err(Self::closing(name)),
+            _ => Ok(()),
         }
-        // Nobody wanted that; its client is there and may come back.
-        Reason::SessionExpired | Reason::SessionNotFound => {
-            let reason = error.row().name.into();
-            Err(Event::Closing(v1::Ended { reason, by: String::new() }))
-        }
-        _ => Ok(()),
     }
 }
 

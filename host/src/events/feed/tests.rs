@@ -1,1 +1,120 @@
+//! Reading logs in the one order there is, while they grow and lose their beginning.
 
+use super::*;
+use crate::clock::Clock;
+use crate::logic::{BUILT_IN, Limits, Source};
+use crate::store::memory::Memory;
+use crate::store::transaction::{Entry, Operation, Txn};
+use crate::telemetry::Metrics;
+
+/// A feed of the logs of a store whose clock is moved by hand.
+async fn feed() -> (Arc<Feed>, Arc<Memory>, Clock) {
+    let clock = Clock::manual(1_000_000);
+    let store = Arc::new(Memory::new(clock.clone()));
+    let metrics = Arc::new(Metrics::new());
+    let logic = Logic::start(
+        bytes::Bytes::from_static(BUILT_IN),
+        Source::BuiltIn,
+        Arc::<Memory>::clone(&store),
+        Vec::new(),
+        Limits::default(),
+        metrics,
+    );
+    (Feed::new(Arc::<Memory>::clone(&store), logic.await.expect("the component")), store, clock)
+}
+
+async fn append(store: &Memory, log: u16, what: &str, keep: u32) {
+    let entry = Entry { field: "type".into(), value: what.to_owned().into() };
+    let log = format!("EVENTS:{{p{log:02}}}");
+    let append = Operation::AppendEvent { log, entries: vec![entry], keep };
+    let txn = Txn { success: vec![append], ..Txn::default() };
+    store.execute(txn).await.expect("appended");
+}
+
+fn types(told: &[Told]) -> Vec<String> {
+    let of = |told: &Told| match told {
+        Told::Event(event) => event.text("type").to_owned(),
+        Told::Gap(_) => "gap".to_owned(),
+    };
+    told.iter().map(of).collect()
+}
+
+#[tokio::test]
+async fn events_of_all_logs_are_in_one_order_and_those_of_this_moment_wait() {
+    let (feed, store, clock) = feed().await;
+    let from = feed.now().await.expect("the store answers");
+    append(&store, 7, "a7", 100).await;
+    append(&store, 3, "a3", 100).await;
+    append(&store, 7, "b7", 100).await;
+    let batch = feed.read(from).await.expect("read");
+    assert_eq!((types(&batch.told).len(), batch.more), (0, false));
+    clock.advance(1);
+    append(&store, 1, "c1", 100).await;
+    let batch = feed.read(from).await.expect("read");
+    assert_eq!(types(&batch.told), ["a3", "a7", "b7"]);
+    clock.advance(1);
+    let batch = feed.read(batch.to).await.expect("read");
+    assert_eq!(types(&batch.told), ["c1"]);
+    // From any place on, those behind it and no others.
+    let all = feed.read(from).await.expect("read").told;
+    for (at, told) in all.iter().enumerate() {
+        let behind = feed.read(told.place()).await.expect("read");
+        assert_eq!(types(&behind.told), types(&all[at + 1..]));
+    }
+}
+
+#[tokio::test]
+async fn a_log_that_is_long_is_read_page_by_page_with_the_others_in_step() {
+    let (feed, store, clock) = feed().await;
+    let mut at = feed.now().await.expect("the store answers");
+    let mut expected = Vec::new();
+    for number in 0..3 * PAGE {
+        append(&store, 5, &format!("long-{number}"), 10_000).await;
+        expected.push(format!("long-{number}"));
+        if number % 100 == 0 {
+            append(&store, 60, &format!("short-{number}"), 10_000).await;
+            expected.push(format!("short-{number}"));
+        }
+        clock.advance(1);
+    }
+    let (mut read, mut batches) = (Vec::new(), 0);
+    loop {
+        let batch = feed.read(at).await.expect("read");
+        read.extend(types(&batch.told));
+        (at, batches) = (batch.to, batches + 1);
+        if !batch.more {
+            break;
+        }
+    }
+    assert_eq!((read, batches), (expected, 4));
+}
+
+#[tokio::test]
+async fn who_is_behind_what_is_kept_reads_the_store_and_hears_of_gaps() {
+    let (feed, store, clock) = feed().await;
+    let running = tokio::spawn(Arc::clone(&feed).run());
+    let mut old = feed.subscribe(None).await.expect("subscribed");
+    append(&store, 5, "first", 50).await;
+    clock.advance(1);
+    assert_eq!(types(&old.next().await.expect("told")), ["first"]);
+    // Nobody reads what then happens until it is too late.
+    running.abort();
+    assert!(running.await.expect_err("aborted").is_cancelled());
+    for number in 0..200 {
+        append(&store, 5, &format!("{number}"), 50).await;
+        clock.advance(1);
+    }
+    let _running = tokio::spawn(Arc::clone(&feed).run());
+    let mut told = Vec::new();
+    while types(&told).last().map(String::as_str) != Some("199") {
+        told.extend(old.next().await.expect("told"));
+    }
+    assert_eq!(types(&told)[..2], ["gap", "150"]);
+    assert_eq!(told.len(), 51);
+    // Nobody has seen the time to come.
+    let tomorrow = Place::before(clock.now() + 86_400_000);
+    let mut early = feed.subscribe(Some(tomorrow)).await.expect("subscribed");
+    append(&store, 9, "today", 50).await;
+    clock.advance(1);
+    assert_eq!(types(&early.next().await.expect("told")), ["today"]);
+}
