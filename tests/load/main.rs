@@ -11,6 +11,7 @@ mod open_loop;
 mod pairs;
 mod peers;
 mod process;
+mod streams;
 mod swap;
 mod table;
 mod viewing;
@@ -55,11 +56,14 @@ fn main() {
         Some("echo") => runtime.block_on(peers::echo()),
         Some("all") => runtime.block_on(run(&all, "")),
         Some("quick") => runtime.block_on(run(&quick(all.native), "")),
-        Some(part @ ("native" | "peers" | "open" | "growth" | "start" | "swap" | "viewing")) => {
+        Some(
+            part @ ("native" | "peers" | "open" | "growth" | "start" | "streams" | "swap"
+            | "viewing"),
+        ) => {
             runtime.block_on(run(&all, part));
         }
         _ => println!(
-            "usage: tests/bench [all | quick | native | peers | open | growth | start | swap | viewing]"
+            "usage: tests/bench [all | quick | native | peers | open | growth | start | streams | swap | viewing]"
         ),
     }
 }
@@ -85,6 +89,9 @@ async fn run(plan: &Plan, part: &str) {
     }
     if part == "viewing" {
         viewing::component_and_native(plan).await;
+    }
+    if wanted("streams") {
+        streams::held().await;
     }
     if wanted("swap") {
         swap::under_load(plan).await;

@@ -1,7 +1,9 @@
 //! What the README prints, run as it stands there.
 
+use std::io::Read;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use prost_reflect::prost_types::Timestamp;
 use serde_json::Value as Json;
@@ -66,7 +68,8 @@ fn timeless(text: &str) -> String {
     for part in text.split_inclusive(|c: char| !c.is_ascii_digit()) {
         let digits = part.trim_end_matches(|c: char| !c.is_ascii_digit());
         let rest = &part[digits.len()..];
-        timeless.push_str(if digits.len() == 10 { "INSTANT" } else { digits });
+        let instant = matches!(digits.len(), 10 | 13);
+        timeless.push_str(if instant { "INSTANT" } else { digits });
         timeless.push_str(rest);
     }
     timeless
@@ -92,6 +95,91 @@ async fn follow(section: &str, host: &Host) {
         }
         assert_eq!(timeless(&output), timeless(&renamed(&printed, &known)), "{command}");
     }
+}
+
+/// Events without what differs from time to time: how many heartbeats came.
+fn events(text: &str) -> Vec<String> {
+    let mut events: Vec<String> = text.trim().split("\n\n").map(timeless).collect();
+    events.dedup_by(|event, before| event == before && event.starts_with("event: heartbeat"));
+    events
+}
+
+/// Follows a section with commands that go on in shells of their own, until the others
+/// are done. `localhost:8028` is another host on the same store.
+async fn follow_shells(section: &str, hosts: [&Host; 2]) {
+    let on = |command: &str| {
+        let command = command.replace("localhost:8027", hosts[0].address("rest"));
+        command.replace("localhost:8028", hosts[1].address("rest"))
+    };
+    let commands = commands(section);
+    let (going_on, others): (Vec<_>, Vec<_>) =
+        commands.into_iter().partition(|(command, _)| command.starts_with("curl -sN "));
+    assert!(going_on.len() > 1 && others.len() > 4, "{section}");
+    let mut shells = Vec::new();
+    for (command, printed) in going_on {
+        let shell = Command::new("bash")
+            .args(["-c", &format!("exec {}", on(&command))])
+            .stdout(Stdio::piped())
+            .spawn();
+        shells.push((command, printed, Process::watch(shell.unwrap())));
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+    for (command, printed) in others {
+        let output = Command::new("bash").args(["-c", &on(&command)]).output().unwrap();
+        let output = String::from_utf8(output.stdout).unwrap();
+        assert_eq!(timeless(&output), timeless(&printed), "{command}");
+    }
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    for (command, printed, shell) in shells {
+        assert_eq!(events(&shell.end()), events(&printed), "{command}");
+    }
+}
+
+/// A command that goes on, ended when dropped.
+struct Process(Child);
+
+impl Process {
+    fn watch(child: Child) -> Self {
+        Self(child)
+    }
+
+    /// Ends it and returns what it has printed.
+    fn end(mut self) -> String {
+        drop(self.0.kill());
+        let mut text = String::new();
+        self.0.stdout.take().unwrap().read_to_string(&mut text).unwrap();
+        text
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}
+
+const CONNECTIONS: &str = "See who is online";
+
+/// Lifetimes as the section sets them.
+fn brief(launch: Launch, pod: &str) -> Host {
+    let launch = launch.set("CONNECTION_HEARTBEAT", "2s").set("CONNECTION_STALE", "6s");
+    launch.set("POD_ID", pod).start()
+}
+
+#[tokio::test]
+async fn users_are_online_as_printed_on_the_embedded_store() {
+    let directory = tempfile::tempdir().unwrap();
+    let host = brief(Launch::embedded(directory.path()), "pod-a");
+    follow_shells(CONNECTIONS, [&host, &host]).await;
+}
+
+#[tokio::test]
+async fn users_are_online_as_printed_on_two_hosts_and_redis() {
+    let redis = RedisServer::start().await;
+    let a = brief(Launch::redis(&redis), "pod-a");
+    let b = brief(Launch::redis(&redis), "pod-b");
+    follow_shells(CONNECTIONS, [&a, &b]).await;
 }
 
 const USERS: &str = "Keep users logged in on many devices";
