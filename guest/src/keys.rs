@@ -62,9 +62,9 @@ impl Partition {
         self.key("EVENTS", "")
     }
 
-    /// The expiring set of its sessions by when they have to be looked after.
-    pub fn due(self) -> String {
-        self.key("DUE", "")
+    /// The expiring set of its sessions of a kind by when they have to be looked after.
+    pub fn due(self, kind: &str) -> String {
+        self.key("DUE", kind)
     }
 
     /// The hash of a connection of one of its users.

@@ -1,5 +1,5 @@
 //! Sessions that end because nothing comes. Nobody makes a transaction when they do, so
-//! each is noted, when it begins, in an expiring set of its partition by when it is due.
+//! each is noted, when it begins, in an expiring set of its kind and partition by when it is due.
 //! Whoever sweeps looks after those that are: one that lives on is due again when it
 //! would end now, and one that does not is told of in the log, in the step that takes it
 //! off the set, so that all who sweep tell of it once.
@@ -10,7 +10,7 @@ use crate::fault::{invalid, violation};
 use crate::faults::Fault;
 use crate::imports::Imports;
 use crate::keys::{self, Home, Partition, User};
-use crate::maintenance_types::{LogCatalog, Swept};
+use crate::maintenance_types::{LogCatalog, Swept, Tally};
 use crate::policy::Policy;
 use crate::store::{
     Compare, Hash, Member, MemberList, MemberRef, MemberSet, Operation, Order, Reply,
@@ -20,7 +20,7 @@ use crate::{users, viewing};
 
 /// How long a session is noted after it was due, for when nobody sweeps.
 const NOTED_MS: u64 = 7 * 24 * 3600 * 1000;
-/// The most sessions that one sweep looks after.
+/// The most sessions of a kind that one sweep looks after.
 const SWEPT_MAX: u32 = 128;
 /// The most that one transaction ends; each needs two compares.
 const BATCH: usize = 32;
@@ -39,19 +39,28 @@ pub enum Kind {
 }
 
 impl Kind {
-    fn letter(self) -> &'static str {
+    /// All of them.
+    const ALL: [Self; 3] = [Self::User, Self::Connection, Self::Viewing];
+
+    /// What it is called.
+    fn name(self) -> &'static str {
         match self {
-            Self::User => "u",
-            Self::Connection => "c",
-            Self::Viewing => "v",
+            Self::User => "user",
+            Self::Connection => "connection",
+            Self::Viewing => "viewing",
         }
     }
 
-    /// What stands before the ids of one subject's sessions; no id of a subject has a
-    /// line break.
-    pub fn prefix(self, subject: &str) -> String {
-        format!("{}\n{subject}\n", self.letter())
+    /// The set where its sessions are noted.
+    pub fn due(self, partition: Partition) -> String {
+        partition.due(self.name())
     }
+}
+
+/// What stands before the ids of one subject's sessions where they are noted; no id of a
+/// subject has a line break.
+pub fn prefix(subject: &str) -> String {
+    format!("{subject}\n")
 }
 
 /// Notes that a session has to be looked after in so long.
@@ -62,16 +71,13 @@ pub fn note(
     session_id: &str,
     ttl_ms: u64,
 ) -> Operation {
-    Operation::MemberSet(MemberSet {
-        key: partition.due(),
-        member: kind.prefix(subject) + session_id,
-        ttl_ms: ttl_ms + NOTED_MS,
-    })
+    let MemberRef { key, member } = noted(partition, kind, subject, session_id);
+    Operation::MemberSet(MemberSet { key, member, ttl_ms: ttl_ms + NOTED_MS })
 }
 
 /// A session that is noted.
 pub fn noted(partition: Partition, kind: Kind, subject: &str, session_id: &str) -> MemberRef {
-    MemberRef { key: partition.due(), member: kind.prefix(subject) + session_id }
+    MemberRef { key: kind.due(partition), member: prefix(subject) + session_id }
 }
 
 /// Forgets a session that needs no looking after any more.
@@ -94,32 +100,46 @@ pub fn describe_logs() -> LogCatalog {
 pub fn sweep(imports: &impl Imports, policy: &Policy, log: u32) -> Result<Swept, Fault> {
     let unknown = || invalid(vec![violation("log", "is none")]);
     let partition = Partition::numbered(log).ok_or_else(unknown)?;
-    let listing = Operation::MemberList(MemberList {
-        key: partition.due(),
-        order: Order::SoonestFirst,
-        after: None,
-        limit: SWEPT_MAX,
-    });
-    let outcome = execute(imports, Vec::new(), vec![listing], Vec::new())?;
-    let now_ms = outcome.now_ms;
-    let Some(Reply::Members(page)) = outcome.replies.into_iter().next() else {
-        return Err(unexpected_replies());
+    let listing = |kind: Kind| {
+        Operation::MemberList(MemberList {
+            key: kind.due(partition),
+            order: Order::SoonestFirst,
+            after: None,
+            limit: SWEPT_MAX,
+        })
     };
-    let due: Vec<Member> = page
-        .members
-        .into_iter()
-        .take_while(|member| member.expires_at_ms <= now_ms + NOTED_MS)
-        .collect();
+    let listings = Kind::ALL.into_iter().map(listing).collect();
+    let outcome = execute(imports, Vec::new(), listings, Vec::new())?;
+    let now_ms = outcome.now_ms;
+    let mut left = Vec::with_capacity(Kind::ALL.len());
+    let mut due: Vec<(Kind, Member)> = Vec::new();
+    let mut more = false;
+    for (kind, reply) in Kind::ALL.into_iter().zip(outcome.replies) {
+        let Reply::Members(page) = reply else { return Err(unexpected_replies()) };
+        left.push(Tally { kind: kind.name().into(), sessions: page.live });
+        let is_due = |member: &Member| member.expires_at_ms <= now_ms + NOTED_MS;
+        let before = due.len();
+        due.extend(page.members.into_iter().take_while(is_due).map(|member| (kind, member)));
+        more |= due.len() - before == SWEPT_MAX as usize;
+    }
     if due.is_empty() {
-        return Ok(Swept { expired: 0, more: false });
+        return Ok(Swept { expired: 0, more, left });
     }
     let mut later = Vec::new();
     let mut sessions = Vec::with_capacity(due.len());
-    for member in &due {
-        match Session::noted_as(partition, &member.name) {
-            Some(session) => sessions.push(session),
-            // Newer rules may know what it is.
-            None => later.push(renew(partition.due(), member.name.clone(), AGAIN_MS)),
+    for (kind, member) in &due {
+        match member.name.split_once('\n') {
+            Some((subject, session_id)) => {
+                sessions.push(Session {
+                    partition,
+                    kind: *kind,
+                    subject,
+                    session_id,
+                    record: None,
+                });
+            }
+            // It may mean something to newer rules.
+            None => later.push(renew(kind.due(partition), member.name.clone(), AGAIN_MS)),
         }
     }
     let reads = sessions.iter().map(Session::read).collect();
@@ -139,7 +159,7 @@ pub fn sweep(imports: &impl Imports, policy: &Policy, log: u32) -> Result<Swept,
     for batch in over.chunks(BATCH) {
         expired += end(imports, policy, batch)?;
     }
-    Ok(Swept { expired, more: due.len() == SWEPT_MAX as usize })
+    Ok(Swept { expired, more, left })
 }
 
 /// Tells that sessions have ended, those that really have, and how many those are.
@@ -174,19 +194,7 @@ struct Session<'a> {
     record: Option<Hash>,
 }
 
-impl<'a> Session<'a> {
-    fn noted_as(partition: Partition, name: &'a str) -> Option<Self> {
-        let mut parts = name.splitn(3, '\n');
-        let kind = match parts.next()? {
-            "u" => Kind::User,
-            "c" => Kind::Connection,
-            "v" => Kind::Viewing,
-            _ => return None,
-        };
-        let (subject, session_id) = (parts.next()?, parts.next()?);
-        Some(Self { partition, kind, subject, session_id, record: None })
-    }
-
+impl Session<'_> {
     fn noted(&self) -> MemberRef {
         noted(self.partition, self.kind, self.subject, self.session_id)
     }

@@ -271,7 +271,10 @@ pub fn close_all(
         record_prefix: Some(keys.session("")),
         key: keys.sessions,
         except: keep.clone(),
-        also_in: Some(Copies { key: partition.due(), prefix: Kind::User.prefix(user_id) }),
+        also_in: Some(Copies {
+            key: Kind::User.due(partition),
+            prefix: maintenance::prefix(user_id),
+        }),
     });
     let event = Event::new(Type::UserClosedAll, user_id).append(policy, partition);
     let closed = vec![clear, event];

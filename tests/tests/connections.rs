@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
+use prost_reflect::prost_types::Timestamp;
 use serde_json::{Value as Json, json};
 use session_tests::admin::Admin;
 use session_tests::client::{Client, EventStream, Refusal, Wire};
@@ -89,6 +90,12 @@ fn text(of: &Json, name: &str) -> String {
     of[name].as_str().unwrap_or_else(|| panic!("{name} in {of}")).into()
 }
 
+/// An instant in seconds and nanoseconds.
+fn instant(of: &Json, name: &str) -> (i64, i32) {
+    let instant: Timestamp = text(of, name).parse().unwrap();
+    (instant.seconds, instant.nanos)
+}
+
 fn reason(result: Result<Json, Refusal>) -> String {
     let refusal = result.expect_err("a refusal");
     assert!(matches!(refusal.http, 0 | 404 | 409), "{refusal:?}");
@@ -104,8 +111,8 @@ async fn a_connection_from_its_beginning_to_its_end(Setting { client, redis, .. 
     assert_eq!(about(&client, "Get", &id).await.unwrap(), connection);
     tokio::time::sleep(Duration::from_millis(5)).await;
     let kept = about(&client, "Heartbeat", &id).await.unwrap();
-    assert!(text(&kept, "last_heartbeat_at") > text(&connection, "last_heartbeat_at"));
-    assert!(text(&kept, "expires_at") > text(&connection, "expires_at"));
+    assert!(instant(&kept, "last_heartbeat_at") > instant(&connection, "last_heartbeat_at"));
+    assert!(instant(&kept, "expires_at") > instant(&connection, "expires_at"));
     assert_eq!(kept["connected_at"], connection["connected_at"]);
     assert_eq!(about(&client, "Get", &id).await.unwrap(), kept);
     assert_eq!(of_user(&client, "alice").await, [kept]);
@@ -380,11 +387,11 @@ async fn a_client_that_stays_is_connected(Setting { client, host, .. }: Setting)
         ("connected", &json!("tab"))
     );
     assert_eq!(about(&client, "Get", "tab").await.unwrap(), connected.data);
-    let mut last = text(&connected.data, "expires_at");
+    let mut last = instant(&connected.data, "expires_at");
     for _ in 0..6 {
         let kept = stream.next().await.unwrap();
         assert_eq!(kept.name, "heartbeat");
-        let expires = text(&kept.data, "expires_at");
+        let expires = instant(&kept.data, "expires_at");
         assert!(expires > last);
         last = expires;
     }

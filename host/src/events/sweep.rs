@@ -1,6 +1,7 @@
 //! Has the rules tell of sessions that have ended by themselves. Every host does; the
 //! rules tell of each once.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,26 +21,40 @@ pub async fn sweep(logic: Arc<Logic>, metrics: Arc<Metrics>) {
         let more = getrandom::u32().unwrap_or_default() % PAUSE_MORE_MS;
         tokio::time::sleep(PAUSE + Duration::from_millis(more.into())).await;
         match once(&logic).await {
-            Ok(0) => {}
-            Ok(expired) => {
+            Ok(Swept { expired, left }) => {
                 metrics.expired(expired);
-                tracing::debug!(expired, "told of sessions that have ended by themselves");
+                for (kind, sessions) in &left {
+                    metrics.sessions(kind, *sessions);
+                }
+                tracing::debug!(expired, "swept");
             }
             Err(failure) => tracing::debug!(?failure, "the sweep was not finished"),
         }
     }
 }
 
-/// Sweeps all logs and returns how many sessions had ended.
-async fn once(logic: &Logic) -> Result<u64, Failure> {
+/// What a sweep of all logs has found.
+#[derive(Default)]
+struct Swept {
+    /// How many sessions had ended.
+    expired: u64,
+    /// How many are left, by kind.
+    left: BTreeMap<String, u64>,
+}
+
+/// Sweeps all logs.
+async fn once(logic: &Logic) -> Result<Swept, Failure> {
     let logs = logic.describe_logs().await?.logs.len();
-    let mut expired = 0;
+    let mut all = Swept::default();
     for log in 0..u32::try_from(logs).unwrap_or(u32::MAX) {
         for _ in 0..CALLS_MAX {
             match logic.sweep(log).await {
                 Ok(swept) => {
-                    expired += u64::from(swept.expired);
+                    all.expired += u64::from(swept.expired);
                     if !swept.more {
+                        for tally in swept.left {
+                            *all.left.entry(tally.kind).or_default() += u64::from(tally.sessions);
+                        }
                         break;
                     }
                 }
@@ -52,5 +67,5 @@ async fn once(logic: &Logic) -> Result<u64, Failure> {
             }
         }
     }
-    Ok(expired)
+    Ok(all)
 }

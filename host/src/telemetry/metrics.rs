@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use prometheus::{
     Counter, Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
-    Opts, Registry, TextEncoder,
+    IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
 use crate::telemetry::merge;
@@ -15,6 +15,9 @@ use crate::workers::PerWorker;
 /// Upper bounds of the latency histograms, in seconds.
 const LATENCY_BUCKETS: [f64; 14] =
     [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0];
+
+/// The kinds of sessions that are counted.
+const KINDS: [&str; 3] = ["user", "connection", "viewing"];
 
 /// All metrics of the process. What is counted for every request is counted for
 /// each worker apart, as counters that all cores write to would be the one thing
@@ -35,6 +38,7 @@ pub struct Metrics {
     /// Subscriptions to events.
     pub subscriptions: IntGauge,
     expired: IntCounter,
+    sessions: IntGaugeVec,
     swaps: IntCounterVec,
     rollbacks: IntCounterVec,
     gates: HistogramVec,
@@ -132,6 +136,16 @@ impl Metrics {
                     "Sessions of which this process has told that they ended by themselves.",
                 )),
             ),
+            sessions: registered(
+                &registry,
+                IntGaugeVec::new(
+                    Opts::new(
+                        "session_manager_sessions",
+                        "Sessions in the store, as the last sweep of this process has found them.",
+                    ),
+                    &["kind"],
+                ),
+            ),
             swaps: counters(
                 "session_manager_component_swaps_total",
                 "Components that were to become a generation.",
@@ -166,6 +180,15 @@ impl Metrics {
     /// `failures`.
     pub fn rolled_back(&self, cause: &'static str) {
         self.rollbacks.with_label_values(&[cause]).inc();
+    }
+
+    /// There are so many sessions of a kind. A kind that no rule of ours has is left out, so
+    /// that rules cannot make labels up.
+    pub fn sessions(&self, kind: &str, count: u64) {
+        if let Some(kind) = KINDS.iter().find(|known| **known == kind) {
+            let count = i64::try_from(count).unwrap_or(i64::MAX);
+            self.sessions.with_label_values(&[kind]).set(count);
+        }
     }
 
     /// So many sessions have ended by themselves.

@@ -166,7 +166,7 @@ mod component {
         }
 
         fn sweep(_: u32) -> Result<Swept, Fault> {
-            Ok(Swept { expired: 0, more: false })
+            Ok(Swept { expired: 0, more: false, left: Vec::new() })
         }
     }
 
