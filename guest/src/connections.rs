@@ -10,17 +10,20 @@
 //! user whose connection was not alive changes the claim, so that of two who race one
 //! finds theirs gone, and gives up.
 
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+
 use crate::connections_types::{Connection, Count, Drained, Page, PodCount, Renewed};
 use crate::events::{Event, Type};
 use crate::fault::{fault, fault_with, invalid, quote, refuse, violation};
 use crate::faults::{Detail, Fault, Reason, Violation};
 use crate::imports::Imports;
-use crate::keys::{self, Partition, check_id};
+use crate::keys::{self, ID_BYTES_MAX, Partition, check_id};
 use crate::maintenance::{self, Kind};
 use crate::policy::Policy;
 use crate::store::{
     Compare, Expiry, FieldTest, Hash, HashSet, HashStamp, Member, MemberBound, MemberList,
-    MemberRef, MemberSet, Operation, Order, Reply,
+    MemberPage, MemberRef, MemberSet, Operation, Order, Reply,
 };
 use crate::transaction::{entry, execute, moment, read, text, unexpected_replies};
 
@@ -30,11 +33,12 @@ pub const CONNECTIONS_MAX: u32 = 1000;
 pub const IDS_MAX: usize = 1000;
 /// How many connections one transaction changes; each needs two compares.
 const BATCH: usize = 32;
-/// The most connections of a pod that a part has; the others have their turn when it is
-/// asked for again.
-const PART_MAX: u32 = 10_000;
+/// The most connections of a pod that a part has.
+const PART_MAX: u32 = 1000;
 /// How many connections one step of a drain closes.
 const DRAINED_MAX: u32 = 512;
+/// The most pods whose members are read in one step.
+const PODS_AT_ONCE: usize = 1000;
 /// The most members of a set that are read at once.
 const LISTED_MAX: u32 = 10_000;
 /// How often a rule tries again when somebody changes what it has read.
@@ -133,7 +137,17 @@ pub fn register(
     }
     let claim = claim(imports, policy, &place)?;
     let found = look(imports, partition, &session_id)?;
-    let connection = write(imports, policy, &place, Some(found))?;
+    let mut written = write(imports, policy, &place, Some(found));
+    for _ in 0..ATTEMPTS {
+        if !matches!(&written, Err(fault) if fault.reason == Reason::SessionExists) {
+            break;
+        }
+        // Somebody from whom the id was taken over has written before he found that out.
+        give_way(imports, policy, &place, &claim)?;
+        let found = look(imports, partition, &session_id)?;
+        written = write(imports, policy, &place, Some(found));
+    }
+    let connection = written?;
     let test = claimed(&session_id, claim);
     let confirmed = HashSet {
         key: test.key.clone(),
@@ -153,9 +167,31 @@ pub fn register(
         return Ok(connection);
     }
     let ending = Ending { how: How::Closed, reason: "another has registered the id", by: "" };
-    let target = Target::of(partition, &connection, true);
-    end(imports, policy, &[target], &ending)?;
+    end(imports, policy, &[Target::of(partition, &connection)], &ending)?;
     Err(exists())
+}
+
+/// Ends the connection that another user of the partition has under an id whose claim is
+/// ours, as he would himself in a moment.
+fn give_way(
+    imports: &impl Imports,
+    policy: &Policy,
+    place: &Place<'_>,
+    claim: &str,
+) -> Result<(), Fault> {
+    let test = claimed(place.session_id, claim.into());
+    let ours = execute(imports, vec![Compare::FieldEquals(test)], Vec::new(), Vec::new())?;
+    if !ours.succeeded {
+        return Err(exists());
+    }
+    let (record, now_ms) = look(imports, place.partition, place.session_id)?;
+    let Some(theirs) = record.filter(|record| record.is_alive(policy, now_ms)) else {
+        // He has found out meanwhile.
+        return Ok(());
+    };
+    let ending = Ending { how: How::Closed, reason: "another has registered the id", by: "" };
+    let connection = theirs.connection(policy, place.session_id.into());
+    end(imports, policy, &[Target::of(place.partition, &connection)], &ending).map(drop)
 }
 
 /// Reads a connection that is alive.
@@ -205,11 +241,11 @@ pub fn heartbeat_pod(
     policy: &Policy,
     pod_id: &str,
     session_ids: Option<Vec<String>>,
-    cursor: u32,
+    cursor: &str,
 ) -> Result<Renewed, Fault> {
     let mut violations = Vec::new();
     check_id(POD_FIELD, pod_id, &mut violations);
-    let partition = part(cursor, &mut violations);
+    let (partition, mark) = place_in_part(cursor, &mut violations);
     if let Some(session_ids) = &session_ids {
         if session_ids.len() > IDS_MAX {
             let description =
@@ -222,8 +258,17 @@ pub fn heartbeat_pod(
     refuse(violations)?;
     match session_ids {
         Some(session_ids) => renew_named(imports, policy, pod_id, session_ids),
-        None => renew_part(imports, policy, pod_id, partition),
+        None => renew_part(imports, policy, pod_id, partition, mark.map(|mark| mark.expires_at_ms)),
     }
+}
+
+/// Which connection is meant, when not whichever has the id.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Only<'a> {
+    /// That of this user.
+    pub user_id: Option<&'a str>,
+    /// The one of this registration.
+    pub epoch: Option<&'a str>,
 }
 
 /// Closes a connection, whether or not it is alive.
@@ -235,14 +280,16 @@ pub fn close(
     policy: &Policy,
     session_id: &str,
     reason: &str,
-    user_id: Option<&str>,
-    epoch: Option<&str>,
+    by: &str,
+    only: Only<'_>,
 ) -> Result<(), Fault> {
+    let Only { user_id, epoch } = only;
     let mut violations = Vec::new();
     if let Some(description) = keys::session_key_violation(session_id) {
         violations.push(violation(SESSION_FIELD, description));
     }
     check_reason("reason", reason, &mut violations);
+    check_reason("by", by, &mut violations);
     if let Some(user_id) = user_id {
         check_id(USER_FIELD, user_id, &mut violations);
     }
@@ -257,7 +304,7 @@ pub fn close(
         if another(user_id, theirs) || another(epoch, present) {
             return Ok(());
         }
-        let ending = Ending { how: How::Closed, reason, by: "user" };
+        let ending = Ending { how: How::Closed, reason, by };
         if end(imports, policy, &[found.target()], &ending)? == 1 {
             return Ok(());
         }
@@ -305,7 +352,7 @@ pub fn terminate_user(
     let mut connections = of_user(imports, policy, user_id)?;
     let mut ended = 0;
     for _ in 0..ATTEMPTS {
-        let targets = connections.iter().map(|one| Target::of(partition, one, true));
+        let targets = connections.iter().map(|one| Target::of(partition, one));
         ended += end(imports, policy, &targets.collect::<Vec<_>>(), &ending)?;
         // Those that moved meanwhile are still there; those that came since may stay.
         let mut left = of_user(imports, policy, user_id)?;
@@ -339,21 +386,19 @@ pub fn list_pod(
     imports: &impl Imports,
     policy: &Policy,
     pod_id: &str,
-    cursor: u32,
+    cursor: &str,
 ) -> Result<Page, Fault> {
     let mut violations = Vec::new();
     check_id(POD_FIELD, pod_id, &mut violations);
-    let partition = part(cursor, &mut violations);
+    let (partition, mark) = place_in_part(cursor, &mut violations);
     refuse(violations)?;
-    let (members, _, _) = members(imports, partition.pod(pod_id), None, PART_MAX)?;
-    let mut connections = Vec::with_capacity(members.len());
-    for chunk in members.chunks(1000) {
-        let ids = chunk.iter().filter_map(|member| member.name.split_once('\n'));
-        let ids: Vec<&str> = ids.map(|(_, session_id)| session_id).collect();
-        let found = alive(imports, policy, partition, &ids)?;
-        connections.extend(found.into_iter().filter(|one| one.pod_id == pod_id));
-    }
-    Ok(Page { connections, next: partition.next() })
+    let (members, _, _) = members(imports, partition.pod(pod_id), mark, PART_MAX)?;
+    let ids = members.iter().filter_map(|member| member.name.split_once('\n'));
+    let ids: Vec<&str> = ids.map(|(_, session_id)| session_id).collect();
+    let mut connections = alive(imports, policy, partition, &ids)?;
+    connections.retain(|one| one.pod_id == pod_id);
+    let last = members.last().filter(|_| members.len() == PART_MAX as usize);
+    Ok(Page { connections, next: next_place(partition, last) })
 }
 
 /// Closes connections of a pod that is gone, in one part.
@@ -394,11 +439,9 @@ pub fn stats(imports: &impl Imports, cursor: u32) -> Result<Count, Fault> {
     refuse(violations)?;
     let mut counted = Count { connections: 0, users: 0, pods: Vec::new(), next: partition.next() };
     let mut online: Vec<String> = Vec::new();
-    for pod in all_members(imports, &partition.pods())? {
-        let mut users: Vec<String> = all_members(imports, &partition.pod(&pod))?
-            .into_iter()
-            .filter_map(|name| Some(name.split_once('\n')?.0.to_owned()))
-            .collect();
+    for (pod, members) in all_of_pods(imports, partition)? {
+        let users = members.iter().filter_map(|name| Some(name.split_once('\n')?.0.to_owned()));
+        let mut users: Vec<String> = users.collect();
         if users.is_empty() {
             continue;
         }
@@ -413,6 +456,43 @@ pub fn stats(imports: &impl Imports, cursor: u32) -> Result<Count, Fault> {
     online.dedup();
     counted.users = online.len() as u32;
     Ok(counted)
+}
+
+/// The pods of a partition with all of their members, as of one moment, so that one who
+/// moves is counted once.
+fn all_of_pods(
+    imports: &impl Imports,
+    partition: Partition,
+) -> Result<Vec<(String, Vec<String>)>, Fault> {
+    let mut pods = all_members(imports, &partition.pods())?;
+    for _ in 0..ATTEMPTS {
+        if pods.len() > PODS_AT_ONCE {
+            break;
+        }
+        let all = std::iter::once(listing(partition.pods(), None, LISTED_MAX));
+        let all = all.chain(pods.iter().map(|pod| listing(partition.pod(pod), None, LISTED_MAX)));
+        let outcome = execute(imports, Vec::new(), all.collect(), Vec::new())?;
+        let pages = outcome.replies.into_iter().map(|reply| match reply {
+            Reply::Members(page) => Ok(page),
+            _ => Err(unexpected_replies()),
+        });
+        let mut pages: Vec<MemberPage> = pages.collect::<Result<_, _>>()?;
+        let names = |page: MemberPage| page.members.into_iter().map(|one| one.name).collect();
+        if pages.iter().any(|page| page.live as usize > page.members.len()) {
+            break;
+        }
+        let present: Vec<String> = names(pages.remove(0));
+        if present.iter().all(|pod| pods.contains(pod)) {
+            return Ok(pods.into_iter().zip(pages.into_iter().map(names)).collect());
+        }
+        pods = present;
+    }
+    // There are too many for one step.
+    let of_pod = |pod: String| {
+        let members = all_members(imports, &partition.pod(&pod))?;
+        Ok((pod, members))
+    };
+    pods.into_iter().map(of_pod).collect()
 }
 
 /// How a connection has ended.
@@ -539,7 +619,7 @@ struct Found {
 
 impl Found {
     fn target(&self) -> Target<'_> {
-        Target::of(self.partition, &self.connection, true)
+        Target::of(self.partition, &self.connection)
     }
 
     /// Has the locator outlive the record, when half of its time has passed.
@@ -563,9 +643,9 @@ struct Target<'a> {
 }
 
 impl<'a> Target<'a> {
-    fn of(partition: Partition, connection: &'a Connection, same: bool) -> Self {
+    fn of(partition: Partition, connection: &'a Connection) -> Self {
         let Connection { user_id, session_id, pod_id, epoch, .. } = connection;
-        Self { partition, user_id, session_id, pod_id, epoch: same.then_some(epoch) }
+        Self { partition, user_id, session_id, pod_id, epoch: Some(epoch) }
     }
 
     /// A member of the set of a pod.
@@ -899,27 +979,36 @@ fn change_all(
     Ok((changed, now_ms))
 }
 
-/// Keeps all connections of a pod in one partition.
+/// Keeps connections of a pod in one partition: those that would end before a time, which
+/// is that of the first part, and all of them there.
 fn renew_part(
     imports: &impl Imports,
     policy: &Policy,
     pod_id: &str,
     partition: Partition,
+    until_ms: Option<u64>,
 ) -> Result<Renewed, Fault> {
-    let (members, _, _) = members(imports, partition.pod(pod_id), None, PART_MAX)?;
-    let mut kept = 0;
-    for chunk in members.chunks(1000) {
-        let targets: Vec<Target<'_>> = chunk
-            .iter()
-            .filter_map(|member| Target::listed(partition, pod_id, &member.name))
-            .collect();
-        let (renewed, now_ms) = renew(imports, policy, &targets)?;
-        kept += renewed.iter().filter(|kept| **kept).count() as u32;
-        let chosen = targets.iter().map(|target| target.session_id);
-        let chosen: Vec<&str> = chosen.filter(|id| !keys::is_made(id)).collect();
-        keep_those_located(imports, policy, partition, &chosen, now_ms)?;
-    }
-    Ok(Renewed { kept, gone: Vec::new(), next: partition.next() })
+    let (mut members, _, now_ms) = members(imports, partition.pod(pod_id), None, PART_MAX)?;
+    // What is kept from now on ends later than that.
+    let until_ms = until_ms.unwrap_or(now_ms + policy.connection_stale_ms);
+    let full = members.len() == PART_MAX as usize;
+    let listed = members.len();
+    members.retain(|member| member.expires_at_ms < until_ms);
+    let more = full && members.len() == listed;
+    let targets: Vec<Target<'_>> = members
+        .iter()
+        .filter_map(|member| Target::listed(partition, pod_id, &member.name))
+        .collect();
+    let (renewed, now_ms) = renew(imports, policy, &targets)?;
+    let kept = renewed.iter().filter(|kept| **kept).count() as u32;
+    let chosen = targets.iter().map(|target| target.session_id);
+    let chosen: Vec<&str> = chosen.filter(|id| !keys::is_made(id)).collect();
+    keep_those_located(imports, policy, partition, &chosen, now_ms)?;
+    // Nothing that would end then has a name.
+    let until = Member { name: String::new(), expires_at_ms: until_ms };
+    // When none was kept, all of them have changed, and whoever did that keeps them.
+    let next = next_place(partition, Some(until).filter(|_| more && kept > 0).as_ref());
+    Ok(Renewed { kept, gone: Vec::new(), next })
 }
 
 /// Keeps the connections named, those that are alive on the pod.
@@ -955,8 +1044,7 @@ fn renew_named(
         let ids: Vec<&str> = same.iter().map(|(_, id)| *id).collect();
         let mut found = alive(imports, policy, partition, &ids)?;
         found.retain(|one| one.pod_id == pod_id);
-        let targets: Vec<Target<'_>> =
-            found.iter().map(|one| Target::of(partition, one, true)).collect();
+        let targets: Vec<Target<'_>> = found.iter().map(|one| Target::of(partition, one)).collect();
         let (renewed, now_ms) = renew(imports, policy, &targets)?;
         let renewed = found.iter().zip(renewed).filter(|(_, kept)| *kept);
         let renewed: Vec<&str> = renewed.map(|(one, _)| one.session_id.as_str()).collect();
@@ -1153,6 +1241,38 @@ fn part(cursor: u32, violations: &mut Vec<Violation>) -> Partition {
         violations.push(violation("cursor", "is none that a part before has told"));
         Partition::of("")
     })
+}
+
+/// Where a part goes on: in a partition, behind a member of it or at its beginning.
+fn next_place(partition: Partition, behind: Option<&Member>) -> Option<String> {
+    match behind {
+        None => partition.next().map(|next| next.to_string()),
+        Some(Member { name, expires_at_ms }) => {
+            let name = URL_SAFE_NO_PAD.encode(name);
+            Some(format!("{}.{expires_at_ms}.{name}", partition.number()))
+        }
+    }
+}
+
+/// The place that a cursor names; an empty one names the beginning.
+fn place_in_part(cursor: &str, violations: &mut Vec<Violation>) -> (Partition, Option<Member>) {
+    let place = || {
+        let mut parts = cursor.splitn(3, '.');
+        let partition = Partition::numbered(parts.next()?.parse().ok()?)?;
+        let Some(expires_at) = parts.next() else { return Some((partition, None)) };
+        let name = URL_SAFE_NO_PAD.decode(parts.next()?).ok()?;
+        let name =
+            String::from_utf8(name).ok().filter(|name| name.len() <= 2 * ID_BYTES_MAX + 1)?;
+        Some((partition, Some(Member { name, expires_at_ms: expires_at.parse().ok()? })))
+    };
+    let begin = (Partition::of(""), None);
+    match cursor {
+        "" => (Partition::numbered(0).unwrap_or(begin.0), None),
+        _ => place().unwrap_or_else(|| {
+            violations.push(violation("cursor", "is none that a part before has told"));
+            begin
+        }),
+    }
 }
 
 fn check_session_id(field: &str, session_id: &str, violations: &mut Vec<Violation>) {

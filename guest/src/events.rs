@@ -8,7 +8,7 @@ use crate::policy::Policy;
 use crate::store::{Event as Appended, Operation};
 use crate::transaction::entry;
 
-/// How many characters of an id an event has.
+/// How many characters of an id an event has, and of a short one half as many.
 const SHOWN_CHARACTERS: usize = 6;
 /// How many bytes of its hash.
 const HASH_BYTES: usize = 8;
@@ -134,7 +134,8 @@ impl<'a> Event<'a> {
 
     /// Appends it to the log of the partition.
     pub fn append(&self, policy: &Policy, partition: Partition) -> Operation {
-        let shown: String = self.session_id.chars().take(SHOWN_CHARACTERS).collect();
+        let shown = SHOWN_CHARACTERS.min(self.session_id.len() / 2);
+        let shown: String = self.session_id.chars().take(shown).collect();
         let hash = match self.session_id {
             "" => String::new(),
             session_id => hash(session_id),
@@ -179,7 +180,7 @@ mod tests {
         let expected = [
             ("type", "viewing.terminated"),
             ("user_id", "home"),
-            ("session_id", "012345"),
+            ("session_id", "01234"),
             ("session_hash", "84d89877f0d4041e"),
             ("by", "tv"),
         ];

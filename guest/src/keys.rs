@@ -52,6 +52,11 @@ impl Partition {
         (number < PARTITIONS).then_some(Self(number as u8))
     }
 
+    /// Its number.
+    pub fn number(self) -> u32 {
+        self.0.into()
+    }
+
     /// The number of the next one.
     pub fn next(self) -> Option<u32> {
         Some(u32::from(self.0) + 1).filter(|next| *next < PARTITIONS)
@@ -108,6 +113,9 @@ impl Partition {
         format!("{kind}:{}{colon}{of}", self.tag())
     }
 }
+
+/// The hash that tells since when there are logs.
+pub const BORN: &str = "EVENTS:BORN";
 
 /// The hash that tells whose connection an id is that somebody has chosen.
 pub fn connection_of(session_id: &str) -> String {

@@ -157,19 +157,21 @@ mod component {
         fn heartbeat_pod(
             pod_id: String,
             session_ids: Option<Vec<String>>,
-            cursor: u32,
+            cursor: String,
         ) -> Result<Renewed, Fault> {
-            super::connections::heartbeat_pod(&Host, policy(), &pod_id, session_ids, cursor)
+            super::connections::heartbeat_pod(&Host, policy(), &pod_id, session_ids, &cursor)
         }
 
         fn close(
             session_id: String,
             reason: String,
+            by: String,
             user_id: Option<String>,
             epoch: Option<String>,
         ) -> Result<(), Fault> {
-            let (user_id, epoch) = (user_id.as_deref(), epoch.as_deref());
-            super::connections::close(&Host, policy(), &session_id, &reason, user_id, epoch)
+            let only =
+                super::connections::Only { user_id: user_id.as_deref(), epoch: epoch.as_deref() };
+            super::connections::close(&Host, policy(), &session_id, &reason, &by, only)
         }
 
         fn list_user(user_id: String) -> Result<Vec<Connection>, Fault> {
@@ -184,8 +186,8 @@ mod component {
             super::connections::presence(&Host, &user_id)
         }
 
-        fn list_pod(pod_id: String, cursor: u32) -> Result<Page, Fault> {
-            super::connections::list_pod(&Host, policy(), &pod_id, cursor)
+        fn list_pod(pod_id: String, cursor: String) -> Result<Page, Fault> {
+            super::connections::list_pod(&Host, policy(), &pod_id, &cursor)
         }
 
         fn drain_pod(pod_id: String, reason: String, cursor: u32) -> Result<Drained, Fault> {

@@ -24,8 +24,10 @@ const NOTED_MS: u64 = 7 * 24 * 3600 * 1000;
 const SWEPT_MAX: u32 = 128;
 /// The most that one transaction ends; each needs two compares.
 const BATCH: usize = 32;
-/// When to look again after what is neither alive nor over.
-const AGAIN_MS: u64 = 60 * 1000;
+/// When to look again after one that began anew while it was told of.
+const AGAIN_MS: u64 = 1000;
+/// When to look again after what makes no sense.
+const STRANGE_MS: u64 = 60 * 1000;
 
 /// The kind of a session that ends by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,6 +91,7 @@ pub fn forget(partition: Partition, kind: Kind, subject: &str, session_id: &str)
 pub fn describe_logs() -> LogCatalog {
     LogCatalog {
         logs: Partition::all().map(Partition::log).collect(),
+        born: keys::BORN.into(),
         types: Type::ALL.iter().map(|type_| type_.name().into()).collect(),
     }
 }
@@ -139,7 +142,7 @@ pub fn sweep(imports: &impl Imports, policy: &Policy, log: u32) -> Result<Swept,
                 });
             }
             // It may mean something to newer rules.
-            None => later.push(renew(kind.due(partition), member.name.clone(), AGAIN_MS)),
+            None => later.push(renew(kind.due(partition), member.name.clone(), STRANGE_MS)),
         }
     }
     let reads = sessions.iter().map(Session::read).collect();

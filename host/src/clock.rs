@@ -34,6 +34,13 @@ impl Clock {
         }
     }
 
+    /// Sets a manual clock, as an operator may set the system's.
+    pub fn set(&self, to: Milliseconds) {
+        if let Self::Manual(now) = self {
+            now.store(to, Ordering::SeqCst);
+        }
+    }
+
     /// Moves a manual clock forward; the system's clock moves by itself.
     pub fn advance(&self, by: Milliseconds) {
         if let Self::Manual(now) = self {

@@ -184,8 +184,8 @@ pub struct Settings {
           value_parser = interval)]
     pub connection_heartbeat: Duration,
 
-    /// Lifetime of a connection after its last heartbeat: more than CONNECTION_HEARTBEAT,
-    /// at most CONNECTION_TTL.
+    /// Lifetime of a connection after its last heartbeat: at least twice
+    /// CONNECTION_HEARTBEAT, at most CONNECTION_TTL.
     #[arg(long, env = "CONNECTION_STALE", default_value = "90s", global = true,
           value_parser = lifetime)]
     pub connection_stale: Duration,
@@ -259,8 +259,8 @@ impl Settings {
     /// Whether heartbeats come in time, and a connection ends before it is forgotten.
     fn check_connections(&self) -> Result<(), Refusal> {
         let Self { connection_heartbeat, connection_stale, connection_ttl, .. } = self;
-        let expected = if connection_heartbeat >= connection_stale {
-            format!("more than CONNECTION_HEARTBEAT, {connection_heartbeat:?}")
+        let expected = if connection_heartbeat.saturating_mul(2) > *connection_stale {
+            format!("at least twice CONNECTION_HEARTBEAT, {connection_heartbeat:?}")
         } else if connection_stale > connection_ttl {
             format!("at most CONNECTION_TTL, {connection_ttl:?}")
         } else {
@@ -576,7 +576,7 @@ mod tests {
             ),
             (
                 &["--connection-stale", "30s"],
-                r#"invalid value "30s" for CONNECTION_STALE: expected more than CONNECTION_HEARTBEAT, 30s"#,
+                r#"invalid value "30s" for CONNECTION_STALE: expected at least twice CONNECTION_HEARTBEAT, 30s"#,
             ),
             (
                 &["--connection-ttl", "1m"],

@@ -129,10 +129,17 @@ pub async fn start(settings: &Settings) -> Result<Running> {
             Ok(())
         });
     }
-    let streams = Streams::new(settings.pod_id(), settings.connection_heartbeat, stopped.clone());
-    let api = Api { logic, store: Arc::clone(&store), feed, streams: Arc::new(streams) };
+    let places = connections_max();
+    let heartbeat = settings.connection_heartbeat;
+    let streams = Arc::new(Streams::new(settings.pod_id(), heartbeat, places, stopped.clone()));
+    let ending = Arc::clone(&streams);
+    tasks.spawn(async move {
+        ending.ended().await;
+        Ok(())
+    });
+    let api = Api { logic, store: Arc::clone(&store), feed, streams };
 
-    let wires = Wires { api, metrics, stopping: Arc::default() };
+    let wires = Wires { api, metrics, stopping: Arc::default(), places };
     let (health, _) = tonic_health::server::health_reporter();
     report_health(&wires, &health).await;
     let acceptors = wires.serve(Listeners { grpc, rest, admin }, &workers, &health, &mut tasks);
@@ -175,6 +182,8 @@ struct Wires {
     api: Api,
     metrics: Arc<Metrics>,
     stopping: Arc<AtomicBool>,
+    /// How many connections there may be.
+    places: usize,
 }
 
 impl Wires {
@@ -186,7 +195,7 @@ impl Wires {
         health: &HealthReporter,
         tasks: &mut JoinSet<Result<()>>,
     ) -> [Acceptor; 3] {
-        let places = Arc::new(Semaphore::new(connections_max()));
+        let places = Arc::new(Semaphore::new(self.places));
         let loads: Loads = (0..workers.count()).map(|_| AtomicUsize::new(0)).collect();
         let (grpc, connections) = listener::spread(listeners.grpc, Arc::clone(&places), &loads);
         let mut serving = workers.spawn_on_each(connections, |connections| {
@@ -323,7 +332,7 @@ async fn refuse_unfit(redis: Arc<Redis>) -> Result<()> {
 
 /// Tells gRPC health and the metrics how the store is.
 async fn report_health(wires: &Wires, health: &HealthReporter) {
-    let Wires { api, metrics, stopping } = wires;
+    let Wires { api, metrics, stopping, .. } = wires;
     let up = api.health().await;
     let was_up = metrics.store_up.get() == 1;
     metrics.store_up.set(i64::from(up.is_ok()));

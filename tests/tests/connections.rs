@@ -208,7 +208,7 @@ async fn a_connection_that_is_not_kept_expires(Setting { client, redis, .. }: Se
         assert_eq!((&told["user_id"], &told["pod_id"]), (&json!("alice"), &json!("pod")));
         expired.insert(text(&told, "session_id"));
     }
-    assert_eq!(expired, BTreeSet::from(["left".to_owned(), kept[..6].to_owned()]));
+    assert_eq!(expired, BTreeSet::from(["le".to_owned(), kept[..6].to_owned()]));
     assert_eq!(reason(about(&client, "Heartbeat", "left").await), "SESSION_NOT_FOUND");
     if let Some(redis) = &redis {
         wait::until("nothing is left", async || {
@@ -357,6 +357,8 @@ async fn what_is_wrong_with_a_request_is_told(Setting { client, .. }: Setting) {
     assert_eq!(refused(json!({ "types": ["user", "nonsense"] })).await, invalid("types"));
     assert_eq!(refused(json!({ "types": ["connection.exp"] })).await, invalid("types"));
     assert_eq!(refused(json!({ "after": "yesterday" })).await, invalid("after"));
+    let all = json!({ "types": ["x"], "user_id": long, "after": "x" });
+    assert_eq!(refused(all).await, invalid("types user_id after"));
     let Err(refusal) = client.connect_user(json!({ "user_id": "u", "session_id": "a b" })).await
     else {
         panic!("a refusal");
@@ -858,6 +860,131 @@ async fn connections_and_subscribers_outlive_an_outage() {
 }
 
 #[tokio::test]
+async fn subscribers_hear_that_the_store_was_emptied() {
+    let (redis, a, b) = two_hosts(&[]).await;
+    for wire in [Wire::Rest, Wire::Grpc] {
+        let client = a.client(wire).await;
+        let mut live = client.subscribe(json!({ "types": ["user"] })).await.unwrap();
+        change(&client, 0..1, 2).await;
+        let seen = text(&live.next().await.unwrap().data, "id");
+        live.next().await.unwrap();
+        let mut connection = redis.connect(5).await;
+        let (): () = redis::cmd("FLUSHDB").query_async(&mut connection).await.unwrap();
+        change(&client, 0..1, 1).await;
+        // Whether it has happened before or after the loss was seen.
+        let told = [live.next().await.unwrap().name, live.next().await.unwrap().name];
+        assert!(told.contains(&"gap".to_owned()) && told.contains(&"user.created".to_owned()));
+        let other = b.client(wire).await;
+        let mut again = other.subscribe(json!({ "after": seen })).await.unwrap();
+        assert_eq!(again.next().await.unwrap().name, "gap");
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_while_it_is_registered_is_not_online() {
+    let redis = RedisServer::start().await;
+    let host = Launch::redis(&redis).start();
+    let client = host.client(Wire::Grpc).await;
+    for wire in [Wire::Rest, Wire::Grpc] {
+        let impatient = host.client(wire).await;
+        redis.signal("STOP");
+        for number in 0..20 {
+            let request = json!({ "user_id": format!("user-{number}") });
+            let connecting = impatient.connect_user(request);
+            let gone = tokio::time::timeout(Duration::from_millis(10), connecting).await;
+            assert!(gone.is_err(), "the store does not answer yet");
+        }
+        redis.signal("CONT");
+        wait::until("all are registered and closed", async || {
+            (stats(&client).await == (0, 0, vec![])).then_some(())
+        })
+        .await;
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        assert_eq!(stats(&client).await, (0, 0, vec![]));
+    }
+}
+
+#[tokio::test]
+async fn streams_leave_room_for_calls() {
+    let host = Launch::in_memory().files_max(200).start();
+    let client = host.client(Wire::Rest).await;
+    let mut streams = Vec::new();
+    let refusal = loop {
+        let request = json!({ "user_id": format!("user-{}", streams.len()) });
+        match client.connect_user(request).await {
+            Ok(stream) => streams.push(stream),
+            Err(refusal) => break refusal,
+        }
+    };
+    assert_eq!((refusal.reason.as_str(), refusal.retry), ("OVERLOADED", true));
+    assert!(streams.len() > 20, "{}", streams.len());
+    assert_eq!(stats(&client).await.0, streams.len() as u64);
+    client.health().await.unwrap();
+}
+
+/// Users who share a partition: the ids of their sessions begin alike.
+async fn of_one_partition(client: &Client, count: usize) -> Vec<String> {
+    let mut users = Vec::new();
+    for number in 0.. {
+        let user = format!("user-{number}");
+        let attributes = json!({ "session_attributes": { "user_id": user } });
+        let created = client.users("Create", attributes).await.unwrap();
+        if text(&created, "session_id").starts_with('A') {
+            users.push(user);
+        }
+        if users.len() == count {
+            break;
+        }
+    }
+    users
+}
+
+#[tokio::test]
+async fn users_of_one_partition_who_race_for_an_id_do_not_all_lose() {
+    let (_redis, a, b) = two_hosts(&[]).await;
+    let clients = [a.client(Wire::Grpc).await, b.client(Wire::Grpc).await];
+    let of_one = of_one_partition(&clients[0], 4).await;
+    let mut won = 0;
+    for round in 0..60 {
+        let id = format!("tab-{round}");
+        let mut racers = tokio::task::JoinSet::new();
+        for (number, user) in of_one.iter().cloned().enumerate() {
+            let (client, id) = (clients[number % 2].clone(), id.clone());
+            racers.spawn(async move { register_as(&client, &user, "pod", &id).await.is_ok() });
+        }
+        let results = racers.join_all().await;
+        let winners = results.iter().filter(|won| **won).count();
+        assert!(winners <= 1, "round {round}");
+        won += winners;
+        assert_eq!(about(&clients[1], "Get", &id).await.is_ok(), winners == 1, "round {round}");
+    }
+    assert!(won >= 58, "{won} of 60");
+}
+
+#[tokio::test]
+async fn a_large_pod_is_kept_and_listed_whole() {
+    let host = Launch::in_memory().start();
+    let client = host.client(Wire::Grpc).await;
+    // Several parts of one partition.
+    let users = of_one_partition(&client, 3).await;
+    let mut registering = tokio::task::JoinSet::new();
+    for user in users {
+        let client = client.clone();
+        registering.spawn(async move {
+            for _ in 0..800 {
+                register(&client, &user, "pod").await;
+            }
+        });
+    }
+    registering.join_all().await;
+    let kept = client.connections("HeartbeatPod", json!({ "pod_id": "pod" })).await.unwrap();
+    assert_eq!(kept["kept"], 2400);
+    assert_eq!(of_pod(&client, "pod").await.len(), 2400);
+    let drained = client.connections("Drain", json!({ "pod_id": "pod" })).await.unwrap();
+    assert_eq!(drained["closed"], 2400);
+}
+
+#[tokio::test]
 async fn a_connection_whose_store_was_emptied_may_come_back() {
     let (redis, a, _b) = two_hosts(&SHORT).await;
     let client = a.client(Wire::Rest).await;
@@ -893,19 +1020,27 @@ async fn rest_speaks_as_the_clients_of_the_original_expect() {
     let url = host.url("rest", "/v1/connect?user_id=alice");
     let stream = EventStream::get(http.get(&url).header("Last-Event-ID", "tab")).await;
     assert_eq!(stream.unwrap().next().await.unwrap().data["session_id"], "tab");
-    // And one that has seen an event goes on behind it.
+    // One that has seen no event yet goes on where it began.
+    let url = host.url("rest", "/v1/events?types=&user_id=carol");
+    let mut early = http.get(&url).send().await.unwrap();
+    let head = early.chunk().await.unwrap().unwrap();
+    let position = std::str::from_utf8(&head).unwrap().strip_prefix("id: ").unwrap().trim();
+    drop(early);
+    register_as(&client, "carol", "pod", "tab-of-carol").await.unwrap();
+    let again = EventStream::get(http.get(&url).header("Last-Event-ID", position)).await;
+    assert_eq!(again.unwrap().next().await.unwrap().data["session_id"], "tab-of");
+    // And one that has seen an event goes on behind it, whatever it began with.
     let mut events = client.subscribe(json!({})).await.unwrap();
     change(&client, 0..1, 2).await;
     let first = events.next_named("user.created").await.id;
-    let url = host.url("rest", "/v1/events?types=user");
+    let url = host.url("rest", &format!("/v1/events?types=user&after={position}"));
     let mut again = EventStream::get(http.get(&url).header("last-event-id", &first)).await.unwrap();
     assert_eq!(again.next().await.unwrap().data["device_id"], "1");
     for (path, status) in [
         ("/v1/connect", 400),
         ("/v1/connect?user_id=a&colour=red", 400),
         ("/v1/connect?user_id=", 400),
-        ("/v1/events?types=,", 400),
-        ("/v1/events?after=1", 400),
+        ("/v1/events?after=x", 400),
         ("/v1/connections/stats?x=1", 400),
     ] {
         let answer = http.get(host.url("rest", path)).send().await.unwrap();

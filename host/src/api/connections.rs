@@ -3,6 +3,7 @@
 use std::pin::pin;
 
 use prost_types::value::Kind;
+use tokio::sync::oneshot;
 
 use crate::api::streams::{self, Items};
 use crate::api::{Api, given, timestamp};
@@ -15,6 +16,8 @@ use crate::proto::session::connections::v1::connect_reply::Event;
 const PAGE_SIZE: usize = 1000;
 /// The most that can be asked for.
 const PAGE_SIZE_MAX: usize = 10_000;
+/// Who closes connections of their own.
+const USER: &str = "user";
 /// Who ends connections when nobody says who.
 const ADMINISTRATOR: &str = "administrator";
 
@@ -64,9 +67,10 @@ pub async fn heartbeat_pod(
         .map(|list| list.values.into_iter().map(text).collect::<Result<_, _>>())
         .transpose()?;
     let mut reply = v1::HeartbeatPodReply::default();
-    let mut cursor = Some(0);
+    let mut cursor = Some(String::new());
     while let Some(at) = cursor {
-        let kept = api.logic.connections_heartbeat_pod(&pod_id, session_ids.as_deref(), at).await?;
+        let ids = session_ids.as_deref();
+        let kept = api.logic.connections_heartbeat_pod(&pod_id, ids, &at).await?;
         reply.kept += kept.kept;
         reply.gone.extend(kept.gone);
         cursor = kept.next;
@@ -81,7 +85,7 @@ pub async fn heartbeat_pod(
 pub async fn close(api: &Api, request: v1::CloseRequest) -> Result<v1::CloseReply, Error> {
     let v1::CloseRequest { session_id, reason, user_id } = request;
     let user_id = given(user_id);
-    api.logic.connections_close(&session_id, &reason, user_id.as_deref(), None).await?;
+    api.logic.connections_close(&session_id, &reason, USER, user_id.as_deref(), None).await?;
     Ok(v1::CloseReply {})
 }
 
@@ -134,22 +138,24 @@ pub async fn list_by_pod(
         Ok(size) => size.min(PAGE_SIZE_MAX),
         Err(_) => return Err(Error::invalid("page_size", "must not be negative")),
     };
-    let mut cursor = Some(match page_token.as_str() {
-        "" => 0,
-        token => token.parse().map_err(|_| no_page_token())?,
-    });
+    let mut cursor = Some(page_token);
     let mut connections = Vec::new();
-    while let Some(at) = cursor.filter(|_| connections.len() < size) {
-        let page = api.logic.connections_of_pod(&pod_id, at).await.map_err(|failure| {
-            let error = Error::from(failure);
-            let about_cursor = error.violations.iter().any(|violation| violation.field == "cursor");
-            if about_cursor { no_page_token() } else { error }
-        })?;
+    while let Some(at) = cursor.take_if(|_| connections.len() < size) {
+        let page = api.logic.connections_of_pod(&pod_id, &at).await;
+        let mut page = page.map_err(|failure| of_page(failure.into()))?;
         connections.extend(page.connections.into_iter().map(connection));
-        cursor = page.next;
+        cursor = page.next.take();
     }
-    let next_page_token = cursor.map(|cursor| cursor.to_string()).unwrap_or_default();
-    Ok(v1::ListByPodReply { connections, next_page_token })
+    Ok(v1::ListByPodReply { connections, next_page_token: cursor.unwrap_or_default() })
+}
+
+/// An error in the words of whoever asks for a page.
+fn of_page(mut error: Error) -> Error {
+    for violation in error.violations.iter_mut().filter(|violation| violation.field == "cursor") {
+        violation.field = "page_token".into();
+        violation.description = "is not what a page before has told".into();
+    }
+    if error.violations.is_empty() { error } else { Error::violations(error.violations) }
 }
 
 /// Closes the connections of a pod that is gone.
@@ -202,18 +208,30 @@ pub async fn connect(
 ) -> Result<Items<v1::ConnectReply>, Error> {
     let v1::ConnectRequest { user_id, session_id, pod_id } = request;
     let place = api.streams.connect()?;
-    let pod_id = given(pod_id).unwrap_or_else(|| api.streams.pod_id.clone());
-    let session_id = given(session_id);
-    let registered = api.logic.connections_register(&user_id, &pod_id, session_id.as_deref());
-    let registered = registered.await?;
     let (told, items) = streams::channel();
-    // There is room for what comes first.
-    drop(told.try_send(reply(Event::Connected(connection(registered.clone())))));
-    let held = Held { api: api.clone(), connection: registered, told };
+    let (answer, answered) = oneshot::channel::<Result<(), Error>>();
+    let api = api.clone();
+    // On its own, so that a client that leaves while it is registered is closed as well.
     tokio::spawn(async move {
-        held.hold().await;
+        let pod_id = given(pod_id).unwrap_or_else(|| api.streams.pod_id.clone());
+        let session_id = given(session_id);
+        let registering =
+            Box::pin(api.logic.connections_register(&user_id, &pod_id, session_id.as_deref()));
+        match registering.await {
+            // Whoever asked may be gone, here and below.
+            Err(failure) => drop(answer.send(Err(failure.into()))),
+            Ok(registered) => {
+                // There is room for what comes first.
+                let first = reply(Event::Connected(connection(registered.clone())));
+                drop(told.try_send(first));
+                drop(answer.send(Ok(())));
+                Held { api, connection: registered, told }.hold().await;
+            }
+        }
         drop(place);
     });
+    let gone = || Error::new(Reason::Overloaded, "The service is stopping.");
+    answered.await.map_err(|_| gone())??;
     Ok(items)
 }
 
@@ -245,9 +263,9 @@ enum Over {
 impl Held {
     async fn hold(self) {
         let over = match self.wait().await {
-            End::Left => return Box::pin(self.close("client left")).await,
+            End::Left => return Box::pin(self.close("client left", USER)).await,
             End::Stopping => {
-                Box::pin(self.close(streams::STOPPING)).await;
+                Box::pin(self.close(streams::STOPPING, "service")).await;
                 Over::closing(streams::STOPPING)
             }
             End::Over(over) => over,
@@ -320,9 +338,9 @@ impl Held {
     }
 
     /// Closes the connection, unless it was registered again.
-    async fn close(&self, reason: &str) {
+    async fn close(&self, reason: &str, by: &str) {
         let Connection { session_id, epoch, .. } = &self.connection;
-        let closing = self.api.logic.connections_close(session_id, reason, None, Some(epoch));
+        let closing = self.api.logic.connections_close(session_id, reason, by, None, Some(epoch));
         if let Err(failure) = closing.await {
             tracing::debug!(?failure, "a connection that was left ends when its time is over");
         }
@@ -354,10 +372,6 @@ impl Over {
 
 fn reply(event: Event) -> streams::Item<v1::ConnectReply> {
     streams::Item::Reply(v1::ConnectReply { event: Some(event) })
-}
-
-fn no_page_token() -> Error {
-    Error::invalid("page_token", "is not what a page before has told")
 }
 
 fn connection(connection: Connection) -> v1::Connection {

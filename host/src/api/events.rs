@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use crate::api::streams::{self, Item, Items};
 use crate::api::{Api, given, timestamp};
-use crate::error::{Error, Reason};
+use crate::error::{Error, Reason, Violation};
 use crate::events::{self, Place, Silence, Subscription, Told};
 use crate::proto::session::events::v1;
 use crate::proto::session::events::v1::subscribe_reply::Item as Reply;
@@ -15,6 +15,8 @@ use crate::store;
 
 /// How often something is sent when nothing happens.
 const ALIVE: Duration = Duration::from_secs(15);
+/// The most bytes of the id of a user.
+const USER_BYTES_MAX: usize = 256;
 /// The most types that can be asked for.
 const TYPES_MAX: usize = 64;
 
@@ -28,10 +30,29 @@ pub async fn subscribe(
     request: v1::SubscribeRequest,
 ) -> Result<Items<v1::SubscribeReply>, Error> {
     let v1::SubscribeRequest { types, user_id, after } = request;
-    let wanted = Wanted { types: chosen(api, &types).await?, user_id: given(user_id) };
-    let no_place = |_| Error::invalid("after", "is not the id of an event");
-    let after: Option<Place> =
-        given(after).map(|after| after.parse().map_err(no_place)).transpose()?;
+    let mut violations = Vec::new();
+    let mut violate = |field: &str, description: String| {
+        violations.push(Violation { field: field.into(), description });
+    };
+    let types = chosen(api, &types).await?.unwrap_or_else(|description| {
+        violate("types", description);
+        Vec::new()
+    });
+    if user_id.len() > USER_BYTES_MAX || user_id.chars().any(char::is_control) {
+        let description = "must be at most 256 bytes of text without control characters";
+        violate("user_id", description.into());
+    }
+    let after: Option<Place> = given(after).and_then(|after| {
+        let place = after.parse().ok();
+        if place.is_none() {
+            violate("after", "is not the id of an event".into());
+        }
+        place
+    });
+    if !violations.is_empty() {
+        return Err(Error::violations(violations));
+    }
+    let wanted = Wanted { types, user_id: given(user_id) };
     let place = api.streams.subscription()?;
     let subscription = api.feed.subscribe(after).await?;
     let (teller, items) = streams::channel();
@@ -59,15 +80,16 @@ impl Wanted {
     }
 }
 
-/// The types that are meant: those named, and all of the kinds named.
-async fn chosen(api: &Api, types: &[String]) -> Result<Vec<String>, Error> {
-    let names: Vec<&str> = types.iter().flat_map(|types| types.split(',')).collect();
+/// The types that are meant: those named, and all of the kinds named; or what is wrong.
+async fn chosen(api: &Api, types: &[String]) -> Result<Result<Vec<String>, String>, Error> {
+    let names = types.iter().flat_map(|types| types.split(','));
+    let names: Vec<&str> = names.filter(|name| !name.is_empty()).collect();
     if names.is_empty() {
-        return Ok(Vec::new());
+        return Ok(Ok(Vec::new()));
     }
     if names.len() > TYPES_MAX {
         let description = format!("has {} types, at most {TYPES_MAX} are accepted", names.len());
-        return Err(Error::invalid("types", description));
+        return Ok(Err(description));
     }
     let known = api.logic.describe_logs().await?.types;
     let mut chosen = Vec::new();
@@ -77,13 +99,12 @@ async fn chosen(api: &Api, types: &[String]) -> Result<Vec<String>, Error> {
             known.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
         };
         chosen.extend(known.iter().filter(is_meant).cloned());
-        if name.is_empty() || chosen.len() == before {
-            let description =
-                format!("has one that is neither a kind nor one of {}", known.join(", "));
-            return Err(Error::invalid("types", description));
+        if chosen.len() == before {
+            let known = known.join(", ");
+            return Ok(Err(format!("has one that is neither a kind nor one of {known}")));
         }
     }
-    Ok(chosen)
+    Ok(Ok(chosen))
 }
 
 /// Tells what happens until whoever listens leaves, or the service stops.
@@ -94,7 +115,8 @@ async fn tell(
     teller: streams::Sender<v1::SubscribeReply>,
 ) {
     let mut stopping = pin!(api.streams.stopping());
-    let mut alive = Instant::now() + ALIVE;
+    // One that has seen nothing yet comes back to where it began.
+    let mut alive = Instant::now();
     loop {
         let told = tokio::select! {
             () = teller.closed() => return,
@@ -106,10 +128,11 @@ async fn tell(
                 return;
             }
             () = tokio::time::sleep_until(alive) => {
-                if teller.send(Item::Alive).await.is_err() {
-                    return;
-                }
-                alive += ALIVE;
+                let position = v1::Position { after: subscription.at().to_string() };
+                let reply = v1::SubscribeReply { item: Some(Reply::Position(position)) };
+                // One who is slow has enough to read.
+                drop(teller.try_send(Item::Reply(reply)));
+                alive = Instant::now() + ALIVE;
                 continue;
             }
             told = subscription.next() => told,
@@ -118,8 +141,10 @@ async fn tell(
             Ok(told) => told,
             Err(silence) => {
                 tracing::debug!(?silence, "a subscription waits for the store");
-                tokio::time::sleep(api.streams.pause()).await;
-                continue;
+                tokio::select! {
+                    () = teller.closed() => return,
+                    () = tokio::time::sleep(api.streams.pause()) => continue,
+                }
             }
         };
         for told in told {

@@ -9,8 +9,6 @@ use tokio::time::Instant;
 
 use crate::error::{Error, Reason};
 
-/// The most connections that are held at the same time.
-const CONNECTS_MAX: usize = 16_384;
 /// The most subscriptions to events at the same time.
 const SUBSCRIPTIONS_MAX: usize = 1024;
 /// How many items may wait to be taken.
@@ -48,20 +46,46 @@ pub struct Streams {
     /// How often a connection that is held is kept.
     pub heartbeat: Duration,
     stopped: watch::Receiver<bool>,
-    connects: Arc<Semaphore>,
-    subscriptions: Arc<Semaphore>,
+    connects: Places,
+    subscriptions: Places,
+}
+
+/// A bounded number of places.
+struct Places {
+    free: Arc<Semaphore>,
+    count: usize,
+}
+
+impl Places {
+    fn new(count: usize) -> Self {
+        Self { free: Arc::new(Semaphore::new(count)), count }
+    }
+
+    fn take(&self) -> Result<OwnedSemaphorePermit, Error> {
+        let place = Arc::clone(&self.free).try_acquire_owned();
+        place.map_err(|_| {
+            let message = format!("{} such calls are in flight, which is the most.", self.count);
+            Error::new(Reason::Overloaded, message)
+        })
+    }
+
+    fn taken(&self) -> usize {
+        self.count - self.free.available_permits()
+    }
 }
 
 impl Streams {
-    /// None yet.
-    pub fn new(pod_id: String, heartbeat: Duration, stopped: watch::Receiver<bool>) -> Self {
-        Self {
-            pod_id,
-            heartbeat,
-            stopped,
-            connects: Arc::new(Semaphore::new(CONNECTS_MAX)),
-            subscriptions: Arc::new(Semaphore::new(SUBSCRIPTIONS_MAX)),
-        }
+    /// None yet. Of so many network connections, some are always left to calls that are
+    /// answered at once.
+    pub fn new(
+        pod_id: String,
+        heartbeat: Duration,
+        network_connections: usize,
+        stopped: watch::Receiver<bool>,
+    ) -> Self {
+        let connects = Places::new((network_connections * 3 / 4).max(1));
+        let subscriptions = Places::new((network_connections / 8).clamp(1, SUBSCRIPTIONS_MAX));
+        Self { pod_id, heartbeat, stopped, connects, subscriptions }
     }
 
     /// A place for a connection that is held.
@@ -69,7 +93,7 @@ impl Streams {
     /// # Errors
     /// `OVERLOADED`.
     pub fn connect(&self) -> Result<OwnedSemaphorePermit, Error> {
-        place(&self.connects, CONNECTS_MAX)
+        self.connects.take()
     }
 
     /// A place for a subscription.
@@ -77,7 +101,7 @@ impl Streams {
     /// # Errors
     /// `OVERLOADED`.
     pub fn subscription(&self) -> Result<OwnedSemaphorePermit, Error> {
-        place(&self.subscriptions, SUBSCRIPTIONS_MAX)
+        self.subscriptions.take()
     }
 
     /// Completes when the service stops.
@@ -88,12 +112,19 @@ impl Streams {
 
     /// How many connections are held.
     pub fn connected(&self) -> usize {
-        CONNECTS_MAX - self.connects.available_permits()
+        self.connects.taken()
     }
 
     /// How many subscriptions there are.
     pub fn subscribed(&self) -> usize {
-        SUBSCRIPTIONS_MAX - self.subscriptions.available_permits()
+        self.subscriptions.taken()
+    }
+
+    /// Completes when the service stops and no connection is held any more.
+    pub async fn ended(&self) {
+        self.stopping().await;
+        let all = u32::try_from(self.connects.count).unwrap_or(u32::MAX);
+        drop(self.connects.free.acquire_many(all).await);
     }
 
     /// When a connection is kept that begins now: by chance a little early, so that those
@@ -108,11 +139,6 @@ impl Streams {
         let pause = Duration::from_millis(PAUSE_MS.into()).min(self.heartbeat);
         pause.mul_f64(0.5 + 0.5 * chance())
     }
-}
-
-fn place(places: &Arc<Semaphore>, most: usize) -> Result<OwnedSemaphorePermit, Error> {
-    let place = Arc::clone(places).try_acquire_owned();
-    place.map_err(|_| Error::new(Reason::Overloaded, format!("{most} such calls are in flight.")))
 }
 
 /// From 0 to 1.

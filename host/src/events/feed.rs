@@ -10,9 +10,11 @@ use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
 
+use crate::clock::Milliseconds;
 use crate::events::watch::{Watch, Watches};
-use crate::events::{Event, Place};
+use crate::events::{Event, Place, text};
 use crate::logic::{Failure, Logic};
+use crate::store::transaction::{Compare, Operation, Reply, Txn};
 use crate::store::{self, LogMark, Store};
 
 /// How often the logs are looked at.
@@ -64,6 +66,8 @@ struct Latest {
     to: Place,
     /// Whether somebody reads the logs.
     live: bool,
+    /// How many gaps there were: whoever has not heard of the last one reads the store.
+    gaps: u64,
 }
 
 /// Some events behind a place.
@@ -127,7 +131,7 @@ impl Feed {
                 tokio::time::sleep(pause).await;
             }
             let mut latest = self.latest();
-            *latest = Latest::default();
+            *latest = Latest { gaps: latest.gaps, ..Latest::default() };
         }
     }
 
@@ -160,7 +164,7 @@ impl Feed {
                 Told::Gap(_) => {
                     // Who listens finds the gap in the store.
                     latest.told.clear();
-                    latest.from = batch.to;
+                    (latest.from, latest.gaps) = (batch.to, latest.gaps + 1);
                     self.watches.tell_all();
                     break;
                 }
@@ -192,11 +196,14 @@ impl Feed {
         after: Option<Place>,
     ) -> Result<Subscription, Silence> {
         let listener = self.listen();
-        let now = self.now().await?;
-        // Nobody has seen an event of the time to come.
-        let at = after.map_or(now, |after| after.min(now));
+        let at = match after {
+            Some(after) => after,
+            None => self.now().await?,
+        };
         let progress = self.progress.subscribe();
-        Ok(Subscription { feed: Arc::clone(self), at, progress, _listener: listener })
+        let gaps = self.latest().gaps;
+        let feed = Arc::clone(self);
+        Ok(Subscription { feed, at, gaps, in_gap: false, progress, _listener: listener })
     }
 
     fn listen(self: &Arc<Self>) -> Listener {
@@ -208,13 +215,42 @@ impl Feed {
 
     /// The place that nothing of what happens from now on is before.
     async fn now(&self) -> Result<Place, Silence> {
+        let catalog = self.logic.describe_logs().await.map_err(Silence::Logic)?;
+        self.born(catalog.born).await?;
         let logs = self.store.read_logs(&[], 1).await.map_err(Silence::Store)?;
         Ok(Place::before(logs.now))
     }
 
+    /// Since when there are logs in the store: it may have been emptied.
+    async fn born(&self, key: String) -> Result<Milliseconds, Silence> {
+        const AT: &str = "at";
+        let read = || Operation::HashGet { key: key.clone(), fields: Some(vec![AT.to_owned()]) };
+        let only = Txn { success: vec![read()], ..Txn::default() };
+        // Only once is there anything to write.
+        let stamp = Operation::HashStamp { key: key.clone(), field: AT.into(), later: 0 };
+        let first = Txn {
+            compare: vec![Compare::Absent(key.clone())],
+            success: vec![stamp],
+            failure: vec![read()],
+        };
+        let mut now = 0;
+        for txn in [only, first] {
+            let outcome = self.store.execute(txn).await.map_err(Silence::Store)?;
+            now = outcome.now;
+            if let Some(Reply::Record(Some(hash))) = outcome.replies.into_iter().next() {
+                let at = hash.entries.iter().find(|entry| entry.field == AT);
+                return Ok(at.and_then(|at| text(&at.value)?.parse().ok()).unwrap_or(now));
+            }
+        }
+        Ok(now)
+    }
+
     /// Reads events behind a place from the store.
     async fn read(&self, from: Place) -> Result<Batch, Silence> {
-        let logs = self.logic.describe_logs().await.map_err(Silence::Logic)?.logs;
+        let catalog = self.logic.describe_logs().await.map_err(Silence::Logic)?;
+        // Before the logs: when they are lost in between, the next time tells.
+        let born = self.born(catalog.born).await?;
+        let logs = catalog.logs;
         let mark = |(number, log): (u16, String)| LogMark {
             log: log.into(),
             after: Some(from.in_log(number)),
@@ -222,10 +258,12 @@ impl Feed {
         let marks: Vec<LogMark> = (0..=u16::MAX).zip(logs).map(mark).collect();
         let read = self.store.read_logs(&marks, PAGE).await.map_err(Silence::Store)?;
         // Of the present millisecond there may be more to come.
-        let all = Place::before(read.now).max(from);
+        let all = Place::before(read.now);
         let mut to = all;
         let mut told = Vec::new();
-        let mut gap = false;
+        // A clock that goes back gives new events old places, and one who has seen events
+        // that were never in these logs has not seen those that were.
+        let mut gap = from > all || from < Place::before(born);
         for (number, page) in (0..=u16::MAX).zip(read.pages) {
             gap |= page.trimmed;
             if let Some(last) = page.events.last().filter(|_| page.events.len() == PAGE) {
@@ -234,7 +272,7 @@ impl Feed {
             let events = page.events.into_iter().map(|event| Event::new(number, event));
             told.extend(events.map(|event| Told::Event(Arc::new(event))));
         }
-        told.retain(|told| told.place() <= to);
+        told.retain(|told| told.place() > from && told.place() <= to);
         told.sort_by_key(Told::place);
         if gap {
             told.insert(0, Told::Gap(from));
@@ -260,6 +298,11 @@ impl Drop for Listener {
 pub struct Subscription {
     feed: Arc<Feed>,
     at: Place,
+    /// How many gaps of the feed it knows of.
+    gaps: u64,
+    /// Whether what was told last was behind a gap: of one, the pages of a store tell
+    /// several times.
+    in_gap: bool,
     progress: watch::Receiver<()>,
     _listener: Listener,
 }
@@ -286,8 +329,15 @@ impl Subscription {
                 drop(self.progress.changed().await);
                 continue;
             }
-            let batch = self.feed.read(self.at).await?;
-            self.at = batch.to;
+            let gaps = self.feed.latest().gaps;
+            let mut batch = self.feed.read(self.at).await?;
+            (self.at, self.gaps) = (batch.to, gaps);
+            let is_gap = |told: &Told| matches!(told, Told::Gap(_));
+            let gap = batch.told.first().is_some_and(is_gap);
+            if gap && self.in_gap {
+                batch.told.remove(0);
+            }
+            self.in_gap = gap && batch.more;
             if !batch.told.is_empty() {
                 return Ok(batch.told);
             }
@@ -301,13 +351,14 @@ impl Subscription {
     /// Those of the latest events that come next; `None` when it is further behind.
     fn kept(&mut self) -> Option<Vec<Told>> {
         let latest = self.feed.latest();
-        if !latest.live || self.at < latest.from {
+        let is_behind = self.at < latest.from || self.gaps != latest.gaps;
+        if !latest.live || is_behind || self.at > latest.to {
             return None;
         }
         let first = latest.told.partition_point(|event| event.place <= self.at);
         let next = latest.told.range(first..).take(TAKEN);
         let told: Vec<Told> = next.map(|event| Told::Event(Arc::clone(event))).collect();
-        self.at = told.last().map_or(self.at.max(latest.to), Told::place);
+        self.at = told.last().map_or(latest.to, Told::place);
         Some(told)
     }
 }

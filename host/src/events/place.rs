@@ -51,6 +51,10 @@ impl PartialOrd for Place {
 
 impl Display for Place {
     fn fmt(&self, formatter: &mut Formatter<'_>) -> std::fmt::Result {
+        // All of a millisecond is told by the millisecond alone.
+        if *self == Self::before(self.id.milliseconds + 1) {
+            return write!(formatter, "{}", self.id.milliseconds);
+        }
         write!(formatter, "{}-{}", self.id, self.log)
     }
 }
@@ -63,8 +67,12 @@ impl FromStr for Place {
     type Err = NoPlace;
 
     fn from_str(text: &str) -> Result<Self, NoPlace> {
-        let (id, log) = text.rsplit_once('-').ok_or(NoPlace)?;
         let digits = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+        if digits(text) {
+            let milliseconds: Milliseconds = text.parse().map_err(|_| NoPlace)?;
+            return Ok(Self::before(milliseconds.checked_add(1).ok_or(NoPlace)?));
+        }
+        let (id, log) = text.rsplit_once('-').ok_or(NoPlace)?;
         let (milliseconds, sequence) = id.split_once('-').ok_or(NoPlace)?;
         if ![milliseconds, sequence, log].into_iter().all(digits) {
             return Err(NoPlace);
@@ -86,7 +94,18 @@ mod tests {
         let ordered = ["5-9-0", "6-1-0", "6-2-0", "6-0-1", "7-0-0"].map(place);
         assert!(ordered.is_sorted());
         assert_eq!(place("6-2-1").to_string(), "6-2-1");
-        for wrong in ["", "5", "5-1", "a-1-1", "5-1-", "5--1", "5-1-70000", "5-1-1-1", "+5-1-1"] {
+        assert_eq!((place("6"), Place::before(7).to_string()), (Place::before(7), "6".into()));
+        for wrong in [
+            "",
+            "18446744073709551615",
+            "5-1",
+            "a-1-1",
+            "5-1-",
+            "5--1",
+            "5-1-70000",
+            "5-1-1-1",
+            "+5-1-1",
+        ] {
             assert_eq!(wrong.parse::<Place>(), Err(NoPlace), "{wrong}");
         }
     }

@@ -178,24 +178,22 @@ impl Rest {
                 }
                 Ok(reply_of(route, &calling.await?))
             }
-            Action::Stream { call, last_event_id } => {
+            Action::Stream { call, last_event_id, header_counts } => {
                 let mut request = request()?;
                 if let Some(last) = head.headers.get(LAST_EVENT_ID).filter(|last| !last.is_empty())
                     && let Some(field) = route.method.input().get_field_by_name(last_event_id)
                 {
                     let last = last.to_str();
                     let last = last.map_err(|_| Error::invalid("Last-Event-ID", "is not text"))?;
-                    request.offer(&field, last);
+                    request.header(&field, last, *header_counts);
                 }
                 route.required.iter().for_each(|field| request.require(field));
                 let (message, violations) = request.finish();
-                let calling = call(self.api.clone(), message);
                 if !violations.is_empty() {
-                    let calling = Box::pin(async { calling.await.map(|_| Vec::new()) });
-                    return Err(wanting(&route.method.input(), violations, calling).await.into());
+                    return Err(Error::violations(violations).into());
                 }
-                let contract = route.method.output();
-                Ok(answer::events(sse::encoded(contract, calling.await?)))
+                let pieces = call(self.api.clone(), message).await?;
+                Ok(answer::events(sse::encoded(route.method.output(), pieces)))
             }
             Action::SetFlat => {
                 no_query(query)?;

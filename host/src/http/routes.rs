@@ -36,8 +36,11 @@ pub enum Action {
     Stream {
         /// What it calls.
         call: Box<dyn Fn(Api, Bytes) -> Going + Send + Sync>,
-        /// The field that the header Last-Event-ID stands in for.
+        /// The field that the header Last-Event-ID stands for.
         last_event_id: &'static str,
+        /// Whether the header counts when both are given: a browser that comes back asks
+        /// with the query that it began with.
+        header_counts: bool,
     },
     /// Write a booking session from a flat body.
     SetFlat,
@@ -269,12 +272,17 @@ fn action(operation: &str) -> Result<Action> {
         "session.connections.v1.Connections/GetStats" => {
             unary(|api, _: GetStatsRequest| async move { connections::stats(&api).await })
         }
-        "session.connections.v1.Connections/Connect" => going(
-            "session_id",
-            |api, request| async move { connections::connect(&api, request).await },
-        ),
+        "session.connections.v1.Connections/Connect" => {
+            going("session_id", false, |api, request| async move {
+                connections::connect(&api, request).await
+            })
+        }
         "session.events.v1.Events/Subscribe" => {
-            going("after", |api, request| async move { events::subscribe(&api, request).await })
+            going(
+                "after",
+                true,
+                |api, request| async move { events::subscribe(&api, request).await },
+            )
         }
         "session.users.v1.UserSessions/Create" => {
             unary(|api, request| async move { users::create(&api, request).await })
@@ -350,6 +358,7 @@ where
 
 fn going<Q, R, F>(
     last_event_id: &'static str,
+    header_counts: bool,
     call: impl Fn(Api, Q) -> F + Send + Sync + 'static,
 ) -> Action
 where
@@ -370,7 +379,7 @@ where
             }
         }
     };
-    Action::Stream { call: Box::new(call), last_event_id }
+    Action::Stream { call: Box::new(call), last_event_id, header_counts }
 }
 
 #[cfg(test)]

@@ -19,12 +19,17 @@ use crate::proto::session::events::v1::subscribe_reply::Item as Happened;
 /// Nothing, for those who wait.
 const ALIVE: &[u8] = b": alive\n\n";
 
+/// When clients of a service that stops are to come back: after so long, and up to so
+/// much later.
+const RETRY_MS: u32 = 500;
+const RETRY_MORE_MS: u32 = 3000;
+
 /// What there is to tell, not yet encoded.
 pub type Pieces = Pin<Box<dyn Stream<Item = Option<Piece>> + Send>>;
 
 /// One event.
 pub struct Piece {
-    /// The field of the reply that it is.
+    /// The field of the reply that it is; of none, only its id is told.
     field: &'static str,
     /// What it is called, when it is not called as the field.
     name: Option<String>,
@@ -32,6 +37,19 @@ pub struct Piece {
     id: Option<String>,
     /// The message in the field.
     message: Vec<u8>,
+    /// Whether the client is to come back, and not at once with all others.
+    closing: bool,
+}
+
+impl Piece {
+    fn new(field: &'static str, message: Vec<u8>) -> Self {
+        Self { field, name: None, id: None, message, closing: false }
+    }
+}
+
+/// When a client is to come back, in milliseconds.
+fn retry() -> u32 {
+    RETRY_MS + getrandom::u32().unwrap_or_default() % RETRY_MORE_MS
 }
 
 /// A reply that can be told as an event.
@@ -42,15 +60,16 @@ pub trait Told: Send + 'static {
 
 impl Told for ConnectReply {
     fn piece(self) -> Option<Piece> {
-        let piece = |field, message: Vec<u8>| Piece { field, name: None, id: None, message };
         Some(match self.event? {
             Event::Connected(connection) => {
                 let id = Some(connection.session_id.clone());
-                Piece { id, ..piece("connected", connection.encode_to_vec()) }
+                Piece { id, ..Piece::new("connected", connection.encode_to_vec()) }
             }
-            Event::Heartbeat(kept) => piece("heartbeat", kept.encode_to_vec()),
-            Event::Terminated(ended) => piece("terminated", ended.encode_to_vec()),
-            Event::Closing(ended) => piece("closing", ended.encode_to_vec()),
+            Event::Heartbeat(kept) => Piece::new("heartbeat", kept.encode_to_vec()),
+            Event::Terminated(ended) => Piece::new("terminated", ended.encode_to_vec()),
+            Event::Closing(ended) => {
+                Piece { closing: true, ..Piece::new("closing", ended.encode_to_vec()) }
+            }
         })
     }
 }
@@ -58,17 +77,18 @@ impl Told for ConnectReply {
 impl Told for SubscribeReply {
     fn piece(self) -> Option<Piece> {
         Some(match self.item? {
-            Happened::Event(event) => Piece {
-                field: "event",
-                message: event.encode_to_vec(),
-                name: Some(event.r#type),
-                id: Some(event.id),
-            },
-            Happened::Gap(gap) => {
-                Piece { field: "gap", name: None, id: None, message: gap.encode_to_vec() }
+            Happened::Event(event) => {
+                let message = event.encode_to_vec();
+                let (name, id) = (Some(event.r#type), Some(event.id));
+                Piece { name, id, ..Piece::new("event", message) }
+            }
+            Happened::Gap(gap) => Piece::new("gap", gap.encode_to_vec()),
+            // A browser keeps an id that comes without an event, and tells nobody.
+            Happened::Position(position) => {
+                Piece { id: Some(position.after), ..Piece::new("", Vec::new()) }
             }
             Happened::Closing(closing) => {
-                Piece { field: "closing", name: None, id: None, message: closing.encode_to_vec() }
+                Piece { closing: true, ..Piece::new("closing", closing.encode_to_vec()) }
             }
         })
     }
@@ -102,6 +122,13 @@ fn text(reply: &MessageDescriptor, piece: &Piece) -> Vec<u8> {
     if let Some(id) = &piece.id {
         line("id", id.as_bytes());
     }
+    if piece.closing {
+        line("retry", retry().to_string().as_bytes());
+    }
+    if piece.field.is_empty() {
+        text.push(b'\n');
+        return text;
+    }
     line("event", piece.name.as_deref().unwrap_or(piece.field).as_bytes());
     let message = reply.get_field_by_name(piece.field).map(|field| field.kind());
     if let Some(Kind::Message(message)) = message {
@@ -116,7 +143,7 @@ mod tests {
     use super::*;
     use crate::proto::DESCRIPTORS;
     use crate::proto::session::connections::v1::{Connection, Ended};
-    use crate::proto::session::events::v1::{self, Gap};
+    use crate::proto::session::events::v1::{self, Closing, Gap, Position};
     use prost_reflect::DescriptorPool;
 
     fn told(reply: &str, piece: Option<Piece>) -> String {
@@ -152,5 +179,11 @@ mod tests {
         let gap = Gap { after: "1-2-3".into() };
         let text = told(of, SubscribeReply { item: Some(Happened::Gap(gap)) }.piece());
         assert_eq!(text, "event: gap\ndata: {\"after\":\"1-2-3\"}\n\n");
+        let position = Position { after: "5".into() };
+        let text = told(of, SubscribeReply { item: Some(Happened::Position(position)) }.piece());
+        assert_eq!(text, "id: 5\n\n");
+        let closing = Closing { reason: "r".into() };
+        let text = told(of, SubscribeReply { item: Some(Happened::Closing(closing)) }.piece());
+        assert!(text.starts_with("retry: "), "{text}");
     }
 }

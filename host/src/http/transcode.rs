@@ -47,8 +47,11 @@ impl Request {
         self.in_path.extend(self.message.descriptor().get_field_by_name(name));
     }
 
-    /// Sets a field from a header, unless it is given.
-    pub fn offer(&mut self, field: &FieldDescriptor, value: &str) {
+    /// Sets a field from a header: in the place of what is given, or unless it is given.
+    pub fn header(&mut self, field: &FieldDescriptor, value: &str, instead: bool) {
+        if instead {
+            self.seen.retain(|seen| *seen != field.number());
+        }
         if !self.seen.contains(&field.number()) {
             self.scalar(field.name(), value);
         }
@@ -214,11 +217,14 @@ fn expected(field: &FieldDescriptor) -> String {
         Kind::String => "string".into(),
         Kind::Bytes => "string in base64".into(),
         Kind::Enum(_) => "name of the enumeration".into(),
+        Kind::Message(message) if message.full_name() == "google.protobuf.ListValue" => {
+            "array".into()
+        }
         Kind::Message(_) => "object".into(),
     };
     match (field.is_list(), &one[..1]) {
         (true, _) => format!("an array, each item: {one}"),
-        (false, "i" | "o") => format!("an {one}"),
+        (false, "a" | "i" | "o") => format!("an {one}"),
         (false, _) => format!("a {one}"),
     }
 }

@@ -50,7 +50,7 @@ impl Logic {
         &self,
         pod_id: &str,
         session_ids: Option<&[String]>,
-        cursor: u32,
+        cursor: &str,
     ) -> Result<Renewed, Failure> {
         call!(self, session_manager_connections.call_heartbeat_pod(pod_id, session_ids, cursor))?
             .map_err(Failure::Fault)
@@ -64,10 +64,11 @@ impl Logic {
         &self,
         session_id: &str,
         reason: &str,
+        by: &str,
         user_id: Option<&str>,
         epoch: Option<&str>,
     ) -> Result<(), Failure> {
-        call!(self, session_manager_connections.call_close(session_id, reason, user_id, epoch))?
+        call!(self, session_manager_connections.call_close(session_id, reason, by, user_id, epoch))?
             .map_err(Failure::Fault)
     }
 
@@ -105,7 +106,7 @@ impl Logic {
     ///
     /// # Errors
     /// See [`Failure`]; the faults are those of `connections.list-pod`.
-    pub async fn connections_of_pod(&self, pod_id: &str, cursor: u32) -> Result<Page, Failure> {
+    pub async fn connections_of_pod(&self, pod_id: &str, cursor: &str) -> Result<Page, Failure> {
         call!(self, session_manager_connections.call_list_pod(pod_id, cursor))?
             .map_err(Failure::Fault)
     }

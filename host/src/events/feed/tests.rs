@@ -114,7 +114,43 @@ async fn who_is_behind_what_is_kept_reads_the_store_and_hears_of_gaps() {
     // Nobody has seen the time to come.
     let tomorrow = Place::before(clock.now() + 86_400_000);
     let mut early = feed.subscribe(Some(tomorrow)).await.expect("subscribed");
+    assert_eq!(types(&early.next().await.expect("told")), ["gap"]);
     append(&store, 9, "today", 50).await;
     clock.advance(1);
     assert_eq!(types(&early.next().await.expect("told")), ["today"]);
+}
+
+#[tokio::test]
+async fn who_is_there_when_all_is_lost_or_the_clock_goes_back_hears_of_a_gap() {
+    let (feed, store, clock) = feed().await;
+    let _running = tokio::spawn(Arc::clone(&feed).run());
+    let mut live = feed.subscribe(None).await.expect("subscribed");
+    append(&store, 5, "before", 50).await;
+    clock.advance(1);
+    assert_eq!(types(&live.next().await.expect("told")), ["before"]);
+    let seen = live.at();
+    // What was there is not any more.
+    let success = vec![Operation::HashDelete("EVENTS:BORN".into())];
+    store.execute(Txn { success, ..Txn::default() }).await.expect("deleted");
+    clock.advance(1000);
+    append(&store, 6, "after", 50).await;
+    clock.advance(1);
+    let mut told = Vec::new();
+    while types(&told).last().map(String::as_str) != Some("after") {
+        told.extend(live.next().await.expect("told"));
+    }
+    assert_eq!(types(&told)[0], "gap");
+    let mut again = feed.subscribe(Some(seen)).await.expect("subscribed");
+    assert_eq!(types(&again.next().await.expect("told"))[0], "gap");
+    // The clock goes back, further than the last event.
+    clock.set(clock.now() - 500);
+    append(&store, 7, "earlier", 50).await;
+    clock.advance(1);
+    let mut told = Vec::new();
+    while !types(&told).contains(&"earlier".to_owned()) {
+        told.extend(live.next().await.expect("told"));
+        append(&store, 7, "earlier", 50).await;
+        clock.advance(1);
+    }
+    assert_eq!(types(&told)[0], "gap");
 }

@@ -127,11 +127,17 @@ mod component {
             refused()
         }
 
-        fn heartbeat_pod(_: String, _: Option<Vec<String>>, _: u32) -> Result<Renewed, Fault> {
+        fn heartbeat_pod(_: String, _: Option<Vec<String>>, _: String) -> Result<Renewed, Fault> {
             refused()
         }
 
-        fn close(_: String, _: String, _: Option<String>, _: Option<String>) -> Result<(), Fault> {
+        fn close(
+            _: String,
+            _: String,
+            _: String,
+            _: Option<String>,
+            _: Option<String>,
+        ) -> Result<(), Fault> {
             refused()
         }
 
@@ -147,7 +153,7 @@ mod component {
             refused()
         }
 
-        fn list_pod(_: String, _: u32) -> Result<Page, Fault> {
+        fn list_pod(_: String, _: String) -> Result<Page, Fault> {
             refused()
         }
 
@@ -162,7 +168,7 @@ mod component {
 
     impl Maintenance for Component {
         fn describe_logs() -> LogCatalog {
-            LogCatalog { logs: Vec::new(), types: Vec::new() }
+            LogCatalog { logs: Vec::new(), born: "BORN".into(), types: Vec::new() }
         }
 
         fn sweep(_: u32) -> Result<Swept, Fault> {
