@@ -45,6 +45,10 @@ pub enum Command {
         #[arg(value_name = "FILE.wasm")]
         file: PathBuf,
     },
+    /// Ask the process of the same settings whether it is ready.
+    ///
+    /// Exits with 1 when it is not, or does not answer.
+    Health,
 }
 
 /// All settings.

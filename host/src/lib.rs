@@ -10,6 +10,7 @@ pub mod config;
 pub mod error;
 pub mod events;
 pub mod grpc;
+pub mod health;
 pub mod http;
 pub mod listener;
 pub mod logic;

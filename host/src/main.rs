@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use session_manager::config::{Command, Refusal, Settings};
-use session_manager::{check, telemetry};
+use session_manager::{check, health, telemetry};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// A fifth of a small request was spent in the system's allocator; see
@@ -20,6 +20,7 @@ fn main() -> ExitCode {
     let done = match command {
         Command::Serve => run(&settings).map(|()| true),
         Command::Check { file } => check::run(&file, &settings),
+        Command::Health => health::run(&settings),
     };
     match done {
         Ok(true) => ExitCode::SUCCESS,

@@ -36,8 +36,9 @@ fn room(file: &str) -> &str {
 fn rooms_of_the_host_import_only_what_lies_behind_them() {
     let leaves = ["clock", "error", "listener", "telemetry", "proto", "workers"];
     let behind: &[(&str, &[&str])] = &[
-        ("main", &["serve", "check", "config", "telemetry"]),
+        ("main", &["serve", "check", "config", "health", "telemetry"]),
         ("check", &["component_file", "config", "logic"]),
+        ("health", &["config"]),
         ("component_file", &["logic"]),
         (
             "serve",

@@ -5,13 +5,16 @@
 
 mod bad_input;
 mod booking;
+mod client;
 mod connections;
 mod contract;
+mod deploy;
 mod everywhere;
 mod house;
 mod lifecycle;
 mod logic;
 mod outage;
+mod python;
 mod readme;
 mod store;
 mod swap;

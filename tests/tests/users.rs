@@ -120,6 +120,12 @@ async fn a_user_on_two_devices(Setting { client, redis, .. }: Setting) {
     }
 }
 
+/// An instant in seconds and nanoseconds.
+fn instant(json: &Json) -> (i64, i32) {
+    let instant: Timestamp = json.as_str().unwrap().parse().unwrap();
+    (instant.seconds, instant.nanos)
+}
+
 /// All keys but the logs, which are there for good.
 async fn keys(redis: &RedisServer) -> Vec<String> {
     let mut connection = redis.connect(5).await;
@@ -154,7 +160,7 @@ async fn an_update_changes_what_it_names(Setting { client, .. }: Setting) {
     ] {
         assert_eq!(after[name], expected, "{name}");
     }
-    assert!(after["updated_at"].as_str() > before["updated_at"].as_str(), "{after}");
+    assert!(instant(&after["updated_at"]) > instant(&before["updated_at"]), "{after}");
     // A refreshed token, and an address that is taken back.
     let after = update(&client, &id, json!({ "access_token": "t2", "user_email": "" })).await;
     let after = after.unwrap();
@@ -339,7 +345,7 @@ async fn rest_speaks_as_the_clients_of_the_seed_expect() {
             http.get(url("/session/user/u")).send().await.unwrap().json().await.unwrap();
         let dated = &all[&id];
         assert_eq!(dated["device_id"], "phone");
-        assert!(dated["update_date"].as_str() > dated["create_date"].as_str());
+        assert!(instant(&dated["update_date"]) > instant(&dated["create_date"]));
         let nested =
             json!({ "session_id": id, "session_attributes": { "access_token": 5, "x": 1 } });
         let answer = http.patch(url("/session")).json(&nested).send().await.unwrap();

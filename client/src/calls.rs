@@ -1,0 +1,236 @@
+//! The calls, by kind of session. Those that may be made twice without harm are marked
+//! `again`; the others begin something or count.
+
+use tonic::Streaming;
+use tonic::transport::Channel;
+
+use crate::proto::{booking, connections, events, sessionmanager, sm, smdevice, users};
+use crate::{Client, Error, MESSAGE_BYTES_MAX};
+
+macro_rules! may_repeat {
+    (once) => {
+        false
+    };
+    (again) => {
+        true
+    };
+}
+
+macro_rules! calls {
+    ($client:ty, $of:ident, $service:ty {
+        $($(#[$comment:meta])* $repeat:ident $method:ident($request:ty) -> $reply:ty;)*
+    }) => {
+        impl $client {
+            $(
+                $(#[$comment])*
+                ///
+                /// # Errors
+                /// See [`Error`].
+                pub async fn $method(&self, request: $request) -> Result<$reply, Error> {
+                    let may_repeat = may_repeat!($repeat);
+                    let send = |channel: Channel, request| async move {
+                        let mut service = <$service>::new(channel)
+                            .max_decoding_message_size(MESSAGE_BYTES_MAX);
+                        service.$method(request).await
+                    };
+                    self.$of().call(request, may_repeat, send).await
+                }
+            )*
+        }
+    };
+}
+
+macro_rules! kinds {
+    ($($(#[$comment:meta])* $kind:ident $method:ident;)*) => {
+        $(
+            $(#[$comment])*
+            #[derive(Clone)]
+            pub struct $kind(Client);
+
+            impl $kind {
+                fn of(&self) -> &Client {
+                    &self.0
+                }
+            }
+        )*
+
+        impl Client {
+            $(
+                $(#[$comment])*
+                pub fn $method(&self) -> $kind {
+                    $kind(self.clone())
+                }
+            )*
+        }
+    };
+}
+
+kinds! {
+    /// Booking sessions of any context, by name.
+    Booking booking;
+    /// Users' sessions.
+    Users users;
+    /// Connections.
+    Connections connections;
+    /// Viewing sessions of homes.
+    Viewing viewing;
+    /// Viewing sessions of devices.
+    Devices devices;
+    /// What happens to sessions.
+    Events events;
+}
+
+impl Client {
+    fn of(&self) -> &Self {
+        self
+    }
+}
+
+calls!(Client, of, sessionmanager::session_manager_client::SessionManagerClient<Channel> {
+    /// Asks whether the service is well.
+    again health_check(sessionmanager::EmptyRequest) -> sessionmanager::DefaultResponse;
+    /// Writes fields of a pre-order session.
+    once set_session(sessionmanager::SessionData) -> sessionmanager::DefaultResponse;
+    /// Reads a pre-order session.
+    again get_session(sessionmanager::GetSessionRequest) -> sessionmanager::SessionData;
+    /// Deletes a pre-order session.
+    again delete_session(sessionmanager::GetSessionRequest) -> sessionmanager::DefaultResponse;
+    /// Writes fields of an EZPay session.
+    once set_session_ez_pay(sessionmanager::SessionEzPayData) -> sessionmanager::DefaultResponse;
+    /// Reads an EZPay session.
+    again get_session_ez_pay(sessionmanager::GetSessionRequest) -> sessionmanager::SessionEzPayData;
+    /// Deletes an EZPay session.
+    again delete_session_ez_pay(sessionmanager::GetSessionRequest) -> sessionmanager::DefaultResponse;
+    /// Writes fields of a Cititrans session.
+    once set_session_cititrans(sessionmanager::SessionDataCititrans) -> sessionmanager::DefaultResponse;
+    /// Reads a Cititrans session.
+    again get_session_cititrans(sessionmanager::GetSessionRequest) -> sessionmanager::SessionDataCititrans;
+    /// Deletes a Cititrans session.
+    again delete_session_cititrans(sessionmanager::GetSessionRequest) -> sessionmanager::DefaultResponse;
+    /// Writes fields of a reschedule session.
+    once set_session_reschedule(sessionmanager::SessionReschedule) -> sessionmanager::DefaultResponse;
+    /// Reads a reschedule session; one that is to be read once is gone then.
+    once get_session_reschedule(sessionmanager::GetSessionRequest) -> sessionmanager::SessionReschedule;
+    /// Deletes a reschedule session.
+    again delete_session_reschedule(sessionmanager::GetSessionRequest) -> sessionmanager::DefaultResponse;
+    /// Writes fields of a rent session.
+    once set_session_rent_revamp(sessionmanager::SessionRentRevamp) -> sessionmanager::DefaultResponse;
+    /// Reads a rent session.
+    again get_session_rent_revamp(sessionmanager::GetSessionRequest) -> sessionmanager::SessionRentRevamp;
+    /// Deletes a rent session.
+    again delete_session_rent_revamp(sessionmanager::GetSessionRequest) -> sessionmanager::DefaultResponse;
+});
+
+calls!(Booking, of, booking::booking_client::BookingClient<Channel> {
+    /// Writes fields of a session.
+    once set(booking::SetRequest) -> sessionmanager::DefaultResponse;
+    /// Reads a session; one that is to be read once is gone then.
+    once get(booking::GetRequest) -> booking::Session;
+    /// Deletes a session.
+    again delete(booking::DeleteRequest) -> sessionmanager::DefaultResponse;
+    /// Locks a session.
+    once lock(booking::LockRequest) -> booking::LockReply;
+    /// Gives a lock back.
+    again unlock(booking::UnlockRequest) -> sessionmanager::DefaultResponse;
+    /// The contexts that there are.
+    again list_contexts(booking::ListContextsRequest) -> booking::ListContextsReply;
+});
+
+calls!(Users, of, users::user_sessions_client::UserSessionsClient<Channel> {
+    /// Begins a session.
+    once create(users::CreateRequest) -> users::CreateReply;
+    /// Reads a session.
+    again get(users::GetRequest) -> users::Session;
+    /// Lists sessions of a user, the newest first.
+    again list(users::ListRequest) -> users::ListReply;
+    /// All sessions of a user by their ids.
+    again list_by_id(users::ListByIdRequest) -> users::ListByIdReply;
+    /// Changes some attributes of a session.
+    again update(users::UpdateRequest) -> users::UpdateReply;
+    /// Closes a session; one that is closed already is not found.
+    once delete(users::DeleteRequest) -> users::DeleteReply;
+    /// Closes all sessions of a user, or all but one.
+    again delete_all(users::DeleteAllRequest) -> users::DeleteAllReply;
+});
+
+calls!(Connections, of, connections::connections_client::ConnectionsClient<Channel> {
+    /// Registers a connection; made again, one without an id would be another.
+    once register(connections::RegisterRequest) -> connections::Connection;
+    /// Reads a connection that is alive.
+    again get(connections::GetRequest) -> connections::Connection;
+    /// Keeps a connection that is alive.
+    again heartbeat(connections::HeartbeatRequest) -> connections::Connection;
+    /// Keeps connections of a pod.
+    again heartbeat_pod(connections::HeartbeatPodRequest) -> connections::HeartbeatPodReply;
+    /// Closes a connection, whether or not it is alive.
+    again close(connections::CloseRequest) -> connections::CloseReply;
+    /// The connections of a user.
+    again list_by_user(connections::ListByUserRequest) -> connections::ListByUserReply;
+    /// Ends all connections of a user.
+    again terminate(connections::TerminateRequest) -> connections::TerminateReply;
+    /// Whether a user is online.
+    again get_presence(connections::GetPresenceRequest) -> connections::Presence;
+    /// Connections of a pod.
+    again list_by_pod(connections::ListByPodRequest) -> connections::ListByPodReply;
+    /// Closes the connections of a pod that is gone.
+    again drain(connections::DrainRequest) -> connections::DrainReply;
+    /// Counts connections.
+    again get_stats(connections::GetStatsRequest) -> connections::Stats;
+});
+
+calls!(Viewing, of, sm::sm_client::SmClient<Channel> {
+    /// Takes a slot of a home.
+    once create_session(sm::SessionSetup) -> sm::SessionResponse;
+    /// Keeps a slot.
+    again heart_beat(sm::HeartBeatSession) -> sm::SessionResponse;
+    /// Gives a slot back.
+    again tear_down(sm::TearDownSession) -> ();
+    /// Allows a home so many sessions.
+    again set_max_session(sm::MaxSession) -> ();
+    /// Shows a home.
+    again get_home(sm::GetHomeInfo) -> sm::Home;
+});
+
+calls!(Devices, of, smdevice::device_client::DeviceClient<Channel> {
+    /// Takes a slot of the home that a device belongs to.
+    once create_session_with_device(smdevice::SessionSetupWithDevice) -> sm::SessionResponse;
+    /// Gives a device to an account.
+    again create_device(smdevice::CreateDeviceParam) -> ();
+    /// Takes a device from its account.
+    again delete_device(smdevice::DeleteDeviceParam) -> ();
+    /// The account of a device.
+    again get_device(smdevice::GetDeviceInfo) -> smdevice::DeviceInfo;
+});
+
+impl Connections {
+    /// Registers a connection and holds it as long as the stream that it returns is kept.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn connect(
+        &self,
+        request: connections::ConnectRequest,
+    ) -> Result<Streaming<connections::ConnectReply>, Error> {
+        let send = |channel, request| async move {
+            connections::connections_client::ConnectionsClient::new(channel).connect(request).await
+        };
+        self.0.open(request, send).await
+    }
+}
+
+impl Events {
+    /// Tells of what happens from now on, or since an event. When the stream breaks, one
+    /// that begins with the id of the event that was seen last goes on behind it.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn subscribe(
+        &self,
+        request: events::SubscribeRequest,
+    ) -> Result<Streaming<events::SubscribeReply>, Error> {
+        let send = |channel, request| async move {
+            events::events_client::EventsClient::new(channel).subscribe(request).await
+        };
+        self.of().open(request, send).await
+    }
+}
