@@ -185,7 +185,9 @@ fn give_way(
         return Err(exists());
     }
     let (record, now_ms) = look(imports, place.partition, place.session_id)?;
-    let Some(theirs) = record.filter(|record| record.is_alive(policy, now_ms)) else {
+    let is_theirs =
+        |record: &Record| record.user_id != place.user_id && record.is_alive(policy, now_ms);
+    let Some(theirs) = record.filter(is_theirs) else {
         // He has found out meanwhile.
         return Ok(());
     };

@@ -219,3 +219,25 @@ fn a_store_without_an_answer_is_never_a_missing_connection() {
         assert_eq!(fault.reason, Reason::StoreUnavailable);
     }
 }
+
+#[test]
+fn who_has_taken_an_id_over_ends_what_the_other_has_written_and_nothing_of_his_own() {
+    let theirs = || (true, vec![record("v", 900, &[])]);
+    let ours = || (true, vec![record("u", 900, &[])]);
+    // Claimed; theirs is alive by now; the claim is still ours; it is ended, and made way.
+    let store = Script::answering_each([
+        done(),
+        theirs(),
+        done(),
+        theirs(),
+        done(),
+        nothing(),
+        done(),
+        done(),
+    ]);
+    assert!(chosen(&store).is_ok());
+    // Meanwhile another request of the same user has written it: that one is left alone.
+    let store = Script::answering_each([done(), theirs(), done(), ours(), ours(), done(), done()]);
+    assert!(chosen(&store).is_ok());
+    assert_eq!(store.count(), 7);
+}
