@@ -11,7 +11,7 @@ use clap::{Args, Parser, Subcommand};
 use tracing_subscriber::filter::LevelFilter;
 
 use crate::store::redis::Address;
-use crate::telemetry::LogFormat;
+use crate::telemetry::{self, LogFormat};
 
 /// The exit code for bad settings (`EX_USAGE` of sysexits.h).
 pub const EXIT_USAGE: i32 = 64;
@@ -409,8 +409,7 @@ fn name(text: &str) -> Result<String, String> {
 }
 
 fn level(text: &str) -> Result<LevelFilter, String> {
-    let known = text.parse().ok().filter(|_| !text.is_empty() && text.parse::<usize>().is_err());
-    known.ok_or_else(|| "expected off, error, warn, info, debug or trace".into())
+    telemetry::level(text).ok_or_else(|| "expected off, error, warn, info, debug or trace".into())
 }
 
 fn format(text: &str) -> Result<LogFormat, String> {

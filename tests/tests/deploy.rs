@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use serde_json::json;
+use serde_json::{Value as Json, json};
 use session_tests::admin::Admin;
 use session_tests::client::Wire;
 use session_tests::host::{Launch, binary};
@@ -28,7 +28,7 @@ fn metrics_in(text: &str) -> BTreeSet<String> {
 }
 
 #[tokio::test]
-async fn alerts_name_metrics_that_there_are() {
+async fn alerts_and_dashboard_name_metrics_that_there_are() {
     let host = Launch::in_memory().start();
     let client = host.client(Wire::Rest).await;
     client.set("pre-order", "k", json!({ "fleet_list_request": 1 })).await.unwrap();
@@ -37,14 +37,22 @@ async fn alerts_name_metrics_that_there_are() {
         text.contains("session_manager_sessions{").then(|| metrics_in(&text))
     })
     .await;
-    let rules = std::fs::read_to_string(deploy("prometheus/rules.yaml")).unwrap();
-    let named = metrics_in(&rules);
-    assert!(named.len() >= 6, "{named:?}");
     // One that counts what has not happened yet is there with its first event.
-    let later = ["session_manager_component_rollbacks_total".to_owned()];
-    let missing: Vec<_> =
-        named.iter().filter(|name| !there.contains(*name) && !later.contains(name)).collect();
-    assert_eq!(missing, [""; 0]);
+    let later = "session_manager_component_rollbacks_total";
+    let expressions = |json: &Json| {
+        let panels = json["panels"].as_array().unwrap().iter();
+        let targets = panels.flat_map(|panel| panel["targets"].as_array().unwrap());
+        targets.map(|target| target["expr"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    let dashboard = std::fs::read_to_string(deploy("grafana/session-manager.json")).unwrap();
+    let dashboard = expressions(&dashboard.parse().unwrap()).join("\n");
+    let rules = std::fs::read_to_string(deploy("prometheus/rules.yaml")).unwrap();
+    for text in [rules, dashboard] {
+        let named = metrics_in(&text);
+        assert!(named.len() >= 6, "{named:?}");
+        let missing = named.iter().filter(|name| !there.contains(*name) && *name != later);
+        assert_eq!(missing.collect::<Vec<_>>(), [""; 0]);
+    }
 }
 
 #[tokio::test]

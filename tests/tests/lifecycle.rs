@@ -283,3 +283,40 @@ async fn silent_connections_take_neither_the_store_nor_the_probes_their_files() 
         assert!(host.client(wire).await.health().await.is_ok());
     }
 }
+
+#[tokio::test]
+async fn the_level_of_the_log_is_changed_while_it_runs() {
+    let host = Launch::in_memory().set("LOG_LEVEL", "warn").start();
+    let http = reqwest::Client::builder().no_proxy().build().unwrap();
+    let url = host.url("admin", "/log-level");
+    let put = async |body: &'static str| {
+        let answer = http.put(&url).body(body).send().await.unwrap();
+        (answer.status().as_u16(), answer.text().await.unwrap())
+    };
+    let present = async || http.get(&url).send().await.unwrap().text().await.unwrap();
+    let ask = async || {
+        let url = host.url("rest", "/v1/pre-order/sessions/none");
+        http.get(url).header("x-request-id", "asked").send().await.unwrap();
+    };
+    assert_eq!(present().await, r#"{"level":"warn"}"#);
+    ask().await;
+    assert!(!host.log().contains("asked"));
+    assert_eq!(put(r#"{"level": "debug"}"#).await, (200, r#"{"level":"debug"}"#.into()));
+    ask().await;
+    let log = host.log();
+    assert!(log.contains("the level of the log was changed before=warn level=debug"), "{log}");
+    assert!(log.contains("asked"), "{log}");
+    for wrong in ["", "debug", r#"{"level": "loud"}"#, r#"{"level": "5"}"#, r#"{"level": 1}"#] {
+        let (status, text) = put(wrong).await;
+        assert_eq!(status, 400, "{wrong}");
+        assert!(text.contains("off, error, warn, info, debug or trace"), "{text}");
+    }
+    assert_eq!(put(r#"{"level": "off"}"#).await.0, 200);
+    let before = host.log();
+    ask().await;
+    assert_eq!(host.log(), before);
+    assert_eq!(present().await, r#"{"level":"off"}"#);
+    let page = http.put(&url).header("origin", "http://x").body(r#"{"level":"trace"}"#);
+    assert_eq!(page.send().await.unwrap().status(), 403);
+    assert_eq!(http.delete(&url).send().await.unwrap().status(), 405);
+}

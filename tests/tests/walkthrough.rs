@@ -19,8 +19,16 @@ fn blocks(page: &str) -> Vec<(&str, &str)> {
 /// A copy of the repository as one who has cloned it has.
 fn clone() -> PathBuf {
     let clone = workspace().join("target/walkthrough");
-    let tracked =
-        ["Cargo.lock", "Cargo.toml", "guest", "host", "tests", "wit", "rust-toolchain.toml"];
+    let tracked = [
+        "Cargo.lock",
+        "Cargo.toml",
+        "client",
+        "guest",
+        "host",
+        "tests",
+        "wit",
+        "rust-toolchain.toml",
+    ];
     std::fs::create_dir_all(&clone).unwrap();
     for path in tracked {
         let status = Command::new("cp")

@@ -2,6 +2,7 @@
 //! component. It never carries session data.
 
 mod component;
+mod log;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -43,6 +44,9 @@ async fn handle(admin: Admin, request: Request<Incoming>) -> answer::Answer {
     let path = request.uri().path();
     if matches!(path, component::PATH | component::ROLLBACK_PATH) {
         return component::handle(&admin.api.logic, &admin.upload, request).await;
+    }
+    if path == log::PATH {
+        return log::handle(request).await;
     }
     if !matches!(path, "/livez" | "/readyz" | "/metrics") {
         return answer::error(&Error::new(Reason::RouteNotFound, "There is no such path."));

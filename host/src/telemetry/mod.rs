@@ -5,6 +5,7 @@ mod metrics;
 
 use std::cell::Cell;
 use std::path::Path;
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use http::HeaderValue;
 use tracing_appender::non_blocking::WorkerGuard;
@@ -12,6 +13,7 @@ use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{Registry, reload};
 
 pub use metrics::{Counts, LogicMetrics, Metrics, Operation, StoreOutcome};
 
@@ -57,13 +59,44 @@ pub fn start_log(
     }
 }
 
+/// What the log is told to leave out.
+static FILTER: OnceLock<reload::Handle<Targets, Registry>> = OnceLock::new();
+static LEVEL: Mutex<LevelFilter> = Mutex::new(LevelFilter::OFF);
+
+/// What is logged.
+pub fn log_level() -> LevelFilter {
+    *LEVEL.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Has another level be logged from now on.
+pub fn set_log_level(level: LevelFilter) {
+    let mut present = LEVEL.lock().unwrap_or_else(PoisonError::into_inner);
+    // Without a log there is nothing to tell.
+    if let Some(Ok(())) = FILTER.get().map(|handle| handle.reload(filter(level))) {
+        *present = level;
+    }
+}
+
+/// The level of a name: off, error, warn, info, debug or trace.
+pub fn level(name: &str) -> Option<LevelFilter> {
+    // Numbers are levels too, but nobody means them.
+    name.parse().ok().filter(|_| !name.is_empty() && name.parse::<usize>().is_err())
+}
+
+fn filter(level: LevelFilter) -> Targets {
+    // What libraries tell at length is not about sessions.
+    let libraries = level.min(LevelFilter::WARN);
+    Targets::new().with_default(libraries).with_target("session_manager", level)
+}
+
 fn subscribe<W>(level: LevelFilter, format: LogFormat, writer: W)
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
-    // What libraries tell at length is not about sessions.
-    let libraries = level.min(LevelFilter::WARN);
-    let filter = Targets::new().with_default(libraries).with_target("session_manager", level);
+    let (filter, handle) = reload::Layer::new(filter(level));
+    // There is one log in a process.
+    drop(FILTER.set(handle));
+    *LEVEL.lock().unwrap_or_else(PoisonError::into_inner) = level;
     let registry = tracing_subscriber::registry().with(filter);
     let layer = tracing_subscriber::fmt::layer().with_writer(writer).with_ansi(false);
     match format {
