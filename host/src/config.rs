@@ -49,6 +49,36 @@ pub enum Command {
     ///
     /// Exits with 1 when it is not, or does not answer.
     Health,
+    /// Print a booking session of the process of the same settings.
+    Get(Subject),
+    /// Write fields of a booking session, and keep the others.
+    Set {
+        /// The session.
+        #[command(flatten)]
+        subject: Subject,
+        /// Each field with its value: JSON, or text that is none.
+        #[arg(value_name = "NAME=VALUE", required = true)]
+        fields: Vec<String>,
+    },
+    /// Delete a booking session, whether or not it exists.
+    Delete(Subject),
+    /// Show what the process of the same settings does, once a second.
+    Top {
+        /// Show one second and end.
+        #[arg(long)]
+        once: bool,
+    },
+}
+
+/// A booking session.
+#[derive(Args, Clone, Debug)]
+pub struct Subject {
+    /// Its context, such as pre-order.
+    #[arg(value_name = "CONTEXT")]
+    pub context: String,
+    /// Its key.
+    #[arg(value_name = "KEY")]
+    pub session_key: String,
 }
 
 /// All settings.

@@ -3,6 +3,7 @@
 
 pub mod admin;
 pub mod api;
+pub mod booking_command;
 pub mod check;
 pub mod clock;
 pub mod component_file;
@@ -13,9 +14,11 @@ pub mod grpc;
 pub mod health;
 pub mod http;
 pub mod listener;
+pub mod local;
 pub mod logic;
 pub mod proto;
 pub mod serve;
 pub mod store;
 pub mod telemetry;
+pub mod top;
 pub mod workers;

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use session_manager::config::{Command, Refusal, Settings};
-use session_manager::{check, health, telemetry};
+use session_manager::{booking_command, check, health, telemetry, top};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// A fifth of a small request was spent in the system's allocator; see
@@ -21,6 +21,10 @@ fn main() -> ExitCode {
         Command::Serve => run(&settings).map(|()| true),
         Command::Check { file } => check::run(&file, &settings),
         Command::Health => health::run(&settings),
+        Command::Get(subject) => booking_command::get(&settings, &subject),
+        Command::Set { subject, fields } => booking_command::set(&settings, &subject, &fields),
+        Command::Delete(subject) => booking_command::delete(&settings, &subject),
+        Command::Top { once } => top::run(&settings, once),
     };
     match done {
         Ok(true) => ExitCode::SUCCESS,

@@ -36,9 +36,12 @@ fn room(file: &str) -> &str {
 fn rooms_of_the_host_import_only_what_lies_behind_them() {
     let leaves = ["clock", "error", "listener", "telemetry", "proto", "workers"];
     let behind: &[(&str, &[&str])] = &[
-        ("main", &["serve", "check", "config", "health", "telemetry"]),
+        ("main", &["booking_command", "check", "config", "health", "serve", "telemetry", "top"]),
+        ("booking_command", &["config", "local"]),
+        ("top", &["config", "local"]),
+        ("local", &[]),
         ("check", &["component_file", "config", "logic"]),
-        ("health", &["config"]),
+        ("health", &["config", "local"]),
         ("component_file", &["logic"]),
         (
             "serve",

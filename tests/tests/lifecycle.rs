@@ -5,7 +5,7 @@ use std::net::TcpStream;
 
 use serde_json::{Value, json};
 use session_tests::client::{GrpcClient, Wire};
-use session_tests::host::{Launch, binary};
+use session_tests::host::{Host, Launch, binary};
 use session_tests::wait;
 
 #[tokio::test]
@@ -319,4 +319,49 @@ async fn the_level_of_the_log_is_changed_while_it_runs() {
     let page = http.put(&url).header("origin", "http://x").body(r#"{"level":"trace"}"#);
     assert_eq!(page.send().await.unwrap().status(), 403);
     assert_eq!(http.delete(&url).send().await.unwrap().status(), 405);
+}
+
+/// Runs a command of the binary against a server: its exit code, and what it prints and
+/// complains.
+fn command(host: &Host, arguments: &[&str]) -> (Option<i32>, String, String) {
+    let mut command = std::process::Command::new(binary());
+    command.args(arguments).env_clear();
+    for (setting, port) in [("REST_PORT", "rest"), ("ADMIN_PORT", "admin")] {
+        command.env(setting, host.address(port).rsplit_once(':').unwrap().1);
+    }
+    let output = command.output().unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (output.status.code(), text(output.stdout), text(output.stderr))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_binary_reads_writes_and_deletes_a_session() {
+    let host = Launch::in_memory().start();
+    let key = "50%:odd~key";
+    let (code, _, complaint) = command(&host, &["get", "pre-order", key]);
+    assert_eq!((code, complaint.contains("no such session")), (Some(1), true), "{complaint}");
+    let fields = ["fleet_list_request={\"area\": 1}", "fleet_list_response=plain text"];
+    let (code, text, _) = command(&host, &[&["set", "pre-order", key][..], &fields].concat());
+    assert_eq!(code, Some(0), "{text}");
+    let (code, text, _) = command(&host, &["get", "pre-order", key]);
+    let session: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(code, Some(0));
+    assert_eq!(session["session_key"], key);
+    assert_eq!(session["fleet_list_request"], serde_json::json!({ "area": 1 }));
+    assert_eq!(session["fleet_list_response"], "plain text");
+    for (arguments, expected) in [
+        (&["set", "pre-order", key, "colour=red"][..], "colour"),
+        (&["set", "pre-order", key, "red"], "\"red\" is not name=value"),
+        (&["set", "pre-order", key, "a=1", "a=2"], "\"a\" is given twice"),
+        (&["get", "nothing", key], "context"),
+    ] {
+        let (code, _, complaint) = command(&host, arguments);
+        assert!(code == Some(1) && complaint.contains(expected), "{arguments:?}: {complaint}");
+    }
+    assert_eq!(command(&host, &["set", "pre-order", key]).0, Some(64));
+    assert_eq!(command(&host, &["delete", "pre-order", key]).0, Some(0));
+    assert_eq!(command(&host, &["get", "pre-order", key]).0, Some(1));
+    let (code, text, _) = command(&host, &["top", "--once"]);
+    assert_eq!(code, Some(0));
+    assert!(text.starts_with("generation 1   instances ") && text.contains("store up"), "{text}");
 }

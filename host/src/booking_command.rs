@@ -1,0 +1,66 @@
+//! `session-manager get`, `set` and `delete`: one booking session of the process of the
+//! same settings, over REST.
+
+use anyhow::{Context, Result, bail};
+use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
+use serde_json::{Map, Value};
+
+use crate::config::{Settings, Subject};
+use crate::local;
+
+/// What a segment of a path may not have as it is.
+const RESERVED: &AsciiSet =
+    &CONTROLS.add(b' ').add(b'"').add(b'#').add(b'%').add(b'/').add(b'<').add(b'>').add(b'?');
+
+/// Reads a session and prints it.
+///
+/// # Errors
+/// When nobody answers.
+pub fn get(settings: &Settings, subject: &Subject) -> Result<bool> {
+    ask(settings, "GET", subject, "")
+}
+
+/// Writes fields of a session, each given as `name=value`, where the value is JSON, or
+/// text that is none.
+///
+/// # Errors
+/// When one is not given so, or nobody answers.
+pub fn set(settings: &Settings, subject: &Subject, fields: &[String]) -> Result<bool> {
+    let mut body = Map::new();
+    for field in fields {
+        let Some((name, value)) = field.split_once('=') else {
+            bail!("{field:?} is not name=value");
+        };
+        let value = serde_json::from_str(value).unwrap_or_else(|_| Value::from(value));
+        if body.insert(name.into(), value).is_some() {
+            bail!("{name:?} is given twice");
+        }
+    }
+    ask(settings, "PUT", subject, &Value::Object(body).to_string())
+}
+
+/// Deletes a session.
+///
+/// # Errors
+/// When nobody answers.
+pub fn delete(settings: &Settings, subject: &Subject) -> Result<bool> {
+    ask(settings, "DELETE", subject, "")
+}
+
+#[allow(clippy::print_stdout, reason = "this is what was asked for")]
+fn ask(settings: &Settings, method: &str, subject: &Subject, body: &str) -> Result<bool> {
+    let segment = |text| utf8_percent_encode(text, RESERVED);
+    let Subject { context, session_key } = subject;
+    let path = format!("/v1/{}/sessions/{}", segment(context), segment(session_key));
+    let (address, port) = (settings.bind_address, settings.rest_port);
+    let answer = local::ask(address, port, method, &path, body);
+    let answer = answer.with_context(|| format!("{address}:{port} does not answer"))?;
+    if answer.is_success() {
+        println!("{}", answer.body);
+        return Ok(true);
+    }
+    let told: Option<Value> = serde_json::from_str(&answer.body).ok();
+    let message = told.as_ref().and_then(|told| told["message"].as_str());
+    eprintln!("session-manager: {}", message.unwrap_or("it was refused without a reason"));
+    Ok(false)
+}
