@@ -2,22 +2,16 @@
 
 #![allow(clippy::disallowed_methods, reason = "cargo speaks to build scripts by environment")]
 
+#[path = "../host/proto/files.rs"]
+mod files;
+
 use anyhow::Result;
 use prost_build::Config;
 
 fn main() -> Result<()> {
     println!("cargo::rerun-if-changed=../host/proto");
-    let files = [
-        "session-manager.proto",
-        "session/booking/v1/booking.proto",
-        "session/connections/v1/connections.proto",
-        "session/events/v1/events.proto",
-        "session/users/v1/users.proto",
-        "sm.proto",
-        "smdevice.proto",
-    ];
     let mut compiler = protox::Compiler::new(["../host/proto"])?;
-    compiler.include_imports(true).include_source_info(true).open_files(files)?;
+    compiler.include_imports(true).include_source_info(true).open_files(files::FILES)?;
     let mut config = Config::new();
     config.bytes(["."]).btree_map(["."]);
     tonic_prost_build::configure()

@@ -3,6 +3,9 @@
 
 #![allow(clippy::disallowed_methods, reason = "cargo speaks to build scripts by environment")]
 
+#[path = "proto/files.rs"]
+mod files;
+
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -87,17 +90,8 @@ fn workspace() -> Result<PathBuf> {
 /// Rust code and the descriptors for reflection, REST and OpenAPI.
 fn protos() -> Result<()> {
     println!("cargo::rerun-if-changed=proto");
-    let files = [
-        "session-manager.proto",
-        "session/booking/v1/booking.proto",
-        "session/connections/v1/connections.proto",
-        "session/events/v1/events.proto",
-        "session/users/v1/users.proto",
-        "sm.proto",
-        "smdevice.proto",
-    ];
     let mut compiler = protox::Compiler::new(["proto"])?;
-    compiler.include_imports(true).include_source_info(true).open_files(files)?;
+    compiler.include_imports(true).include_source_info(true).open_files(files::FILES)?;
     let out = PathBuf::from(std::env::var("OUT_DIR")?);
     std::fs::write(out.join("descriptors.bin"), compiler.encode_file_descriptor_set())?;
     let mut config = Config::new();

@@ -4,7 +4,7 @@
 
 use crate::booking_types::{Field, LockGrant, Session, StoredField, Write, Written};
 use crate::catalog::Kind;
-use crate::fault::{fault, fault_with, field_name, invalid, quote, violation};
+use crate::fault::{fault, fault_with, field_name, invalid, quote, refuse, violation};
 use crate::faults::{Fault, Reason, Violation};
 use crate::imports::Imports;
 use crate::keys::{self, TOKEN_FIELD, VERSION_FIELD};
@@ -19,6 +19,7 @@ use crate::value;
 
 /// The most fields that one write may name.
 const FIELDS_MAX: usize = 256;
+const KEY_FIELD: &str = "session_key";
 /// Characters of a session key that the service makes: 192 random bits.
 const MADE_KEY_CHARACTERS: u32 = 32;
 /// Characters of a lock token: 192 random bits.
@@ -40,7 +41,7 @@ pub fn set(imports: &impl Imports, policy: &Policy, mut write: Write) -> Result<
         return Err(invalid(vec![violation("fields", description)]));
     }
     let mut violations = write.violations;
-    check_session_key(&write.session_key, &mut violations);
+    keys::check_session_key(KEY_FIELD, &write.session_key, &mut violations);
     let entries = entries(context, write.fields, &mut violations);
     let written_bytes: u64 = entries.iter().map(|entry| entry.value.len() as u64).sum();
     if written_bytes > SESSION_BYTES_MAX {
@@ -202,7 +203,7 @@ pub fn unlock(
 ) -> Result<(), Fault> {
     let context = context(context_name)?;
     let mut violations = Vec::new();
-    check_session_key(session_key, &mut violations);
+    keys::check_session_key(KEY_FIELD, session_key, &mut violations);
     if lock_token.is_empty() {
         violations.push(violation("lock_token", "must not be empty"));
     }
@@ -225,17 +226,10 @@ fn context(name: &str) -> Result<&'static Context, Fault> {
     })
 }
 
-fn check_session_key(session_key: &str, violations: &mut Vec<Violation>) {
-    if let Some(description) = keys::session_key_violation(session_key) {
-        violations.push(violation("session_key", description));
-    }
-}
-
 fn valid_session_key(session_key: &str) -> Result<(), Fault> {
-    match keys::session_key_violation(session_key) {
-        None => Ok(()),
-        Some(description) => Err(invalid(vec![violation("session_key", description)])),
-    }
+    let mut violations = Vec::new();
+    keys::check_session_key(KEY_FIELD, session_key, &mut violations);
+    refuse(violations)
 }
 
 /// The fields of a write as entries of the hash; every violation is added.

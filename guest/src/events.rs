@@ -3,95 +3,72 @@
 
 use sha2::{Digest, Sha256};
 
+use crate::imports::Imports;
 use crate::keys::Partition;
 use crate::policy::Policy;
 use crate::store::{Event as Appended, Operation};
-use crate::transaction::entry;
+use crate::transaction::{entry, execute};
 
 /// How many characters of an id an event has, and of a short one half as many.
 const SHOWN_CHARACTERS: usize = 6;
 /// How many bytes of its hash.
 const HASH_BYTES: usize = 8;
 
-/// What can happen to a session.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Type {
-    /// A login began.
-    UserCreated,
-    /// A login was closed.
-    UserClosed,
-    /// All logins of a user, or all but one, were closed.
-    UserClosedAll,
-    /// A login ended by itself.
-    UserExpired,
-    /// A user has as many logins as there may be.
-    UserLimitReached,
-    /// A connection was registered.
-    ConnectionCreated,
-    /// A connection was registered again.
-    ConnectionMoved,
-    /// A connection was closed by its user, or with its pod.
-    ConnectionClosed,
-    /// A connection was ended by somebody else.
-    ConnectionTerminated,
-    /// A connection ended as no heartbeat came.
-    ConnectionExpired,
-    /// A user has as many connections as there may be.
-    ConnectionLimitReached,
-    /// A slot was taken.
-    ViewingCreated,
-    /// A slot was given back.
-    ViewingClosed,
-    /// A slot was taken over.
-    ViewingTerminated,
-    /// A slot came free as no heartbeat came.
-    ViewingExpired,
-    /// A home had no slot left.
-    ViewingLimitReached,
+macro_rules! types {
+    ($($(#[$comment:meta])* $type_:ident = $name:literal,)*) => {
+        /// What can happen to a session.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum Type {
+            $($(#[$comment])* $type_,)*
+        }
+
+        impl Type {
+            /// All of them.
+            pub const ALL: &[Self] = &[$(Self::$type_,)*];
+
+            /// What it is called in a log.
+            pub fn name(self) -> &'static str {
+                match self {
+                    $(Self::$type_ => $name,)*
+                }
+            }
+        }
+    };
 }
 
-impl Type {
-    /// All of them.
-    pub const ALL: [Self; 16] = [
-        Self::UserCreated,
-        Self::UserClosed,
-        Self::UserClosedAll,
-        Self::UserExpired,
-        Self::UserLimitReached,
-        Self::ConnectionCreated,
-        Self::ConnectionMoved,
-        Self::ConnectionClosed,
-        Self::ConnectionTerminated,
-        Self::ConnectionExpired,
-        Self::ConnectionLimitReached,
-        Self::ViewingCreated,
-        Self::ViewingClosed,
-        Self::ViewingTerminated,
-        Self::ViewingExpired,
-        Self::ViewingLimitReached,
-    ];
-
-    /// What it is called in a log.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::UserCreated => "user.created",
-            Self::UserClosed => "user.closed",
-            Self::UserClosedAll => "user.closed_all",
-            Self::UserExpired => "user.expired",
-            Self::UserLimitReached => "user.limit_reached",
-            Self::ConnectionCreated => "connection.created",
-            Self::ConnectionMoved => "connection.moved",
-            Self::ConnectionClosed => "connection.closed",
-            Self::ConnectionTerminated => "connection.terminated",
-            Self::ConnectionExpired => "connection.expired",
-            Self::ConnectionLimitReached => "connection.limit_reached",
-            Self::ViewingCreated => "viewing.created",
-            Self::ViewingClosed => "viewing.closed",
-            Self::ViewingTerminated => "viewing.terminated",
-            Self::ViewingExpired => "viewing.expired",
-            Self::ViewingLimitReached => "viewing.limit_reached",
-        }
-    }
+types! {
+    /// A login began.
+    UserCreated = "user.created",
+    /// A login was closed.
+    UserClosed = "user.closed",
+    /// All logins of a user, or all but one, were closed.
+    UserClosedAll = "user.closed_all",
+    /// A login ended by itself.
+    UserExpired = "user.expired",
+    /// A user has as many logins as there may be.
+    UserLimitReached = "user.limit_reached",
+    /// A connection was registered.
+    ConnectionCreated = "connection.created",
+    /// A connection was registered again.
+    ConnectionMoved = "connection.moved",
+    /// A connection was closed by its user, or with its pod.
+    ConnectionClosed = "connection.closed",
+    /// A connection was ended by somebody else.
+    ConnectionTerminated = "connection.terminated",
+    /// A connection ended as no heartbeat came.
+    ConnectionExpired = "connection.expired",
+    /// A user has as many connections as there may be.
+    ConnectionLimitReached = "connection.limit_reached",
+    /// A slot was taken.
+    ViewingCreated = "viewing.created",
+    /// A slot was given back.
+    ViewingClosed = "viewing.closed",
+    /// A slot was taken over.
+    ViewingTerminated = "viewing.terminated",
+    /// A slot came free as no heartbeat came.
+    ViewingExpired = "viewing.expired",
+    /// A home had no slot left.
+    ViewingLimitReached = "viewing.limit_reached",
 }
 
 /// An event; a text that is empty does not apply.
@@ -130,6 +107,12 @@ impl<'a> Event<'a> {
     /// An event of a session.
     pub fn of(type_: Type, user_id: &'a str, session_id: &'a str) -> Self {
         Self { session_id, ..Self::new(type_, user_id) }
+    }
+
+    /// Tells of a refusal, which changes nothing: what it says does not depend on whether
+    /// anybody hears of it.
+    pub fn tell(&self, imports: &impl Imports, policy: &Policy, partition: Partition) {
+        let _ = execute(imports, Vec::new(), vec![self.append(policy, partition)], Vec::new());
     }
 
     /// Appends it to the log of the partition.

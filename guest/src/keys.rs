@@ -261,10 +261,21 @@ fn id_violation(id: &str) -> Option<String> {
     if id.is_empty() {
         return Some("must not be empty".into());
     }
-    if id.len() > ID_BYTES_MAX {
-        return Some(format!("has {} bytes, at most {ID_BYTES_MAX} are accepted", id.len()));
+    text_violation(id, ID_BYTES_MAX)
+}
+
+/// Tells what is wrong with a text for people.
+pub fn check_text(field: &str, text: &str, bytes_max: usize, violations: &mut Vec<Violation>) {
+    let description = text_violation(text, bytes_max);
+    violations.extend(description.map(|description| violation(field, description)));
+}
+
+/// What is wrong with a text that is shown, or `None`.
+fn text_violation(text: &str, bytes_max: usize) -> Option<String> {
+    if text.len() > bytes_max {
+        return Some(format!("has {} bytes, at most {bytes_max} are accepted", text.len()));
     }
-    let control = id.chars().find(|character| character.is_control())?;
+    let control = text.chars().find(|character| character.is_control())?;
     Some(format!("contains the control character {control:?}"))
 }
 
@@ -277,6 +288,12 @@ pub fn is_uuid(text: &str) -> bool {
         _ => false,
     };
     text.len() == 36 && text.bytes().enumerate().all(fits)
+}
+
+/// Tells what is wrong with a session key.
+pub fn check_session_key(field: &str, session_key: &str, violations: &mut Vec<Violation>) {
+    let description = session_key_violation(session_key);
+    violations.extend(description.map(|description| violation(field, description)));
 }
 
 /// What is wrong with a session key, or `None`.

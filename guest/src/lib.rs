@@ -190,12 +190,12 @@ mod component {
             super::connections::list_pod(&Host, policy(), &pod_id, &cursor)
         }
 
-        fn drain_pod(pod_id: String, reason: String, cursor: u32) -> Result<Drained, Fault> {
-            super::connections::drain_pod(&Host, policy(), &pod_id, &reason, cursor)
+        fn drain_pod(pod_id: String, reason: String, cursor: String) -> Result<Drained, Fault> {
+            super::connections::drain_pod(&Host, policy(), &pod_id, &reason, &cursor)
         }
 
-        fn stats(cursor: u32) -> Result<Count, Fault> {
-            super::connections::stats(&Host, cursor)
+        fn stats(cursor: String) -> Result<Count, Fault> {
+            super::connections::stats(&Host, &cursor)
         }
     }
 
@@ -211,7 +211,7 @@ mod component {
 
     impl exports::session::manager::users::Guest for Component {
         fn create(attributes: users_types::Attributes) -> Result<String, Fault> {
-            super::users::create(&Host, policy(), attributes)
+            super::users::create(&Host, policy(), &attributes)
         }
 
         fn get(session_id: String) -> Result<users_types::Session, Fault> {

@@ -55,18 +55,18 @@ const ENDS_FIELD: &str = "_ends";
 pub fn create(
     imports: &impl Imports,
     policy: &Policy,
-    attributes: Attributes,
+    attributes: &Attributes,
 ) -> Result<String, Fault> {
     let mut violations = Vec::new();
     match &attributes.user_id {
         None => violations.push(violation(USER_FIELD, "must be given")),
         Some(user_id) => check_id(USER_FIELD, user_id, &mut violations),
     }
-    check(&attributes, &mut violations);
+    check(attributes, &mut violations);
     refuse(violations)?;
-    let user_id = attributes.user_id.clone().unwrap_or_default();
-    let device_id = attributes.device_id.clone().unwrap_or_default();
-    let keys = Keys::of(&user_id);
+    let user_id = attributes.user_id.as_deref().unwrap_or_default();
+    let device_id = attributes.device_id.as_deref().unwrap_or_default();
+    let keys = Keys::of(user_id);
     let partition = keys.partition;
     let session_id = keys.session_id(|length| imports.token(length));
     let record = keys.session(&session_id);
@@ -74,10 +74,7 @@ pub fn create(
     let stamp = |field: &str, later_ms| {
         Operation::HashStamp(HashStamp { key: record.clone(), field: field.into(), later_ms })
     };
-    let event = |type_, session_id| {
-        let event = Event::of(type_, &user_id, session_id);
-        Event { device_id: &device_id, ..event }.append(policy, partition)
-    };
+    let event = |type_, session_id| Event { device_id, ..Event::of(type_, user_id, session_id) };
     let begun = vec![
         Operation::HashSet(HashSet {
             key: record.clone(),
@@ -91,16 +88,14 @@ pub fn create(
             member: session_id.clone(),
             ttl_ms: first_ttl_ms(policy),
         }),
-        maintenance::note(partition, Kind::User, &user_id, &session_id, first_ttl_ms(policy)),
-        event(Type::UserCreated, &session_id),
+        maintenance::note(partition, Kind::User, user_id, &session_id, first_ttl_ms(policy)),
+        event(Type::UserCreated, &session_id).append(policy, partition),
     ];
     let outcome = execute(imports, vec![Compare::MembersBelow(room)], begun, Vec::new())?;
     if outcome.succeeded {
         return Ok(session_id);
     }
-    let told = vec![event(Type::UserLimitReached, "")];
-    // What the refusal says does not depend on whether anybody hears of it.
-    let _ = execute(imports, Vec::new(), told, Vec::new());
+    event(Type::UserLimitReached, "").tell(imports, policy, partition);
     let message = format!("The user has {SESSIONS_MAX} sessions, which is the most.");
     Err(fault_with(Reason::SessionLimitReached, message, "limit", SESSIONS_MAX.to_string()))
 }
@@ -181,7 +176,7 @@ pub fn update(
         check_id(USER_FIELD, user_id, &mut violations);
     }
     check(&attributes, &mut violations);
-    let changed = entries(attributes);
+    let changed = entries(&attributes);
     if changed.is_empty() {
         violations.push(violation("session_attributes", "must have an attribute to change"));
     }
@@ -402,7 +397,7 @@ fn session(hash: &Hash) -> Session {
 }
 
 /// The attributes that are given, as they are stored.
-fn entries(attributes: Attributes) -> Vec<Entry> {
+fn entries(attributes: &Attributes) -> Vec<Entry> {
     let Attributes {
         user_id,
         device_id,
@@ -412,17 +407,18 @@ fn entries(attributes: Attributes) -> Vec<Entry> {
         expiration_time,
         user_email,
     } = attributes;
+    let expiration_time = expiration_time.map(|seconds| seconds.to_string());
     let texts = [
         (USER_FIELD, user_id),
         (DEVICE_FIELD, device_id),
         (CODE_FIELD, auth_code),
         (ACCESS_FIELD, access_token),
         (REFRESH_FIELD, refresh_token),
-        (EXPIRATION_FIELD, expiration_time.map(|seconds| seconds.to_string())),
+        (EXPIRATION_FIELD, &expiration_time),
         (EMAIL_FIELD, user_email),
     ];
-    let given = texts.into_iter().filter_map(|(field, text)| Some((field, text?)));
-    given.map(|(field, text)| entry(field, &text)).collect()
+    let given = texts.into_iter().filter_map(|(field, text)| Some(entry(field, text.as_ref()?)));
+    given.collect()
 }
 
 /// What is wrong with attributes other than the user's id.

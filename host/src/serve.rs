@@ -2,7 +2,6 @@
 //! it ends.
 
 use std::net::SocketAddr;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -102,33 +101,13 @@ pub async fn start(settings: &Settings) -> Result<Running> {
     let reload = file.map(|file| {
         let reload = Arc::<Notify>::default();
         let watching = file.watch(Arc::clone(&logic), Arc::clone(&reload));
-        let mut stopped = stopped.clone();
-        tasks.spawn(async move {
-            tokio::select! {
-                () = watching => {}
-                // A sender that is gone means the same.
-                _ = stopped.wait_for(|stopped| *stopped) => {}
-            }
-            Ok(())
-        });
+        beside(&mut tasks, stopped.clone(), watching);
         reload
     });
     tracing::info!(store = store.name(), digest = logic.generation().digest(), "component loaded");
     let feed = Feed::new(Arc::clone(&store), Arc::clone(&logic));
-    for beside in [
-        Box::pin(Arc::clone(&feed).run()) as Pin<Box<dyn Future<Output = ()> + Send>>,
-        Box::pin(events::sweep(Arc::clone(&logic), Arc::clone(&metrics))),
-    ] {
-        let mut stopped = stopped.clone();
-        tasks.spawn(async move {
-            tokio::select! {
-                () = beside => {}
-                // A sender that is gone means the same.
-                _ = stopped.wait_for(|stopped| *stopped) => {}
-            }
-            Ok(())
-        });
-    }
+    beside(&mut tasks, stopped.clone(), Arc::clone(&feed).run());
+    beside(&mut tasks, stopped.clone(), events::sweep(Arc::clone(&logic), Arc::clone(&metrics)));
     let places = connections_max();
     let heartbeat = settings.connection_heartbeat;
     let streams = Arc::new(Streams::new(settings.pod_id(), heartbeat, places, stopped.clone()));
@@ -168,6 +147,22 @@ pub async fn start(settings: &Settings) -> Result<Running> {
         Ok(())
     });
     Ok(Running { addresses, store, stopping, stop, reload, tasks, workers })
+}
+
+/// Does work beside what is served, until the service stops.
+fn beside(
+    tasks: &mut JoinSet<Result<()>>,
+    mut stopped: watch::Receiver<bool>,
+    work: impl Future<Output = ()> + Send + 'static,
+) {
+    tasks.spawn(async move {
+        tokio::select! {
+            () = work => {}
+            // A sender that is gone means the same.
+            _ = stopped.wait_for(|stopped| *stopped) => {}
+        }
+        Ok(())
+    });
 }
 
 /// The ports.

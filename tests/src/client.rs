@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use http::uri::PathAndQuery;
 use prost::Message;
+use prost_reflect::prost_types::Timestamp;
 use prost_reflect::{
     DescriptorPool, DynamicMessage, Kind, MethodDescriptor, ReflectMessage, SerializeOptions, Value,
 };
@@ -248,27 +249,19 @@ impl Client {
             Inner::Grpc(grpc) => return grpc.json(operation, request).await,
             Inner::Rest { http, base } => (http, base),
         };
-        let (post, path, subject) = match operation {
-            "CreateSession" => (true, "/home/{}/sessions/create", "accountId"),
-            "HeartBeat" => (true, "/home/{}/sessions/heartbeat", "accountId"),
-            "TearDown" => (true, "/home/{}/sessions/teardown", "accountId"),
-            "SetMaxSession" => (true, "/home/{}/sessions/setMaxSession", "accountId"),
-            "GetHome" => (false, "/homes/{}", "accountId"),
-            "CreateSessionWithDevice" => (true, "/device/{}/sessions/create", "deviceId"),
-            "CreateDevice" => (true, "/device/{}/create", "deviceId"),
-            "DeleteDevice" => (true, "/device/{}/delete", "deviceId"),
-            "GetDevice" => (false, "/devices/{}", "deviceId"),
+        let (verb, path) = match operation {
+            "CreateSession" => ("POST", "/home/{accountId}/sessions/create"),
+            "HeartBeat" => ("POST", "/home/{accountId}/sessions/heartbeat"),
+            "TearDown" => ("POST", "/home/{accountId}/sessions/teardown"),
+            "SetMaxSession" => ("POST", "/home/{accountId}/sessions/setMaxSession"),
+            "GetHome" => ("GET", "/homes/{accountId}"),
+            "CreateSessionWithDevice" => ("POST", "/device/{deviceId}/sessions/create"),
+            "CreateDevice" => ("POST", "/device/{deviceId}/create"),
+            "DeleteDevice" => ("POST", "/device/{deviceId}/delete"),
+            "GetDevice" => ("GET", "/devices/{deviceId}"),
             other => panic!("no operation {other}"),
         };
-        let Json::Object(mut request) = request else { panic!("a request is an object") };
-        let subject = request.remove(subject).unwrap_or_default();
-        let mut url = reqwest::Url::parse(base).expect("an address");
-        let segments = path.split('/').skip(1);
-        let subject = subject.as_str().unwrap_or_default();
-        url.path_segments_mut()
-            .expect("a URL with a path")
-            .extend(segments.map(|segment| if segment == "{}" { subject } else { segment }));
-        rest(if post { http.post(url).json(&request) } else { http.get(url) }).await
+        rest(asking(http, verb, base, path, object(request))).await
     }
 
     /// Calls an operation about users' sessions, with its request in JSON.
@@ -286,38 +279,28 @@ impl Client {
             }
             Inner::Rest { http, base } => (http, base),
         };
-        let text = |name: &str| request[name].as_str().unwrap_or_default();
-        let url = |segments: &[&str], query: &[&str]| {
-            let mut url = reqwest::Url::parse(base).expect("an address");
-            url.path_segments_mut().expect("a URL with a path").extend(segments);
-            for name in query {
-                match &request[name] {
-                    Json::Null => {}
-                    Json::String(text) => drop(url.query_pairs_mut().append_pair(name, text)),
-                    other => drop(url.query_pairs_mut().append_pair(name, &other.to_string())),
-                }
-            }
-            url
+        let mut request = object(request);
+        let attributes = request.remove("session_attributes").map(object);
+        let with_attributes = || {
+            let mut whole = request.clone();
+            whole.extend(attributes.unwrap_or_default());
+            whole
         };
-        let one = || url(&["session", text("session_id")], &[]);
-        let attributes = &request["session_attributes"];
+        let ask = |verb, path, request| rest(asking(http, verb, base, path, request));
         match operation {
-            "Create" => rest(http.post(url(&["session"], &[])).json(attributes)).await,
-            "Get" => rest(http.get(one())).await,
-            "List" => {
-                let query = ["user_id", "page_size", "page_token"];
-                rest(http.get(url(&["session"], &query))).await
-            }
+            "Create" => ask("POST", "/session", with_attributes()).await,
+            "Get" => ask("GET", "/session/{session_id}", request).await,
+            "List" => ask("GET", "/session", request).await,
             "ListById" => {
-                let sessions = rest(http.get(url(&["session", "user", text("user_id")], &[])));
-                Ok(json!({ "sessions": sessions.await? }))
+                let sessions = ask("GET", "/session/user/{user_id}", request).await?;
+                Ok(json!({ "sessions": sessions }))
             }
             "Update" => {
-                let session = rest(http.patch(one()).json(attributes)).await?;
+                let session = ask("PATCH", "/session/{session_id}", with_attributes()).await?;
                 Ok(json!({ "session": session }))
             }
-            "Delete" => rest(http.delete(one())).await,
-            "DeleteAll" => rest(http.delete(url(&["session"], &["user_id", "keep"]))).await,
+            "Delete" => ask("DELETE", "/session/{session_id}", request).await,
+            "DeleteAll" => ask("DELETE", "/session", request).await,
             other => panic!("no operation {other}"),
         }
     }
@@ -351,8 +334,7 @@ impl Client {
             "GetStats" => ("GET", "/v1/connections/stats"),
             other => panic!("no operation {other}"),
         };
-        let Json::Object(request) = request else { panic!("a request is an object") };
-        rest(asking(http, verb, base, path, request)).await
+        rest(asking(http, verb, base, path, object(request))).await
     }
 
     /// Opens a stream of `service/method`, at `path` over REST.
@@ -370,8 +352,7 @@ impl Client {
     ) -> Result<EventStream, Refusal> {
         match &self.inner {
             Inner::Rest { http, base } => {
-                let Json::Object(request) = request else { panic!("a request is an object") };
-                EventStream::get(asking(http, "GET", base, path, request)).await
+                EventStream::get(asking(http, "GET", base, path, object(request))).await
             }
             Inner::Grpc(grpc) => {
                 let method = grpc.method(method);
@@ -413,7 +394,12 @@ impl Client {
     }
 }
 
-/// A request: what the path has not is in the query, or in the body of a POST.
+fn object(request: Json) -> Map<String, Json> {
+    let Json::Object(request) = request else { panic!("a request is an object") };
+    request
+}
+
+/// A request: what the path has not is in the query, or in the body of a POST or a PATCH.
 fn asking(
     http: &reqwest::Client,
     verb: &str,
@@ -432,10 +418,10 @@ fn asking(
     });
     url.path_segments_mut().expect("a URL with a path").extend(segments);
     let verb: reqwest::Method = verb.parse().expect("a verb");
-    if verb == reqwest::Method::POST {
-        return http.post(url).json(&request);
+    if matches!(verb, reqwest::Method::POST | reqwest::Method::PATCH) {
+        return http.request(verb, url).json(&request);
     }
-    for (name, value) in &request {
+    for (name, value) in request.iter().filter(|(_, value)| !value.is_null()) {
         let items = value.as_array().cloned().unwrap_or_else(|| vec![value.clone()]);
         for item in items {
             let text = item.as_str().map_or_else(|| item.to_string(), Into::into);
@@ -528,11 +514,7 @@ impl EventStream {
                 let reply = DynamicMessage::decode(method.output(), bytes).expect("a reply");
                 let (field, value) = reply.fields().next().expect("a reply says something");
                 let Value::Message(message) = value else { panic!("a member is a message") };
-                let options =
-                    SerializeOptions::new().skip_default_fields(false).use_proto_field_name(true);
-                let data = message
-                    .serialize_with_options(serde_json::value::Serializer, &options)
-                    .expect("a message is JSON");
+                let data = Style::AsDeclared.write(message);
                 let name = data["type"].as_str().unwrap_or(field.name()).to_owned();
                 if name == "position" {
                     return Box::pin(self.any()).await;
@@ -631,6 +613,15 @@ pub fn number(value: &Json) -> u64 {
     value.as_u64().or_else(|| value.as_str()?.parse().ok()).unwrap_or_default()
 }
 
+/// An instant in proto3 JSON, in seconds and nanoseconds.
+///
+/// # Panics
+/// When it is none.
+pub fn instant(value: &Json) -> (i64, i32) {
+    let instant: Timestamp = value.as_str().expect("text").parse().expect("an instant");
+    (instant.seconds, instant.nanos)
+}
+
 /// How a reply is written in JSON.
 #[derive(Clone, Copy, PartialEq)]
 pub enum Style {
@@ -640,6 +631,16 @@ pub enum Style {
     AsDeclared,
     /// Names in lowerCamelCase, unset fields left out, as most programs print it.
     Brief,
+}
+
+impl Style {
+    fn write(self, message: &DynamicMessage) -> Json {
+        let options = SerializeOptions::new()
+            .skip_default_fields(self == Self::Brief)
+            .use_proto_field_name(self == Self::AsDeclared);
+        let json = message.serialize_with_options(serde_json::value::Serializer, &options);
+        json.expect("a message is JSON")
+    }
 }
 
 /// A gRPC client that knows the contract by its descriptors.
@@ -718,12 +719,7 @@ impl GrpcClient {
     ) -> Result<Json, Refusal> {
         let method = self.method(method);
         let request = DynamicMessage::deserialize(method.input(), request).expect("a request");
-        let reply = self.call(&method, request).await?;
-        let options = SerializeOptions::new()
-            .skip_default_fields(style == Style::Brief)
-            .use_proto_field_name(style == Style::AsDeclared);
-        let reply = reply.serialize_with_options(serde_json::value::Serializer, &options);
-        Ok(reply.expect("a message is JSON"))
+        Ok(style.write(&self.call(&method, request).await?))
     }
 
     /// Calls a method.

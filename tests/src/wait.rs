@@ -20,3 +20,8 @@ pub async fn until<T>(what: &str, mut condition: impl AsyncFnMut() -> Option<T>)
         tokio::time::sleep(PAUSE).await;
     }
 }
+
+/// Lets the present millisecond pass, so that what follows is later by any clock.
+pub async fn next_millisecond() {
+    tokio::time::sleep(Duration::from_millis(2)).await;
+}

@@ -69,6 +69,8 @@ async fn each_kind_of_session_has_typed_calls() {
     let attributes = users::Attributes { user_id: Some("alice".into()), ..Default::default() };
     let request = users::CreateRequest { session_attributes: Some(attributes) };
     let session_id = client.users().create(request).await.unwrap().session_id;
+    // Events of one millisecond are told in an order of their own.
+    wait::next_millisecond().await;
     let session = client.users().get(users::GetRequest { session_id }).await.unwrap();
     assert_eq!(session.user_id, "alice");
 
@@ -79,6 +81,7 @@ async fn each_kind_of_session_has_typed_calls() {
     let home = client.viewing().get_home(sm::GetHomeInfo { account_id: slot.account_id }).await;
     assert_eq!(home.unwrap().sessions[0].session_id, slot.session_id);
 
+    wait::next_millisecond().await;
     let request = connections::ConnectRequest { user_id: "alice".into(), ..Default::default() };
     let mut held = client.connections().connect(request).await.unwrap();
     let first = held.message().await.unwrap().unwrap().event.unwrap();

@@ -4,10 +4,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use prost_reflect::prost_types::Timestamp;
 use serde_json::{Value as Json, json};
 use session_tests::admin::Admin;
-use session_tests::client::{Client, EventStream, Refusal, Wire};
+use session_tests::client::{Client, EventStream, Refusal, Wire, instant};
 use session_tests::host::{Host, Launch};
 use session_tests::redis_server::RedisServer;
 use session_tests::wait;
@@ -90,12 +89,6 @@ fn text(of: &Json, name: &str) -> String {
     of[name].as_str().unwrap_or_else(|| panic!("{name} in {of}")).into()
 }
 
-/// An instant in seconds and nanoseconds.
-fn instant(of: &Json, name: &str) -> (i64, i32) {
-    let instant: Timestamp = text(of, name).parse().unwrap();
-    (instant.seconds, instant.nanos)
-}
-
 fn reason(result: Result<Json, Refusal>) -> String {
     let refusal = result.expect_err("a refusal");
     assert!(matches!(refusal.http, 0 | 404 | 409), "{refusal:?}");
@@ -111,8 +104,8 @@ async fn a_connection_from_its_beginning_to_its_end(Setting { client, redis, .. 
     assert_eq!(about(&client, "Get", &id).await.unwrap(), connection);
     tokio::time::sleep(Duration::from_millis(5)).await;
     let kept = about(&client, "Heartbeat", &id).await.unwrap();
-    assert!(instant(&kept, "last_heartbeat_at") > instant(&connection, "last_heartbeat_at"));
-    assert!(instant(&kept, "expires_at") > instant(&connection, "expires_at"));
+    assert!(instant(&kept["last_heartbeat_at"]) > instant(&connection["last_heartbeat_at"]));
+    assert!(instant(&kept["expires_at"]) > instant(&connection["expires_at"]));
     assert_eq!(kept["connected_at"], connection["connected_at"]);
     assert_eq!(about(&client, "Get", &id).await.unwrap(), kept);
     assert_eq!(of_user(&client, "alice").await, [kept]);
@@ -389,11 +382,11 @@ async fn a_client_that_stays_is_connected(Setting { client, host, .. }: Setting)
         ("connected", &json!("tab"))
     );
     assert_eq!(about(&client, "Get", "tab").await.unwrap(), connected.data);
-    let mut last = instant(&connected.data, "expires_at");
+    let mut last = instant(&connected.data["expires_at"]);
     for _ in 0..6 {
         let kept = stream.next().await.unwrap();
         assert_eq!(kept.name, "heartbeat");
-        let expires = instant(&kept.data, "expires_at");
+        let expires = instant(&kept.data["expires_at"]);
         assert!(expires > last);
         last = expires;
     }
@@ -462,32 +455,32 @@ async fn what_happens_is_told_in_order_and_again(Setting { client, .. }: Setting
         |user: &str| json!({ "session_attributes": { "user_id": user, "device_id": "phone" } });
     let id = text(&client.users("Create", login("alice")).await.unwrap(), "session_id");
     register_as(&client, "bob", "pod", "tab-of-bob").await.unwrap();
-    next_millisecond().await;
+    wait::next_millisecond().await;
     client.users("Delete", json!({ "session_id": id })).await.unwrap();
-    next_millisecond().await;
+    wait::next_millisecond().await;
     client.users("Create", login("alice")).await.unwrap();
-    next_millisecond().await;
+    wait::next_millisecond().await;
     client.users("DeleteAll", json!({ "user_id": "alice" })).await.unwrap();
-    next_millisecond().await;
+    wait::next_millisecond().await;
     client.users("DeleteAll", json!({ "user_id": "alice" })).await.unwrap();
-    next_millisecond().await;
+    wait::next_millisecond().await;
     let slot = json!({ "accountId": "home", "deviceId": "tv" });
     let one = text(&client.viewing("CreateSession", slot.clone()).await.unwrap(), "sessionId");
-    next_millisecond().await;
+    wait::next_millisecond().await;
     let two = text(&client.viewing("CreateSession", slot.clone()).await.unwrap(), "sessionId");
-    next_millisecond().await;
+    wait::next_millisecond().await;
     client.viewing("CreateSession", slot).await.unwrap_err();
-    next_millisecond().await;
+    wait::next_millisecond().await;
     let replace = json!({ "accountId": "home", "deviceId": "pad", "replace": [one] });
     client.viewing("CreateSession", replace).await.unwrap();
-    next_millisecond().await;
+    wait::next_millisecond().await;
     let two = json!({ "accountId": "home", "sessionId": two });
     client.viewing("TearDown", two.clone()).await.unwrap();
-    next_millisecond().await;
+    wait::next_millisecond().await;
     client.viewing("TearDown", two).await.unwrap();
-    next_millisecond().await;
+    wait::next_millisecond().await;
     client.connections("Terminate", json!({ "user_id": "bob", "by": "ops" })).await.unwrap();
-    next_millisecond().await;
+    wait::next_millisecond().await;
 
     let all = [
         ("user.created", "alice"),
@@ -547,10 +540,6 @@ async fn what_happens_is_told_in_order_and_again(Setting { client, .. }: Setting
             told[at + 1..].iter().map(|event| &event.data).collect::<Vec<_>>()
         );
     }
-}
-
-async fn next_millisecond() {
-    tokio::time::sleep(Duration::from_millis(2)).await;
 }
 
 fn sha256(text: &str) -> Vec<u8> {
@@ -978,7 +967,7 @@ async fn a_large_pod_is_kept_and_listed_whole() {
     }
     registering.join_all().await;
     // One that was registered in this very millisecond needs no heartbeat.
-    next_millisecond().await;
+    wait::next_millisecond().await;
     let kept = client.connections("HeartbeatPod", json!({ "pod_id": "pod" })).await.unwrap();
     assert_eq!(kept["kept"], 2400);
     assert_eq!(of_pod(&client, "pod").await.len(), 2400);
@@ -1064,6 +1053,8 @@ async fn events_of_the_embedded_store_outlive_the_process() {
     let mut stream = client.subscribe(json!({})).await.unwrap();
     change(&client, 0..1, 5).await;
     let first = text(&stream.next().await.unwrap().data, "id");
+    // Those of one millisecond are told in an order of their own.
+    wait::next_millisecond().await;
     register_as(&client, "alice", "pod", "tab").await.unwrap();
     tokio::time::sleep(Duration::from_millis(1500)).await;
     host.signal("KILL");

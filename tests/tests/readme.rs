@@ -2,13 +2,14 @@
 
 use std::io::Read;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use prost_reflect::prost_types::Timestamp;
 use serde_json::Value as Json;
 use session_tests::client::{GrpcClient, Style};
 use session_tests::host::{Host, Launch};
+use session_tests::process::Process;
 use session_tests::redis_server::RedisServer;
 
 /// The commands of a section, each with what it is said to print.
@@ -117,11 +118,10 @@ async fn follow_shells(section: &str, hosts: [&Host; 2]) {
     assert!(going_on.len() > 1 && others.len() > 4, "{section}");
     let mut shells = Vec::new();
     for (command, printed) in going_on {
-        let shell = Command::new("bash")
-            .args(["-c", &format!("exec {}", on(&command))])
-            .stdout(Stdio::piped())
-            .spawn();
-        shells.push((command, printed, Process::watch(shell.unwrap())));
+        let shell = format!("exec {}", on(&command));
+        let shell =
+            Process::start(Command::new("bash").args(["-c", &shell]).stdout(Stdio::piped()));
+        shells.push((command, printed, shell));
         tokio::time::sleep(Duration::from_millis(500)).await;
     }
     for (command, printed) in others {
@@ -130,32 +130,11 @@ async fn follow_shells(section: &str, hosts: [&Host; 2]) {
         assert_eq!(timeless(&output), timeless(&printed), "{command}");
     }
     tokio::time::sleep(Duration::from_secs(1)).await;
-    for (command, printed, shell) in shells {
-        assert_eq!(events(&shell.end()), events(&printed), "{command}");
-    }
-}
-
-/// A command that goes on, ended when dropped.
-struct Process(Child);
-
-impl Process {
-    fn watch(child: Child) -> Self {
-        Self(child)
-    }
-
-    /// Ends it and returns what it has printed.
-    fn end(mut self) -> String {
-        drop(self.0.kill());
+    for (command, printed, mut shell) in shells {
+        shell.signal("KILL");
         let mut text = String::new();
-        self.0.stdout.take().unwrap().read_to_string(&mut text).unwrap();
-        text
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        drop(self.0.kill());
-        drop(self.0.wait());
+        shell.child().stdout.take().unwrap().read_to_string(&mut text).unwrap();
+        assert_eq!(events(&text), events(&printed), "{command}");
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use prost_reflect::prost_types::Timestamp;
 use serde_json::{Value as Json, json};
 use session_manager::clock::Clock;
-use session_tests::client::{Client, Refusal, Wire};
+use session_tests::client::{Client, Refusal, Wire, instant};
 use session_tests::host::Launch;
 use session_tests::redis_server::RedisServer;
 use session_tests::wait;
@@ -65,10 +65,6 @@ fn devices(page: &Json) -> Vec<(String, String)> {
 }
 
 /// A list has the newest first, by the millisecond.
-async fn next_millisecond() {
-    tokio::time::sleep(Duration::from_millis(2)).await;
-}
-
 fn assert_not_found(result: Result<Json, Refusal>) {
     let refusal = result.unwrap_err();
     assert_eq!((refusal.reason.as_str(), refusal.code), ("SESSION_NOT_FOUND", 5), "{refusal:?}");
@@ -77,7 +73,7 @@ fn assert_not_found(result: Result<Json, Refusal>) {
 
 async fn a_user_on_two_devices(Setting { client, redis, .. }: Setting) {
     let phone = log_in(&client, "user007", "phone").await;
-    next_millisecond().await;
+    wait::next_millisecond().await;
     let laptop = log_in(&client, "user007", "laptop").await;
     log_in(&client, "other", "phone").await;
     let on = |device: &str, id: &str| (device.to_owned(), id.to_owned());
@@ -104,7 +100,7 @@ async fn a_user_on_two_devices(Setting { client, redis, .. }: Setting) {
     assert_not_found(close(&client, &phone).await);
     assert_eq!(list(&client, "user007").await, [on("laptop", &laptop)]);
 
-    next_millisecond().await;
+    wait::next_millisecond().await;
     let tablet = log_in(&client, "user007", "tablet").await;
     log_in(&client, "user007", "tv").await;
     assert_eq!(close_all(&client, "user007", Some(&tablet)).await, Ok(2));
@@ -118,12 +114,6 @@ async fn a_user_on_two_devices(Setting { client, redis, .. }: Setting) {
         // The other user's session, its place, and when to look after it are all there is.
         assert_eq!(keys(&redis).await.len(), 3);
     }
-}
-
-/// An instant in seconds and nanoseconds.
-fn instant(json: &Json) -> (i64, i32) {
-    let instant: Timestamp = json.as_str().unwrap().parse().unwrap();
-    (instant.seconds, instant.nanos)
 }
 
 /// All keys but the logs, which are there for good.
@@ -141,7 +131,7 @@ async fn nothing_is_left(redis: &RedisServer) {
 async fn an_update_changes_what_it_names(Setting { client, .. }: Setting) {
     let id = log_in(&client, "u", "phone").await;
     let before = get(&client, &id).await.unwrap();
-    next_millisecond().await;
+    wait::next_millisecond().await;
     let changes = json!({
         "auth_code": "code", "access_token": "t1", "refresh_token": "r1",
         "exiration_time": 3600, "user_email": "u@example.org", "user_id": "u",
@@ -198,7 +188,7 @@ async fn a_session_ends_and_leaves_nothing(Setting { client, redis, .. }: Settin
 
 async fn a_session_that_is_not_used_ends(Setting { client, redis, .. }: Setting) {
     let used = log_in(&client, "u", "used").await;
-    next_millisecond().await;
+    wait::next_millisecond().await;
     let updated = log_in(&client, "u", "updated").await;
     let idle = log_in(&client, "u", "idle").await;
     for _ in 0..10 {
@@ -231,7 +221,7 @@ async fn pages_follow_one_another(Setting { client, .. }: Setting) {
     let mut expected = Vec::new();
     for n in 0..25 {
         if n % 3 == 0 {
-            next_millisecond().await;
+            wait::next_millisecond().await;
         }
         expected.push(log_in(&client, "u", &format!("device-{n}")).await);
     }

@@ -37,7 +37,7 @@ fn attributes(access_token: &str) -> Attributes {
 #[test]
 fn a_session_begins_in_one_transaction() {
     let store = Script::answering(true, vec![]);
-    let id = create(&store, &POLICY, attributes("t")).expect("a session");
+    let id = create(&store, &POLICY, &attributes("t")).expect("a session");
     let asked = store.asked();
     let keys = Keys::of("u");
     let bound = MemberBound { key: keys.sessions.clone(), limit: SESSIONS_MAX };
@@ -50,7 +50,7 @@ fn a_session_begins_in_one_transaction() {
     let event = Event::of(Type::UserCreated, "u", &id).append(&POLICY, keys.partition);
     assert_eq!(asked.success.last(), Some(&event));
     let full = Script::answering_each([(false, vec![]), (true, vec![])]);
-    let refused = create(&full, &POLICY, attributes("t")).expect_err("a limit");
+    let refused = create(&full, &POLICY, &attributes("t")).expect_err("a limit");
     assert_eq!(refused.reason, Reason::SessionLimitReached);
     assert_eq!(refused.metadata[0].value, SESSIONS_MAX.to_string());
     let event = Event::new(Type::UserLimitReached, "u").append(&POLICY, keys.partition);
@@ -166,7 +166,7 @@ fn every_breach_is_told() {
         user_email: Some("x".repeat(EMAIL_BYTES_MAX + 1)),
     };
     let store = Script::default();
-    let refused = create(&store, &POLICY, wrong).expect_err("violations");
+    let refused = create(&store, &POLICY, &wrong).expect_err("violations");
     let fields: Vec<_> = refused.violations.iter().map(|v| v.field.as_str()).collect();
     assert_eq!(fields, ["user_id", "device_id", "auth_code", "access_token", "user_email"]);
     let nothing = Attributes { access_token: None, ..attributes("") };
@@ -182,7 +182,7 @@ fn an_outage_is_told_as_one() {
     let down = |result: Result<(), Fault>| {
         assert_eq!(result.expect_err("down").reason, Reason::StoreUnavailable);
     };
-    down(create(&failing(), &POLICY, attributes("t")).map(drop));
+    down(create(&failing(), &POLICY, &attributes("t")).map(drop));
     down(get(&failing(), &POLICY, &id()).map(drop));
     down(list(&failing(), "u", 0, "").map(drop));
     down(update(&failing(), &POLICY, &id(), attributes("t")).map(drop));

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use http::header::ORIGIN;
 use http::{Method, Request, StatusCode};
 use hyper::body::Incoming;
 use serde_json::{Value, json};
@@ -26,11 +25,6 @@ pub const ROLLBACK_PATH: &str = "/component/rollback";
 /// Answers a request for one of the paths. `upload` has a permit when no component
 /// is on its way.
 pub async fn handle(logic: &Arc<Logic>, upload: &Semaphore, request: Request<Incoming>) -> Answer {
-    // Browsers name the page that a request comes from. No page is an operator.
-    if request.headers().contains_key(ORIGIN) {
-        let body = json!({ "message": "Requests of web pages are not accepted." });
-        return answer::with_status(StatusCode::FORBIDDEN, body.to_string());
-    }
     let rollback = request.uri().path() == ROLLBACK_PATH;
     match *request.method() {
         Method::POST if rollback => {

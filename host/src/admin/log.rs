@@ -1,7 +1,6 @@
 //! The level of the log over the admin wire: what it is, and another one from now on.
 
-use http::header::ORIGIN;
-use http::{Method, Request, StatusCode};
+use http::{Method, Request};
 use hyper::body::Incoming;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -26,11 +25,6 @@ struct Level {
 
 /// Answers a request for the path.
 pub async fn handle(request: Request<Incoming>) -> Answer {
-    // As for the component, no page is an operator.
-    if request.headers().contains_key(ORIGIN) {
-        let body = json!({ "message": "Requests of web pages are not accepted." });
-        return answer::with_status(StatusCode::FORBIDDEN, body.to_string());
-    }
     match *request.method() {
         Method::GET => shown(telemetry::log_level()),
         Method::PUT => match wanted(request).await {
@@ -38,7 +32,7 @@ pub async fn handle(request: Request<Incoming>) -> Answer {
                 let before = telemetry::log_level();
                 telemetry::set_log_level(level);
                 tracing::warn!(%before, %level, "the level of the log was changed");
-                shown(level)
+                shown(telemetry::log_level())
             }
             Err(error) => answer::error(&error),
         },

@@ -7,8 +7,10 @@ mod log;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use http::{HeaderValue, Method, Request};
+use http::header::ORIGIN;
+use http::{HeaderValue, Method, Request, StatusCode};
 use hyper::body::Incoming;
+use serde_json::json;
 use tokio::sync::Semaphore;
 
 use crate::api::Api;
@@ -42,11 +44,17 @@ pub async fn serve(connections: Connections, admin: Admin) {
 
 async fn handle(admin: Admin, request: Request<Incoming>) -> answer::Answer {
     let path = request.uri().path();
-    if matches!(path, component::PATH | component::ROLLBACK_PATH) {
-        return component::handle(&admin.api.logic, &admin.upload, request).await;
+    let changes = matches!(path, component::PATH | component::ROLLBACK_PATH | log::PATH);
+    // Browsers name the page that a request comes from. No page is an operator.
+    if changes && request.headers().contains_key(ORIGIN) {
+        let body = json!({ "message": "Requests of web pages are not accepted." });
+        return answer::with_status(StatusCode::FORBIDDEN, body.to_string());
     }
     if path == log::PATH {
         return log::handle(request).await;
+    }
+    if changes {
+        return component::handle(&admin.api.logic, &admin.upload, request).await;
     }
     if !matches!(path, "/livez" | "/readyz" | "/metrics") {
         return answer::error(&Error::new(Reason::RouteNotFound, "There is no such path."));

@@ -3,9 +3,9 @@
 use std::pin::pin;
 
 use prost_types::value::Kind;
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 
-use crate::api::streams::{self, Items};
+use crate::api::streams::{self, Replies};
 use crate::api::{Api, given, timestamp};
 use crate::error::{Error, Reason};
 use crate::logic::connections::Connection;
@@ -142,9 +142,9 @@ pub async fn list_by_pod(
     let mut connections = Vec::new();
     while let Some(at) = cursor.take_if(|_| connections.len() < size) {
         let page = api.logic.connections_of_pod(&pod_id, &at).await;
-        let mut page = page.map_err(|failure| of_page(failure.into()))?;
+        let page = page.map_err(|failure| of_page(failure.into()))?;
         connections.extend(page.connections.into_iter().map(connection));
-        cursor = page.next.take();
+        cursor = page.next;
     }
     Ok(v1::ListByPodReply { connections, next_page_token: cursor.unwrap_or_default() })
 }
@@ -165,9 +165,9 @@ fn of_page(mut error: Error) -> Error {
 pub async fn drain(api: &Api, request: v1::DrainRequest) -> Result<v1::DrainReply, Error> {
     let v1::DrainRequest { pod_id, reason } = request;
     let mut closed = 0;
-    let mut cursor = Some(0);
+    let mut cursor = Some(String::new());
     while let Some(at) = cursor {
-        let drained = api.logic.connections_drain(&pod_id, &reason, at).await?;
+        let drained = api.logic.connections_drain(&pod_id, &reason, &at).await?;
         closed += drained.closed;
         cursor = drained.next;
     }
@@ -181,9 +181,9 @@ pub async fn drain(api: &Api, request: v1::DrainRequest) -> Result<v1::DrainRepl
 pub async fn stats(api: &Api) -> Result<v1::Stats, Error> {
     let mut stats = v1::Stats::default();
     let mut pods = std::collections::BTreeMap::<String, (u32, u32)>::new();
-    let mut cursor = Some(0);
+    let mut cursor = Some(String::new());
     while let Some(at) = cursor {
-        let count = api.logic.connections_stats(at).await?;
+        let count = api.logic.connections_stats(&at).await?;
         stats.connections += count.connections;
         stats.users_online += count.users;
         for pod in count.pods {
@@ -205,10 +205,10 @@ pub async fn stats(api: &Api) -> Result<v1::Stats, Error> {
 pub async fn connect(
     api: &Api,
     request: v1::ConnectRequest,
-) -> Result<Items<v1::ConnectReply>, Error> {
+) -> Result<Replies<v1::ConnectReply>, Error> {
     let v1::ConnectRequest { user_id, session_id, pod_id } = request;
     let place = api.streams.connect()?;
-    let (told, items) = streams::channel();
+    let (told, replies) = streams::channel();
     let (answer, answered) = oneshot::channel::<Result<(), Error>>();
     let api = api.clone();
     // On its own, so that a client that leaves while it is registered is closed as well.
@@ -232,14 +232,14 @@ pub async fn connect(
     });
     let gone = || Error::new(Reason::Overloaded, "The service is stopping.");
     answered.await.map_err(|_| gone())??;
-    Ok(items)
+    Ok(replies)
 }
 
 /// A connection that is held for a client.
 struct Held {
     api: Api,
     connection: Connection,
-    told: streams::Sender<v1::ConnectReply>,
+    told: mpsc::Sender<v1::ConnectReply>,
 }
 
 /// Why a connection is not held any more.
@@ -321,7 +321,7 @@ impl Held {
                 drop(self.told.try_send(reply(Event::Heartbeat(kept))));
                 Ok(true)
             }
-            Err(failure) => Over::check(failure.into()).map(|()| false),
+            Err(failure) => Over::check(&failure.into()).map(|()| false),
         }
     }
 
@@ -333,7 +333,7 @@ impl Held {
                 let ended = v1::Ended { reason: "MOVED".into(), by: found.pod_id };
                 Err(Over::Terminated(ended))
             }
-            Err(failure) => Over::check(failure.into()),
+            Err(failure) => Over::check(&failure.into()),
         }
     }
 
@@ -353,10 +353,11 @@ impl Over {
     }
 
     /// What an error means for a connection that is held: that it is over, or nothing.
-    fn check(error: Error) -> Result<(), Self> {
-        let name = error.row().name;
-        let mut metadata: std::collections::HashMap<_, _> = error.metadata.into_iter().collect();
-        let mut fact = |name: &str| metadata.remove(name).unwrap_or_default();
+    fn check(error: &Error) -> Result<(), Self> {
+        let fact = |name: &str| {
+            let found = error.metadata.iter().find(|(known, _)| known == name);
+            found.map(|(_, value)| value.clone()).unwrap_or_default()
+        };
         match error.reason {
             Reason::SessionTerminated => {
                 let ended = v1::Ended { reason: fact("reason"), by: fact("by") };
@@ -364,14 +365,16 @@ impl Over {
                 let drained = fact("how") == "drained";
                 Err(if drained { Self::Closing(ended) } else { Self::Terminated(ended) })
             }
-            Reason::SessionExpired | Reason::SessionNotFound => Err(Self::closing(name)),
+            Reason::SessionExpired | Reason::SessionNotFound => {
+                Err(Self::closing(error.row().name))
+            }
             _ => Ok(()),
         }
     }
 }
 
-fn reply(event: Event) -> streams::Item<v1::ConnectReply> {
-    streams::Item::Reply(v1::ConnectReply { event: Some(event) })
+fn reply(event: Event) -> v1::ConnectReply {
+    v1::ConnectReply { event: Some(event) }
 }
 
 fn connection(connection: Connection) -> v1::Connection {

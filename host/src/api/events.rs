@@ -3,9 +3,10 @@
 use std::pin::pin;
 use std::time::Duration;
 
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use crate::api::streams::{self, Item, Items};
+use crate::api::streams::{self, Replies};
 use crate::api::{Api, given, timestamp};
 use crate::error::{Error, Reason, Violation};
 use crate::events::{self, Place, Silence, Subscription, Told};
@@ -28,7 +29,7 @@ const TYPES_MAX: usize = 64;
 pub async fn subscribe(
     api: &Api,
     request: v1::SubscribeRequest,
-) -> Result<Items<v1::SubscribeReply>, Error> {
+) -> Result<Replies<v1::SubscribeReply>, Error> {
     let v1::SubscribeRequest { types, user_id, after } = request;
     let mut violations = Vec::new();
     let mut violate = |field: &str, description: String| {
@@ -55,13 +56,13 @@ pub async fn subscribe(
     let wanted = Wanted { types, user_id: given(user_id) };
     let place = api.streams.subscription()?;
     let subscription = api.feed.subscribe(after).await?;
-    let (teller, items) = streams::channel();
+    let (teller, replies) = streams::channel();
     let telling = tell(api.clone(), subscription, wanted, teller);
     tokio::spawn(async move {
         telling.await;
         drop(place);
     });
-    Ok(items)
+    Ok(replies)
 }
 
 /// Which events somebody wants.
@@ -112,7 +113,7 @@ async fn tell(
     api: Api,
     mut subscription: Subscription,
     wanted: Wanted,
-    teller: streams::Sender<v1::SubscribeReply>,
+    teller: mpsc::Sender<v1::SubscribeReply>,
 ) {
     let mut stopping = pin!(api.streams.stopping());
     // One that has seen nothing yet comes back to where it began.
@@ -124,14 +125,14 @@ async fn tell(
                 let closing = v1::Closing { reason: streams::STOPPING.into() };
                 let reply = v1::SubscribeReply { item: Some(Reply::Closing(closing)) };
                 // One who is slow to take what came before does not hear of it.
-                drop(teller.try_send(Item::Reply(reply)));
+                drop(teller.try_send(reply));
                 return;
             }
             () = tokio::time::sleep_until(alive) => {
                 let position = v1::Position { after: subscription.at().to_string() };
                 let reply = v1::SubscribeReply { item: Some(Reply::Position(position)) };
                 // One who is slow has enough to read.
-                drop(teller.try_send(Item::Reply(reply)));
+                drop(teller.try_send(reply));
                 alive = Instant::now() + ALIVE;
                 continue;
             }
@@ -156,7 +157,7 @@ async fn tell(
             let reply = v1::SubscribeReply { item: Some(item) };
             // Whoever is slow waits here, and holds nobody else up.
             let sent = tokio::select! {
-                sent = teller.send(Item::Reply(reply)) => sent,
+                sent = teller.send(reply) => sent,
                 () = &mut stopping => return,
             };
             if sent.is_err() {

@@ -11,7 +11,7 @@ use crate::error::{Error, Reason};
 
 /// The most subscriptions to events at the same time.
 const SUBSCRIPTIONS_MAX: usize = 1024;
-/// How many items may wait to be taken.
+/// How many replies may wait to be taken.
 const WAITING_MAX: usize = 4;
 /// How long a heartbeat waits that the store did not take; half of it at least, and the
 /// rest by chance, so that not all come back at once.
@@ -20,22 +20,11 @@ const PAUSE_MS: u32 = 2000;
 /// Why answers end when the service stops.
 pub const STOPPING: &str = "SERVER_STOPPING";
 
-/// What there is to send.
-#[derive(Debug)]
-pub enum Item<T> {
-    /// A reply.
-    Reply(T),
-    /// Nothing, so that all see that the other is there.
-    Alive,
-}
+/// The replies of an answer that goes on; whoever drops them has left.
+pub type Replies<T> = mpsc::Receiver<T>;
 
-/// Who sends.
-pub type Sender<T> = mpsc::Sender<Item<T>>;
-/// What is sent; whoever drops it has left.
-pub type Items<T> = mpsc::Receiver<Item<T>>;
-
-/// A way for items.
-pub fn channel<T>() -> (Sender<T>, Items<T>) {
+/// A way for replies.
+pub fn channel<T>() -> (mpsc::Sender<T>, Replies<T>) {
     mpsc::channel(WAITING_MAX)
 }
 

@@ -251,10 +251,7 @@ impl Feed {
         // Before the logs: when they are lost in between, the next time tells.
         let born = self.born(catalog.born).await?;
         let logs = catalog.logs;
-        let mark = |(number, log): (u16, String)| LogMark {
-            log: log.into(),
-            after: Some(from.in_log(number)),
-        };
+        let mark = |(number, log)| LogMark { log, after: Some(from.in_log(number)) };
         let marks: Vec<LogMark> = (0..=u16::MAX).zip(logs).map(mark).collect();
         let read = self.store.read_logs(&marks, PAGE).await.map_err(Silence::Store)?;
         // Of the present millisecond there may be more to come.

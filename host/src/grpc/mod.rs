@@ -21,7 +21,7 @@ use tonic::{Response, Status};
 use tonic_health::server::HealthReporter;
 
 use crate::api::Api;
-use crate::api::streams::{Item, Items};
+use crate::api::streams;
 use crate::error::Error;
 use crate::listener::{Connection, Connections};
 use crate::proto::com::example::sm::sm_server::{self, SmServer};
@@ -133,17 +133,10 @@ fn respond<T>(result: Result<T, Error>) -> Result<Response<T>, Status> {
 /// Replies that go on.
 type Replies<T> = std::pin::Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
-/// The answer of an operation that goes on, on this wire, which has signs of life of its
-/// own.
+/// The answer of an operation that goes on, on this wire.
 fn respond_with<T: Send + 'static>(
-    result: Result<Items<T>, Error>,
+    result: Result<streams::Replies<T>, Error>,
 ) -> Result<Response<Replies<T>>, Status> {
-    let reply = |item| match item {
-        Item::Reply(reply) => Some(Ok(reply)),
-        Item::Alive => None,
-    };
-    respond(
-        result
-            .map(|items| -> Replies<T> { Box::pin(ReceiverStream::new(items).filter_map(reply)) }),
-    )
+    let stream = |replies| -> Replies<T> { Box::pin(ReceiverStream::new(replies).map(Ok)) };
+    respond(result.map(stream))
 }

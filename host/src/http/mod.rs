@@ -154,7 +154,7 @@ impl Rest {
             BodyRule::Nothing => Bytes::new(),
             BodyRule::Whole | BodyRule::Field(_) => collected(head, body).await?,
         };
-        let request = || {
+        let message = || {
             let mut request = transcode::Request::new(route.method.input());
             for (name, value) in &decoded {
                 request.path(name, value);
@@ -165,30 +165,28 @@ impl Rest {
                 BodyRule::Whole => request.body(&body)?,
                 BodyRule::Field(field) => request.body_of(field, &body)?,
             }
-            Ok::<_, Error>(request)
+            if let Action::Stream { last_event_id, header_counts, .. } = &route.action
+                && let Some(last) = head.headers.get(LAST_EVENT_ID).filter(|last| !last.is_empty())
+                && let Some(field) = route.method.input().get_field_by_name(last_event_id)
+            {
+                let last = last.to_str();
+                let last = last.map_err(|_| Error::invalid("Last-Event-ID", "is not text"))?;
+                request.header(&field, last, *header_counts);
+            }
+            route.required.iter().for_each(|field| request.require(field));
+            Ok::<_, Error>(request.finish())
         };
         match &route.action {
             Action::Unary(call) => {
-                let mut request = request()?;
-                route.required.iter().for_each(|field| request.require(field));
-                let (message, violations) = request.finish();
+                let (message, violations) = message()?;
                 let calling = call(self.api.clone(), message);
                 if !violations.is_empty() {
                     return Err(wanting(&route.method.input(), violations, calling).await.into());
                 }
                 Ok(reply_of(route, &calling.await?))
             }
-            Action::Stream { call, last_event_id, header_counts } => {
-                let mut request = request()?;
-                if let Some(last) = head.headers.get(LAST_EVENT_ID).filter(|last| !last.is_empty())
-                    && let Some(field) = route.method.input().get_field_by_name(last_event_id)
-                {
-                    let last = last.to_str();
-                    let last = last.map_err(|_| Error::invalid("Last-Event-ID", "is not text"))?;
-                    request.header(&field, last, *header_counts);
-                }
-                route.required.iter().for_each(|field| request.require(field));
-                let (message, violations) = request.finish();
+            Action::Stream { call, .. } => {
+                let (message, violations) = message()?;
                 if !violations.is_empty() {
                     return Err(Error::violations(violations).into());
                 }

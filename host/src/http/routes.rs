@@ -13,7 +13,7 @@ use prost_reflect::{
     DescriptorPool, DynamicMessage, FieldDescriptor, MessageDescriptor, MethodDescriptor, Value,
 };
 
-use crate::api::streams::Items;
+use crate::api::streams::Replies;
 use crate::api::{Api, booking, connections, events, users, viewing};
 use crate::error::Error;
 use crate::http::sse::{Pieces, Told, pieces};
@@ -364,7 +364,7 @@ fn going<Q, R, F>(
 where
     Q: Message + Default,
     R: Told,
-    F: Future<Output = Result<Items<R>, Error>> + Send + 'static,
+    F: Future<Output = Result<Replies<R>, Error>> + Send + 'static,
 {
     let call = move |api, bytes| -> Going {
         match Q::decode(bytes) {

@@ -9,15 +9,12 @@ use prost_reflect::{Kind, MessageDescriptor};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_stream::{Stream, StreamExt};
 
-use crate::api::streams::{Item, Items};
+use crate::api::streams::Replies;
 use crate::http::transcode;
 use crate::proto::session::connections::v1::ConnectReply;
 use crate::proto::session::connections::v1::connect_reply::Event;
 use crate::proto::session::events::v1::SubscribeReply;
 use crate::proto::session::events::v1::subscribe_reply::Item as Happened;
-
-/// Nothing, for those who wait.
-const ALIVE: &[u8] = b": alive\n\n";
 
 /// When clients of a service that stops are to come back: after so long, and up to so
 /// much later.
@@ -25,7 +22,7 @@ const RETRY_MS: u32 = 500;
 const RETRY_MORE_MS: u32 = 3000;
 
 /// What there is to tell, not yet encoded.
-pub type Pieces = Pin<Box<dyn Stream<Item = Option<Piece>> + Send>>;
+pub type Pieces = Pin<Box<dyn Stream<Item = Piece> + Send>>;
 
 /// One event.
 pub struct Piece {
@@ -95,19 +92,13 @@ impl Told for SubscribeReply {
 }
 
 /// The replies as events.
-pub fn pieces<T: Told>(items: Items<T>) -> Pieces {
-    Box::pin(ReceiverStream::new(items).filter_map(|item| match item {
-        Item::Reply(reply) => reply.piece().map(Some),
-        Item::Alive => Some(None),
-    }))
+pub fn pieces<T: Told>(replies: Replies<T>) -> Pieces {
+    Box::pin(ReceiverStream::new(replies).filter_map(Told::piece))
 }
 
 /// The events as text; `reply` is the message that their fields are of.
 pub fn encoded(reply: MessageDescriptor, pieces: Pieces) -> impl Stream<Item = Bytes> + Send {
-    pieces.map(move |piece| match piece {
-        Some(piece) => text(&reply, &piece).into(),
-        None => Bytes::from_static(ALIVE),
-    })
+    pieces.map(move |piece| text(&reply, &piece).into())
 }
 
 fn text(reply: &MessageDescriptor, piece: &Piece) -> Vec<u8> {

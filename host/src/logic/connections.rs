@@ -119,7 +119,7 @@ impl Logic {
         &self,
         pod_id: &str,
         reason: &str,
-        cursor: u32,
+        cursor: &str,
     ) -> Result<Drained, Failure> {
         call!(self, session_manager_connections.call_drain_pod(pod_id, reason, cursor))?
             .map_err(Failure::Fault)
@@ -129,7 +129,7 @@ impl Logic {
     ///
     /// # Errors
     /// See [`Failure`]; the faults are those of `connections.stats`.
-    pub async fn connections_stats(&self, cursor: u32) -> Result<Count, Failure> {
+    pub async fn connections_stats(&self, cursor: &str) -> Result<Count, Failure> {
         call!(self, session_manager_connections.call_stats(cursor))?.map_err(Failure::Fault)
     }
 }

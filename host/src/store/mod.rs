@@ -11,7 +11,6 @@ pub mod transaction;
 mod value;
 
 use std::pin::Pin;
-use std::sync::Arc;
 
 use crate::clock::Milliseconds;
 use crate::store::transaction::{Entry, Outcome, Txn};
@@ -67,7 +66,7 @@ pub struct Event {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogMark {
     /// The log.
-    pub log: Arc<str>,
+    pub log: String,
     /// The event behind which to read; the log's beginning when `None`.
     pub after: Option<EventId>,
 }

@@ -54,7 +54,7 @@ impl Shard {
 
     /// Events of a log behind `mark`, oldest first.
     pub fn events(&self, mark: &LogMark, limit: usize) -> LogPage {
-        let Some(Slot { value: Value::Log(log), .. }) = self.slots.get(&*mark.log) else {
+        let Some(Slot { value: Value::Log(log), .. }) = self.slots.get(mark.log.as_str()) else {
             return LogPage::default();
         };
         let start = log.events.partition_point(|(id, _)| mark.after.is_some_and(|at| *id <= at));

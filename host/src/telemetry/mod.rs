@@ -5,7 +5,7 @@ mod metrics;
 
 use std::cell::Cell;
 use std::path::Path;
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::OnceLock;
 
 use http::HeaderValue;
 use tracing_appender::non_blocking::WorkerGuard;
@@ -61,19 +61,22 @@ pub fn start_log(
 
 /// What the log is told to leave out.
 static FILTER: OnceLock<reload::Handle<Targets, Registry>> = OnceLock::new();
-static LEVEL: Mutex<LevelFilter> = Mutex::new(LevelFilter::OFF);
+/// The target of our own lines.
+const OURS: &str = "session_manager";
 
 /// What is logged.
 pub fn log_level() -> LevelFilter {
-    *LEVEL.lock().unwrap_or_else(PoisonError::into_inner)
+    let ours =
+        |targets: &Targets| targets.iter().find_map(|(of, level)| (of == OURS).then_some(level));
+    let level = FILTER.get().and_then(|handle| handle.with_current(ours).ok().flatten());
+    level.unwrap_or(LevelFilter::OFF)
 }
 
 /// Has another level be logged from now on.
 pub fn set_log_level(level: LevelFilter) {
-    let mut present = LEVEL.lock().unwrap_or_else(PoisonError::into_inner);
     // Without a log there is nothing to tell.
-    if let Some(Ok(())) = FILTER.get().map(|handle| handle.reload(filter(level))) {
-        *present = level;
+    if let Some(Err(error)) = FILTER.get().map(|handle| handle.reload(filter(level))) {
+        tracing::error!(%error, "the level of the log was not changed");
     }
 }
 
@@ -86,7 +89,7 @@ pub fn level(name: &str) -> Option<LevelFilter> {
 fn filter(level: LevelFilter) -> Targets {
     // What libraries tell at length is not about sessions.
     let libraries = level.min(LevelFilter::WARN);
-    Targets::new().with_default(libraries).with_target("session_manager", level)
+    Targets::new().with_default(libraries).with_target(OURS, level)
 }
 
 fn subscribe<W>(level: LevelFilter, format: LogFormat, writer: W)
@@ -96,7 +99,6 @@ where
     let (filter, handle) = reload::Layer::new(filter(level));
     // There is one log in a process.
     drop(FILTER.set(handle));
-    *LEVEL.lock().unwrap_or_else(PoisonError::into_inner) = level;
     let registry = tracing_subscriber::registry().with(filter);
     let layer = tracing_subscriber::fmt::layer().with_writer(writer).with_ansi(false);
     match format {

@@ -257,7 +257,7 @@ impl Store for Redis {
             let mut call = self.logs_script.prepare_invoke();
             call.arg(limit);
             for mark in marks {
-                call.key(&*mark.log);
+                call.key(mark.log.as_str());
                 call.arg(mark.after.map(|id| id.to_string()).unwrap_or_default());
             }
             let value = self.call(async |connection| call.invoke_async(connection).await).await?;

@@ -157,11 +157,11 @@ mod component {
             refused()
         }
 
-        fn drain_pod(_: String, _: String, _: u32) -> Result<Drained, Fault> {
+        fn drain_pod(_: String, _: String, _: String) -> Result<Drained, Fault> {
             refused()
         }
 
-        fn stats(_: u32) -> Result<Count, Fault> {
+        fn stats(_: String) -> Result<Count, Fault> {
             refused()
         }
     }

@@ -1,0 +1,371 @@
+//! Registering a connection, and whose an id is that several ask for.
+
+use super::change::{Target, end, epoch_is, pod_member, user_member};
+use super::record::{Ending, How, Record};
+use super::{
+    ATTEMPTS, CONNECTED_FIELD, CONNECTIONS_MAX, EPOCH_FIELD, FIELDS, LOCATED_FIELD, POD_FIELD,
+    SESSION_FIELD, USER_FIELD, exists, listing, locator, look, restless, terminated,
+};
+use crate::connections_types::Connection;
+use crate::events::{Event, Type};
+use crate::fault::{fault_with, invalid, quote, refuse, violation};
+use crate::faults::{Fault, Reason, Violation};
+use crate::imports::Imports;
+use crate::keys::{self, Partition, check_id};
+use crate::maintenance::{self, Kind};
+use crate::policy::Policy;
+use crate::store::{
+    Compare, FieldTest, HashSet, HashStamp, MemberBound, MemberRef, MemberSet, Operation, Reply,
+};
+use crate::transaction::{entry, execute, read, text, unexpected_replies};
+
+/// The length of an epoch and of a claim.
+const EPOCH_CHARACTERS: u32 = 16;
+/// What no connection is called, as it is what a route is called.
+const RESERVED: &str = "stats";
+/// Who has claimed an id.
+pub const CLAIM_FIELD: &str = "claim";
+
+/// Registers a connection; the same one again moves it to the pod.
+///
+/// # Errors
+/// `invalid-request`; `session-exists` when the id is another user's;
+/// `session-terminated` when the connection was ended by somebody;
+/// `session-limit-reached`; `store-unavailable`.
+pub fn register(
+    imports: &impl Imports,
+    policy: &Policy,
+    user_id: &str,
+    pod_id: &str,
+    session_id: Option<String>,
+) -> Result<Connection, Fault> {
+    let mut violations = Vec::new();
+    check_id(USER_FIELD, user_id, &mut violations);
+    check_id(POD_FIELD, pod_id, &mut violations);
+    if let Some(session_id) = &session_id {
+        check_session_id(SESSION_FIELD, session_id, &mut violations);
+    }
+    refuse(violations)?;
+    let partition = Partition::of(user_id);
+    let Some(session_id) = session_id else {
+        let session_id = keys::connection_id(partition, |length| imports.token(length));
+        let place = Place { partition, user_id, pod_id, session_id: &session_id };
+        return write(imports, policy, &place, (None, 0));
+    };
+    let place = Place { partition, user_id, pod_id, session_id: &session_id };
+    if keys::is_made(&session_id) {
+        let Some(named) = keys::partition_of_made(&session_id) else {
+            let why = "begins with ~ and is none that was made here";
+            return Err(invalid(vec![violation(SESSION_FIELD, why)]));
+        };
+        if named != partition {
+            let (record, _) = look(imports, named, &session_id)?;
+            return Err(match record {
+                Some(_) => exists(),
+                None => invalid(vec![violation(SESSION_FIELD, "was not made for this user")]),
+            });
+        }
+        let found = look(imports, partition, &session_id)?;
+        return write(imports, policy, &place, found);
+    }
+    register_chosen(imports, policy, &place)
+}
+
+/// Registers a connection under an id that somebody has chosen.
+fn register_chosen(
+    imports: &impl Imports,
+    policy: &Policy,
+    place: &Place<'_>,
+) -> Result<Connection, Fault> {
+    let Place { partition, user_id, session_id, .. } = *place;
+    let claim = claim(imports, policy, place)?;
+    let found = look(imports, partition, session_id)?;
+    let mut written = write(imports, policy, place, found);
+    for _ in 0..ATTEMPTS {
+        if !matches!(&written, Err(fault) if fault.reason == Reason::SessionExists) {
+            break;
+        }
+        // Somebody from whom the id was taken over has written before he found that out.
+        give_way(imports, policy, place, &claim)?;
+        let found = look(imports, partition, session_id)?;
+        written = write(imports, policy, place, found);
+    }
+    let connection = written?;
+    let test = claimed(session_id, claim);
+    let confirmed = HashSet {
+        key: test.key.clone(),
+        entries: vec![entry(CLAIM_FIELD, &imports.token(EPOCH_CHARACTERS))],
+        ttl_ms: Some(locator::LOCATED * policy.connection_ttl_ms),
+    };
+    let compare = vec![Compare::FieldEquals(test)];
+    if execute(imports, compare, vec![Operation::HashSet(confirmed)], Vec::new())?.succeeded {
+        return Ok(connection);
+    }
+    if locator::user_of(imports, session_id)?.as_deref() == Some(user_id) {
+        // Another request of this user has registered it again.
+        return Ok(connection);
+    }
+    let ending = Ending { how: How::Closed, reason: "another has registered the id", by: "" };
+    end(imports, policy, &[Target::of(partition, &connection)], &ending)?;
+    Err(exists())
+}
+
+/// Ends the connection that another user of the partition has under an id whose claim is
+/// ours, as he would himself in a moment.
+fn give_way(
+    imports: &impl Imports,
+    policy: &Policy,
+    place: &Place<'_>,
+    claim: &str,
+) -> Result<(), Fault> {
+    let test = claimed(place.session_id, claim.into());
+    let ours = execute(imports, vec![Compare::FieldEquals(test)], Vec::new(), Vec::new())?;
+    if !ours.succeeded {
+        return Err(exists());
+    }
+    let (record, now_ms) = look(imports, place.partition, place.session_id)?;
+    let is_theirs =
+        |record: &Record| record.user_id != place.user_id && record.is_alive(policy, now_ms);
+    let Some(theirs) = record.filter(is_theirs) else {
+        // He has found out meanwhile.
+        return Ok(());
+    };
+    let ending = Ending { how: How::Closed, reason: "another has registered the id", by: "" };
+    let connection = theirs.connection(policy, place.session_id.into());
+    end(imports, policy, &[Target::of(place.partition, &connection)], &ending).map(drop)
+}
+
+/// Where a connection is to be registered.
+struct Place<'a> {
+    partition: Partition,
+    user_id: &'a str,
+    pod_id: &'a str,
+    session_id: &'a str,
+}
+
+impl Place<'_> {
+    /// The connection as one of its user's.
+    fn of_user(&self) -> MemberRef {
+        user_member(self.partition, self.user_id, self.session_id)
+    }
+}
+
+/// Has an id that somebody has chosen belong to the user, and returns the claim.
+fn claim(imports: &impl Imports, policy: &Policy, place: &Place<'_>) -> Result<String, Fault> {
+    let key = keys::connection_of(place.session_id);
+    let mine = |claim: &str| {
+        Operation::HashSet(HashSet {
+            key: key.clone(),
+            entries: vec![entry(USER_FIELD, place.user_id), entry(CLAIM_FIELD, claim)],
+            ttl_ms: Some(locator::LOCATED * policy.connection_ttl_ms),
+        })
+    };
+    for _ in 0..ATTEMPTS {
+        let claim = imports.token(EPOCH_CHARACTERS);
+        let free = Compare::FieldEqualsOrAbsent(FieldTest {
+            key: key.clone(),
+            field: USER_FIELD.into(),
+            value: place.user_id.into(),
+        });
+        let whose = read(key.as_str(), &[USER_FIELD, CLAIM_FIELD]);
+        let outcome = execute(imports, vec![free], vec![mine(&claim)], vec![whose])?;
+        if outcome.succeeded {
+            return Ok(claim);
+        }
+        let [Reply::Record(Some(locator))] = &outcome.replies[..] else { continue };
+        let (Some(user_id), Some(theirs)) = (text(locator, USER_FIELD), text(locator, CLAIM_FIELD))
+        else {
+            return Err(unexpected_replies());
+        };
+        let (record, now_ms) = look(imports, Partition::of(&user_id), place.session_id)?;
+        let alive = |record: &Record| record.user_id == user_id && record.is_alive(policy, now_ms);
+        if record.as_ref().is_some_and(alive) {
+            return Err(exists());
+        }
+        let unchanged = Compare::FieldEquals(claimed(place.session_id, theirs));
+        if execute(imports, vec![unchanged], vec![mine(&claim)], Vec::new())?.succeeded {
+            return Ok(claim);
+        }
+    }
+    Err(restless())
+}
+
+/// The id is still claimed so.
+fn claimed(session_id: &str, claim: String) -> FieldTest {
+    let key = keys::connection_of(session_id);
+    FieldTest { key, field: CLAIM_FIELD.into(), value: claim.into_bytes() }
+}
+
+/// Writes a connection, of which this was read before, and when.
+fn write(
+    imports: &impl Imports,
+    policy: &Policy,
+    place: &Place<'_>,
+    (mut record, mut now_ms): (Option<Record>, u64),
+) -> Result<Connection, Fault> {
+    let Place { partition, user_id, session_id, .. } = *place;
+    for _ in 0..ATTEMPTS {
+        let before = match &record {
+            None => Before::Nothing,
+            Some(record) => Before::of(record, place, policy, now_ms)?,
+        };
+        let epoch = imports.token(EPOCH_CHARACTERS);
+        let compare = before.still(place, record.as_ref());
+        let success = before.replace(policy, place, record.as_ref(), &epoch);
+        let failure = vec![
+            read(partition.connection(session_id), &FIELDS),
+            listing(partition.connections(user_id), None, 0),
+        ];
+        let outcome = execute(imports, compare, success, failure)?;
+        if outcome.succeeded {
+            return Ok(Connection {
+                user_id: user_id.into(),
+                session_id: session_id.into(),
+                pod_id: place.pod_id.into(),
+                connected_at_ms: outcome.now_ms,
+                last_heartbeat_at_ms: outcome.now_ms,
+                expires_at_ms: outcome.now_ms + policy.connection_stale_ms,
+                epoch,
+            });
+        }
+        let [Reply::Record(hash), Reply::Members(page)] = &outcome.replies[..] else {
+            return Err(unexpected_replies());
+        };
+        let epoch_of = |record: &Option<Record>| record.as_ref().map(|known| known.epoch.clone());
+        let present = hash.as_ref().and_then(Record::of);
+        let unchanged = epoch_of(&present) == epoch_of(&record);
+        if unchanged && !matches!(before, Before::Alive) && page.live >= CONNECTIONS_MAX {
+            return Err(limit_reached(imports, policy, place));
+        }
+        (record, now_ms) = (present, outcome.now_ms);
+    }
+    Err(restless())
+}
+
+/// What there was of a connection before it is registered.
+enum Before {
+    Nothing,
+    /// It is alive, and moves.
+    Alive,
+    /// It is over, and everybody who wants to know was told.
+    Over,
+    /// It has ended by itself, and nobody has told of it.
+    Unnoticed,
+}
+
+impl Before {
+    fn of(record: &Record, place: &Place<'_>, policy: &Policy, now_ms: u64) -> Result<Self, Fault> {
+        let same_user = record.user_id == place.user_id;
+        match &record.ended {
+            Some((how @ How::Terminated, reason, by)) if same_user => {
+                Err(terminated(how.name(), reason, by))
+            }
+            Some(_) => Ok(Self::Over),
+            None if record.is_alive(policy, now_ms) && same_user => Ok(Self::Alive),
+            None if record.is_alive(policy, now_ms) => Err(exists()),
+            None if same_user => Ok(Self::Unnoticed),
+            // Whoever sweeps tells of it.
+            None => Ok(Self::Over),
+        }
+    }
+
+    /// What has to hold still.
+    fn still(&self, place: &Place<'_>, record: Option<&Record>) -> Vec<Compare> {
+        let epoch = |epoch| epoch_is(place.partition, place.session_id, epoch);
+        let mut compare = vec![match record {
+            // No epoch is empty.
+            None => Compare::FieldEqualsOrAbsent(epoch("")),
+            Some(record) => Compare::FieldEquals(epoch(&record.epoch)),
+        }];
+        if matches!(self, Self::Alive) {
+            compare.push(Compare::MemberPresent(place.of_user()));
+            return compare;
+        }
+        if matches!(self, Self::Unnoticed) {
+            let Place { partition, user_id, session_id, .. } = *place;
+            let noted = maintenance::noted(partition, Kind::Connection, user_id, session_id);
+            compare.push(Compare::MemberPresent(noted));
+        }
+        let key = place.partition.connections(place.user_id);
+        compare.push(Compare::MemberAbsent(place.of_user()));
+        compare.push(Compare::MembersBelow(MemberBound { key, limit: CONNECTIONS_MAX }));
+        compare
+    }
+
+    /// What takes the place of it.
+    fn replace(
+        &self,
+        policy: &Policy,
+        place: &Place<'_>,
+        record: Option<&Record>,
+        epoch: &str,
+    ) -> Vec<Operation> {
+        let Place { partition, user_id, pod_id, session_id } = *place;
+        let key = partition.connection(session_id);
+        let event = |type_, pod_id: &str| {
+            Event { pod_id, ..Event::of(type_, user_id, session_id) }.append(policy, partition)
+        };
+        let mut operations = Vec::with_capacity(10);
+        match (self, record) {
+            (Self::Alive, Some(before)) if before.pod_id != pod_id => {
+                operations.push(Operation::MemberRemove(MemberRef {
+                    key: partition.pod(&before.pod_id),
+                    member: pod_member(user_id, session_id),
+                }));
+            }
+            (Self::Unnoticed, Some(before)) => {
+                operations.push(event(Type::ConnectionExpired, &before.pod_id));
+            }
+            _ => {}
+        }
+        operations.push(Operation::HashDelete(key.clone()));
+        operations.push(Operation::HashSet(HashSet {
+            key: key.clone(),
+            entries: vec![
+                entry(USER_FIELD, user_id),
+                entry(SESSION_FIELD, session_id),
+                entry(POD_FIELD, pod_id),
+                entry(EPOCH_FIELD, epoch),
+            ],
+            ttl_ms: Some(policy.connection_ttl_ms),
+        }));
+        let stamp = |field: &str| {
+            Operation::HashStamp(HashStamp { key: key.clone(), field: field.into(), later_ms: 0 })
+        };
+        operations.push(stamp(CONNECTED_FIELD));
+        if !keys::is_made(session_id) {
+            operations.push(stamp(LOCATED_FIELD));
+        }
+        let alive = |key, member| {
+            let ttl_ms = policy.connection_stale_ms;
+            Operation::MemberSet(MemberSet { key, member, ttl_ms })
+        };
+        operations.push(alive(partition.connections(user_id), session_id.into()));
+        operations.push(alive(partition.pod(pod_id), pod_member(user_id, session_id)));
+        operations.push(alive(partition.pods(), pod_id.into()));
+        let ttl_ms = policy.connection_stale_ms;
+        let kind = Kind::Connection;
+        operations.push(maintenance::note(partition, kind, user_id, session_id, ttl_ms));
+        let type_ = match self {
+            Self::Alive => Type::ConnectionMoved,
+            _ => Type::ConnectionCreated,
+        };
+        operations.push(event(type_, pod_id));
+        operations
+    }
+}
+
+fn check_session_id(field: &str, session_id: &str, violations: &mut Vec<Violation>) {
+    keys::check_session_key(field, session_id, violations);
+    if session_id == RESERVED {
+        violations.push(violation(field, format!("must not be {}", quote(RESERVED))));
+    }
+}
+
+fn limit_reached(imports: &impl Imports, policy: &Policy, place: &Place<'_>) -> Fault {
+    let event =
+        Event { pod_id: place.pod_id, ..Event::new(Type::ConnectionLimitReached, place.user_id) };
+    event.tell(imports, policy, place.partition);
+    let message = format!("The user has {CONNECTIONS_MAX} connections, which is the most.");
+    fault_with(Reason::SessionLimitReached, message, "limit", CONNECTIONS_MAX.to_string())
+}
