@@ -1,15 +1,20 @@
 //! Builds what the host embeds: the session component, compiled from the
-//! workspace's own source, and the code for the public gRPC contract.
+//! workspace's own source, the code for the public gRPC contract, and the files of the
+//! page that shows it.
 
 #![allow(clippy::disallowed_methods, reason = "cargo speaks to build scripts by environment")]
 
 #[path = "proto/files.rs"]
 mod files;
 
+use std::fs::File;
+use std::io::Cursor;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
+use flate2::Compression;
+use flate2::write::GzEncoder;
 use prost_build::Config;
 
 const TARGET: &str = "wasm32-wasip2";
@@ -17,6 +22,7 @@ const PROFILE: &str = "component";
 
 fn main() -> Result<()> {
     protos()?;
+    swagger_ui()?;
     let component = component()?;
     println!("cargo::rustc-env=SESSION_COMPONENT={}", component.display());
     Ok(())
@@ -85,6 +91,25 @@ fn clean(program: &str) -> Command {
 fn workspace() -> Result<PathBuf> {
     let host = PathBuf::from(std::env::var("CARGO_MANIFEST_DIR")?);
     Ok(host.parent().context("the host lies in the workspace")?.to_owned())
+}
+
+/// The large files of Swagger UI, compressed as they are served.
+fn swagger_ui() -> Result<()> {
+    let out = PathBuf::from(std::env::var("OUT_DIR")?);
+    let release = Cursor::new(utoipa_swagger_ui_vendored::SWAGGER_UI_VENDORED);
+    let mut release = zip::ZipArchive::new(release)?;
+    for name in ["swagger-ui-bundle.js", "swagger-ui.css"] {
+        let path = format!("/dist/{name}");
+        let mut names = release.file_names();
+        let found = names.position(|name| name.is_ok_and(|name| name.ends_with(&path)));
+        drop(names);
+        let found = found.with_context(|| format!("Swagger UI has no {name}"))?;
+        let file = File::create(out.join(format!("{name}.gz")))?;
+        let mut compressed = GzEncoder::new(file, Compression::best());
+        std::io::copy(&mut release.by_index(found)?, &mut compressed)?;
+        compressed.finish()?;
+    }
+    Ok(())
 }
 
 /// Rust code and the descriptors for reflection, REST and OpenAPI.

@@ -29,6 +29,7 @@ use crate::store::embedded::{Embedded, OpenError};
 use crate::store::memory::Memory;
 use crate::store::redis::Redis;
 use crate::telemetry::Metrics;
+use crate::telemetry::traces::Traces;
 use crate::workers::{self, Workers};
 use crate::{grpc, http};
 
@@ -55,6 +56,8 @@ pub struct Running {
     reload: Option<Arc<Notify>>,
     tasks: JoinSet<Result<()>>,
     workers: Workers,
+    /// Sends spans, if anybody wants them.
+    traces: Option<Traces>,
 }
 
 /// Starts everything; when this returns, requests are answered.
@@ -80,6 +83,9 @@ pub async fn start(settings: &Settings) -> Result<Running> {
     let (stop, mut stopped) = watch::channel(false);
     let store = open_store(settings, &mut tasks).await?;
     let metrics = Arc::new(Metrics::new());
+    metrics.named(&settings.app_name);
+    let export = settings.traces().map_err(|refusal| anyhow::anyhow!(refusal.text))?;
+    let traces = export.map(|export| Traces::start(export, &metrics)).transpose()?;
     let limits = Limits { instances: settings.logic_instances, ..Limits::default() };
     let (file, component, source) = match settings.component() {
         None => (None, Bytes::from_static(logic::BUILT_IN), Source::BuiltIn),
@@ -105,9 +111,11 @@ pub async fn start(settings: &Settings) -> Result<Running> {
         reload
     });
     tracing::info!(store = store.name(), digest = logic.generation().digest(), "component loaded");
-    let feed = Feed::new(Arc::clone(&store), Arc::clone(&logic));
+    let feed = Feed::new(Arc::clone(&store), Arc::clone(&logic), Arc::clone(&metrics));
     beside(&mut tasks, stopped.clone(), Arc::clone(&feed).run());
     beside(&mut tasks, stopped.clone(), events::sweep(Arc::clone(&logic), Arc::clone(&metrics)));
+    let counting = events::count(Arc::clone(&store), Arc::clone(&logic), Arc::clone(&metrics));
+    beside(&mut tasks, stopped.clone(), counting);
     let places = connections_max();
     let heartbeat = settings.connection_heartbeat;
     let streams = Arc::new(Streams::new(settings.pod_id(), heartbeat, places, stopped.clone()));
@@ -146,7 +154,7 @@ pub async fn start(settings: &Settings) -> Result<Running> {
         }
         Ok(())
     });
-    Ok(Running { addresses, store, stopping, stop, reload, tasks, workers })
+    Ok(Running { addresses, store, stopping, stop, reload, tasks, workers, traces })
 }
 
 /// Does work beside what is served, until the service stops.
@@ -260,7 +268,12 @@ impl Running {
         }
         self.tasks.shutdown().await;
         drop(self.workers);
-        self.store.flush().await.context("the store was not flushed")
+        self.store.flush().await.context("the store was not flushed")?;
+        if let Some(traces) = self.traces {
+            // It waits for a thread.
+            tokio::task::spawn_blocking(move || traces.stop()).await?;
+        }
+        Ok(())
     }
 }
 

@@ -18,6 +18,7 @@ use tonic::{Code, Status, Streaming};
 use tonic_types::StatusExt;
 
 use crate::host::Host;
+use crate::secrets;
 
 /// A way to reach the service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -129,6 +130,7 @@ impl Client {
         fields: Json,
         conditions: Conditions<'_>,
     ) -> Result<Written, Refusal> {
+        secrets::note_text(key);
         let Json::Object(mut fields) = fields else { panic!("fields are an object") };
         let reply = match &self.inner {
             Inner::Rest { http, base } => {
@@ -395,6 +397,7 @@ impl Client {
 }
 
 fn object(request: Json) -> Map<String, Json> {
+    secrets::note(&request);
     let Json::Object(request) = request else { panic!("a request is an object") };
     request
 }
@@ -564,6 +567,7 @@ pub async fn rest(request: reqwest::RequestBuilder) -> Result<Json, Refusal> {
     let status = response.status();
     let text = response.text().await.map_err(unanswered)?;
     let body: Json = serde_json::from_str(&text).unwrap_or_else(|_| panic!("not JSON: {text}"));
+    secrets::note(&body);
     if status.is_success() { Ok(body) } else { Err(refusal(status.as_u16(), &body)) }
 }
 
@@ -717,9 +721,12 @@ impl GrpcClient {
         request: Json,
         style: Style,
     ) -> Result<Json, Refusal> {
+        secrets::note(&request);
         let method = self.method(method);
         let request = DynamicMessage::deserialize(method.input(), request).expect("a request");
-        Ok(style.write(&self.call(&method, request).await?))
+        let reply = style.write(&self.call(&method, request).await?);
+        secrets::note(&reply);
+        Ok(reply)
     }
 
     /// Calls a method.
@@ -843,5 +850,7 @@ fn to_json(message: &DynamicMessage) -> Json {
         };
         json.insert(field.name().into(), value);
     }
-    Json::Object(json)
+    let json = Json::Object(json);
+    secrets::note(&json);
+    json
 }

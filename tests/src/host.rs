@@ -8,6 +8,7 @@ use std::process::{Command, ExitStatus, Stdio};
 use crate::client::{Client, Wire};
 use crate::process::{self, Process};
 use crate::redis_server::RedisServer;
+use crate::secrets;
 
 /// A running server, killed when dropped.
 pub struct Host {
@@ -17,6 +18,7 @@ pub struct Host {
 }
 
 /// How to start a server.
+#[derive(Clone)]
 pub struct Launch {
     program: Option<PathBuf>,
     settings: Vec<(String, String)>,
@@ -91,6 +93,8 @@ impl Launch {
         for port in ["GRPC_PORT", "REST_PORT", "ADMIN_PORT"] {
             command.env(port, "0");
         }
+        // So that whatever could be logged is searched for secrets.
+        command.env("LOG_LEVEL", "trace");
         command.envs(self.settings.iter().cloned());
         command
     }
@@ -168,5 +172,15 @@ impl Host {
     /// When the process has ended.
     pub fn resident_bytes(&self) -> u64 {
         process::memory(self.process_id(), "VmRSS")
+    }
+}
+
+impl Drop for Host {
+    /// Looks for secrets in everything that it has logged.
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            let found = secrets::found_in(&self.log());
+            assert_eq!(found, None, "the log has an id or a token that begins like this");
+        }
     }
 }

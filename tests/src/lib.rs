@@ -2,9 +2,12 @@
 //! and clients that speak both wires like users do.
 
 pub mod admin;
+pub mod certificate;
 pub mod client;
+pub mod collector;
 pub mod guest;
 pub mod host;
 pub mod process;
 pub mod redis_server;
+pub mod secrets;
 pub mod wait;

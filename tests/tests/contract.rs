@@ -53,8 +53,8 @@ async fn openapi_describes_every_route_of_every_context() {
     assert!(paths.contains_key("/health") && paths.contains_key("/v1/contexts"));
     references_exist(&document, &document);
     let fields = &document["components"]["schemas"]["reschedule.Write"]["properties"];
-    assert_eq!(fields["fixed"]["type"], "number");
-    assert_eq!(fields["is_promo_valid"]["type"], "boolean");
+    assert_eq!(fields["fixed"]["type"], json!(["number", "null"]));
+    assert_eq!(fields["is_promo_valid"]["type"], json!(["boolean", "null"]));
     assert!(fields["localized_message"].get("type").is_none());
 }
 

@@ -11,8 +11,12 @@ use session_tests::host::{Launch, binary};
 use session_tests::redis_server::RedisServer;
 use session_tests::wait;
 
+fn workspace() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
+}
+
 fn deploy(path: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join("deploy").join(path)
+    workspace().join("deploy").join(path)
 }
 
 /// The names of metrics in a text, without what a histogram appends to its own.
@@ -34,7 +38,7 @@ async fn alerts_and_dashboard_name_metrics_that_there_are() {
     client.set("pre-order", "k", json!({ "fleet_list_request": 1 })).await.unwrap();
     let there = wait::until("the first sweep has counted", async || {
         let text = Admin::of(&host).metrics().await;
-        text.contains("session_manager_sessions{").then(|| metrics_in(&text))
+        text.contains("session_manager_sessions{kind=\"user\"}").then(|| metrics_in(&text))
     })
     .await;
     // One that counts what has not happened yet is there with its first event.
@@ -53,6 +57,72 @@ async fn alerts_and_dashboard_name_metrics_that_there_are() {
         let missing = named.iter().filter(|name| !there.contains(*name) && *name != later);
         assert_eq!(missing.collect::<Vec<_>>(), [""; 0]);
     }
+}
+
+#[tokio::test]
+async fn live_sessions_are_counted_by_kind() {
+    let redis = RedisServer::start().await;
+    for launch in [Launch::in_memory(), Launch::redis(&redis)] {
+        let host = launch.start();
+        let client = host.client(Wire::Rest).await;
+        for (number, context) in ["pre-order", "ez-pay", "pre-order"].iter().enumerate() {
+            let fields = match *context {
+                "ez-pay" => json!({ "request": 1 }),
+                _ => json!({ "fleet_list_request": 1 }),
+            };
+            client.set(context, &format!("k{number}"), fields).await.unwrap();
+        }
+        client.lock("pre-order", "k0").await.unwrap();
+        let login = json!({ "session_attributes": { "user_id": "alice" } });
+        client.users("Create", login.clone()).await.unwrap();
+        client.users("Create", login).await.unwrap();
+        let register = json!({ "user_id": "alice", "pod_id": "pod" });
+        client.connections("Register", register).await.unwrap();
+        let slot = json!({ "accountId": "home", "deviceId": "tv" });
+        client.viewing("CreateSession", slot).await.unwrap();
+        let counted = async |expected: [(&str, u32); 4]| {
+            wait::until("all are counted", async || {
+                let text = Admin::of(&host).metrics().await;
+                let told = |(kind, count): &(&str, u32)| {
+                    text.contains(&format!("session_manager_sessions{{kind=\"{kind}\"}} {count}\n"))
+                };
+                expected.iter().all(told).then_some(())
+            })
+            .await;
+        };
+        counted([("booking", 3), ("user", 2), ("connection", 1), ("viewing", 1)]).await;
+        client.delete("pre-order", "k0").await.unwrap();
+        client.users("DeleteAll", json!({ "user_id": "alice" })).await.unwrap();
+        counted([("booking", 2), ("user", 0), ("connection", 1), ("viewing", 1)]).await;
+    }
+}
+
+#[tokio::test]
+async fn manifests_are_those_of_kubernetes_and_name_settings_that_there_are() {
+    let help = Command::new(binary()).arg("--help").env_clear().output().unwrap().stdout;
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    std::io::Write::write_all(&mut file, &help).unwrap();
+    let check = |directory: &Path| {
+        let output = Command::new("python3")
+            .arg(workspace().join("tests/python/manifests.py"))
+            .arg(directory)
+            .arg(file.path())
+            .env("PYTHONPATH", workspace().join("target/python"))
+            .output()
+            .expect("install python3");
+        (output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    assert_eq!(check(&deploy("kubernetes")), (true, String::new()));
+    // It does look.
+    let copy = tempfile::tempdir().unwrap();
+    let copied = Command::new("cp").arg("-r").arg(deploy("kubernetes")).arg(copy.path()).status();
+    assert!(copied.unwrap().success());
+    let deployment = copy.path().join("kubernetes/deployment.yaml");
+    let text = std::fs::read_to_string(&deployment).unwrap();
+    let root = text.replace("readOnlyRootFilesystem: true", "readOnlyRootFilesystem: false");
+    std::fs::write(&deployment, root).unwrap();
+    let (content, complaint) = check(&copy.path().join("kubernetes"));
+    assert!(!content && complaint.contains("readOnlyRootFilesystem"), "{complaint}");
 }
 
 #[tokio::test]

@@ -12,7 +12,7 @@ use session_manager::logic::{
 };
 use session_manager::store::memory::Memory;
 use session_manager::store::transaction::{Outcome, Txn};
-use session_manager::store::{Answer, LogMark, Logs, Store};
+use session_manager::store::{Answer, KeyCount, LogMark, Logs, Store};
 use session_manager::telemetry::Metrics;
 use session_manager::workers::Workers;
 use session_tests::{guest, wait};
@@ -161,6 +161,10 @@ impl Store for Gate {
 
     fn read_logs<'a>(&'a self, marks: &'a [LogMark], limit: usize) -> Answer<'a, Logs> {
         self.inner.read_logs(marks, limit)
+    }
+
+    fn count_keys<'a>(&'a self, prefixes: &'a [String], cursor: &'a str) -> Answer<'a, KeyCount> {
+        self.inner.count_keys(prefixes, cursor)
     }
 
     fn ping(&self) -> Answer<'_, ()> {

@@ -64,7 +64,6 @@ fn devices(page: &Json) -> Vec<(String, String)> {
     sessions.map(|session| (text(&session["device_id"]), text(&session["session_id"]))).collect()
 }
 
-/// A list has the newest first, by the millisecond.
 fn assert_not_found(result: Result<Json, Refusal>) {
     let refusal = result.unwrap_err();
     assert_eq!((refusal.reason.as_str(), refusal.code), ("SESSION_NOT_FOUND", 5), "{refusal:?}");
@@ -220,7 +219,8 @@ async fn a_session_that_is_not_used_ends(Setting { client, redis, .. }: Setting)
 async fn pages_follow_one_another(Setting { client, .. }: Setting) {
     let mut expected = Vec::new();
     for n in 0..25 {
-        if n % 3 == 0 {
+        // Some begin in the same millisecond, but the first has one of its own.
+        if n % 3 == 0 || n == 1 {
             wait::next_millisecond().await;
         }
         expected.push(log_in(&client, "u", &format!("device-{n}")).await);

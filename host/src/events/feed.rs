@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, watch};
 
@@ -15,7 +15,8 @@ use crate::events::watch::{Watch, Watches};
 use crate::events::{Event, Place, text};
 use crate::logic::{Failure, Logic};
 use crate::store::transaction::{Compare, Operation, Reply, Txn};
-use crate::store::{self, LogMark, Store};
+use crate::store::{self, LogMark, Logs, Store};
+use crate::telemetry::{Metrics, StoreOperation, StoreOutcome};
 
 /// How often the logs are looked at.
 const INTERVAL: Duration = Duration::from_millis(100);
@@ -50,6 +51,7 @@ impl Told {
 pub struct Feed {
     store: Arc<dyn Store>,
     logic: Arc<Logic>,
+    metrics: Arc<Metrics>,
     latest: Mutex<Latest>,
     /// Changes whenever there is more.
     progress: watch::Sender<()>,
@@ -90,10 +92,11 @@ pub enum Silence {
 
 impl Feed {
     /// Of the logs that the rules keep in the store.
-    pub fn new(store: Arc<dyn Store>, logic: Arc<Logic>) -> Arc<Self> {
+    pub fn new(store: Arc<dyn Store>, logic: Arc<Logic>, metrics: Arc<Metrics>) -> Arc<Self> {
         Arc::new(Self {
             store,
             logic,
+            metrics,
             latest: Mutex::default(),
             progress: watch::Sender::new(()),
             watches: Arc::default(),
@@ -217,7 +220,7 @@ impl Feed {
     async fn now(&self) -> Result<Place, Silence> {
         let catalog = self.logic.describe_logs().await.map_err(Silence::Logic)?;
         self.born(catalog.born).await?;
-        let logs = self.store.read_logs(&[], 1).await.map_err(Silence::Store)?;
+        let logs = self.logs(&[], 1).await?;
         Ok(Place::before(logs.now))
     }
 
@@ -253,7 +256,7 @@ impl Feed {
         let logs = catalog.logs;
         let mark = |(number, log)| LogMark { log, after: Some(from.in_log(number)) };
         let marks: Vec<LogMark> = (0..=u16::MAX).zip(logs).map(mark).collect();
-        let read = self.store.read_logs(&marks, PAGE).await.map_err(Silence::Store)?;
+        let read = self.logs(&marks, PAGE).await?;
         // Of the present millisecond there may be more to come.
         let all = Place::before(read.now);
         let mut to = all;
@@ -275,6 +278,14 @@ impl Feed {
             told.insert(0, Told::Gap(from));
         }
         Ok(Batch { told, to, more: to < all })
+    }
+
+    async fn logs(&self, marks: &[LogMark], limit: usize) -> Result<Logs, Silence> {
+        let asked = Instant::now();
+        let read = self.store.read_logs(marks, limit).await;
+        let outcome = read.as_ref().map_or_else(StoreOutcome::from, |_| StoreOutcome::Answered);
+        self.metrics.counts().store.call(StoreOperation::ReadLogs, outcome, asked.elapsed());
+        read.map_err(Silence::Store)
     }
 
     fn latest(&self) -> MutexGuard<'_, Latest> {

@@ -1,11 +1,14 @@
-//! Events of sessions: reads the logs that the rules write, and has the rules look
-//! after sessions that end by themselves. What an event means is not known here.
+//! Events of sessions: reads the logs that the rules write, has the rules look after
+//! sessions that end by themselves, and counts those that no rule counts. What an event
+//! means is not known here.
 
+mod count;
 mod feed;
 mod place;
 mod sweep;
 mod watch;
 
+pub use count::count;
 pub use feed::{Feed, Silence, Subscription, Told};
 pub use place::Place;
 pub use sweep::sweep;

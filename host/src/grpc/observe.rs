@@ -15,6 +15,7 @@ use tracing::Instrument;
 use crate::error::{Error, Reason};
 use crate::grpc::{MESSAGE_BYTES_MAX, status};
 use crate::proto::DESCRIPTORS;
+use crate::telemetry::traces::{Call, Trace};
 use crate::telemetry::{Counts, Operation, REQUEST_ID, request_id};
 
 const DETAILS: &str = "grpc-status-details-bin";
@@ -78,13 +79,17 @@ where
         let known = self.observe.operations.get(request.uri().path());
         let operation = Arc::clone(known.unwrap_or(&self.observe.other));
         let known = known.is_some();
+        let request_id = id.to_str().unwrap_or_default();
+        let trace = Trace::begin(request.headers(), Call::Grpc(&operation.name), request_id);
         let span = tracing::info_span!(
             "request",
             protocol = operation.protocol,
             operation = operation.name,
-            request_id = id.to_str().unwrap_or_default()
+            request_id,
+            trace_id = trace.id().map(tracing::field::display)
         );
         let answer = self.inner.call(request);
+        let going = trace.clone();
         let observed = async move {
             let in_flight = operation.begin();
             let mut response = answer.await?;
@@ -94,7 +99,10 @@ where
                 response = status::from(&error).into_http();
             }
             let duration = in_flight.answered(name_of(code));
-            if matches!(code, Code::Internal | Code::Unavailable | Code::DeadlineExceeded) {
+            let failed =
+                matches!(code, Code::Internal | Code::Unavailable | Code::DeadlineExceeded);
+            trace.answered_grpc(code as i32, failed);
+            if failed {
                 tracing::warn!(code = name_of(code), ?duration, "request failed");
             } else {
                 tracing::debug!(code = name_of(code), ?duration, "request answered");
@@ -102,7 +110,7 @@ where
             response.headers_mut().insert(REQUEST_ID, id);
             Ok(response)
         };
-        Box::pin(observed.instrument(span))
+        Box::pin(going.follow(observed.instrument(span)))
     }
 }
 

@@ -26,7 +26,7 @@ pub type Member<'a> = (Cow<'a, str>, &'a RawValue);
 /// # Errors
 /// `INVALID_REQUEST` when the body is not a JSON object.
 pub fn members(body: &[u8]) -> Result<(Vec<Member<'_>>, Vec<Violation>), Error> {
-    if body.trim_ascii().is_empty() {
+    if body.is_empty() {
         return Ok((Vec::new(), Vec::new()));
     }
     let Members { mut members, too_many } = serde_json::from_slice(body).map_err(|error| {

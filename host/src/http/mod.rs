@@ -5,6 +5,7 @@
 pub mod answer;
 pub mod body;
 mod booking;
+mod docs;
 mod json;
 mod openapi;
 mod routes;
@@ -33,6 +34,7 @@ use crate::http::routes::{Action, BodyRule, PathRoutes, Reply, Route, Routes};
 use crate::listener::Connections;
 use crate::logic;
 use crate::proto::DESCRIPTORS;
+use crate::telemetry::traces::{Call, Trace};
 use crate::telemetry::{Counts, Metrics, Operation, REQUEST_ID, request_id};
 
 /// The most bytes of one body.
@@ -48,6 +50,7 @@ pub struct Rest {
     routes: Routes,
     openapi: OpenApi,
     counts_openapi: Operation,
+    counts_docs: Operation,
     /// What is not in the contract shares one label.
     counts_other: Operation,
 }
@@ -76,6 +79,7 @@ impl Rest {
             routes: Routes::read(&pool, counts)?,
             openapi: OpenApi::new(&pool)?,
             counts_openapi: counts.operation("rest", "OpenApi", "200"),
+            counts_docs: counts.operation("rest", "Docs", "200"),
             counts_other: counts.operation("rest", "other", "404"),
         })
     }
@@ -84,16 +88,20 @@ impl Rest {
         let (head, body) = request.into_parts();
         let id = request_id(head.headers.get(REQUEST_ID));
         let target = self.target(&head);
-        let operation = match &target {
-            Target::Route(_, operation, _) => operation,
-            Target::OpenApi => &self.counts_openapi,
-            Target::OtherMethod(_) | Target::Nothing => &self.counts_other,
+        let (operation, route) = match &target {
+            Target::Route(route, operation, _) => (*operation, Some(&*route.template)),
+            Target::OpenApi => (&self.counts_openapi, Some(openapi::PATH)),
+            Target::Docs(_) => (&self.counts_docs, Some(docs::PATH)),
+            Target::OtherMethod(_) | Target::Nothing => (&self.counts_other, None),
         };
+        let request_id = id.to_str().unwrap_or_default();
+        let trace = Trace::begin(&head.headers, Call::Http(&head.method, route), request_id);
         let span = tracing::info_span!(
             "request",
             protocol = operation.protocol,
             operation = operation.name,
-            request_id = id.to_str().unwrap_or_default()
+            request_id,
+            trace_id = trace.id().map(tracing::field::display)
         );
         let answering = async {
             let in_flight = operation.begin();
@@ -101,6 +109,7 @@ impl Rest {
             let mut answer = answered.unwrap_or_else(Refusal::answer);
             let status = answer.status();
             let duration = in_flight.answered(status.as_str());
+            trace.answered_http(status.as_u16());
             if status.is_server_error() {
                 tracing::warn!(code = status.as_str(), ?duration, "request failed");
             } else {
@@ -109,13 +118,17 @@ impl Rest {
             answer.headers_mut().insert(REQUEST_ID, id.clone());
             answer
         };
-        answering.instrument(span).await
+        trace.follow(answering.instrument(span)).await
     }
 
     fn target<'a>(&'a self, head: &'a Parts) -> Target<'a> {
         let path = head.uri.path();
         let Ok(found) = self.routes.router.at(path) else {
-            return if path == openapi::PATH { Target::OpenApi } else { Target::Nothing };
+            return match docs::asset(path) {
+                Some(asset) => Target::Docs(asset),
+                None if path == openapi::PATH => Target::OpenApi,
+                None => Target::Nothing,
+            };
         };
         match found.value.iter().find(|(route, _)| route.http_method == head.method) {
             Some((route, operation)) => Target::Route(route, operation, found.params),
@@ -132,6 +145,8 @@ impl Rest {
         let (route, parameters) = match target {
             Target::Route(route, _, parameters) => (route, parameters),
             Target::OpenApi => return self.openapi(&head.method),
+            Target::Docs(asset) if head.method == Method::GET => return Ok(asset.answer()),
+            Target::Docs(_) => return Err(Refusal::method("GET")),
             Target::OtherMethod(routes) => {
                 let allowed = routes.iter().map(|(route, _)| route.http_method.as_str());
                 return Err(Refusal::method(&allowed.collect::<Vec<_>>().join(", ")));
@@ -222,6 +237,8 @@ enum Target<'a> {
     /// A route, what it counts, and its parameters.
     Route(&'a Route, &'a Operation, matchit::Params<'a, 'a>),
     OpenApi,
+    /// A part of the page that shows the contract.
+    Docs(&'static docs::Asset),
     /// The path has other methods.
     OtherMethod(&'a PathRoutes),
     Nothing,

@@ -91,7 +91,7 @@ impl Document {
             if path.contains(&format!("{{{}}}", field.name())) {
                 let schema = match field.name() {
                     "session_key" => session_key(),
-                    "account_id" | "device_id" | "user_id" => identifier(),
+                    "account_id" | "device_id" | "pod_id" | "user_id" => identifier(),
                     _ => scalar(&field),
                 };
                 parameters.push(json!({
@@ -149,7 +149,7 @@ impl Document {
             (BodyRule::Nothing, ..) => None,
             (_, Action::SetFlat, Some(context)) => Some((self.write(context), true)),
             (BodyRule::Field(field), ..) => {
-                Some((self.field(field, route.camel_case), route.required.contains(field)))
+                Some((self.given(field, route.camel_case), route.required.contains(field)))
             }
             (BodyRule::Whole, ..) => Some(self.body(route)),
         };
@@ -206,6 +206,7 @@ impl Document {
         {
             properties.insert(name.into(), json!({ "readOnly": true, "description": description }));
         }
+        properties.values_mut().for_each(may_be_null);
         let schema = json!({
             "type": "object",
             "properties": properties,
@@ -228,18 +229,17 @@ impl Document {
         let mut properties = Map::new();
         let mut required = Vec::new();
         for field in route.method.input().fields() {
-            if !route.template.contains(&format!("{{{}}}", field.name())) {
-                let mut schema = match field.name() {
-                    "account_id" | "device_id" => identifier(),
-                    _ => self.field(&field, route.camel_case),
-                };
-                schema["description"] = json!(comment(&field));
-                let name = name(&field, route.camel_case);
-                if route.required.contains(&field) {
-                    required.push(name.to_owned());
-                }
-                properties.insert(name.into(), schema);
+            if route.template.contains(&format!("{{{}}}", field.name())) {
+                continue;
             }
+            let name = name(&field, route.camel_case).to_owned();
+            let mut schema = self.given(&field, route.camel_case);
+            if route.required.contains(&field) {
+                required.push(name.clone());
+            } else {
+                may_be_null(&mut schema);
+            }
+            properties.insert(name, schema);
         }
         let needed = !required.is_empty();
         let schema = json!({
@@ -249,6 +249,32 @@ impl Document {
             "additionalProperties": false,
         });
         (schema, needed)
+    }
+
+    /// The schema of a message that is given in a request, where whatever is not known may
+    /// be null.
+    fn given(&mut self, field: &FieldDescriptor, camel_case: bool) -> Value {
+        let mut schema = match (field.name(), field.kind()) {
+            ("account_id" | "pod_id", _) => identifier(),
+            // Of a login it may be empty.
+            ("device_id", _) if camel_case => identifier(),
+            (_, Kind::Message(inner)) if is_ours(&inner) => {
+                let mut properties = Map::new();
+                for field in inner.fields() {
+                    let mut schema = self.given(&field, camel_case);
+                    may_be_null(&mut schema);
+                    properties.insert(name(&field, camel_case).into(), schema);
+                }
+                json!({
+                    "type": "object",
+                    "properties": properties,
+                    "additionalProperties": false,
+                })
+            }
+            _ => self.field(field, camel_case),
+        };
+        describe(&mut schema, field);
+        schema
     }
 
     /// The schema of a field.
@@ -281,13 +307,7 @@ impl Document {
             let mut properties = Map::new();
             for field in message.fields() {
                 let mut schema = self.field(&field, camel_case);
-                if schema.get("$ref").is_none() {
-                    schema["description"] = json!(comment(&field));
-                }
-                let options = field.field_descriptor_proto().options.as_ref();
-                if options.is_some_and(|options| options.deprecated()) {
-                    schema["deprecated"] = json!(true);
-                }
+                describe(&mut schema, &field);
                 properties.insert(name(&field, camel_case).into(), schema);
             }
             let schema = json!({
@@ -332,8 +352,36 @@ impl Document {
     }
 }
 
+/// What the id of an account, a user, a device or a pod may be: no control characters.
+const IDENTIFIER: &str = r"^[^\u0000-\u001f\u007f-\u009f]+$";
 /// The characters of a session key, as a class of a regular expression.
 const KEY_CHARACTERS: &str = r#"[!"$-.0->@-z|~]"#;
+
+/// Whether a message is one of the contract's own, and no well-known one.
+fn is_ours(message: &MessageDescriptor) -> bool {
+    !message.full_name().starts_with("google.protobuf.")
+}
+
+/// Adds what the contract says of a field.
+fn describe(schema: &mut Value, field: &FieldDescriptor) {
+    if schema.get("$ref").is_none() {
+        schema["description"] = json!(comment(field));
+    }
+    let options = field.field_descriptor_proto().options.as_ref();
+    if options.is_some_and(|options| options.deprecated()) {
+        schema["deprecated"] = json!(true);
+    }
+}
+
+/// A member that need not be given may be null instead, as proto3 JSON has it.
+fn may_be_null(schema: &mut Value) {
+    match &mut schema["type"] {
+        // It may be anything.
+        Value::Null => drop(schema.as_object_mut().map(|schema| schema.remove("type"))),
+        Value::Array(types) => types.push(json!("null")),
+        one => *one = json!([one.take(), "null"]),
+    }
+}
 
 /// How a field is called in JSON.
 fn name(field: &FieldDescriptor, camel_case: bool) -> &str {
@@ -342,7 +390,7 @@ fn name(field: &FieldDescriptor, camel_case: bool) -> &str {
 
 /// The id of an account or a device.
 fn identifier() -> Value {
-    json!({ "type": "string", "minLength": 1, "maxLength": 256 })
+    json!({ "type": "string", "minLength": 1, "maxLength": 256, "pattern": IDENTIFIER })
 }
 
 fn session_key() -> Value {

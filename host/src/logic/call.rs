@@ -12,10 +12,22 @@ macro_rules! call {
                 Err($crate::logic::pool::NoLease::Retired) => continue,
                 Err($crate::logic::pool::NoLease::Failed(failure)) => Err(failure),
                 Ok(mut lease) => {
-                    let warm = lease.warm();
-                    let exports = warm.exports.$interface();
-                    let result = exports.$function(&mut warm.store, $($argument),*).await;
-                    lease.end(result)
+                    let calling = async {
+                        let warm = lease.warm();
+                        let exports = warm.exports.$interface();
+                        let result = exports.$function(&mut warm.store, $($argument),*).await;
+                        let result = lease.end(result);
+                        if let Err(failure) = &result {
+                            $crate::telemetry::traces::step_failed(failure.name());
+                        }
+                        result
+                    };
+                    let (interface, function) = (stringify!($interface), stringify!($function));
+                    let step = || {
+                        let number = generation.number;
+                        $crate::telemetry::traces::Step::component(interface, function, number)
+                    };
+                    $crate::telemetry::traces::step(step, calling).await
                 }
             };
             if let Err(failure) = &result {

@@ -11,8 +11,9 @@ use wasmtime::Result;
 
 use crate::logic::bindings::session::manager::{faults, store as wit, tokens};
 use crate::logic::instance::Instance;
-use crate::store;
-use crate::telemetry::StoreOutcome;
+use crate::store::transaction::Txn;
+use crate::telemetry::traces::{self, Step};
+use crate::telemetry::{StoreOperation, StoreOutcome};
 
 /// The most characters of one token.
 const TOKEN_CHARACTERS_MAX: u32 = 256;
@@ -37,17 +38,23 @@ impl wit::Host for Instance {
         if store_is_withheld() {
             return Ok(Err(wit::StoreError::Rejected("This call has no store.".into())));
         }
+        let txn: Txn = txn.into();
+        let operation = if txn.only_reads() { StoreOperation::Read } else { StoreOperation::Write };
         let asked = Instant::now();
         self.meter.pause(asked);
-        let result = self.store.execute(txn.into()).await;
+        let exchange = async {
+            let result = self.store.execute(txn).await;
+            if let Err(error) = &result {
+                traces::step_failed(StoreOutcome::from(error).name());
+            }
+            result
+        };
+        let step = || Step::store(self.store.name(), operation.name());
+        let result = traces::step(step, exchange).await;
         let answered = Instant::now();
         self.meter.resume(answered);
-        let outcome = match &result {
-            Ok(_) => StoreOutcome::Answered,
-            Err(store::Error::Unavailable(_)) => StoreOutcome::Unavailable,
-            Err(store::Error::Rejected(_)) => StoreOutcome::Rejected,
-        };
-        self.metrics.store_call(outcome, answered - asked);
+        let outcome = result.as_ref().map_or_else(StoreOutcome::from, |_| StoreOutcome::Answered);
+        self.metrics.store.call(operation, outcome, answered - asked);
         Ok(result.map(Into::into).map_err(Into::into))
     }
 }

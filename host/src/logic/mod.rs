@@ -109,6 +109,18 @@ pub enum Failure {
     Trapped,
 }
 
+impl Failure {
+    /// What it is called in traces.
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Fault(_) => "fault",
+            Self::Overloaded => "overloaded",
+            Self::TimedOut => "timed_out",
+            Self::Trapped => "trapped",
+        }
+    }
+}
+
 /// The generations, and what they are made with.
 pub struct Logic {
     current: ArcSwap<Generation>,

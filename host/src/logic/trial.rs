@@ -13,7 +13,7 @@ use crate::logic::instance::Instance;
 use crate::logic::world::{self, World};
 use crate::logic::{Description, Limits, Source, schema};
 use crate::store::transaction::{Outcome, Txn};
-use crate::store::{Answer, Error, LogMark, Logs, Store};
+use crate::store::{Answer, Error, KeyCount, LogMark, Logs, Store};
 use crate::telemetry::Metrics;
 
 /// How long the first instance may take to start and to describe itself, waiting
@@ -188,6 +188,10 @@ impl Store for NoStore {
 
     fn read_logs<'a>(&'a self, _: &'a [LogMark], _: usize) -> Answer<'a, Logs> {
         Box::pin(std::future::ready(Ok(Logs { now: 0, pages: Vec::new() })))
+    }
+
+    fn count_keys<'a>(&'a self, _: &'a [String], _: &'a str) -> Answer<'a, KeyCount> {
+        Box::pin(std::future::ready(Ok(KeyCount { keys: 0, next: None })))
     }
 
     fn ping(&self) -> Answer<'_, ()> {

@@ -19,7 +19,7 @@ use crate::clock::Clock;
 use crate::store::memory::{self, Memory};
 use crate::store::rows::{self, Changes, MalformedRow, Row};
 use crate::store::transaction::{Outcome, Txn};
-use crate::store::{Answer, Error, LogMark, Logs, Store};
+use crate::store::{Answer, Error, KeyCount, LogMark, Logs, Store};
 
 /// How long an acknowledged write may stay unsynced.
 const SYNC_INTERVAL: Duration = Duration::from_secs(1);
@@ -154,6 +154,10 @@ impl Store for Embedded {
 
     fn read_logs<'a>(&'a self, marks: &'a [LogMark], limit: usize) -> Answer<'a, Logs> {
         Box::pin(std::future::ready(Ok(self.inner.memory.events(marks, limit))))
+    }
+
+    fn count_keys<'a>(&'a self, prefixes: &'a [String], _: &'a str) -> Answer<'a, KeyCount> {
+        Box::pin(std::future::ready(Ok(self.inner.memory.keys(prefixes))))
     }
 
     fn ping(&self) -> Answer<'_, ()> {

@@ -11,7 +11,7 @@ use crate::clock::Clock;
 use crate::store::rows::Changes;
 use crate::store::shard::Shard;
 use crate::store::transaction::{self, Outcome, Txn};
-use crate::store::{Answer, Error, LogMark, Logs, Store};
+use crate::store::{Answer, Error, KeyCount, LogMark, Logs, Store};
 
 const SHARDS: usize = 64;
 /// How often data past its deadline is looked for.
@@ -79,6 +79,12 @@ impl Memory {
         }
     }
 
+    /// How many keys begin with one of the prefixes; see [`Store::count_keys`].
+    pub fn keys(&self, prefixes: &[String]) -> KeyCount {
+        let in_shard = |shard| lock(shard).count(prefixes);
+        KeyCount { keys: self.shards.iter().map(in_shard).sum(), next: None }
+    }
+
     /// The shard of a tag, locked.
     pub fn shard(&self, tag: &str) -> MutexGuard<'_, Shard> {
         let hash = self.hasher.hash_one(tag);
@@ -127,6 +133,10 @@ impl Store for Memory {
 
     fn read_logs<'a>(&'a self, marks: &'a [LogMark], limit: usize) -> Answer<'a, Logs> {
         Box::pin(std::future::ready(Ok(self.events(marks, limit))))
+    }
+
+    fn count_keys<'a>(&'a self, prefixes: &'a [String], _: &'a str) -> Answer<'a, KeyCount> {
+        Box::pin(std::future::ready(Ok(self.keys(prefixes))))
     }
 
     fn ping(&self) -> Answer<'_, ()> {

@@ -14,6 +14,7 @@ use std::pin::Pin;
 
 use crate::clock::Milliseconds;
 use crate::store::transaction::{Entry, Outcome, Txn};
+use crate::telemetry::StoreOutcome;
 
 /// A future of a store's answer.
 pub type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, Error>> + Send + 'a>>;
@@ -27,6 +28,15 @@ pub enum Error {
     /// The store refused it and will again; nothing happened.
     #[error("the store refused the transaction: {0}")]
     Rejected(String),
+}
+
+impl From<&Error> for StoreOutcome {
+    fn from(error: &Error) -> Self {
+        match error {
+            Error::Unavailable(_) => Self::Unavailable,
+            Error::Rejected(_) => Self::Rejected,
+        }
+    }
 }
 
 /// The place of an event in its log; increasing, by the store's clock.
@@ -90,6 +100,15 @@ pub struct Logs {
     pub pages: Vec<LogPage>,
 }
 
+/// How many keys a part of a count has met.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyCount {
+    /// So many.
+    pub keys: u64,
+    /// What asks for the next part; `None` when there is none.
+    pub next: Option<String>,
+}
+
 /// Applies transactions: all of one or nothing of it, one after the other for
 /// each tag, in an order that respects what callers have seen.
 pub trait Store: Send + Sync + 'static {
@@ -98,6 +117,11 @@ pub trait Store: Send + Sync + 'static {
 
     /// Events of each log behind a mark, at most `limit` of each.
     fn read_logs<'a>(&'a self, marks: &'a [LogMark], limit: usize) -> Answer<'a, Logs>;
+
+    /// Counts keys that begin with one of the prefixes, part by part, from an empty cursor.
+    /// About right: what changes meanwhile may be counted or not, and on Redis a key may be
+    /// met twice while its table grows.
+    fn count_keys<'a>(&'a self, prefixes: &'a [String], cursor: &'a str) -> Answer<'a, KeyCount>;
 
     /// Whether the store can take a transaction now.
     fn ping(&self) -> Answer<'_, ()>;

@@ -26,6 +26,13 @@ struct Slot {
 pub struct Shard {
     slots: HashMap<Box<str>, Slot>,
     queue: BTreeSet<(Milliseconds, Box<str>)>,
+    /// How many keys there are of each kind.
+    counts: HashMap<Box<str>, u64>,
+}
+
+/// The kind of a key: what stands before its first colon, and that.
+fn kind(key: &str) -> &str {
+    key.find(':').map_or("", |colon| &key[..=colon])
 }
 
 impl Shard {
@@ -50,6 +57,17 @@ impl Shard {
         let replies =
             branch.into_iter().map(|operation| self.perform(now, operation, changes)).collect();
         Ok(Outcome { succeeded, replies, now })
+    }
+
+    /// How many keys begin with one of the prefixes, those included that have ended and
+    /// were not swept yet. Quick for a prefix that ends with its only colon.
+    pub fn count(&self, prefixes: &[String]) -> u64 {
+        let count = |prefix: &String| match self.counts.get(&**prefix) {
+            Some(count) => *count,
+            None if kind(prefix) == prefix => 0,
+            None => self.slots.keys().filter(|key| key.starts_with(&**prefix)).count() as u64,
+        };
+        prefixes.iter().map(count).sum()
     }
 
     /// Events of a log behind `mark`, oldest first.
@@ -371,8 +389,15 @@ impl Shard {
 
     /// Takes away everything under a key, and its place in the queue.
     fn remove_slot(&mut self, key: &str) {
-        if let Some(queued) = self.slots.remove(key).and_then(|slot| slot.queued) {
+        let Some(slot) = self.slots.remove(key) else { return };
+        if let Some(queued) = slot.queued {
             self.queue.remove(&(queued, key.into()));
+        }
+        if let Some(count) = self.counts.get_mut(kind(key)) {
+            *count -= 1;
+            if *count == 0 {
+                self.counts.remove(kind(key));
+            }
         }
     }
 
@@ -393,6 +418,10 @@ impl Shard {
     fn slot(&mut self, key: &str, empty: fn() -> Value) -> &mut Value {
         if !self.slots.contains_key(key) {
             self.slots.insert(key.into(), Slot { value: empty(), queued: None });
+            match self.counts.get_mut(kind(key)) {
+                Some(count) => *count += 1,
+                None => drop(self.counts.insert(kind(key).into(), 1)),
+            }
         }
         &mut self.slots.get_mut(key).expect("it was just put there").value
     }
@@ -467,7 +496,7 @@ mod tests {
             };
             run(&mut shard, n, vec![Operation::HashDelete(key), clear]);
         }
-        assert!(shard.slots.is_empty() && shard.queue.is_empty());
+        assert!(shard.slots.is_empty() && shard.queue.is_empty() && shard.counts.is_empty());
     }
 
     #[test]

@@ -353,6 +353,14 @@ impl Operation {
 }
 
 impl Txn {
+    /// Whether it changes nothing, whatever it finds.
+    pub fn only_reads(&self) -> bool {
+        let reads = |operation: &Operation| {
+            matches!(operation, Operation::HashGet { .. } | Operation::MemberList { .. })
+        };
+        self.success.iter().chain(&self.failure).all(reads)
+    }
+
     /// Every key it names, in whichever branch, and what has to be there.
     pub fn targets(&self) -> impl Iterator<Item = (&str, Shape)> {
         let operations = || self.success.iter().chain(&self.failure);

@@ -17,7 +17,7 @@ const LATENCY_BUCKETS: [f64; 14] =
     [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0];
 
 /// The kinds of sessions that are counted.
-const KINDS: [&str; 3] = ["user", "connection", "viewing"];
+const KINDS: [&str; 4] = ["booking", "user", "connection", "viewing"];
 
 /// All metrics of the process. What is counted for every request is counted for
 /// each worker apart, as counters that all cores write to would be the one thing
@@ -37,6 +37,9 @@ pub struct Metrics {
     pub connects: IntGauge,
     /// Subscriptions to events.
     pub subscriptions: IntGauge,
+    /// Spans that went to the collector, or should have.
+    pub sent_spans: SentSpans,
+    build: IntGaugeVec,
     expired: IntCounter,
     sessions: IntGaugeVec,
     swaps: IntCounterVec,
@@ -52,6 +55,8 @@ pub struct Counts {
     in_flight: IntGauge,
     /// What the component does.
     pub logic: Arc<LogicMetrics>,
+    /// What the store is asked for beside what the component asks for.
+    pub store: StoreMetrics,
 }
 
 /// What the component does.
@@ -66,10 +71,58 @@ pub struct LogicMetrics {
     pub overloaded: IntCounter,
     /// Seconds that the component computed.
     pub cpu_seconds: Counter,
-    store_answered: IntCounter,
-    store_unavailable: IntCounter,
-    store_rejected: IntCounter,
-    store_duration: Histogram,
+    /// What it asks the store for.
+    pub store: StoreMetrics,
+}
+
+/// What the store is asked for.
+#[derive(Clone)]
+pub struct StoreMetrics {
+    /// By operation, and by outcome.
+    calls: [[IntCounter; 3]; 4],
+    durations: [Histogram; 4],
+}
+
+/// What a store is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StoreOperation {
+    /// A transaction that reads, whatever it finds.
+    Read,
+    /// Any other transaction.
+    Write,
+    /// Events of logs.
+    ReadLogs,
+    /// How many sessions there are.
+    Count,
+}
+
+impl StoreOperation {
+    const ALL: [Self; 4] = [Self::Read, Self::Write, Self::ReadLogs, Self::Count];
+
+    /// What it is called in metrics and traces.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Read => "read",
+            Self::Write => "write",
+            Self::ReadLogs => "read_logs",
+            Self::Count => "count",
+        }
+    }
+}
+
+/// Spans that went to a collector, or should have.
+#[derive(Clone, Debug)]
+pub struct SentSpans {
+    taken: IntCounter,
+    failed: IntCounter,
+}
+
+impl SentSpans {
+    /// So many were taken, or were not.
+    pub fn count(&self, spans: u64, taken: bool) {
+        let counter = if taken { &self.taken } else { &self.failed };
+        counter.inc_by(spans);
+    }
 }
 
 /// How a call of the store ended.
@@ -81,6 +134,19 @@ pub enum StoreOutcome {
     Unavailable,
     /// With a refusal.
     Rejected,
+}
+
+impl StoreOutcome {
+    const ALL: [Self; 3] = [Self::Answered, Self::Unavailable, Self::Rejected];
+
+    /// What it is called in metrics and traces.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Answered => "answered",
+            Self::Unavailable => "unavailable",
+            Self::Rejected => "rejected",
+        }
+    }
 }
 
 impl Metrics {
@@ -106,8 +172,22 @@ impl Metrics {
             .buckets(LATENCY_BUCKETS.to_vec()),
             &["gate"],
         );
+        let spans = counters(
+            "session_manager_trace_spans_total",
+            "Spans for the collector of traces.",
+            &["outcome"],
+        );
+        let build = IntGaugeVec::new(
+            Opts::new("session_manager_build_info", "What this process is; always 1."),
+            &["app", "version"],
+        );
         Self {
             counts: PerWorker::new(Counts::new),
+            sent_spans: SentSpans {
+                taken: spans.with_label_values(&["taken"]),
+                failed: spans.with_label_values(&["failed"]),
+            },
+            build: registered(&registry, build),
             generation: gauge(
                 "session_manager_component_generation",
                 "Number of the generation that new calls run on.",
@@ -164,6 +244,11 @@ impl Metrics {
     /// Those of the worker that runs this.
     pub fn counts(&self) -> &Counts {
         self.counts.own()
+    }
+
+    /// The process is called this.
+    pub fn named(&self, app: &str) {
+        self.build.with_label_values(&[app, env!("CARGO_PKG_VERSION")]).set(1);
     }
 
     /// A component has passed a gate.
@@ -226,11 +311,13 @@ impl Counts {
         );
         let in_flight =
             IntGauge::new("session_manager_requests_in_flight", "Requests being served.");
+        let store = StoreMetrics::new(&registry);
         Self {
             requests: registered(&registry, requests),
             duration: registered(&registry, duration),
             in_flight: registered(&registry, in_flight),
-            logic: Arc::new(LogicMetrics::new(&registry)),
+            logic: Arc::new(LogicMetrics::new(&registry, store.clone())),
+            store,
             registry,
         }
     }
@@ -320,24 +407,12 @@ impl Default for Metrics {
 }
 
 impl LogicMetrics {
-    fn new(registry: &Registry) -> Self {
+    fn new(registry: &Registry, store: StoreMetrics) -> Self {
         let calls = IntCounterVec::new(
             Opts::new("session_manager_component_calls_total", "Calls of the component."),
             &["outcome"],
         );
         let calls = registered(registry, calls);
-        let store_calls = IntCounterVec::new(
-            Opts::new("session_manager_store_calls_total", "Transactions of the store."),
-            &["outcome"],
-        );
-        let store_calls = registered(registry, store_calls);
-        let store_duration = Histogram::with_opts(
-            HistogramOpts::new(
-                "session_manager_store_call_duration_seconds",
-                "Time of one transaction of the store.",
-            )
-            .buckets(LATENCY_BUCKETS.to_vec()),
-        );
         let cpu = Counter::new(
             "session_manager_component_cpu_seconds_total",
             "Seconds that the component computed, without waiting for the store.",
@@ -348,21 +423,41 @@ impl LogicMetrics {
             timed_out: calls.with_label_values(&["timed_out"]),
             overloaded: calls.with_label_values(&["overloaded"]),
             cpu_seconds: registered(registry, cpu),
-            store_answered: store_calls.with_label_values(&["answered"]),
-            store_unavailable: store_calls.with_label_values(&["unavailable"]),
-            store_rejected: store_calls.with_label_values(&["rejected"]),
-            store_duration: registered(registry, store_duration),
+            store,
+        }
+    }
+}
+
+impl StoreMetrics {
+    fn new(registry: &Registry) -> Self {
+        let calls = IntCounterVec::new(
+            Opts::new("session_manager_store_calls_total", "Calls of the store."),
+            &["operation", "outcome"],
+        );
+        let calls = registered(registry, calls);
+        let durations = HistogramVec::new(
+            HistogramOpts::new(
+                "session_manager_store_call_duration_seconds",
+                "Time of one call of the store.",
+            )
+            .buckets(LATENCY_BUCKETS.to_vec()),
+            &["operation"],
+        );
+        let durations = registered(registry, durations);
+        Self {
+            calls: StoreOperation::ALL.map(|operation| {
+                StoreOutcome::ALL
+                    .map(|outcome| calls.with_label_values(&[operation.name(), outcome.name()]))
+            }),
+            durations: StoreOperation::ALL
+                .map(|operation| durations.with_label_values(&[operation.name()])),
         }
     }
 
-    /// A transaction of the store ended.
-    pub fn store_call(&self, outcome: StoreOutcome, duration: Duration) {
-        match outcome {
-            StoreOutcome::Answered => self.store_answered.inc(),
-            StoreOutcome::Unavailable => self.store_unavailable.inc(),
-            StoreOutcome::Rejected => self.store_rejected.inc(),
-        }
-        self.store_duration.observe(duration.as_secs_f64());
+    /// A call of the store has ended.
+    pub fn call(&self, operation: StoreOperation, outcome: StoreOutcome, duration: Duration) {
+        self.calls[operation as usize][outcome as usize].inc();
+        self.durations[operation as usize].observe(duration.as_secs_f64());
     }
 }
 

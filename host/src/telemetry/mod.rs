@@ -1,7 +1,8 @@
-//! Logs, request ids and every metric: the only place that names them.
+//! Logs, traces, request ids and every metric: the only place that names them.
 
 mod merge;
 mod metrics;
+pub mod traces;
 
 use std::cell::Cell;
 use std::path::Path;
@@ -15,7 +16,9 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Registry, reload};
 
-pub use metrics::{Counts, LogicMetrics, Metrics, Operation, StoreOutcome};
+pub use metrics::{
+    Counts, LogicMetrics, Metrics, Operation, StoreMetrics, StoreOperation, StoreOutcome,
+};
 
 /// The header that carries a request's id, on both wires.
 pub const REQUEST_ID: &str = "x-request-id";

@@ -42,6 +42,7 @@ suite!(
     parallel_additions_are_all_counted,
     a_limit_is_never_exceeded,
     keys_of_several_tags_are_refused,
+    keys_are_counted_by_what_they_begin_with,
 );
 
 async fn a_write_keeps_other_fields_and_restarts_the_lifetime(f: &Fixture) {
@@ -443,4 +444,33 @@ async fn a_limit_is_never_exceeded(f: &Fixture) {
 async fn keys_of_several_tags_are_refused(f: &Fixture) {
     f.rejected(Txn { success: vec![get("a"), get("b")], ..Txn::default() }).await;
     f.rejected(Txn::default()).await;
+}
+
+async fn keys_are_counted_by_what_they_begin_with(f: &Fixture) {
+    let count = async |prefixes: &[&str]| {
+        let prefixes: Vec<String> = prefixes.iter().map(|&prefix| prefix.into()).collect();
+        let (mut keys, mut cursor) = (0, Some(String::new()));
+        while let Some(at) = cursor {
+            let counted = f.store.count_keys(&prefixes, &at).await.expect("the store answers");
+            keys += counted.keys;
+            cursor = counted.next;
+        }
+        keys
+    };
+    assert_eq!(count(&["A:"]).await, 0);
+    for number in 0..2500 {
+        f.perform(vec![set(&format!("A:{number}"), &[("a", "1")], Some(60_000))]).await;
+    }
+    f.perform(vec![set("A_B:1", &[("a", "1")], Some(60_000))]).await;
+    f.perform(vec![set("A*:1", &[("a", "1")], Some(60_000))]).await;
+    f.perform(vec![set("C:A:1", &[("a", "1")], Some(60_000))]).await;
+    assert_eq!(count(&["A:"]).await, 2500);
+    assert_eq!(count(&["A:", "A_B:"]).await, 2501);
+    assert_eq!(count(&["A*:"]).await, 1);
+    assert_eq!(count(&["C:A:", "B:"]).await, 1);
+    assert_eq!(count(&[]).await, 0);
+    for number in 0..2000 {
+        f.perform(vec![Operation::HashDelete(format!("A:{number}"))]).await;
+    }
+    assert_eq!(count(&["A:"]).await, 500);
 }

@@ -18,9 +18,10 @@ async fn feed() -> (Arc<Feed>, Arc<Memory>, Clock) {
         Arc::<Memory>::clone(&store),
         Vec::new(),
         Limits::default(),
-        metrics,
+        Arc::clone(&metrics),
     );
-    (Feed::new(Arc::<Memory>::clone(&store), logic.await.expect("the component")), store, clock)
+    let logic = logic.await.expect("the component");
+    (Feed::new(Arc::<Memory>::clone(&store), logic, metrics), store, clock)
 }
 
 async fn append(store: &Memory, log: u16, what: &str, keep: u32) {

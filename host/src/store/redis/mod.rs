@@ -14,10 +14,13 @@ use redis::{Client, ConnectionAddr, ErrorKind, IntoConnectionInfo, RedisConnecti
 use redis::{RedisError, ServerErrorKind, Value};
 
 use crate::store::transaction::{Operation, Outcome, Reply, Txn};
-use crate::store::{Answer, Error, LogMark, Logs, Store};
+use crate::store::{Answer, Error, KeyCount, LogMark, Logs, Store};
 use crate::workers::PerWorker;
 use link::{Disconnected, Link};
 use script::TransactionScript;
+
+/// About how many keys one step of a count looks at: some 0.2 ms of the server.
+const SCANNED: u32 = 1000;
 
 /// Where a Redis server is and how to speak to it.
 #[derive(Clone, Debug)]
@@ -265,6 +268,18 @@ impl Store for Redis {
         })
     }
 
+    fn count_keys<'a>(&'a self, prefixes: &'a [String], cursor: &'a str) -> Answer<'a, KeyCount> {
+        Box::pin(async move {
+            let mut scan = redis::cmd("SCAN");
+            scan.arg(if cursor.is_empty() { "0" } else { cursor });
+            scan.arg("MATCH").arg(pattern(prefixes)).arg("COUNT").arg(SCANNED);
+            let (next, found): (String, Vec<String>) = self.ask(&scan).await?;
+            let begins = |key: &&String| prefixes.iter().any(|prefix| key.starts_with(&**prefix));
+            let keys = found.iter().filter(begins).count() as u64;
+            Ok(KeyCount { keys, next: Some(next).filter(|next| next != "0") })
+        })
+    }
+
     fn ping(&self) -> Answer<'_, ()> {
         Box::pin(async { self.ask(&redis::cmd("PING")).await })
     }
@@ -277,6 +292,25 @@ impl Store for Redis {
     fn name(&self) -> &'static str {
         "redis"
     }
+}
+
+/// What all keys match that begin with one of the prefixes, and as few others as one
+/// pattern lets be.
+fn pattern(prefixes: &[String]) -> String {
+    let shared = |a: &str, b: &str| {
+        let ends = a.bytes().zip(b.bytes()).take_while(|(a, b)| a == b).count();
+        a.get(..ends).unwrap_or_default().to_owned()
+    };
+    let first = prefixes.first().cloned().unwrap_or_default();
+    let common = prefixes.iter().fold(first, |common, prefix| shared(&common, prefix));
+    let mut pattern = String::with_capacity(common.len() + 1);
+    for character in common.chars() {
+        if matches!(character, '*' | '?' | '[' | ']' | '\\' | '^') {
+            pattern.push('\\');
+        }
+        pattern.push(character);
+    }
+    pattern + "*"
 }
 
 /// The hashes that a transaction reads when it succeeds, and which fields.

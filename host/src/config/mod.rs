@@ -2,6 +2,9 @@
 //! before anything starts, and a bad value ends the start with one line that
 //! names the setting, the value and what is accepted.
 
+mod traces;
+mod values;
+
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -11,7 +14,8 @@ use clap::{Args, Parser, Subcommand};
 use tracing_subscriber::filter::LevelFilter;
 
 use crate::store::redis::Address;
-use crate::telemetry::{self, LogFormat};
+use crate::telemetry::LogFormat;
+use crate::telemetry::traces::Export;
 
 /// The exit code for bad settings (`EX_USAGE` of sysexits.h).
 pub const EXIT_USAGE: i32 = 64;
@@ -84,38 +88,38 @@ pub struct Subject {
 /// All settings.
 #[derive(Args, Clone, Debug)]
 pub struct Settings {
-    /// Name in logs.
+    /// Name in logs and traces.
     #[arg(long, env = "APP_NAME", default_value = "session-manager", global = true)]
     pub app_name: String,
 
     /// Address of the gRPC and REST ports.
     #[arg(long, env = "BIND_ADDRESS", default_value = "127.0.0.1", global = true,
-          value_parser = address)]
+          value_parser = values::address)]
     pub bind_address: IpAddr,
 
     /// Address of the admin port.
     #[arg(long, env = "ADMIN_ADDRESS", default_value = "127.0.0.1", global = true,
-          value_parser = address)]
+          value_parser = values::address)]
     pub admin_address: IpAddr,
 
     /// Port of gRPC; 0 picks a free one.
-    #[arg(long, env = "GRPC_PORT", default_value = "6027", global = true, value_parser = port)]
+    #[arg(long, env = "GRPC_PORT", default_value = "6027", global = true, value_parser = values::port)]
     pub grpc_port: u16,
 
     /// Port of REST; 0 picks a free one.
-    #[arg(long, env = "REST_PORT", default_value = "8027", global = true, value_parser = port)]
+    #[arg(long, env = "REST_PORT", default_value = "8027", global = true, value_parser = values::port)]
     pub rest_port: u16,
 
     /// Port of metrics and probes; 0 picks a free one.
-    #[arg(long, env = "ADMIN_PORT", default_value = "9027", global = true, value_parser = port)]
+    #[arg(long, env = "ADMIN_PORT", default_value = "9027", global = true, value_parser = values::port)]
     pub admin_port: u16,
 
     /// What is logged: off, error, warn, info, debug or trace.
-    #[arg(long, env = "LOG_LEVEL", default_value = "info", global = true, value_parser = level)]
+    #[arg(long, env = "LOG_LEVEL", default_value = "info", global = true, value_parser = values::level)]
     pub log_level: LevelFilter,
 
     /// Form of the log: text or json.
-    #[arg(long, env = "LOG_FORMAT", default_value = "text", global = true, value_parser = format)]
+    #[arg(long, env = "LOG_FORMAT", default_value = "text", global = true, value_parser = values::format)]
     pub log_format: LogFormat,
 
     /// Directory of daily log files; empty logs to standard error.
@@ -133,12 +137,12 @@ pub struct Settings {
     pub redis_host: String,
 
     /// Port of Redis.
-    #[arg(long, env = "REDIS_PORT", default_value = "6379", global = true, value_parser = port)]
+    #[arg(long, env = "REDIS_PORT", default_value = "6379", global = true, value_parser = values::port)]
     pub redis_port: u16,
 
     /// Database of Redis.
     #[arg(long, env = "REDIS_DATABASE", default_value = "5", global = true,
-          value_parser = database)]
+          value_parser = values::database)]
     pub redis_database: u32,
 
     /// User of Redis.
@@ -175,85 +179,89 @@ pub struct Settings {
 
     /// How long a call waits for Redis.
     #[arg(long, env = "REDIS_TIMEOUT", default_value = "1s", global = true,
-          value_parser = timeout)]
+          value_parser = values::timeout)]
     pub redis_timeout: Duration,
 
     /// Accept a Redis that evicts keys when it is full.
     #[arg(long, env = "REDIS_ALLOW_EVICTION", default_value = "false", global = true,
-          value_parser = boolean, num_args = 0..=1, default_missing_value = "true",
+          value_parser = values::boolean, num_args = 0..=1, default_missing_value = "true",
           require_equals = true)]
     pub redis_allow_eviction: bool,
 
     /// Directory of the embedded store; :memory: keeps nothing.
-    #[arg(long, env = "DATA_DIR", default_value = "data", global = true, value_parser = not_empty)]
+    #[arg(long, env = "DATA_DIR", default_value = "data", global = true, value_parser = values::not_empty)]
     pub data_dir: String,
 
     /// Lifetime of a booking session after its last write.
     #[arg(long, env = "SESSION_TTL", default_value = "15m", global = true,
-          value_parser = lifetime)]
+          value_parser = values::lifetime)]
     pub session_ttl: Duration,
 
     /// Lifetime of a lock on a booking session.
     #[arg(long, env = "SESSION_LOCK_TTL", default_value = "3s", global = true,
-          value_parser = lifetime)]
+          value_parser = values::lifetime)]
     pub session_lock_ttl: Duration,
 
     /// Lifetime of a user's session, however much it is used.
     #[arg(long, env = "USER_SESSION_TTL", default_value = "8760h", global = true,
-          value_parser = lifetime)]
+          value_parser = values::lifetime)]
     pub user_session_ttl: Duration,
 
     /// How long a user's session lives without being used; 0s for as long as it may.
     #[arg(long, env = "USER_SESSION_IDLE", default_value = "0s", global = true,
-          value_parser = idle)]
+          value_parser = values::idle)]
     pub user_session_idle: Duration,
 
     /// How long it is known what became of a connection, after its last heartbeat.
     #[arg(long, env = "CONNECTION_TTL", default_value = "30m", global = true,
-          value_parser = lifetime)]
+          value_parser = values::lifetime)]
     pub connection_ttl: Duration,
 
     /// How often a connection that this process holds is kept.
     #[arg(long, env = "CONNECTION_HEARTBEAT", default_value = "30s", global = true,
-          value_parser = interval)]
+          value_parser = values::interval)]
     pub connection_heartbeat: Duration,
 
     /// Lifetime of a connection after its last heartbeat: at least twice
     /// CONNECTION_HEARTBEAT, at most CONNECTION_TTL.
     #[arg(long, env = "CONNECTION_STALE", default_value = "90s", global = true,
-          value_parser = lifetime)]
+          value_parser = values::lifetime)]
     pub connection_stale: Duration,
 
     /// Name of this process among those that hold connections; empty for the name of the
     /// machine.
     #[arg(long, env = "POD_ID", default_value = "", global = true, hide_default_value = true,
-          value_parser = name)]
+          value_parser = values::name)]
     pub pod_id: String,
 
     /// Lifetime of a viewing session after its last heartbeat.
     #[arg(long, env = "VIEWING_TTL", default_value = "120s", global = true,
-          value_parser = lifetime)]
+          value_parser = values::lifetime)]
     pub viewing_ttl: Duration,
 
     /// Viewing sessions at the same time, of a home that was given no number of its own.
     #[arg(long, env = "VIEWING_MAX_SESSIONS", default_value = "2", global = true,
-          value_parser = max_sessions)]
+          value_parser = values::max_sessions)]
     pub viewing_max_sessions: u32,
 
     /// Events that are kept in each of the 64 logs, about.
     #[arg(long, env = "EVENTS_KEPT", default_value = "10000", global = true,
-          value_parser = events_kept)]
+          value_parser = values::events_kept)]
     pub events_kept: u32,
 
     /// Calls of the rules at the same time; each needs an instance.
     #[arg(long, env = "LOGIC_INSTANCES", default_value = "256", global = true,
-          value_parser = instances)]
+          value_parser = values::instances)]
     pub logic_instances: u32,
 
     /// File of the component to run; empty runs the built-in one. A change of the file
     /// is a swap, and so is a SIGHUP.
     #[arg(long, env = "COMPONENT", default_value = "", global = true, hide_default_value = true)]
     pub component: String,
+
+    /// Where traces go.
+    #[command(flatten)]
+    tracing: traces::Tracing,
 }
 
 /// Where sessions are to be kept.
@@ -287,6 +295,7 @@ impl Settings {
         let cli = Cli::try_parse_from(arguments).map_err(|error| refusal(&error))?;
         cli.settings.store()?;
         cli.settings.check_connections()?;
+        cli.settings.traces()?;
         Ok((cli.command.unwrap_or(Command::Serve), cli.settings))
     }
 
@@ -303,6 +312,14 @@ impl Settings {
         let value = format!("{connection_stale:?}");
         let text = format!("invalid value {value:?} for CONNECTION_STALE: expected {expected}");
         Err(Refusal { text, code: EXIT_USAGE })
+    }
+
+    /// Where traces go, and which; `None` when nobody wants them.
+    ///
+    /// # Errors
+    /// When a token or the headers for the collector are none.
+    pub fn traces(&self) -> Result<Option<Export>, Refusal> {
+        self.tracing.export(&self.app_name, self.pod_id())
     }
 
     /// The name of this process among those that hold connections.
@@ -398,121 +415,6 @@ fn refusal(error: &clap::Error) -> Refusal {
     Refusal { text, code: EXIT_USAGE }
 }
 
-fn address(text: &str) -> Result<IpAddr, String> {
-    text.parse().map_err(|_| "expected an IP address, such as 127.0.0.1 or 0.0.0.0".into())
-}
-
-fn port(text: &str) -> Result<u16, String> {
-    text.parse().map_err(|_| "expected a port from 0 to 65535".into())
-}
-
-fn database(text: &str) -> Result<u32, String> {
-    let number = text.parse().ok().filter(|number| *number < 1 << 20);
-    number.ok_or_else(|| "expected a database number from 0".into())
-}
-
-fn instances(text: &str) -> Result<u32, String> {
-    let number = text.parse().ok().filter(|number| (1..=1024).contains(number));
-    number.ok_or_else(|| "expected a number from 1 to 1024".into())
-}
-
-fn max_sessions(text: &str) -> Result<u32, String> {
-    let number = text.parse().ok().filter(|number| (0..=1000).contains(number));
-    number.ok_or_else(|| "expected a number from 0 to 1000".into())
-}
-
-fn events_kept(text: &str) -> Result<u32, String> {
-    let number = text.parse().ok().filter(|number| (100..=1_000_000).contains(number));
-    number.ok_or_else(|| "expected a number from 100 to 1000000".into())
-}
-
-fn interval(text: &str) -> Result<Duration, String> {
-    bounded(text, Duration::from_millis(100), Duration::from_secs(24 * 3600))
-        .ok_or_else(|| "expected a duration from 100ms to 24h, such as 30s".into())
-}
-
-fn name(text: &str) -> Result<String, String> {
-    if text.len() > 256 || text.chars().any(char::is_control) {
-        return Err("expected at most 256 bytes without control characters".into());
-    }
-    Ok(text.into())
-}
-
-fn level(text: &str) -> Result<LevelFilter, String> {
-    telemetry::level(text).ok_or_else(|| "expected off, error, warn, info, debug or trace".into())
-}
-
-fn format(text: &str) -> Result<LogFormat, String> {
-    match text {
-        "text" => Ok(LogFormat::Text),
-        "json" => Ok(LogFormat::Json),
-        _ => Err("expected text or json".into()),
-    }
-}
-
-fn boolean(text: &str) -> Result<bool, String> {
-    text.parse().map_err(|_| "expected true or false".into())
-}
-
-fn not_empty(text: &str) -> Result<String, String> {
-    if text.is_empty() {
-        return Err(format!("expected a directory, or {IN_MEMORY}"));
-    }
-    Ok(text.into())
-}
-
-fn lifetime(text: &str) -> Result<Duration, String> {
-    bounded(text, Duration::from_millis(1), Duration::from_secs(10 * 366 * 24 * 3600))
-        .ok_or_else(|| "expected a duration from 1ms to 10 years, such as 15m or 1h30m".into())
-}
-
-fn idle(text: &str) -> Result<Duration, String> {
-    match duration(text) {
-        Some(Duration::ZERO) => Ok(Duration::ZERO),
-        _ => lifetime(text).map_err(|expected| format!("{expected}, or 0s for no limit")),
-    }
-}
-
-fn timeout(text: &str) -> Result<Duration, String> {
-    bounded(text, Duration::from_millis(1), Duration::from_secs(60))
-        .ok_or_else(|| "expected a duration from 1ms to 1m, such as 500ms".into())
-}
-
-fn bounded(text: &str, least: Duration, most: Duration) -> Option<Duration> {
-    duration(text).filter(|duration| (least..=most).contains(duration))
-}
-
-/// A duration as Go writes it: numbers with units, such as `1h30m` or `1.5s`.
-fn duration(text: &str) -> Option<Duration> {
-    let units = [
-        ("ns", 1e-9),
-        ("us", 1e-6),
-        ("\u{b5}s", 1e-6),
-        ("ms", 1e-3),
-        ("s", 1.0),
-        ("m", 60.0),
-        ("h", 3600.0),
-    ];
-    let mut rest = text;
-    let mut seconds = 0.0;
-    if rest == "0" {
-        return Some(Duration::ZERO);
-    }
-    if rest.is_empty() {
-        return None;
-    }
-    while !rest.is_empty() {
-        let number_ends = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
-        let (number, after) = rest.split_at(number_ends);
-        let unit_ends = after.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(after.len());
-        let (unit, after) = after.split_at(unit_ends);
-        let (_, factor) = units.iter().find(|(name, _)| *name == unit)?;
-        seconds += number.parse::<f64>().ok()? * factor;
-        rest = after;
-    }
-    Duration::try_from_secs_f64(seconds).ok()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -520,30 +422,6 @@ mod tests {
     fn read(arguments: &[&str]) -> Result<Settings, Refusal> {
         Settings::read(["session-manager"].iter().chain(arguments).map(Into::into))
             .map(|(_, settings)| settings)
-    }
-
-    #[test]
-    fn durations_are_read_as_go_writes_them() {
-        for (text, milliseconds) in [
-            ("15m", Some(900_000)),
-            ("3s", Some(3000)),
-            ("1h30m", Some(5_400_000)),
-            ("500ms", Some(500)),
-            ("1.5s", Some(1500)),
-            ("8760h", Some(31_536_000_000)),
-            ("0", Some(0)),
-            ("0s", Some(0)),
-            ("", None),
-            ("15", None),
-            ("m", None),
-            ("-3s", None),
-            ("3 s", None),
-            ("3d", None),
-            ("1..5s", None),
-        ] {
-            let read = duration(text).map(|duration| duration.as_millis());
-            assert_eq!(read, milliseconds, "{text:?}");
-        }
     }
 
     #[test]

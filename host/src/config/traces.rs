@@ -1,0 +1,244 @@
+//! Settings of traces, by the names that Elastic and OpenTelemetry have given them. What
+//! else the SDK of OpenTelemetry reads from `OTEL_` variables, it reads itself.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use clap::Args;
+use http::{HeaderName, HeaderValue};
+use percent_encoding::percent_decode_str;
+
+use super::{EXIT_USAGE, Refusal, values};
+use crate::telemetry::traces::{Export, Sampling};
+
+/// Where a collector takes traces.
+const PATH: &str = "/v1/traces";
+
+/// Where traces go, and which.
+#[derive(Args, Clone, Debug)]
+pub struct Tracing {
+    /// Server of Elastic APM; traces go there over OTLP/HTTP. Empty sends none, unless
+    /// OTEL_EXPORTER_OTLP_ENDPOINT says where to.
+    #[arg(long, env = "ELASTIC_APM_SERVER_URL", default_value = "", global = true,
+          hide_default_value = true, value_parser = values::url)]
+    elastic_apm_server_url: String,
+
+    /// Secret token of Elastic APM.
+    #[arg(
+        long,
+        env = "ELASTIC_APM_SECRET_TOKEN",
+        default_value = "",
+        global = true,
+        hide_default_value = true,
+        hide_env_values = true
+    )]
+    elastic_apm_secret_token: String,
+
+    /// Name of the service in traces; empty for OTEL_SERVICE_NAME, or APP_NAME.
+    #[arg(long, env = "ELASTIC_APM_SERVICE_NAME", default_value = "", global = true,
+          hide_default_value = true, value_parser = values::name)]
+    elastic_apm_service_name: String,
+
+    /// Environment in traces, such as staging.
+    #[arg(long, env = "ELASTIC_APM_ENVIRONMENT", default_value = "", global = true,
+          hide_default_value = true, value_parser = values::name)]
+    elastic_apm_environment: String,
+
+    /// How long Elastic APM may take to take spans. No request waits for it.
+    #[arg(long, env = "ELASTIC_APM_SERVER_TIMEOUT", default_value = "30s", global = true,
+          value_parser = values::timeout)]
+    elastic_apm_server_timeout: Duration,
+
+    /// Collector of traces; they go to its /v1/traces.
+    #[arg(long, env = "OTEL_EXPORTER_OTLP_ENDPOINT", default_value = "", global = true,
+          hide_default_value = true, value_parser = values::url)]
+    otel_exporter_otlp_endpoint: String,
+
+    /// The same with the path in it.
+    #[arg(long, env = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", default_value = "", global = true,
+          hide_default_value = true, value_parser = values::url)]
+    otel_exporter_otlp_traces_endpoint: String,
+
+    /// Headers for the collector: name=value,name=value, percent-encoded.
+    #[arg(
+        long,
+        env = "OTEL_EXPORTER_OTLP_HEADERS",
+        default_value = "",
+        global = true,
+        hide_default_value = true,
+        hide_env_values = true
+    )]
+    otel_exporter_otlp_headers: String,
+
+    /// How long the collector may take to take spans, in milliseconds.
+    #[arg(long, env = "OTEL_EXPORTER_OTLP_TIMEOUT", default_value = "10000", global = true,
+          value_parser = values::milliseconds)]
+    otel_exporter_otlp_timeout: Duration,
+
+    /// How to speak to the collector: http/protobuf.
+    #[arg(long, env = "OTEL_EXPORTER_OTLP_PROTOCOL", default_value = "http/protobuf",
+          global = true, value_parser = values::protocol)]
+    otel_exporter_otlp_protocol: String,
+
+    /// Name of the service in traces.
+    #[arg(long, env = "OTEL_SERVICE_NAME", default_value = "", global = true,
+          hide_default_value = true, value_parser = values::name)]
+    otel_service_name: String,
+
+    /// Which requests are traced: always_on, always_off or traceidratio; parentbased_ before
+    /// it leaves the decision to a caller who traces.
+    #[arg(long, env = "OTEL_TRACES_SAMPLER", default_value = "parentbased_always_on",
+          global = true, value_parser = values::sampler)]
+    otel_traces_sampler: String,
+
+    /// Which share of requests traceidratio traces.
+    #[arg(long, env = "OTEL_TRACES_SAMPLER_ARG", default_value = "1", global = true,
+          value_parser = values::share)]
+    otel_traces_sampler_arg: f64,
+}
+
+impl Tracing {
+    /// Where traces go, and which; `None` when nobody wants them.
+    ///
+    /// # Errors
+    /// When a token or the headers are none.
+    pub fn export(&self, app_name: &str, instance: String) -> Result<Option<Export>, Refusal> {
+        let mut headers = self.headers()?;
+        let (endpoint, timeout) = if !self.elastic_apm_server_url.is_empty() {
+            let token = &self.elastic_apm_secret_token;
+            if HeaderValue::from_str(token).is_err() {
+                return Err(refused("ELASTIC_APM_SECRET_TOKEN", "visible ASCII characters"));
+            }
+            if !token.is_empty() {
+                headers.insert("authorization".into(), format!("Bearer {token}"));
+            }
+            (below(&self.elastic_apm_server_url), self.elastic_apm_server_timeout)
+        } else if !self.otel_exporter_otlp_traces_endpoint.is_empty() {
+            (self.otel_exporter_otlp_traces_endpoint.clone(), self.otel_exporter_otlp_timeout)
+        } else if !self.otel_exporter_otlp_endpoint.is_empty() {
+            (below(&self.otel_exporter_otlp_endpoint), self.otel_exporter_otlp_timeout)
+        } else {
+            return Ok(None);
+        };
+        let given = [&self.elastic_apm_service_name, &self.otel_service_name];
+        let service_name = given.into_iter().find(|name| !name.is_empty());
+        let environment = Some(&self.elastic_apm_environment).filter(|name| !name.is_empty());
+        Ok(Some(Export {
+            endpoint,
+            headers,
+            timeout,
+            service_name: service_name.map_or(app_name, |name| name).into(),
+            environment: environment.cloned(),
+            instance,
+            sampling: self.sampling(),
+        }))
+    }
+
+    fn sampling(&self) -> Sampling {
+        let by_parent = self.otel_traces_sampler.strip_prefix("parentbased_");
+        let share = match by_parent.unwrap_or(&self.otel_traces_sampler) {
+            "always_on" => 1.0,
+            "always_off" => 0.0,
+            _ => self.otel_traces_sampler_arg,
+        };
+        Sampling { share, by_parent: by_parent.is_some() }
+    }
+
+    fn headers(&self) -> Result<HashMap<String, String>, Refusal> {
+        let pairs = self.otel_exporter_otlp_headers.split(',').map(str::trim);
+        let header = |pair: &str| {
+            let (name, value) = pair.split_once('=')?;
+            let name = name.trim().parse::<HeaderName>().ok()?;
+            let value = percent_decode_str(value.trim()).decode_utf8().ok()?;
+            HeaderValue::from_str(&value).ok()?;
+            Some((name.as_str().to_owned(), value.into_owned()))
+        };
+        let headers = pairs.filter(|pair| !pair.is_empty()).map(header).collect::<Option<_>>();
+        headers.ok_or_else(|| refused("OTEL_EXPORTER_OTLP_HEADERS", "name=value,name=value"))
+    }
+}
+
+/// The value is a secret, and is not told.
+fn refused(name: &str, expected: &str) -> Refusal {
+    Refusal { text: format!("invalid value for {name}: expected {expected}"), code: EXIT_USAGE }
+}
+
+fn below(url: &str) -> String {
+    [url.trim_end_matches('/'), PATH].concat()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Settings;
+
+    fn export(arguments: &[&str]) -> Result<Option<Export>, String> {
+        let read = Settings::read(["session-manager"].iter().chain(arguments).map(Into::into));
+        let (_, settings) = read.map_err(|refusal| refusal.text)?;
+        settings.traces().map_err(|refusal| refusal.text)
+    }
+
+    #[test]
+    fn traces_go_where_elastic_or_opentelemetry_say() {
+        assert!(export(&[]).expect("accepted").is_none());
+        let elastic = [
+            "--elastic-apm-server-url=http://apm:8200/",
+            "--elastic-apm-secret-token=t",
+            "--elastic-apm-environment=staging",
+            "--otel-service-name=ours",
+            "--otel-traces-sampler=traceidratio",
+            "--otel-traces-sampler-arg=0.25",
+        ];
+        let found = export(&elastic).expect("accepted").expect("wanted");
+        assert_eq!(found.endpoint, "http://apm:8200/v1/traces");
+        assert_eq!(found.headers["authorization"], "Bearer t");
+        assert_eq!((found.timeout, &*found.service_name), (Duration::from_secs(30), "ours"));
+        assert_eq!(found.environment.as_deref(), Some("staging"));
+        assert_eq!(found.sampling, Sampling { share: 0.25, by_parent: false });
+        let endpoint = "--otel-exporter-otlp-endpoint=https://c/x";
+        let headers = "--otel-exporter-otlp-headers=a=1, b=two%20words";
+        let found = export(&[endpoint, headers]).expect("accepted").expect("wanted");
+        assert_eq!(found.endpoint, "https://c/x/v1/traces");
+        assert_eq!((&*found.headers["a"], &*found.headers["b"]), ("1", "two words"));
+        assert_eq!(
+            (found.timeout, &*found.service_name),
+            (Duration::from_secs(10), "session-manager")
+        );
+        assert_eq!(found.sampling, Sampling { share: 1.0, by_parent: true });
+        let whole = "--otel-exporter-otlp-traces-endpoint=http://c/only";
+        let found = export(&[endpoint, whole]).expect("accepted").expect("wanted");
+        assert_eq!(found.endpoint, "http://c/only");
+    }
+
+    #[test]
+    fn a_bad_value_is_refused_and_a_secret_one_is_not_told() {
+        for (argument, expected) in [
+            (
+                "--elastic-apm-server-url=apm:8200",
+                r#"invalid value "apm:8200" for ELASTIC_APM_SERVER_URL: expected http://host[:port][/path] or https://..."#,
+            ),
+            (
+                "--otel-exporter-otlp-protocol=grpc",
+                r#"invalid value "grpc" for OTEL_EXPORTER_OTLP_PROTOCOL: expected http/protobuf"#,
+            ),
+            (
+                "--otel-traces-sampler=sometimes",
+                r#"invalid value "sometimes" for OTEL_TRACES_SAMPLER: expected always_on, always_off or traceidratio, or one of them behind parentbased_"#,
+            ),
+            (
+                "--otel-traces-sampler-arg=2",
+                r#"invalid value "2" for OTEL_TRACES_SAMPLER_ARG: expected a number from 0 to 1"#,
+            ),
+            (
+                "--otel-exporter-otlp-headers=secret",
+                "invalid value for OTEL_EXPORTER_OTLP_HEADERS: expected name=value,name=value",
+            ),
+        ] {
+            assert_eq!(export(&[argument]).expect_err(argument), expected);
+        }
+        let elastic = ["--elastic-apm-server-url=http://a", "--elastic-apm-secret-token=a\nb"];
+        let refused =
+            "invalid value for ELASTIC_APM_SECRET_TOKEN: expected visible ASCII characters";
+        assert_eq!(export(&elastic).expect_err(refused), refused);
+    }
+}

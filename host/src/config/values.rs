@@ -1,0 +1,210 @@
+//! Values of settings: how each is read, and what is accepted when it is not.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use http::Uri;
+use tracing_subscriber::filter::LevelFilter;
+
+use super::IN_MEMORY;
+use crate::telemetry::{self, LogFormat};
+
+/// An IP address.
+pub fn address(text: &str) -> Result<IpAddr, String> {
+    text.parse().map_err(|_| "expected an IP address, such as 127.0.0.1 or 0.0.0.0".into())
+}
+
+/// A port.
+pub fn port(text: &str) -> Result<u16, String> {
+    text.parse().map_err(|_| "expected a port from 0 to 65535".into())
+}
+
+/// The number of a database of Redis.
+pub fn database(text: &str) -> Result<u32, String> {
+    let number = text.parse().ok().filter(|number| *number < 1 << 20);
+    number.ok_or_else(|| "expected a database number from 0".into())
+}
+
+/// How many instances there may be.
+pub fn instances(text: &str) -> Result<u32, String> {
+    let number = text.parse().ok().filter(|number| (1..=1024).contains(number));
+    number.ok_or_else(|| "expected a number from 1 to 1024".into())
+}
+
+/// How many viewing sessions a home may have.
+pub fn max_sessions(text: &str) -> Result<u32, String> {
+    let number = text.parse().ok().filter(|number| (0..=1000).contains(number));
+    number.ok_or_else(|| "expected a number from 0 to 1000".into())
+}
+
+/// How many events a log keeps.
+pub fn events_kept(text: &str) -> Result<u32, String> {
+    let number = text.parse().ok().filter(|number| (100..=1_000_000).contains(number));
+    number.ok_or_else(|| "expected a number from 100 to 1000000".into())
+}
+
+/// How often something is done.
+pub fn interval(text: &str) -> Result<Duration, String> {
+    bounded(text, Duration::from_millis(100), Duration::from_secs(24 * 3600))
+        .ok_or_else(|| "expected a duration from 100ms to 24h, such as 30s".into())
+}
+
+/// A name.
+pub fn name(text: &str) -> Result<String, String> {
+    if text.len() > 256 || text.chars().any(char::is_control) {
+        return Err("expected at most 256 bytes without control characters".into());
+    }
+    Ok(text.into())
+}
+
+/// A level of the log.
+pub fn level(text: &str) -> Result<LevelFilter, String> {
+    telemetry::level(text).ok_or_else(|| "expected off, error, warn, info, debug or trace".into())
+}
+
+/// The form of the log.
+pub fn format(text: &str) -> Result<LogFormat, String> {
+    match text {
+        "text" => Ok(LogFormat::Text),
+        "json" => Ok(LogFormat::Json),
+        _ => Err("expected text or json".into()),
+    }
+}
+
+/// Yes or no.
+pub fn boolean(text: &str) -> Result<bool, String> {
+    text.parse().map_err(|_| "expected true or false".into())
+}
+
+/// A directory.
+pub fn not_empty(text: &str) -> Result<String, String> {
+    if text.is_empty() {
+        return Err(format!("expected a directory, or {IN_MEMORY}"));
+    }
+    Ok(text.into())
+}
+
+/// How long a session lives.
+pub fn lifetime(text: &str) -> Result<Duration, String> {
+    bounded(text, Duration::from_millis(1), Duration::from_secs(10 * 366 * 24 * 3600))
+        .ok_or_else(|| "expected a duration from 1ms to 10 years, such as 15m or 1h30m".into())
+}
+
+/// How long a session lives without use.
+pub fn idle(text: &str) -> Result<Duration, String> {
+    match duration(text) {
+        Some(Duration::ZERO) => Ok(Duration::ZERO),
+        _ => lifetime(text).map_err(|expected| format!("{expected}, or 0s for no limit")),
+    }
+}
+
+/// How long to wait for somebody.
+pub fn timeout(text: &str) -> Result<Duration, String> {
+    bounded(text, Duration::from_millis(1), Duration::from_secs(60))
+        .ok_or_else(|| "expected a duration from 1ms to 1m, such as 500ms".into())
+}
+
+/// Somebody who is spoken to over HTTP.
+pub fn url(text: &str) -> Result<String, String> {
+    let fits = |uri: &Uri| matches!(uri.scheme_str(), Some("http" | "https"));
+    if text.is_empty() || text.parse().as_ref().is_ok_and(fits) {
+        return Ok(text.into());
+    }
+    Err("expected http://host[:port][/path] or https://...".into())
+}
+
+/// How long to wait for somebody, as OpenTelemetry writes it.
+pub fn milliseconds(text: &str) -> Result<Duration, String> {
+    let number = text.parse().ok().filter(|number| (1..=60_000).contains(number));
+    number
+        .map(Duration::from_millis)
+        .ok_or_else(|| "expected a number of milliseconds from 1 to 60000".into())
+}
+
+/// How to speak to a collector.
+pub fn protocol(text: &str) -> Result<String, String> {
+    match text {
+        "http/protobuf" => Ok(text.into()),
+        _ => Err("expected http/protobuf".into()),
+    }
+}
+
+/// How to choose what is traced.
+pub fn sampler(text: &str) -> Result<String, String> {
+    match text.strip_prefix("parentbased_").unwrap_or(text) {
+        "always_on" | "always_off" | "traceidratio" => Ok(text.into()),
+        _ => Err("expected always_on, always_off or traceidratio, or one of them behind \
+                  parentbased_"
+            .into()),
+    }
+}
+
+/// A share of all.
+pub fn share(text: &str) -> Result<f64, String> {
+    let share = text.parse().ok().filter(|share| (0.0..=1.0).contains(share));
+    share.ok_or_else(|| "expected a number from 0 to 1".into())
+}
+
+fn bounded(text: &str, least: Duration, most: Duration) -> Option<Duration> {
+    duration(text).filter(|duration| (least..=most).contains(duration))
+}
+
+/// A duration as Go writes it: numbers with units, such as `1h30m` or `1.5s`.
+fn duration(text: &str) -> Option<Duration> {
+    let units = [
+        ("ns", 1e-9),
+        ("us", 1e-6),
+        ("\u{b5}s", 1e-6),
+        ("ms", 1e-3),
+        ("s", 1.0),
+        ("m", 60.0),
+        ("h", 3600.0),
+    ];
+    let mut rest = text;
+    let mut seconds = 0.0;
+    if rest == "0" {
+        return Some(Duration::ZERO);
+    }
+    if rest.is_empty() {
+        return None;
+    }
+    while !rest.is_empty() {
+        let number_ends = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
+        let (number, after) = rest.split_at(number_ends);
+        let unit_ends = after.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(after.len());
+        let (unit, after) = after.split_at(unit_ends);
+        let (_, factor) = units.iter().find(|(name, _)| *name == unit)?;
+        seconds += number.parse::<f64>().ok()? * factor;
+        rest = after;
+    }
+    Duration::try_from_secs_f64(seconds).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_read_as_go_writes_them() {
+        for (text, milliseconds) in [
+            ("15m", Some(900_000)),
+            ("3s", Some(3000)),
+            ("1h30m", Some(5_400_000)),
+            ("500ms", Some(500)),
+            ("1.5s", Some(1500)),
+            ("8760h", Some(31_536_000_000)),
+            ("0", Some(0)),
+            ("0s", Some(0)),
+            ("", None),
+            ("15", None),
+            ("m", None),
+            ("-3s", None),
+            ("3 s", None),
+            ("3d", None),
+            ("1..5s", None),
+        ] {
+            let read = duration(text).map(|duration| duration.as_millis());
+            assert_eq!(read, milliseconds, "{text:?}");
+        }
+    }
+}
