@@ -71,6 +71,11 @@ impl Launch {
         Self::new().set("REDIS_HOST", "127.0.0.1").set("REDIS_PORT", &server.port.to_string())
     }
 
+    /// A server on whatever Redis is at a URL.
+    pub fn redis_at(url: &str) -> Self {
+        Self::new().set("REDIS_URL", url)
+    }
+
     /// Adds a setting.
     #[must_use]
     pub fn set(mut self, name: &str, value: &str) -> Self {

@@ -9,5 +9,6 @@ pub mod guest;
 pub mod host;
 pub mod process;
 pub mod redis_server;
+pub mod redis_topology;
 pub mod secrets;
 pub mod wait;

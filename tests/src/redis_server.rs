@@ -100,7 +100,11 @@ impl RedisServer {
     }
 }
 
-fn free_port() -> u16 {
+/// A port that nobody has now.
+///
+/// # Panics
+/// When there is none.
+pub fn free_port() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     listener.local_addr().expect("an address").port()
 }
@@ -109,7 +113,7 @@ fn launch(port: u16, directory: &tempfile::TempDir, options: &[String]) -> Proce
     Process::start(
         Command::new("redis-server")
             .args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "yes"])
-            .args(["--appendfsync", "always"])
+            .args(["--appendfsync", "always", "--repl-diskless-sync-delay", "0"])
             .args(["--port", &port.to_string(), "--dir"])
             .arg(directory.path())
             .args(options)

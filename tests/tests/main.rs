@@ -19,6 +19,7 @@ mod python;
 mod readme;
 mod store;
 mod swap;
+mod topology;
 mod traces;
 mod users;
 mod viewing;

@@ -166,7 +166,10 @@ pub struct Settings {
     )]
     pub redis_password: String,
 
-    /// redis://user:password@host:port/database, instead of the five above.
+    /// redis://user:password@host:port/database, instead of the five above;
+    /// redis-sentinel://host:port,host:port/service/database asks Sentinels for the server,
+    /// redis-cluster://host:port,host:port is a Cluster. With rediss in the place of redis,
+    /// over TLS.
     #[arg(
         long,
         env = "REDIS_URL",
@@ -346,10 +349,9 @@ impl Settings {
             code: EXIT_USAGE,
         };
         if !self.redis_url.is_empty() {
-            const EXPECTED: &str = "expected redis://[user:password@]host[:port][/database]";
-            if !self.redis_url.starts_with("redis://") {
-                return Err(refused("REDIS_URL", EXPECTED));
-            }
+            const EXPECTED: &str = "expected redis://[user:password@]host[:port][/database], \
+                 redis-sentinel://[user:password@]host[:port],.../service[/database] or \
+                 redis-cluster://[user:password@]host[:port],..., or rediss in the place of redis";
             let address = Address::from_url(&self.redis_url);
             return address.map(StoreChoice::Redis).map_err(|_| refused("REDIS_URL", EXPECTED));
         }
@@ -483,7 +485,7 @@ mod tests {
             ),
             (
                 &["--redis-url", "http://x"],
-                "invalid value for REDIS_URL: expected redis://[user:password@]host[:port][/database]",
+                "invalid value for REDIS_URL: expected redis://[user:password@]host[:port][/database], redis-sentinel://[user:password@]host[:port],.../service[/database] or redis-cluster://[user:password@]host[:port],..., or rediss in the place of redis",
             ),
             (
                 &["--connection-stale", "30s"],

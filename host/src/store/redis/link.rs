@@ -5,13 +5,12 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, Client, RedisError};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-/// Commands waiting for the connection before callers wait themselves.
-const PIPELINE_BUFFER: usize = 1024;
+use crate::store::redis::address::Connector;
+use crate::store::redis::commands::Commands;
+
 /// How often a connection is asked whether it lives.
 const PING_INTERVAL: Duration = Duration::from_secs(1);
 const RECONNECT_DELAY_MIN: Duration = Duration::from_millis(50);
@@ -30,7 +29,7 @@ pub struct Link {
 /// One connection among those that a link has had.
 pub struct Connection {
     /// To send commands on.
-    pub commands: MultiplexedConnection,
+    pub commands: Commands,
     number: u64,
 }
 
@@ -39,7 +38,7 @@ enum State {
     /// Nobody knows yet whether the server answers.
     Starting,
     Up {
-        commands: MultiplexedConnection,
+        commands: Commands,
         number: u64,
     },
     Down,
@@ -50,11 +49,11 @@ enum State {
 pub struct Disconnected;
 
 impl Link {
-    /// A link to the server that `client` knows, kept by a task of the present
-    /// runtime. An attempt to connect is given up after `timeout`.
-    pub fn new(client: Client, timeout: Duration) -> Self {
+    /// A link over what `connector` connects to, kept by a task of the present runtime. A
+    /// server that does not answer for `timeout` is given up.
+    pub fn new(connector: Connector, timeout: Duration) -> Self {
         let (state, watched) = watch::channel(State::Starting);
-        let keeper = tokio::spawn(keep(client, timeout, state.clone(), watched));
+        let keeper = tokio::spawn(keep(connector, timeout, state.clone(), watched));
         Self { state, timeouts: AtomicU32::new(0), keeper }
     }
 
@@ -121,14 +120,14 @@ impl Drop for Link {
 
 /// Connects, waits until the connection is lost, and begins anew.
 async fn keep(
-    client: Client,
+    connector: Connector,
     timeout: Duration,
     state: watch::Sender<State>,
     mut watched: watch::Receiver<State>,
 ) {
     let mut delay = RECONNECT_DELAY_MIN;
-    for number in 1.. {
-        match connect(&client, timeout).await {
+    for (attempt, number) in (1..).enumerate() {
+        match connector.connect(attempt).await {
             Ok(commands) => {
                 delay = RECONNECT_DELAY_MIN;
                 state.send_replace(State::Up { commands: commands.clone(), number });
@@ -158,11 +157,11 @@ async fn keep(
 
 /// Completes when the server does not answer any more, so that a connection that
 /// was closed while nobody used it is replaced before somebody does.
-async fn silence(mut commands: MultiplexedConnection, timeout: Duration) {
+async fn silence(mut commands: Commands, timeout: Duration) {
     loop {
         tokio::time::sleep(PING_INTERVAL).await;
         let ping = redis::cmd("PING");
-        let answer = tokio::time::timeout(timeout, ping.query_async::<()>(&mut commands)).await;
+        let answer = tokio::time::timeout(timeout, commands.ask::<()>(&ping)).await;
         // An error that the server tells is an answer.
         let alive = match answer {
             Ok(Ok(())) => true,
@@ -172,18 +171,5 @@ async fn silence(mut commands: MultiplexedConnection, timeout: Duration) {
         if !alive {
             return;
         }
-    }
-}
-
-async fn connect(client: &Client, timeout: Duration) -> Result<MultiplexedConnection, RedisError> {
-    let configuration = AsyncConnectionConfig::new()
-        .set_connection_timeout(Some(timeout))
-        // Calls are limited where they are made.
-        .set_response_timeout(None)
-        .set_pipeline_buffer_size(PIPELINE_BUFFER);
-    let connecting = client.get_multiplexed_async_connection_with_config(&configuration);
-    match tokio::time::timeout(timeout, connecting).await {
-        Ok(connected) => connected,
-        Err(_) => Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into()),
     }
 }

@@ -1,7 +1,9 @@
-//! The store on one Redis server, 7.0 or later: a multiplexed connection for each
-//! worker that comes back by itself, a time limit on every call. Reads go as plain commands
-//! in MULTI; whatever writes or compares goes as one script.
+//! The store on Redis, 7.0 or later: one server, the one that Sentinels name, or a
+//! Cluster. A connection for each worker that comes back by itself, a time limit on every
+//! call. Reads go as plain commands in MULTI; whatever writes or compares goes as one script.
 
+mod address;
+mod commands;
 mod link;
 mod reply;
 mod script;
@@ -9,58 +11,23 @@ mod script;
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use redis::aio::MultiplexedConnection;
-use redis::{Client, ConnectionAddr, ErrorKind, IntoConnectionInfo, RedisConnectionInfo};
-use redis::{RedisError, ServerErrorKind, Value};
+use redis::{ErrorKind, RedisError, ServerErrorKind, Value};
 
 use crate::store::transaction::{Operation, Outcome, Reply, Txn};
 use crate::store::{Answer, Error, KeyCount, LogMark, Logs, Store};
 use crate::workers::PerWorker;
+use address::Connector;
+pub use address::{Address, NoAddress};
+use commands::Commands;
 use link::{Disconnected, Link};
 use script::TransactionScript;
 
 /// About how many keys one step of a count looks at: some 0.2 ms of the server.
 const SCANNED: u32 = 1000;
 
-/// Where a Redis server is and how to speak to it.
-#[derive(Clone, Debug)]
-pub struct Address(redis::ConnectionInfo);
-
-impl Address {
-    /// A server by its parts; an empty user or password is none.
-    ///
-    /// # Errors
-    /// When the parts make no address.
-    pub fn from_parts(
-        host: &str,
-        port: u16,
-        database: u32,
-        username: &str,
-        password: &str,
-    ) -> Result<Self, RedisError> {
-        let mut settings = RedisConnectionInfo::default().set_db(database.into());
-        if !username.is_empty() {
-            settings = settings.set_username(username);
-        }
-        if !password.is_empty() {
-            settings = settings.set_password(password);
-        }
-        let address = ConnectionAddr::Tcp(host.into(), port);
-        Ok(Self(address.into_connection_info()?.set_redis_settings(settings)))
-    }
-
-    /// A server by its `redis://` URL.
-    ///
-    /// # Errors
-    /// When it is not such a URL.
-    pub fn from_url(url: &str) -> Result<Self, RedisError> {
-        Ok(Self(url.into_connection_info()?))
-    }
-}
-
-/// A store on one Redis server.
+/// A store on Redis.
 pub struct Redis {
-    client: Client,
+    connector: Connector,
     timeout: Duration,
     /// A connection for each worker, made on that worker when it first asks, and
     /// one for everybody else: a reply is read by the thread that waits for it.
@@ -92,8 +59,10 @@ impl Redis {
     /// # Errors
     /// When the address is not usable at all.
     pub fn new(address: Address, timeout: Duration) -> Result<Self, RedisError> {
+        // TLS may be wanted; whoever has chosen another before is fine too.
+        drop(rustls::crypto::ring::default_provider().install_default());
         let redis = Self {
-            client: Client::open(address.0)?,
+            connector: Connector::new(address, timeout)?,
             timeout,
             links: PerWorker::new(OnceLock::new),
             script: TransactionScript::new(),
@@ -106,7 +75,7 @@ impl Redis {
 
     /// The link of the worker that runs this.
     fn link(&self) -> &Link {
-        self.links.own().get_or_init(|| Link::new(self.client.clone(), self.timeout))
+        self.links.own().get_or_init(|| Link::new(self.connector.clone(), self.timeout))
     }
 
     /// What makes the server unfit to keep sessions; `None` when it is fit, or
@@ -140,26 +109,32 @@ impl Redis {
     }
 
     async fn ask<T: redis::FromRedisValue>(&self, command: &redis::Cmd) -> Result<T, Error> {
-        self.call(async |connection| command.query_async(connection).await).await
+        self.call(async |connection| connection.ask(command).await).await
     }
 
     /// One exchange with the server, within the time limit.
     async fn call<T>(
         &self,
-        exchange: impl AsyncFnOnce(&mut MultiplexedConnection) -> Result<T, RedisError>,
+        exchange: impl AsyncFnOnce(&mut Commands) -> Result<T, RedisError>,
     ) -> Result<T, Error> {
         let link = self.link();
         let mut number = None;
         let limited = async {
             let mut connection = link.connection().await?;
-            number = Some(connection.number());
+            // A Cluster's connection mends itself.
+            number = match &connection.commands {
+                Commands::Server(_) => Some(connection.number()),
+                Commands::Cluster(_) => None,
+            };
             Ok(exchange(&mut connection.commands).await)
         };
         match tokio::time::timeout(self.timeout, limited).await {
             Ok(Ok(result)) => {
                 link.answered();
                 result.map_err(|error| {
-                    if error.is_io_error() || error.is_unrecoverable_error() {
+                    // A server that was the primary takes no writes any more.
+                    let demoted = error.kind() == ErrorKind::Server(ServerErrorKind::ReadOnly);
+                    if error.is_io_error() || error.is_unrecoverable_error() || demoted {
                         number.into_iter().for_each(|number| link.lost(number));
                     }
                     failure(&error)
@@ -215,13 +190,25 @@ impl Redis {
     async fn read_when_full(
         &self,
         txn: &Txn,
-        connection: &mut MultiplexedConnection,
+        connection: &mut Commands,
     ) -> Result<Vec<Value>, RedisError> {
         let mut call = self.read_script.prepare_invoke();
         for (key, _) in reads(txn) {
             call.key(key);
         }
         call.invoke_async(connection).await
+    }
+
+    /// Events of logs that one server has.
+    async fn read_logs_of_slot(&self, marks: &[LogMark], limit: usize) -> Result<Logs, Error> {
+        let mut call = self.logs_script.prepare_invoke();
+        call.arg(limit);
+        for mark in marks {
+            call.key(mark.log.as_str());
+            call.arg(mark.after.map(|id| id.to_string()).unwrap_or_default());
+        }
+        let value = self.call(async |connection| call.invoke_async(connection).await).await?;
+        reply::logs(value, marks.len()).ok_or_else(misunderstood)
     }
 
     /// Anything, as one script.
@@ -257,26 +244,30 @@ impl Store for Redis {
 
     fn read_logs<'a>(&'a self, marks: &'a [LogMark], limit: usize) -> Answer<'a, Logs> {
         Box::pin(async move {
-            let mut call = self.logs_script.prepare_invoke();
-            call.arg(limit);
-            for mark in marks {
-                call.key(mark.log.as_str());
-                call.arg(mark.after.map(|id| id.to_string()).unwrap_or_default());
+            if marks.is_empty() {
+                let clock = self.call(async |connection| connection.clock().await).await?;
+                let now = clock.ok_or_else(misunderstood)?;
+                return Ok(Logs { now, pages: Vec::new() });
             }
-            let value = self.call(async |connection| call.invoke_async(connection).await).await?;
-            reply::logs(value, marks.len()).ok_or_else(misunderstood)
+            // In a Cluster each log has a slot of its own.
+            let together = if self.connector.is_cluster() { 1 } else { marks.len() };
+            let parts = marks.chunks(together).map(|marks| self.read_logs_of_slot(marks, limit));
+            let parts = futures_util::future::try_join_all(parts).await?;
+            // Nodes have clocks of their own: what is there by all of them is there.
+            let now = parts.iter().map(|logs| logs.now).min().ok_or_else(misunderstood)?;
+            Ok(Logs { now, pages: parts.into_iter().flat_map(|logs| logs.pages).collect() })
         })
     }
 
     fn count_keys<'a>(&'a self, prefixes: &'a [String], cursor: &'a str) -> Answer<'a, KeyCount> {
         Box::pin(async move {
-            let mut scan = redis::cmd("SCAN");
-            scan.arg(if cursor.is_empty() { "0" } else { cursor });
-            scan.arg("MATCH").arg(pattern(prefixes)).arg("COUNT").arg(SCANNED);
-            let (next, found): (String, Vec<String>) = self.ask(&scan).await?;
+            let pattern = pattern(prefixes);
+            let scan =
+                self.call(async |connection| connection.scan(cursor, &pattern, SCANNED).await);
+            let (found, next) = scan.await?;
             let begins = |key: &&String| prefixes.iter().any(|prefix| key.starts_with(&**prefix));
             let keys = found.iter().filter(begins).count() as u64;
-            Ok(KeyCount { keys, next: Some(next).filter(|next| next != "0") })
+            Ok(KeyCount { keys, next })
         })
     }
 
@@ -331,6 +322,9 @@ fn failure(error: &RedisError) -> Error {
             | ServerErrorKind::ClusterDown
             | ServerErrorKind::MasterDown
             | ServerErrorKind::ReadOnly
+            // The Cluster moves slots.
+            | ServerErrorKind::Moved
+            | ServerErrorKind::Ask
             // Forgotten again between loading and running.
             | ServerErrorKind::NoScript,
         ) => Error::Unavailable(format!("Redis is not ready: {}", error.category())),

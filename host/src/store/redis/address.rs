@@ -1,0 +1,296 @@
+//! Where Redis is: one server, the servers that Sentinels watch over, or a Cluster.
+
+use std::time::Duration;
+
+use redis::aio::MultiplexedConnection;
+use redis::cluster::{ClusterClient, ClusterClientBuilder};
+use redis::sentinel::{SentinelClientBuilder, SentinelServerType};
+use redis::{
+    AsyncConnectionConfig, Client, ConnectionAddr, ConnectionInfo, IntoConnectionInfo,
+    RedisConnectionInfo, RedisError, TlsMode,
+};
+
+use crate::store::redis::commands::Commands;
+
+/// Where Sentinels listen when nobody says where.
+const SENTINEL_PORT: u16 = 26379;
+/// Commands waiting for a connection before callers wait themselves.
+const PIPELINE_BUFFER: usize = 1024;
+/// How often a Cluster's client follows a command that was sent elsewhere; the time limit
+/// of the call ends it before.
+const CLUSTER_RETRIES: u32 = 8;
+
+/// Where Redis is and how to speak to it.
+#[derive(Clone, Debug)]
+pub enum Address {
+    /// One server.
+    Server(ConnectionInfo),
+    /// Whichever server the Sentinels say is the primary of a service.
+    Sentinels {
+        /// Where they are.
+        sentinels: Vec<ConnectionAddr>,
+        /// What they call the service.
+        service: String,
+        /// User, password and database of the server.
+        settings: RedisConnectionInfo,
+        /// Whether it is spoken to over TLS, and they are.
+        tls: bool,
+    },
+    /// Some nodes of a Cluster, from which the others are found.
+    Cluster(Vec<ConnectionInfo>),
+}
+
+/// The text is no address.
+#[derive(Debug)]
+pub struct NoAddress;
+
+impl From<RedisError> for NoAddress {
+    fn from(_: RedisError) -> Self {
+        Self
+    }
+}
+
+impl Address {
+    /// A server by its parts; an empty user or password is none.
+    ///
+    /// # Errors
+    /// When the parts make no address.
+    pub fn from_parts(
+        host: &str,
+        port: u16,
+        database: u32,
+        username: &str,
+        password: &str,
+    ) -> Result<Self, NoAddress> {
+        let mut settings = RedisConnectionInfo::default().set_db(database.into());
+        if !username.is_empty() {
+            settings = settings.set_username(username);
+        }
+        if !password.is_empty() {
+            settings = settings.set_password(password);
+        }
+        let address = ConnectionAddr::Tcp(host.into(), port);
+        Ok(Self::Server(address.into_connection_info()?.set_redis_settings(settings)))
+    }
+
+    /// An address by its URL: `redis://[user:password@]host[:port][/database]`,
+    /// `redis-sentinel://[user:password@]host[:port],…/service[/database]`, or
+    /// `redis-cluster://[user:password@]host[:port],…`; with `rediss` in the place of `redis`
+    /// over TLS. User and password are those of the servers, not of the Sentinels.
+    ///
+    /// # Errors
+    /// When it is none of these.
+    pub fn from_url(url: &str) -> Result<Self, NoAddress> {
+        let (scheme, rest) = url.split_once("://").ok_or(NoAddress)?;
+        let (base, kind) = scheme.split_once('-').unwrap_or((scheme, ""));
+        // A fragment would have the certificate of the server not be looked at.
+        if !matches!(base, "redis" | "rediss") || rest.contains('#') {
+            return Err(NoAddress);
+        }
+        let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
+        let (user, hosts) = match authority.rsplit_once('@') {
+            Some((user, hosts)) => (format!("{user}@"), hosts),
+            None => (String::new(), authority),
+        };
+        let node = |user: &str, host: &str, path: &str| {
+            let url = format!("{base}://{user}{host}/{path}");
+            if host.is_empty() { Err(NoAddress) } else { Ok(url.into_connection_info()?) }
+        };
+        match (kind, path) {
+            ("", _) if !hosts.contains(',') => Ok(Self::Server(node(&user, hosts, path)?)),
+            ("sentinel", path) => {
+                let (service, database) = path.split_once('/').unwrap_or((path, ""));
+                let sentinel = |host: &str| {
+                    let named = host.rsplit_once(':').is_some_and(|(_, port)| !port.contains(']'));
+                    let port = format!(":{SENTINEL_PORT}");
+                    let host = if named { host.to_owned() } else { [host, &port].concat() };
+                    node("", &host, "").map(|node| node.addr().clone())
+                };
+                let sentinels = hosts.split(',').map(sentinel).collect::<Result<_, _>>()?;
+                // Any host will do to read what goes with it.
+                let settings = node(&user, "localhost", database)?.redis_settings().clone();
+                if service.is_empty() {
+                    return Err(NoAddress);
+                }
+                let service = service.to_owned();
+                Ok(Self::Sentinels { sentinels, service, settings, tls: base == "rediss" })
+            }
+            ("cluster", "") => {
+                let nodes = hosts.split(',').map(|host| node(&user, host, ""));
+                Ok(Self::Cluster(nodes.collect::<Result<_, _>>()?))
+            }
+            _ => Err(NoAddress),
+        }
+    }
+}
+
+/// Connects, again and again.
+#[derive(Clone)]
+pub struct Connector {
+    target: Target,
+    timeout: Duration,
+}
+
+#[derive(Clone)]
+enum Target {
+    Server(Client),
+    Sentinels {
+        sentinels: Vec<ConnectionAddr>,
+        service: String,
+        settings: RedisConnectionInfo,
+        tls: bool,
+    },
+    Cluster(ClusterClient),
+}
+
+impl Connector {
+    /// One for this address, that gives an attempt up after `timeout`.
+    ///
+    /// # Errors
+    /// When the address is not usable at all.
+    pub fn new(address: Address, timeout: Duration) -> Result<Self, RedisError> {
+        let target = match address {
+            Address::Server(server) => Target::Server(Client::open(server)?),
+            Address::Sentinels { sentinels, service, settings, tls } => {
+                Target::Sentinels { sentinels, service, settings, tls }
+            }
+            Address::Cluster(nodes) => Target::Cluster(
+                ClusterClientBuilder::new(nodes)
+                    .connection_timeout(timeout)
+                    .retries(CLUSTER_RETRIES)
+                    .build()?,
+            ),
+        };
+        Ok(Self { target, timeout })
+    }
+
+    /// Whether keys are spread over several servers.
+    pub fn is_cluster(&self) -> bool {
+        matches!(self.target, Target::Cluster(_))
+    }
+
+    /// A connection. Of Sentinels, the first attempt asks the first one first, and so on: one
+    /// that does not answer takes all the time of an attempt.
+    ///
+    /// # Errors
+    /// When there is none to be had now.
+    pub async fn connect(&self, attempt: usize) -> Result<Commands, RedisError> {
+        let connecting = async {
+            match &self.target {
+                Target::Server(client) => self.server(client).await.map(Commands::Server),
+                Target::Sentinels { sentinels, service, settings, tls } => {
+                    let mut sentinels = sentinels.clone();
+                    let first = attempt % sentinels.len();
+                    sentinels.rotate_left(first);
+                    let client = primary(sentinels, service, settings, *tls).await?;
+                    self.server(&client).await.map(Commands::Server)
+                }
+                Target::Cluster(client) => {
+                    client.get_async_connection().await.map(Commands::Cluster)
+                }
+            }
+        };
+        match tokio::time::timeout(self.timeout, connecting).await {
+            Ok(connected) => connected,
+            Err(_) => Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into()),
+        }
+    }
+
+    async fn server(&self, client: &Client) -> Result<MultiplexedConnection, RedisError> {
+        let configuration = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(self.timeout))
+            // Calls are limited where they are made.
+            .set_response_timeout(None)
+            .set_pipeline_buffer_size(PIPELINE_BUFFER);
+        client.get_multiplexed_async_connection_with_config(&configuration).await
+    }
+}
+
+/// The server that is the primary of a service now.
+async fn primary(
+    sentinels: Vec<ConnectionAddr>,
+    service: &str,
+    settings: &RedisConnectionInfo,
+    tls: bool,
+) -> Result<Client, RedisError> {
+    let mut builder = SentinelClientBuilder::new(sentinels, service, SentinelServerType::Master)?
+        .set_client_to_redis_db(settings.db());
+    if let Some(username) = settings.username() {
+        builder = builder.set_client_to_redis_username(username);
+    }
+    if let Some(password) = settings.password() {
+        builder = builder.set_client_to_redis_password(password);
+    }
+    if tls {
+        builder = builder
+            .set_client_to_redis_tls_mode(TlsMode::Secure)
+            .set_client_to_sentinel_tls_mode(TlsMode::Secure);
+    }
+    builder.build()?.async_get_client().await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_read_from_its_url() {
+        for (url, expected) in [
+            ("redis://h", "Server(h:6379/0)"),
+            ("redis://u:p@h:1/7", "Server(h:1/7 u p)"),
+            ("rediss://h:1", "Server(TLS h:1/0)"),
+            ("redis-sentinel://a,b:1/main", "Sentinels(a:26379 b:1 main/0)"),
+            ("redis-sentinel://:p@[::1]/main/5", "Sentinels(::1:26379 main/5 p)"),
+            ("rediss-sentinel://a/main", "Sentinels(TLS a:26379 main/0)"),
+            ("redis-cluster://a:1,b", "Cluster(a:1/0 b:6379/0)"),
+            ("rediss-cluster://u:p@a", "Cluster(TLS a:6379/0 u p)"),
+        ] {
+            let address = Address::from_url(url).expect(url);
+            assert_eq!(shown(&address), expected, "{url}");
+        }
+        for wrong in [
+            "",
+            "h",
+            "http://h",
+            "redis://",
+            "redis://a,b",
+            "redis://h/x",
+            "rediss://h/0#insecure",
+            "redis-sentinel://a",
+            "redis-sentinel://a,/main",
+            "redis-sentinel://a/main/x",
+            "redis-cluster://a/5",
+            "redis-cluster://",
+            "redis-ring://a",
+        ] {
+            assert!(Address::from_url(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    fn shown(address: &Address) -> String {
+        let at = |address: &ConnectionAddr| match address {
+            ConnectionAddr::Tcp(host, port) => format!("{host}:{port}"),
+            ConnectionAddr::TcpTls { host, port, insecure: false, .. } => {
+                format!("TLS {host}:{port}")
+            }
+            other => format!("{other:?}"),
+        };
+        let settings = |settings: &RedisConnectionInfo| {
+            let words = [settings.username(), settings.password()].into_iter().flatten();
+            let words: String = words.map(|word| format!(" {word}")).collect();
+            format!("/{}{words}", settings.db())
+        };
+        let node = |node: &ConnectionInfo| at(node.addr()) + &settings(node.redis_settings());
+        match address {
+            Address::Server(server) => format!("Server({})", node(server)),
+            Address::Sentinels { sentinels, service, settings: of_server, .. } => {
+                let sentinels: Vec<String> = sentinels.iter().map(at).collect();
+                format!("Sentinels({} {service}{})", sentinels.join(" "), settings(of_server))
+            }
+            Address::Cluster(nodes) => {
+                let nodes: Vec<String> = nodes.iter().map(node).collect();
+                format!("Cluster({})", nodes.join(" "))
+            }
+        }
+    }
+}

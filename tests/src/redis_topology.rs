@@ -1,0 +1,154 @@
+//! Redis on several servers of the test's own: a primary with a replica that Sentinels
+//! watch over, and a Cluster.
+
+use std::process::{Command, Stdio};
+
+use crate::process::Process;
+use crate::redis_server::{RedisServer, free_port};
+use crate::wait;
+
+/// What the Sentinels call the service.
+const SERVICE: &str = "sessions";
+
+/// A primary, its replica, and three Sentinels.
+pub struct Sentinels {
+    /// The server that is the primary at first, and its replica.
+    pub servers: [RedisServer; 2],
+    ports: Vec<u16>,
+    _sentinels: Vec<Process>,
+    _directory: tempfile::TempDir,
+}
+
+impl Sentinels {
+    /// Starts all of them, and waits until they know of one another.
+    ///
+    /// # Panics
+    /// When they do not.
+    pub async fn start() -> Self {
+        let primary = RedisServer::start().await;
+        let of = format!("127.0.0.1 {}", primary.port);
+        let replica = RedisServer::with(&["--replicaof", &of]).await;
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let (mut ports, mut sentinels) = (Vec::new(), Vec::new());
+        for _ in 0..3 {
+            let port = free_port();
+            let file = directory.path().join(format!("{port}.conf"));
+            let configuration = format!(
+                "bind 127.0.0.1\nport {port}\n\
+                 sentinel monitor {SERVICE} 127.0.0.1 {} 2\n\
+                 sentinel down-after-milliseconds {SERVICE} 1000\n\
+                 sentinel failover-timeout {SERVICE} 5000\n",
+                primary.port
+            );
+            std::fs::write(&file, configuration).expect("a file");
+            let mut sentinel = Command::new("redis-server");
+            sentinel.arg(&file).arg("--sentinel").stdout(Stdio::null()).stderr(Stdio::null());
+            sentinels.push(Process::start(&mut sentinel));
+            ports.push(port);
+        }
+        for port in &ports {
+            wait::until("the Sentinels know of all", async || {
+                let masters = ask(*port, &["SENTINEL", "MASTERS"])?;
+                let known = |name: &str, value: &str| {
+                    let mut lines = masters.lines().skip_while(|line| *line != name);
+                    lines.nth(1).is_some_and(|line| line == value)
+                };
+                (known("num-slaves", "1") && known("num-other-sentinels", "2")).then_some(())
+            })
+            .await;
+        }
+        follows(&replica).await;
+        let servers = [primary, replica];
+        Self { servers, ports, _sentinels: sentinels, _directory: directory }
+    }
+
+    /// The URL of the service; the first Sentinel in it is not there.
+    pub fn url(&self) -> String {
+        let ports = [1].iter().chain(&self.ports);
+        let hosts: Vec<String> = ports.map(|port| format!("127.0.0.1:{port}")).collect();
+        format!("redis-sentinel://{}/{SERVICE}/5", hosts.join(","))
+    }
+}
+
+/// Three primaries, each with a replica, that share all slots.
+pub struct Cluster {
+    /// The servers.
+    pub servers: Vec<RedisServer>,
+}
+
+impl Cluster {
+    /// Starts a Cluster and waits until it is well.
+    ///
+    /// # Panics
+    /// When it does not become well.
+    pub async fn start() -> Self {
+        let mut servers = Vec::new();
+        for _ in 0..6 {
+            let bus = free_port().to_string();
+            servers.push(
+                RedisServer::with(&[
+                    "--cluster-enabled",
+                    "yes",
+                    "--cluster-port",
+                    &bus,
+                    "--cluster-node-timeout",
+                    "1000",
+                ])
+                .await,
+            );
+        }
+        let mut create = Command::new("redis-cli");
+        create.args(["--cluster", "create"]);
+        create.args(servers.iter().map(|server| format!("127.0.0.1:{}", server.port)));
+        create.args(["--cluster-replicas", "1", "--cluster-yes"]);
+        let created = create.output().expect("redis-cli comes with redis-server");
+        assert!(created.status.success(), "{}", String::from_utf8_lossy(&created.stdout));
+        let cluster = Self { servers };
+        for server in &cluster.servers {
+            wait::until("the Cluster is well", async || {
+                let nodes = ask(server.port, &["CLUSTER", "NODES"])?;
+                let info = ask(server.port, &["CLUSTER", "INFO"])?;
+                let linked = nodes.lines().filter(|line| line.contains(" connected")).count();
+                (info.contains("cluster_state:ok") && linked == 6).then_some(())
+            })
+            .await;
+        }
+        let primaries = cluster.primaries();
+        for (number, server) in cluster.servers.iter().enumerate() {
+            if !primaries.contains(&number) {
+                follows(server).await;
+            }
+        }
+        cluster
+    }
+
+    /// Its URL, which names two of its nodes.
+    pub fn url(&self) -> String {
+        let [one, .., other] = &self.servers[..] else { unreachable!("there are six") };
+        format!("redis-cluster://127.0.0.1:{},127.0.0.1:{}", one.port, other.port)
+    }
+
+    /// The primaries that there are now, by their places among the servers.
+    pub fn primaries(&self) -> Vec<usize> {
+        let role = |server: &RedisServer| ask(server.port, &["ROLE"]).unwrap_or_default();
+        let is_primary = |server: &RedisServer| role(server).starts_with("master");
+        let numbered = self.servers.iter().enumerate();
+        numbered.filter(|(_, server)| is_primary(server)).map(|(number, _)| number).collect()
+    }
+}
+
+/// Waits until a replica has all that its primary has.
+async fn follows(replica: &RedisServer) {
+    wait::until("the replica follows its primary", async || {
+        let info = ask(replica.port, &["INFO", "replication"])?;
+        info.contains("master_link_status:up").then_some(())
+    })
+    .await;
+}
+
+/// What a server answers to a command.
+fn ask(port: u16, command: &[&str]) -> Option<String> {
+    let mut client = Command::new("redis-cli");
+    let output = client.args(["-p", &port.to_string()]).args(command).output().ok()?;
+    output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
+}

@@ -1,0 +1,184 @@
+//! Redis on several servers: behind Sentinels, as a Cluster, and over TLS.
+
+use serde_json::json;
+use session_tests::admin::Admin;
+use session_tests::certificate::Certificate;
+use session_tests::client::{Client, Wire};
+use session_tests::host::Launch;
+use session_tests::redis_server::{RedisServer, free_port};
+use session_tests::redis_topology::{Cluster, Sentinels};
+use session_tests::wait;
+
+/// What each kind of session does in its life; `name` tells one run from another.
+async fn every_kind(client: &Client, name: &str) {
+    let fields = json!({ "fleet_list_request": 1 });
+    assert_eq!(client.set("pre-order", name, fields).await.unwrap().version, 1);
+    let fields = json!({ "fleet_list_response": [2] });
+    assert_eq!(client.set("pre-order", name, fields).await.unwrap().version, 2);
+    let token = client.lock("pre-order", name).await.unwrap();
+    let locked = client.delete("pre-order", name).await.unwrap_err();
+    assert_eq!(locked.reason, "SESSION_LOCKED");
+    client.unlock("pre-order", name, &token).await.unwrap();
+    assert_eq!(client.get("pre-order", name).await.unwrap()["fleet_list_request"], 1);
+
+    let login = json!({ "session_attributes": { "user_id": name, "device_id": "tv" } });
+    for _ in 0..3 {
+        client.users("Create", login.clone()).await.unwrap();
+    }
+    let closed = client.users("DeleteAll", json!({ "user_id": name })).await.unwrap();
+    assert_eq!(closed["closed"], 3);
+
+    for number in 0..3 {
+        let id = format!("{name}-{number}");
+        let request = json!({ "user_id": name, "pod_id": "pod", "session_id": id });
+        client.connections("Register", request).await.unwrap();
+        client.connections("Heartbeat", json!({ "session_id": id })).await.unwrap();
+    }
+    let presence = client.connections("GetPresence", json!({ "user_id": name })).await.unwrap();
+    assert_eq!(presence, json!({ "online": true, "connections": 3 }));
+    let request = json!({ "user_id": name, "reason": "test" });
+    let ended = client.connections("Terminate", request).await.unwrap();
+    assert_eq!(ended["terminated"], 3);
+
+    let slot = json!({ "accountId": name, "deviceId": "tv" });
+    for _ in 0..2 {
+        client.viewing("CreateSession", slot.clone()).await.unwrap();
+    }
+    let full = client.viewing("CreateSession", slot).await.unwrap_err();
+    assert_eq!(full.reason, "SESSION_LIMIT_REACHED");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cluster_keeps_every_kind_and_outlives_a_primary() {
+    let mut cluster = Cluster::start().await;
+    let (a, b) =
+        (Launch::redis_at(&cluster.url()).start(), Launch::redis_at(&cluster.url()).start());
+    let (on_a, on_b) = (a.client(Wire::Rest).await, b.client(Wire::Grpc).await);
+    let mut events = on_b.subscribe(json!({ "types": ["user.closed_all"] })).await.unwrap();
+    for number in 0..40 {
+        let client = if number % 2 == 0 { &on_a } else { &on_b };
+        every_kind(client, &format!("run-{number}")).await;
+        assert_eq!(events.next().await.unwrap().data["user_id"], format!("run-{number}"));
+    }
+    // All have a share.
+    let primaries = cluster.primaries();
+    assert_eq!(primaries.len(), 3);
+    for number in &primaries {
+        let mut connection = cluster.servers[*number].connect(0).await;
+        let keys: u64 = redis::cmd("DBSIZE").query_async(&mut connection).await.unwrap();
+        assert!(keys > 20, "{keys}");
+    }
+    let counted = async |sessions: u32| {
+        let line = format!("session_manager_sessions{{kind=\"booking\"}} {sessions}\n");
+        wait::until("they are counted", async || {
+            Admin::of(&a).metrics().await.contains(&line).then_some(())
+        })
+        .await;
+    };
+    counted(40).await;
+    // What is not there on the replicas yet would be lost with its primary.
+    for number in &primaries {
+        let mut connection = cluster.servers[*number].connect(0).await;
+        let mut wait = redis::cmd("WAIT");
+        let reached: u32 = wait.arg(1).arg(5000).query_async(&mut connection).await.unwrap();
+        assert_eq!(reached, 1);
+    }
+    cluster.servers[primaries[0]].kill().await;
+    for number in 0..40 {
+        let client = if number % 2 == 0 { &on_a } else { &on_b };
+        let name = format!("run-{number}");
+        let session = wait::until("its replica takes over", async || {
+            match client.get("pre-order", &name).await {
+                Ok(session) => Some(session),
+                Err(refusal) => {
+                    assert_eq!(refusal.reason, "STORE_UNAVAILABLE", "an outage is no absence");
+                    None
+                }
+            }
+        });
+        assert_eq!(session.await["version"], "2");
+    }
+    let ready = async |host| {
+        let answer = reqwest::get(host).await.unwrap().status();
+        (answer == 200).then_some(())
+    };
+    for host in [&a, &b] {
+        wait::until("it is ready", async || ready(host.url("admin", "/readyz")).await).await;
+    }
+    wait::until("every kind works", async || {
+        on_a.users("List", json!({ "user_id": "someone" })).await.ok()
+    })
+    .await;
+    for number in 40..60 {
+        every_kind(&on_a, &format!("run-{number}")).await;
+        let told = events.next_named("user.closed_all").await;
+        assert_eq!(told.data["user_id"], format!("run-{number}"));
+    }
+    counted(60).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_service_follows_the_primary_that_sentinels_name() {
+    let mut sentinels = Sentinels::start().await;
+    let host = Launch::redis_at(&sentinels.url()).start();
+    let client = host.client(Wire::Rest).await;
+    let mut events = client.subscribe(json!({ "types": ["user.closed_all"] })).await.unwrap();
+    every_kind(&client, "before").await;
+    assert_eq!(events.next().await.unwrap().data["user_id"], "before");
+    let mut connection = sentinels.servers[0].connect(5).await;
+    let mut wait = redis::cmd("WAIT");
+    let reached: u32 = wait.arg(1).arg(5000).query_async(&mut connection).await.unwrap();
+    assert_eq!(reached, 1);
+    let keys: u64 = redis::cmd("DBSIZE").query_async(&mut connection).await.unwrap();
+    assert!(keys > 3, "{keys}");
+    sentinels.servers[0].kill().await;
+    let session = wait::until("the replica takes over", async || {
+        match client.get("pre-order", "before").await {
+            Ok(session) => Some(session),
+            Err(refusal) => {
+                assert_eq!(refusal.reason, "STORE_UNAVAILABLE", "an outage is no absence");
+                None
+            }
+        }
+    });
+    assert_eq!(session.await["version"], "2");
+    every_kind(&client, "after").await;
+    assert_eq!(events.next_named("user.closed_all").await.data["user_id"], "after");
+    // Who was the primary comes back as a replica, and is not asked any more.
+    sentinels.servers[0].restart().await;
+    wait::until("it is a replica", async || {
+        let mut connection = sentinels.servers[0].connect(5).await;
+        let info: String =
+            redis::cmd("INFO").arg("replication").query_async(&mut connection).await.ok()?;
+        info.contains("role:slave").then_some(())
+    })
+    .await;
+    every_kind(&client, "later").await;
+}
+
+#[tokio::test]
+async fn redis_is_spoken_to_over_tls() {
+    let certificate = Certificate::new();
+    let file = |name: &str| certificate.file(name).display().to_string();
+    let port = free_port().to_string();
+    let _redis = RedisServer::with(&[
+        "--tls-port",
+        &port,
+        "--tls-cert-file",
+        &file("server.pem"),
+        "--tls-key-file",
+        &file("key.pem"),
+        "--tls-ca-cert-file",
+        &file("authority.pem"),
+        "--tls-auth-clients",
+        "no",
+    ])
+    .await;
+    let launch = Launch::redis_at(&format!("rediss://localhost:{port}/5"));
+    let host = launch.clone().set("SSL_CERT_FILE", &file("authority.pem")).start();
+    every_kind(&host.client(Wire::Rest).await, "run").await;
+    // A server that nobody vouches for is not spoken to.
+    let stranger = launch.start();
+    let refusal = stranger.client(Wire::Rest).await.health().await.unwrap_err();
+    assert_eq!(refusal.reason, "STORE_UNAVAILABLE");
+}
