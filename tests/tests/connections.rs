@@ -10,6 +10,8 @@ use session_tests::client::{Client, EventStream, Refusal, Wire, instant};
 use session_tests::host::{Host, Launch};
 use session_tests::redis_server::RedisServer;
 use session_tests::wait;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 use crate::everywhere::{Setting, everywhere};
 
@@ -1067,4 +1069,42 @@ async fn events_of_the_embedded_store_outlive_the_process() {
     }
     again.next_named("connection.created").await;
     assert_eq!(presence(&client, "alice").await, (true, 1));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn five_thousand_clients_are_held_by_one_host() {
+    const STREAMS: usize = 5000;
+    let files = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    let raised = rustix::process::Rlimit { current: files.maximum, maximum: files.maximum };
+    rustix::process::setrlimit(rustix::process::Resource::Nofile, raised).unwrap();
+    let host = Launch::in_memory()
+        .set("CONNECTION_HEARTBEAT", "4s")
+        .set("CONNECTION_STALE", "12s")
+        .set("LOG_LEVEL", "info")
+        .start();
+    let client = host.client(Wire::Grpc).await;
+    let mut streams = Vec::new();
+    for number in 0..STREAMS {
+        let mut stream = TcpStream::connect(host.address("rest")).await.unwrap();
+        let request = format!("GET /v1/connect?user_id=user-{number}&pod_id=pod HTTP/1.1\r\n");
+        let request = [&request, "host: test\r\n\r\n"].concat();
+        stream.write_all(request.as_bytes()).await.unwrap();
+        streams.push(stream);
+    }
+    // Each is told that it is connected, and kept for two of its lifetimes.
+    let watching = streams.into_iter().map(async |mut stream| {
+        let (mut told, mut buffer) = (String::new(), [0; 2048]);
+        while told.matches("event: heartbeat").count() < 6 {
+            let length = stream.read(&mut buffer).await.unwrap();
+            assert!(length > 0, "{told}");
+            told.push_str(std::str::from_utf8(&buffer[..length]).unwrap());
+        }
+        assert!(told.starts_with("HTTP/1.1 200") && told.contains("event: connected"), "{told}");
+        stream
+    });
+    let streams = futures_util::future::join_all(watching).await;
+    let pods = vec![("pod".to_owned(), STREAMS as u64, STREAMS as u64)];
+    assert_eq!(stats(&client).await, (STREAMS as u64, STREAMS as u64, pods));
+    drop(streams);
+    wait::until("all have left", async || (stats(&client).await.0 == 0).then_some(())).await;
 }

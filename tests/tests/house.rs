@@ -100,6 +100,8 @@ fn each_library_has_one_room_that_knows_it() {
         ("redis::", "host/src/store/redis/"),
         ("fjall", "host/src/store/"),
         ("prometheus", "host/src/telemetry"),
+        ("opentelemetry::", "host/src/telemetry/traces"),
+        ("opentelemetry_sdk", "host/src/telemetry/traces"),
         ("clap", "host/src/config"),
         ("tonic::transport", "host/src/grpc/"),
     ] {
