@@ -55,6 +55,9 @@ pub struct Running {
     /// Tells the watcher of the component file, if there is one.
     reload: Option<Arc<Notify>>,
     tasks: JoinSet<Result<()>>,
+    /// The admin wire, which answers until all others have ended.
+    admin: JoinSet<Result<()>>,
+    stop_admin: watch::Sender<bool>,
     workers: Workers,
     /// Sends spans, if anybody wants them.
     traces: Option<Traces>,
@@ -81,7 +84,7 @@ pub async fn start(settings: &Settings) -> Result<Running> {
     let workers = Workers::start(workers::processors()).context("no threads to serve on")?;
     let mut tasks = JoinSet::new();
     let (stop, mut stopped) = watch::channel(false);
-    let store = open_store(settings, &mut tasks).await?;
+    let store = open_store(settings, &mut tasks, &stopped).await?;
     let metrics = Arc::new(Metrics::new());
     metrics.named(&settings.app_name);
     let export = settings.traces().map_err(|refusal| anyhow::anyhow!(refusal.text))?;
@@ -126,18 +129,15 @@ pub async fn start(settings: &Settings) -> Result<Running> {
     });
     let api = Api { logic, store: Arc::clone(&store), feed, streams };
 
-    let wires = Wires { api, metrics, stopping: Arc::default(), places };
+    metrics.connections_max.set(i64::try_from(places).unwrap_or(i64::MAX));
+    let loads = (0..workers.count()).map(|_| AtomicUsize::new(0)).collect();
+    let wires = Wires { api, metrics, stopping: Arc::default(), places, loads };
     let (health, _) = tonic_health::server::health_reporter();
     report_health(&wires, &health).await;
-    let acceptors = wires.serve(Listeners { grpc, rest, admin }, &workers, &health, &mut tasks);
-    for acceptor in acceptors {
-        let mut stopped = stopped.clone();
-        tasks.spawn(async move {
-            // A sender that is gone means the same.
-            acceptor.run(async { drop(stopped.wait_for(|stopped| *stopped).await) }).await;
-            Ok(())
-        });
-    }
+    wires.serve_users([grpc, rest], &workers, &health, &mut tasks, &stopped);
+    let (stop_admin, admin_stopped) = watch::channel(false);
+    let mut operators = JoinSet::new();
+    wires.serve_operators(admin, &mut operators, admin_stopped);
     let stopping = Arc::clone(&wires.stopping);
     tasks.spawn(async move {
         while !*stopped.borrow() {
@@ -154,7 +154,18 @@ pub async fn start(settings: &Settings) -> Result<Running> {
         }
         Ok(())
     });
-    Ok(Running { addresses, store, stopping, stop, reload, tasks, workers, traces })
+    Ok(Running {
+        addresses,
+        store,
+        stopping,
+        stop,
+        reload,
+        tasks,
+        admin: operators,
+        stop_admin,
+        workers,
+        traces,
+    })
 }
 
 /// Does work beside what is served, until the service stops.
@@ -173,11 +184,13 @@ fn beside(
     });
 }
 
-/// The ports.
-struct Listeners {
-    grpc: TcpListener,
-    rest: TcpListener,
-    admin: TcpListener,
+/// Accepts connections until the service stops.
+fn accept(acceptor: Acceptor, tasks: &mut JoinSet<Result<()>>, mut stopped: watch::Receiver<bool>) {
+    tasks.spawn(async move {
+        // A sender that is gone means the same.
+        acceptor.run(async { drop(stopped.wait_for(|stopped| *stopped).await) }).await;
+        Ok(())
+    });
 }
 
 /// What all wires work with.
@@ -185,65 +198,83 @@ struct Wires {
     api: Api,
     metrics: Arc<Metrics>,
     stopping: Arc<AtomicBool>,
-    /// How many connections there may be.
+    /// How many connections of users there may be.
     places: usize,
+    /// How many each worker has.
+    loads: Loads,
 }
 
 impl Wires {
-    /// Serves the connections that the acceptors it returns will bring.
-    fn serve(
+    /// Serves users, on all workers.
+    fn serve_users(
         &self,
-        listeners: Listeners,
+        [grpc, rest]: [TcpListener; 2],
         workers: &Workers,
         health: &HealthReporter,
         tasks: &mut JoinSet<Result<()>>,
-    ) -> [Acceptor; 3] {
+        stopped: &watch::Receiver<bool>,
+    ) {
         let places = Arc::new(Semaphore::new(self.places));
-        let loads: Loads = (0..workers.count()).map(|_| AtomicUsize::new(0)).collect();
-        let (grpc, connections) = listener::spread(listeners.grpc, Arc::clone(&places), &loads);
+        let (grpc, connections) = listener::spread(grpc, Arc::clone(&places), &self.loads);
         let mut serving = workers.spawn_on_each(connections, |connections| {
             let (api, metrics) = (self.api.clone(), Arc::clone(&self.metrics));
             grpc::serve(connections, api, metrics, health.clone())
         });
-        let (rest, connections) = listener::spread(listeners.rest, places, &loads);
+        let (rest, connections) = listener::spread(rest, places, &self.loads);
         serving.extend(workers.spawn_on_each(connections, |connections| {
             http::serve(connections, self.api.clone(), Arc::clone(&self.metrics))
         }));
         for worker in serving {
             tasks.spawn(async { worker.await? });
         }
-        // Probes get through when users have taken all places, and are answered
-        // when all workers are at work: their connections stay on this thread.
+        for acceptor in [grpc, rest] {
+            accept(acceptor, tasks, stopped.clone());
+        }
+    }
+
+    /// Serves operators and probes. They get through when users have taken all places, and
+    /// are answered when all workers are at work: their connections stay on this thread.
+    fn serve_operators(
+        &self,
+        admin: TcpListener,
+        tasks: &mut JoinSet<Result<()>>,
+        stopped: watch::Receiver<bool>,
+    ) {
         let places = Arc::new(Semaphore::new(ADMIN_CONNECTIONS_MAX));
         let alone: Loads = Arc::new([AtomicUsize::new(0)]);
-        let (admin, connections) = listener::spread(listeners.admin, places, &alone);
+        let (admin, connections) = listener::spread(admin, places, &alone);
         for connections in connections {
             let wire = Admin {
                 api: self.api.clone(),
                 metrics: Arc::clone(&self.metrics),
                 stopping: Arc::clone(&self.stopping),
                 upload: Arc::new(Semaphore::new(1)),
+                loads: Arc::clone(&self.loads),
             };
             tasks.spawn(async {
                 admin::serve(connections, wire).await;
                 Ok(())
             });
         }
-        [grpc, rest, admin]
+        accept(admin, tasks, stopped);
     }
 }
 
 impl Running {
     /// Completes when a part of the service has failed, which none should.
     pub async fn failed(&mut self) -> anyhow::Error {
-        while let Some(ended) = self.tasks.join_next().await {
+        loop {
+            let ended = tokio::select! {
+                Some(ended) = self.tasks.join_next() => ended,
+                Some(ended) = self.admin.join_next() => ended,
+                else => return anyhow::anyhow!("every part of the service has ended"),
+            };
             match ended {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => return error,
                 Err(error) => return error.into(),
             }
         }
-        anyhow::anyhow!("every part of the service has ended")
     }
 
     /// Swaps in what the component file holds now, as if it had changed.
@@ -254,19 +285,24 @@ impl Running {
         }
     }
 
-    /// Stops: readiness off, no new connections, requests in flight answered,
-    /// the store flushed.
+    /// Stops: readiness off, no new connections, requests in flight answered, then those
+    /// of operators, the store flushed.
     ///
     /// # Errors
     /// When the store could not be flushed.
     pub async fn stop(mut self) -> Result<()> {
         self.stopping.store(true, Ordering::Relaxed);
         self.stop.send_replace(true);
-        let ending = async { while self.tasks.join_next().await.is_some() {} };
+        let ending = async {
+            while self.tasks.join_next().await.is_some() {}
+            self.stop_admin.send_replace(true);
+            while self.admin.join_next().await.is_some() {}
+        };
         if tokio::time::timeout(DRAIN, ending).await.is_err() {
             tracing::warn!(after = ?DRAIN, "connections that did not end were cut off");
         }
         self.tasks.shutdown().await;
+        self.admin.shutdown().await;
         drop(self.workers);
         self.store.flush().await.context("the store was not flushed")?;
         if let Some(traces) = self.traces {
@@ -294,6 +330,7 @@ fn connections_max() -> usize {
 async fn open_store(
     settings: &Settings,
     tasks: &mut JoinSet<Result<()>>,
+    stopped: &watch::Receiver<bool>,
 ) -> Result<Arc<dyn Store>> {
     let choice = settings.store().map_err(|refusal| anyhow::anyhow!(refusal.text))?;
     Ok(match choice {
@@ -318,7 +355,7 @@ async fn open_store(
                     Ok(Some(unfit)) => bail!("{unfit}"),
                     Err(error) => {
                         tracing::warn!(%error, "not ready yet");
-                        tasks.spawn(refuse_unfit(Arc::clone(&redis)));
+                        tasks.spawn(refuse_unfit(Arc::clone(&redis), stopped.clone()));
                     }
                 }
             }
@@ -328,12 +365,17 @@ async fn open_store(
 }
 
 /// Asks a Redis that was not there at the start whether it is fit, once it is.
-async fn refuse_unfit(redis: Arc<Redis>) -> Result<()> {
+async fn refuse_unfit(redis: Arc<Redis>, mut stopped: watch::Receiver<bool>) -> Result<()> {
     loop {
         match redis.unfit().await {
             Ok(None) => return Ok(()),
             Ok(Some(unfit)) => bail!("{unfit}"),
-            Err(_) => tokio::time::sleep(HEALTH_INTERVAL).await,
+            Err(_) => {
+                let stopped = stopped.wait_for(|stopped| *stopped);
+                if tokio::time::timeout(HEALTH_INTERVAL, stopped).await.is_ok() {
+                    return Ok(());
+                }
+            }
         }
     }
 }

@@ -21,8 +21,11 @@ fn packages() -> PathBuf {
 
 /// Runs a module of Python to its end; what it says when it is not content.
 fn python(arguments: &[&str]) -> Result<(), String> {
+    // What it leaves behind goes with the directory.
+    let directory = tempfile::tempdir().unwrap();
     let mut command = Command::new("python3");
     command.arg("-m").args(arguments).env("PYTHONPATH", packages());
+    command.current_dir(&directory);
     let output = command.output().expect("install python3");
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     let said = text(&output.stdout) + &text(&output.stderr);

@@ -95,6 +95,11 @@ async fn sigterm_answers_what_is_in_flight_and_keeps_everything() {
     host.signal("TERM");
     let address = host.address("rest").to_owned();
     wait::until("no connection is accepted", async || TcpStream::connect(&address).err()).await;
+    // Until the last request is answered, probes are told why there are no more.
+    for (path, status) in [("/readyz", 503), ("/livez", 200), ("/metrics", 200)] {
+        let answer = reqwest::get(host.url("admin", path)).await.unwrap();
+        assert_eq!(answer.status(), status, "{path}");
+    }
     stream.write_all(&body.as_bytes()[1..]).unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();

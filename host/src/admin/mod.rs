@@ -16,7 +16,7 @@ use tokio::sync::Semaphore;
 use crate::api::Api;
 use crate::error::{Error, Reason};
 use crate::http::{answer, server};
-use crate::listener::Connections;
+use crate::listener::{Connections, Loads};
 use crate::telemetry::Metrics;
 
 const PROMETHEUS: HeaderValue =
@@ -34,6 +34,8 @@ pub struct Admin {
     pub stopping: Arc<AtomicBool>,
     /// One component may be on its way at a time.
     pub upload: Arc<Semaphore>,
+    /// How many connections of users each worker has.
+    pub loads: Loads,
 }
 
 /// Serves `connections` until no more come.
@@ -73,9 +75,11 @@ async fn handle(admin: Admin, request: Request<Incoming>) -> answer::Answer {
             Err(error) => answer::error(&error),
         },
         _ => {
-            let Admin { api, metrics, .. } = &admin;
+            let Admin { api, metrics, loads, .. } = &admin;
             api.logic.measure();
+            let open = loads.iter().map(|load| load.load(Ordering::Relaxed)).sum();
             let gauge = |count| i64::try_from(count).unwrap_or(i64::MAX);
+            metrics.connections.set(gauge(open));
             metrics.connects.set(gauge(api.streams.connected()));
             metrics.subscriptions.set(gauge(api.streams.subscribed()));
             answer::of_type(PROMETHEUS, admin.metrics.render())

@@ -166,7 +166,8 @@ pub struct Settings {
     )]
     pub redis_password: String,
 
-    /// redis://user:password@host:port/database, instead of the five above;
+    /// redis://user:password@host:port/database, instead of the five above (without a
+    /// database it is 0);
     /// redis-sentinel://host:port,host:port/service/database asks Sentinels for the server,
     /// redis-cluster://host:port,host:port is a Cluster. With rediss in the place of redis,
     /// over TLS.

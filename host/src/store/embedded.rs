@@ -1,9 +1,11 @@
 //! The durable store of a single host: memory for reading and deciding, a
 //! journal on disk for keeping. A transaction is acknowledged when the operating
 //! system has it, so a kill of the process loses nothing, and synced to the disk
-//! within a second, so a loss of power costs at most that second.
+//! within a second. A loss of power costs at most that second, unless the disk writes it
+//! half and out of order: then the start is refused, rather than guessed.
 
 use std::collections::BTreeMap;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -86,7 +88,10 @@ impl Embedded {
             fjall::Error::Locked => OpenError::InUse,
             error => OpenError::Disk(error),
         };
-        std::fs::create_dir_all(directory).map_err(|error| OpenError::Disk(error.into()))?;
+        // What is in it is nobody else's to read.
+        let mut made = std::fs::DirBuilder::new();
+        made.recursive(true).mode(0o700);
+        made.create(directory).map_err(|error| OpenError::Disk(error.into()))?;
         let database = Database::builder(directory)
             .cache_size(DISK_CACHE_BYTES)
             .max_journaling_size(JOURNAL_BYTES_MAX)

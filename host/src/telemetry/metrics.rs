@@ -33,6 +33,10 @@ pub struct Metrics {
     pub instances_busy: IntGauge,
     /// Whether the store answered when it was last asked.
     pub store_up: IntGauge,
+    /// Network connections of users.
+    pub connections: IntGauge,
+    /// How many of those there may be.
+    pub connections_max: IntGauge,
     /// Connections that this process holds.
     pub connects: IntGauge,
     /// Subscriptions to events.
@@ -177,6 +181,25 @@ impl Metrics {
             "Spans for the collector of traces.",
             &["outcome"],
         );
+        let swaps = counters(
+            "session_manager_component_swaps_total",
+            "Components that were to become a generation.",
+            &["source", "outcome"],
+        );
+        let rollbacks = counters(
+            "session_manager_component_rollbacks_total",
+            "Generations that gave way to the one before.",
+            &["cause"],
+        );
+        // Rates see the first only if it is one more than none.
+        for source in ["file", "upload"] {
+            for outcome in ["published", "refused", "unchanged"] {
+                swaps.with_label_values(&[source, outcome]);
+            }
+        }
+        for cause in ["failures", "operator"] {
+            rollbacks.with_label_values(&[cause]);
+        }
         let build = IntGaugeVec::new(
             Opts::new("session_manager_build_info", "What this process is; always 1."),
             &["app", "version"],
@@ -204,6 +227,14 @@ impl Metrics {
                 "session_manager_store_up",
                 "1 when the store answered when last asked, else 0.",
             ),
+            connections: gauge(
+                "session_manager_network_connections_open",
+                "Network connections to the gRPC and REST ports.",
+            ),
+            connections_max: gauge(
+                "session_manager_network_connections_max",
+                "Network connections to the gRPC and REST ports that there may be.",
+            ),
             connects: gauge(
                 "session_manager_connects_open",
                 "Connections that this process holds for clients.",
@@ -226,16 +257,8 @@ impl Metrics {
                     &["kind"],
                 ),
             ),
-            swaps: counters(
-                "session_manager_component_swaps_total",
-                "Components that were to become a generation.",
-                &["source", "outcome"],
-            ),
-            rollbacks: counters(
-                "session_manager_component_rollbacks_total",
-                "Generations that gave way to the one before.",
-                &["cause"],
-            ),
+            swaps,
+            rollbacks,
             gates: registered(&registry, gates),
             registry,
         }

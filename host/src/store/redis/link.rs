@@ -10,6 +10,7 @@ use tokio::task::JoinHandle;
 
 use crate::store::redis::address::Connector;
 use crate::store::redis::commands::Commands;
+use crate::store::redis::words;
 
 /// How often a connection is asked whether it lives.
 const PING_INTERVAL: Duration = Duration::from_secs(1);
@@ -145,7 +146,7 @@ async fn keep(
             }
             Err(error) => {
                 if !matches!(&*state.borrow(), State::Down) {
-                    tracing::warn!(reason = error.category(), "Redis cannot be reached");
+                    tracing::warn!(reason = words(&error), "Redis cannot be reached");
                 }
                 state.send_replace(State::Down);
                 tokio::time::sleep(delay).await;

@@ -327,7 +327,7 @@ fn failure(error: &RedisError) -> Error {
             | ServerErrorKind::Ask
             // Forgotten again between loading and running.
             | ServerErrorKind::NoScript,
-        ) => Error::Unavailable(format!("Redis is not ready: {}", error.category())),
+        ) => Error::Unavailable(format!("Redis is not ready: {}", words(error))),
         ErrorKind::Extension if error.code() == Some("REJECTED") => {
             Error::Rejected(error.detail().unwrap_or("no reason given").into())
         }
@@ -345,13 +345,21 @@ fn failure(error: &RedisError) -> Error {
         }
         ErrorKind::Server(_) | ErrorKind::Extension => {
             tracing::warn!(%error, "Redis refused a command");
-            Error::Rejected(format!("Redis refused the command: {}", error.category()))
+            Error::Rejected(format!("Redis refused the command: {}", words(error)))
         }
         ErrorKind::Parse | ErrorKind::UnexpectedReturnType => misunderstood(),
         _ => {
             tracing::debug!(%error, "Redis does not answer");
-            Error::Unavailable(format!("Redis does not answer: {}", error.category()))
+            Error::Unavailable(format!("Redis does not answer: {}", words(error)))
         }
+    }
+}
+
+/// What kind of error it is, in a few words; for some the client has none.
+fn words(error: &RedisError) -> &str {
+    match error.category() {
+        "" => error.code().unwrap_or("unknown"),
+        words => words,
     }
 }
 
