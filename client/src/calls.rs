@@ -1,5 +1,6 @@
 //! The calls, by kind of session. Those that may be made twice without harm are marked
-//! `again`; the others begin something or count.
+//! `again`: reads, heartbeats, and what gives back something that has a name of its own. The
+//! others begin something, or could undo what somebody else has done in between.
 
 use tonic::Streaming;
 use tonic::transport::Channel;
@@ -94,31 +95,31 @@ calls!(Client, of, sessionmanager::session_manager_client::SessionManagerClient<
     /// Reads a pre-order session.
     again get_session(sessionmanager::GetSessionRequest) -> sessionmanager::SessionData;
     /// Deletes a pre-order session.
-    again delete_session(sessionmanager::GetSessionRequest) -> sessionmanager::DefaultResponse;
+    once delete_session(sessionmanager::GetSessionRequest) -> sessionmanager::DefaultResponse;
     /// Writes fields of an EZPay session.
     once set_session_ez_pay(sessionmanager::SessionEzPayData) -> sessionmanager::DefaultResponse;
     /// Reads an EZPay session.
     again get_session_ez_pay(sessionmanager::GetSessionRequest) -> sessionmanager::SessionEzPayData;
     /// Deletes an EZPay session.
-    again delete_session_ez_pay(sessionmanager::GetSessionRequest) -> sessionmanager::DefaultResponse;
+    once delete_session_ez_pay(sessionmanager::GetSessionRequest) -> sessionmanager::DefaultResponse;
     /// Writes fields of a Cititrans session.
     once set_session_cititrans(sessionmanager::SessionDataCititrans) -> sessionmanager::DefaultResponse;
     /// Reads a Cititrans session.
     again get_session_cititrans(sessionmanager::GetSessionRequest) -> sessionmanager::SessionDataCititrans;
     /// Deletes a Cititrans session.
-    again delete_session_cititrans(sessionmanager::GetSessionRequest) -> sessionmanager::DefaultResponse;
+    once delete_session_cititrans(sessionmanager::GetSessionRequest) -> sessionmanager::DefaultResponse;
     /// Writes fields of a reschedule session.
     once set_session_reschedule(sessionmanager::SessionReschedule) -> sessionmanager::DefaultResponse;
     /// Reads a reschedule session; one that is to be read once is gone then.
     once get_session_reschedule(sessionmanager::GetSessionRequest) -> sessionmanager::SessionReschedule;
     /// Deletes a reschedule session.
-    again delete_session_reschedule(sessionmanager::GetSessionRequest) -> sessionmanager::DefaultResponse;
+    once delete_session_reschedule(sessionmanager::GetSessionRequest) -> sessionmanager::DefaultResponse;
     /// Writes fields of a rent session.
     once set_session_rent_revamp(sessionmanager::SessionRentRevamp) -> sessionmanager::DefaultResponse;
     /// Reads a rent session.
     again get_session_rent_revamp(sessionmanager::GetSessionRequest) -> sessionmanager::SessionRentRevamp;
     /// Deletes a rent session.
-    again delete_session_rent_revamp(sessionmanager::GetSessionRequest) -> sessionmanager::DefaultResponse;
+    once delete_session_rent_revamp(sessionmanager::GetSessionRequest) -> sessionmanager::DefaultResponse;
 });
 
 calls!(Booking, of, booking::booking_client::BookingClient<Channel> {
@@ -127,7 +128,7 @@ calls!(Booking, of, booking::booking_client::BookingClient<Channel> {
     /// Reads a session; one that is to be read once is gone then.
     once get(booking::GetRequest) -> booking::Session;
     /// Deletes a session.
-    again delete(booking::DeleteRequest) -> sessionmanager::DefaultResponse;
+    once delete(booking::DeleteRequest) -> sessionmanager::DefaultResponse;
     /// Locks a session.
     once lock(booking::LockRequest) -> booking::LockReply;
     /// Gives a lock back.
@@ -146,11 +147,11 @@ calls!(Users, of, users::user_sessions_client::UserSessionsClient<Channel> {
     /// All sessions of a user by their ids.
     again list_by_id(users::ListByIdRequest) -> users::ListByIdReply;
     /// Changes some attributes of a session.
-    again update(users::UpdateRequest) -> users::UpdateReply;
+    once update(users::UpdateRequest) -> users::UpdateReply;
     /// Closes a session; one that is closed already is not found.
     once delete(users::DeleteRequest) -> users::DeleteReply;
     /// Closes all sessions of a user, or all but one.
-    again delete_all(users::DeleteAllRequest) -> users::DeleteAllReply;
+    once delete_all(users::DeleteAllRequest) -> users::DeleteAllReply;
 });
 
 calls!(Connections, of, connections::connections_client::ConnectionsClient<Channel> {
@@ -163,17 +164,17 @@ calls!(Connections, of, connections::connections_client::ConnectionsClient<Chann
     /// Keeps connections of a pod.
     again heartbeat_pod(connections::HeartbeatPodRequest) -> connections::HeartbeatPodReply;
     /// Closes a connection, whether or not it is alive.
-    again close(connections::CloseRequest) -> connections::CloseReply;
+    once close(connections::CloseRequest) -> connections::CloseReply;
     /// The connections of a user.
     again list_by_user(connections::ListByUserRequest) -> connections::ListByUserReply;
     /// Ends all connections of a user.
-    again terminate(connections::TerminateRequest) -> connections::TerminateReply;
+    once terminate(connections::TerminateRequest) -> connections::TerminateReply;
     /// Whether a user is online.
     again get_presence(connections::GetPresenceRequest) -> connections::Presence;
     /// Connections of a pod.
     again list_by_pod(connections::ListByPodRequest) -> connections::ListByPodReply;
     /// Closes the connections of a pod that is gone.
-    again drain(connections::DrainRequest) -> connections::DrainReply;
+    once drain(connections::DrainRequest) -> connections::DrainReply;
     /// Counts connections.
     again get_stats(connections::GetStatsRequest) -> connections::Stats;
 });
@@ -186,7 +187,7 @@ calls!(Viewing, of, sm::sm_client::SmClient<Channel> {
     /// Gives a slot back.
     again tear_down(sm::TearDownSession) -> ();
     /// Allows a home so many sessions.
-    again set_max_session(sm::MaxSession) -> ();
+    once set_max_session(sm::MaxSession) -> ();
     /// Shows a home.
     again get_home(sm::GetHomeInfo) -> sm::Home;
 });
@@ -195,9 +196,9 @@ calls!(Devices, of, smdevice::device_client::DeviceClient<Channel> {
     /// Takes a slot of the home that a device belongs to.
     once create_session_with_device(smdevice::SessionSetupWithDevice) -> sm::SessionResponse;
     /// Gives a device to an account.
-    again create_device(smdevice::CreateDeviceParam) -> ();
+    once create_device(smdevice::CreateDeviceParam) -> ();
     /// Takes a device from its account.
-    again delete_device(smdevice::DeleteDeviceParam) -> ();
+    once delete_device(smdevice::DeleteDeviceParam) -> ();
     /// The account of a device.
     again get_device(smdevice::GetDeviceInfo) -> smdevice::DeviceInfo;
 });

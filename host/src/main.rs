@@ -1,6 +1,5 @@
 //! `session-manager`: read the settings, start, announce, wait, stop.
 
-use std::path::Path;
 use std::process::ExitCode;
 
 use session_manager::config::{Command, Refusal, Settings};
@@ -18,7 +17,14 @@ fn main() -> ExitCode {
         Err(refusal) => return tell(&refusal),
     };
     let done = match command {
-        Command::Serve => run(&settings).map(|()| true),
+        Command::Serve => {
+            let directory = settings.log_directory();
+            match telemetry::start_log(settings.log_level, settings.log_format, directory) {
+                // What is left of the log is written when this is dropped.
+                Ok(_log) => run(&settings).map(|()| true),
+                Err(error) => return tell(&settings.no_log_directory(&error)),
+            }
+        }
         Command::Check { file } => check::run(&file, &settings),
         Command::Health => health::run(&settings),
         Command::Get(subject) => booking_command::get(&settings, &subject),
@@ -57,9 +63,6 @@ fn run(settings: &Settings) -> anyhow::Result<()> {
 }
 
 async fn serve(settings: &Settings) -> anyhow::Result<()> {
-    let directory = Some(settings.log_directory.as_str()).filter(|directory| !directory.is_empty());
-    let _log =
-        telemetry::start_log(settings.log_level, settings.log_format, directory.map(Path::new))?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut hangup = signal(SignalKind::hangup())?;

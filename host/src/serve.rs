@@ -348,7 +348,7 @@ async fn open_store(
             })?)
         }
         StoreChoice::Redis(address) => {
-            let redis = Arc::new(Redis::new(address, settings.redis_timeout)?);
+            let redis = Arc::new(Redis::new(*address, settings.redis_timeout)?);
             if !settings.redis_allow_eviction {
                 match redis.unfit().await {
                     Ok(None) => {}

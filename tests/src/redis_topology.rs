@@ -62,6 +62,15 @@ impl Sentinels {
         Self { servers, ports, _sentinels: sentinels, _directory: directory }
     }
 
+    /// Has the replica take over, while the primary is well.
+    pub async fn fail_over(&self) {
+        wait::until("the Sentinels agree", async || {
+            let answer = ask(self.ports[0], &["SENTINEL", "FAILOVER", SERVICE])?;
+            (answer.trim() == "OK").then_some(())
+        })
+        .await;
+    }
+
     /// The URL of the service; the first Sentinel in it is not there.
     pub fn url(&self) -> String {
         let ports = [1].iter().chain(&self.ports);

@@ -1034,6 +1034,7 @@ async fn rest_speaks_as_the_clients_of_the_original_expect() {
         ("/v1/connect?user_id=a&colour=red", 400),
         ("/v1/connect?user_id=", 400),
         ("/v1/events?after=x", 400),
+        ("/v1/events?after=18446744073709551615-18446744073709551615-63", 400),
         ("/v1/connections/stats?x=1", 400),
     ] {
         let answer = http.get(host.url("rest", path)).send().await.unwrap();

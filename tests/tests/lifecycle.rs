@@ -195,6 +195,16 @@ async fn a_log_directory_takes_daily_files() {
     assert_eq!(host.log(), "");
 }
 
+#[test]
+fn a_log_directory_that_takes_no_files_stops_the_start() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let path = file.path().to_str().unwrap();
+    let output = Launch::in_memory().set("LOG_DIRECTORY", path).command().output().unwrap();
+    let complaint = String::from_utf8(output.stderr).unwrap();
+    assert_eq!((output.status.code(), complaint.lines().count()), (Some(64), 1), "{complaint}");
+    assert!(complaint.contains("LOG_DIRECTORY") && complaint.contains(path), "{complaint}");
+}
+
 #[tokio::test]
 async fn no_secret_and_no_whole_session_key_is_logged_or_told() {
     let host = Launch::in_memory().set("LOG_LEVEL", "trace").start();
@@ -365,7 +375,8 @@ async fn the_binary_reads_writes_and_deletes_a_session() {
         let (code, _, complaint) = command(&host, arguments);
         assert!(code == Some(1) && complaint.contains(expected), "{arguments:?}: {complaint}");
     }
-    assert_eq!(command(&host, &["set", "pre-order", key]).0, Some(64));
+    let (code, _, complaint) = command(&host, &["set", "pre-order", key]);
+    assert!(code == Some(64) && complaint.contains("<NAME=VALUE>"), "{complaint}");
     assert_eq!(command(&host, &["delete", "pre-order", key]).0, Some(0));
     assert_eq!(command(&host, &["get", "pre-order", key]).0, Some(1));
     let (code, text, _) = command(&host, &["top", "--once"]);

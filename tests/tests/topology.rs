@@ -1,5 +1,7 @@
 //! Redis on several servers: behind Sentinels, as a Cluster, and over TLS.
 
+use std::time::{Duration, Instant};
+
 use serde_json::json;
 use session_tests::admin::Admin;
 use session_tests::certificate::Certificate;
@@ -83,6 +85,19 @@ async fn a_cluster_keeps_every_kind_and_outlives_a_primary() {
         let reached: u32 = wait.arg(1).arg(5000).query_async(&mut connection).await.unwrap();
         assert_eq!(reached, 1);
     }
+    // One that is silent, and is in the URL of all who connect, stops nobody else.
+    let replica = (0..6).find(|number| !primaries.contains(number)).unwrap();
+    let url = format!("{},127.0.0.1:{}", cluster.url(), cluster.servers[replica].port);
+    cluster.servers[replica].signal("STOP");
+    let c = Launch::redis_at(&url).start();
+    let on_c = c.client(Wire::Rest).await;
+    wait::until("it is ready", async || on_c.health().await.ok()).await;
+    for number in 0..40 {
+        on_c.get("pre-order", &format!("run-{number}")).await.unwrap();
+        assert!(on_a.health().await.is_ok(), "{number}");
+    }
+    cluster.servers[replica].signal("CONT");
+    drop(c);
     cluster.servers[primaries[0]].kill().await;
     for number in 0..40 {
         let client = if number % 2 == 0 { &on_a } else { &on_b };
@@ -154,6 +169,31 @@ async fn the_service_follows_the_primary_that_sentinels_name() {
     })
     .await;
     every_kind(&client, "later").await;
+    // One that is to be replaced takes writes for ten seconds more, which would be lost.
+    sentinels.fail_over().await;
+    wait::until("it is the primary again", async || {
+        let mut connection = sentinels.servers[0].connect(5).await;
+        let info: String =
+            redis::cmd("INFO").arg("replication").query_async(&mut connection).await.ok()?;
+        info.contains("role:master").then_some(())
+    })
+    .await;
+    let promoted = Instant::now();
+    let mut written = Vec::new();
+    while promoted.elapsed() < Duration::from_secs(12) {
+        let name = format!("planned-{}", written.len());
+        if client.set("pre-order", &name, json!({ "fleet_list_request": 1 })).await.is_ok() {
+            written.push((name, promoted.elapsed()));
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(written.len() > 100, "{}", written.len());
+    for (name, after) in written {
+        if after > Duration::from_secs(5) {
+            let read = client.get("pre-order", &name).await;
+            assert!(read.is_ok(), "{name}, written after {after:?}: {read:?}");
+        }
+    }
 }
 
 #[tokio::test]

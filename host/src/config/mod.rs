@@ -276,7 +276,7 @@ pub enum StoreChoice {
     /// In a directory.
     Embedded(PathBuf),
     /// On a Redis server.
-    Redis(Address),
+    Redis(Box<Address>),
 }
 
 /// Why the process does not start: what to print, and the code to exit with.
@@ -335,6 +335,21 @@ impl Settings {
         }
     }
 
+    /// Where the log is kept, if it is in files.
+    pub fn log_directory(&self) -> Option<&Path> {
+        Some(Path::new(&self.log_directory)).filter(|_| !self.log_directory.is_empty())
+    }
+
+    /// The directory of the log takes no files.
+    pub fn no_log_directory(&self, error: &anyhow::Error) -> Refusal {
+        let directory = &self.log_directory;
+        let text = format!(
+            "invalid value {directory:?} for LOG_DIRECTORY: expected a directory that takes files \
+             ({error:#})"
+        );
+        Refusal { text, code: EXIT_USAGE }
+    }
+
     /// The file of the component to run, if it is not the built-in one.
     pub fn component(&self) -> Option<&Path> {
         Some(Path::new(&self.component)).filter(|_| !self.component.is_empty())
@@ -354,7 +369,8 @@ impl Settings {
                  redis-sentinel://[user:password@]host[:port],.../service[/database] or \
                  redis-cluster://[user:password@]host[:port],..., or rediss in the place of redis";
             let address = Address::from_url(&self.redis_url);
-            return address.map(StoreChoice::Redis).map_err(|_| refused("REDIS_URL", EXPECTED));
+            let address = address.map(|address| StoreChoice::Redis(Box::new(address)));
+            return address.map_err(|_| refused("REDIS_URL", EXPECTED));
         }
         if !self.redis_host.is_empty() {
             let address = Address::from_parts(
@@ -365,7 +381,7 @@ impl Settings {
                 &self.redis_password,
             );
             return address
-                .map(StoreChoice::Redis)
+                .map(|address| StoreChoice::Redis(Box::new(address)))
                 .map_err(|_| refused("REDIS_HOST", "expected a host name or an IP address"));
         }
         Ok(match self.data_dir.as_str() {
@@ -411,7 +427,9 @@ fn refusal(error: &clap::Error) -> Refusal {
         }
         _ => {
             let text = error.to_string();
-            let line = text.lines().next().unwrap_or_default();
+            // What is missing stands in lines of its own.
+            let lines = text.lines().map(str::trim).take_while(|line| !line.is_empty());
+            let line = lines.collect::<Vec<_>>().join(" ");
             format!("{}; see --help", line.trim_start_matches("error: "))
         }
     };

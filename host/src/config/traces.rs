@@ -1,5 +1,6 @@
-//! Settings of traces, by the names that Elastic and OpenTelemetry have given them. What
-//! else the SDK of OpenTelemetry reads from `OTEL_` variables, it reads itself.
+//! Settings of traces, by the names that Elastic and OpenTelemetry have given them. The SDK of
+//! OpenTelemetry reads some more itself: OTEL_RESOURCE_ATTRIBUTES, OTEL_SPAN_ limits, and
+//! OTEL_EXPORTER_OTLP_TRACES_HEADERS, which win over ours as they are meant for traces alone.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -19,8 +20,14 @@ const PATH: &str = "/v1/traces";
 pub struct Tracing {
     /// Server of Elastic APM; traces go there over OTLP/HTTP. Empty sends none, unless
     /// OTEL_EXPORTER_OTLP_ENDPOINT says where to.
-    #[arg(long, env = "ELASTIC_APM_SERVER_URL", default_value = "", global = true,
-          hide_default_value = true, value_parser = values::url)]
+    #[arg(
+        long,
+        env = "ELASTIC_APM_SERVER_URL",
+        default_value = "",
+        global = true,
+        hide_default_value = true,
+        hide_env_values = true
+    )]
     elastic_apm_server_url: String,
 
     /// Secret token of Elastic APM.
@@ -46,17 +53,29 @@ pub struct Tracing {
 
     /// How long Elastic APM may take to take spans. No request waits for it.
     #[arg(long, env = "ELASTIC_APM_SERVER_TIMEOUT", default_value = "30s", global = true,
-          value_parser = values::timeout)]
+          value_parser = |text: &str| unless_empty(text, "30s", values::timeout))]
     elastic_apm_server_timeout: Duration,
 
     /// Collector of traces; they go to its /v1/traces.
-    #[arg(long, env = "OTEL_EXPORTER_OTLP_ENDPOINT", default_value = "", global = true,
-          hide_default_value = true, value_parser = values::url)]
+    #[arg(
+        long,
+        env = "OTEL_EXPORTER_OTLP_ENDPOINT",
+        default_value = "",
+        global = true,
+        hide_default_value = true,
+        hide_env_values = true
+    )]
     otel_exporter_otlp_endpoint: String,
 
     /// The same with the path in it.
-    #[arg(long, env = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", default_value = "", global = true,
-          hide_default_value = true, value_parser = values::url)]
+    #[arg(
+        long,
+        env = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
+        default_value = "",
+        global = true,
+        hide_default_value = true,
+        hide_env_values = true
+    )]
     otel_exporter_otlp_traces_endpoint: String,
 
     /// Headers for the collector: name=value,name=value, percent-encoded.
@@ -72,12 +91,13 @@ pub struct Tracing {
 
     /// How long the collector may take to take spans, in milliseconds.
     #[arg(long, env = "OTEL_EXPORTER_OTLP_TIMEOUT", default_value = "10000", global = true,
-          value_parser = values::milliseconds)]
+          value_parser = |text: &str| unless_empty(text, "10000", values::milliseconds))]
     otel_exporter_otlp_timeout: Duration,
 
     /// How to speak to the collector: http/protobuf.
     #[arg(long, env = "OTEL_EXPORTER_OTLP_PROTOCOL", default_value = "http/protobuf",
-          global = true, value_parser = values::protocol)]
+          global = true,
+          value_parser = |text: &str| unless_empty(text, "http/protobuf", values::protocol))]
     otel_exporter_otlp_protocol: String,
 
     /// Name of the service in traces.
@@ -88,25 +108,73 @@ pub struct Tracing {
     /// Which requests are traced: always_on, always_off or traceidratio; parentbased_ before
     /// it leaves the decision to a caller who traces.
     #[arg(long, env = "OTEL_TRACES_SAMPLER", default_value = "parentbased_always_on",
-          global = true, value_parser = values::sampler)]
+          global = true,
+          value_parser = |text: &str| unless_empty(text, "parentbased_always_on", values::sampler))]
     otel_traces_sampler: String,
 
     /// Which share of requests traceidratio traces.
     #[arg(long, env = "OTEL_TRACES_SAMPLER_ARG", default_value = "1", global = true,
-          value_parser = values::share)]
+          value_parser = |text: &str| unless_empty(text, "1", values::share))]
     otel_traces_sampler_arg: f64,
+
+    /// Where traces go by OpenTelemetry: otlp, or none for nowhere.
+    #[arg(long, env = "OTEL_TRACES_EXPORTER", default_value = "otlp", global = true,
+          value_parser = |text: &str| unless_empty(text, "otlp", values::exporter))]
+    otel_traces_exporter: String,
+
+    /// Send no traces, whatever else is set.
+    #[arg(long, env = "OTEL_SDK_DISABLED", default_value = "false", global = true,
+          value_parser = |text: &str| unless_empty(text, "false", values::boolean),
+          num_args = 0..=1, default_missing_value = "true", require_equals = true)]
+    otel_sdk_disabled: bool,
+
+    /// How many spans may wait to be sent; what does not fit is lost.
+    #[arg(long, env = "OTEL_BSP_MAX_QUEUE_SIZE", default_value = "2048", global = true,
+          value_parser = |text: &str| unless_empty(text, "2048", values::spans))]
+    otel_bsp_max_queue_size: usize,
+
+    /// How many spans are sent together.
+    #[arg(long, env = "OTEL_BSP_MAX_EXPORT_BATCH_SIZE", default_value = "512", global = true,
+          value_parser = |text: &str| unless_empty(text, "512", values::spans))]
+    otel_bsp_max_export_batch_size: usize,
+
+    /// How long spans wait to be sent together, in milliseconds.
+    #[arg(long, env = "OTEL_BSP_SCHEDULE_DELAY", default_value = "5000", global = true,
+          value_parser = |text: &str| unless_empty(text, "5000", values::delay))]
+    otel_bsp_schedule_delay: Duration,
+}
+
+/// An empty value of a variable that others have named is none.
+fn unless_empty<T>(
+    text: &str,
+    default: &str,
+    read: fn(&str) -> Result<T, String>,
+) -> Result<T, String> {
+    read(if text.is_empty() { default } else { text })
 }
 
 impl Tracing {
     /// Where traces go, and which; `None` when nobody wants them.
     ///
     /// # Errors
-    /// When a token or the headers are none.
+    /// When a URL, a token or the headers are none.
     pub fn export(&self, app_name: &str, instance: String) -> Result<Option<Export>, Refusal> {
+        for (name, url) in [
+            ("ELASTIC_APM_SERVER_URL", &self.elastic_apm_server_url),
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", &self.otel_exporter_otlp_endpoint),
+            ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", &self.otel_exporter_otlp_traces_endpoint),
+        ] {
+            if !url.is_empty() && !values::is_url(url) {
+                return Err(refused(name, "http://host[:port][/path] or https://..."));
+            }
+        }
         let mut headers = self.headers()?;
+        if self.otel_sdk_disabled || self.otel_traces_exporter == "none" {
+            return Ok(None);
+        }
         let (endpoint, timeout) = if !self.elastic_apm_server_url.is_empty() {
             let token = &self.elastic_apm_secret_token;
-            if HeaderValue::from_str(token).is_err() {
+            if !token.bytes().all(|byte| byte.is_ascii_graphic()) {
                 return Err(refused("ELASTIC_APM_SECRET_TOKEN", "visible ASCII characters"));
             }
             if !token.is_empty() {
@@ -131,6 +199,9 @@ impl Tracing {
             environment: environment.cloned(),
             instance,
             sampling: self.sampling(),
+            queue: self.otel_bsp_max_queue_size,
+            batch: self.otel_bsp_max_export_batch_size.min(self.otel_bsp_max_queue_size),
+            delay: self.otel_bsp_schedule_delay,
         }))
     }
 
@@ -205,6 +276,13 @@ mod tests {
             (Duration::from_secs(10), "session-manager")
         );
         assert_eq!(found.sampling, Sampling { share: 1.0, by_parent: true });
+        for off in ["--otel-sdk-disabled", "--otel-traces-exporter=none"] {
+            assert!(export(&[endpoint, off]).expect("accepted").is_none(), "{off}");
+        }
+        let empty =
+            ["sampler", "sampler-arg", "exporter"].map(|name| format!("--otel-traces-{name}="));
+        let empty: Vec<&str> = empty.iter().map(String::as_str).collect();
+        export(&[&[endpoint][..], &empty].concat()).expect("accepted").expect("wanted");
         let whole = "--otel-exporter-otlp-traces-endpoint=http://c/only";
         let found = export(&[endpoint, whole]).expect("accepted").expect("wanted");
         assert_eq!(found.endpoint, "http://c/only");
@@ -214,8 +292,8 @@ mod tests {
     fn a_bad_value_is_refused_and_a_secret_one_is_not_told() {
         for (argument, expected) in [
             (
-                "--elastic-apm-server-url=apm:8200",
-                r#"invalid value "apm:8200" for ELASTIC_APM_SERVER_URL: expected http://host[:port][/path] or https://..."#,
+                "--elastic-apm-server-url=ftp://user:secret@apm",
+                "invalid value for ELASTIC_APM_SERVER_URL: expected http://host[:port][/path] or https://...",
             ),
             (
                 "--otel-exporter-otlp-protocol=grpc",
@@ -224,6 +302,22 @@ mod tests {
             (
                 "--otel-traces-sampler=sometimes",
                 r#"invalid value "sometimes" for OTEL_TRACES_SAMPLER: expected always_on, always_off or traceidratio, or one of them behind parentbased_"#,
+            ),
+            (
+                "--otel-exporter-otlp-endpoint=http://h/?key=secret",
+                "invalid value for OTEL_EXPORTER_OTLP_ENDPOINT: expected http://host[:port][/path] or https://...",
+            ),
+            (
+                "--otel-bsp-max-queue-size=99999999999999",
+                r#"invalid value "99999999999999" for OTEL_BSP_MAX_QUEUE_SIZE: expected a number from 1 to 65536"#,
+            ),
+            (
+                "--otel-bsp-schedule-delay=0",
+                r#"invalid value "0" for OTEL_BSP_SCHEDULE_DELAY: expected a number of milliseconds from 10 to 60000"#,
+            ),
+            (
+                "--otel-traces-exporter=zipkin",
+                r#"invalid value "zipkin" for OTEL_TRACES_EXPORTER: expected otlp or none"#,
             ),
             (
                 "--otel-traces-sampler-arg=2",

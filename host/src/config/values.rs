@@ -104,13 +104,16 @@ pub fn timeout(text: &str) -> Result<Duration, String> {
         .ok_or_else(|| "expected a duration from 1ms to 1m, such as 500ms".into())
 }
 
-/// Somebody who is spoken to over HTTP.
-pub fn url(text: &str) -> Result<String, String> {
-    let fits = |uri: &Uri| matches!(uri.scheme_str(), Some("http" | "https"));
-    if text.is_empty() || text.parse().as_ref().is_ok_and(fits) {
-        return Ok(text.into());
-    }
-    Err("expected http://host[:port][/path] or https://...".into())
+/// Whether a text names somebody who is spoken to over HTTP.
+pub fn is_url(text: &str) -> bool {
+    let fits = |uri: Uri| {
+        let port = uri.authority().is_some_and(|authority| {
+            let (_, port) = authority.as_str().rsplit_once(':').unwrap_or_default();
+            port.is_empty() || port.contains([']', '@']) || authority.port_u16().is_some()
+        });
+        port && uri.query().is_none() && matches!(uri.scheme_str(), Some("http" | "https"))
+    };
+    !text.contains('#') && text.parse().is_ok_and(fits)
 }
 
 /// How long to wait for somebody, as OpenTelemetry writes it.
@@ -119,6 +122,28 @@ pub fn milliseconds(text: &str) -> Result<Duration, String> {
     number
         .map(Duration::from_millis)
         .ok_or_else(|| "expected a number of milliseconds from 1 to 60000".into())
+}
+
+/// How long spans wait, as OpenTelemetry writes it.
+pub fn delay(text: &str) -> Result<Duration, String> {
+    let number = text.parse().ok().filter(|number| (10..=60_000).contains(number));
+    number
+        .map(Duration::from_millis)
+        .ok_or_else(|| "expected a number of milliseconds from 10 to 60000".into())
+}
+
+/// A number of spans.
+pub fn spans(text: &str) -> Result<usize, String> {
+    let number = text.parse().ok().filter(|number| (1..=65_536).contains(number));
+    number.ok_or_else(|| "expected a number from 1 to 65536".into())
+}
+
+/// Where traces go.
+pub fn exporter(text: &str) -> Result<String, String> {
+    match text {
+        "otlp" | "none" => Ok(text.into()),
+        _ => Err("expected otlp or none".into()),
+    }
 }
 
 /// How to speak to a collector.

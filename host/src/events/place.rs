@@ -77,7 +77,11 @@ impl FromStr for Place {
         if ![milliseconds, sequence, log].into_iter().all(digits) {
             return Err(NoPlace);
         }
-        Ok(Self { id: id.parse().map_err(|_| NoPlace)?, log: log.parse().map_err(|_| NoPlace)? })
+        let id: EventId = id.parse().map_err(|_| NoPlace)?;
+        // Behind the last millisecond there is none.
+        let fits = id.milliseconds < Milliseconds::MAX;
+        let log = log.parse().map_err(|_| NoPlace)?;
+        if fits { Ok(Self { id, log }) } else { Err(NoPlace) }
     }
 }
 

@@ -23,7 +23,10 @@ use opentelemetry_otlp::{Protocol, WithExportConfig, WithHttpConfig};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::error::OTelSdkResult;
 use opentelemetry_sdk::propagation::TraceContextPropagator;
-use opentelemetry_sdk::trace::{Sampler, SdkTracer, SdkTracerProvider, SpanData, SpanExporter};
+use opentelemetry_sdk::trace::{
+    BatchConfigBuilder, BatchSpanProcessor, Sampler, SdkTracer, SdkTracerProvider, SpanData,
+    SpanExporter,
+};
 use pin_project_lite::pin_project;
 
 use crate::telemetry::Metrics;
@@ -33,6 +36,19 @@ use crate::telemetry::metrics::SentSpans;
 const FLUSH: Duration = Duration::from_secs(2);
 /// What a caller's trace is told in (W3C Trace Context).
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+
+/// The methods that are told by their names.
+const STANDARD_METHODS: [Method; 9] = [
+    Method::GET,
+    Method::HEAD,
+    Method::POST,
+    Method::PUT,
+    Method::DELETE,
+    Method::CONNECT,
+    Method::OPTIONS,
+    Method::TRACE,
+    Method::PATCH,
+];
 
 /// Makes spans, when they are sent anywhere.
 static TRACER: OnceLock<SdkTracer> = OnceLock::new();
@@ -54,6 +70,12 @@ pub struct Export {
     pub instance: String,
     /// Which requests are traced.
     pub sampling: Sampling,
+    /// How many spans may wait to be sent.
+    pub queue: usize,
+    /// How many are sent together.
+    pub batch: usize,
+    /// How long they wait for others.
+    pub delay: Duration,
 }
 
 /// Which requests are traced.
@@ -105,8 +127,14 @@ impl Traces {
             true => Sampler::ParentBased(Box::new(root)),
             false => root,
         };
+        let batches = BatchConfigBuilder::default()
+            .with_max_queue_size(export.queue)
+            .with_max_export_batch_size(export.batch)
+            .with_scheduled_delay(export.delay)
+            .build();
+        let processor = BatchSpanProcessor::builder(exporter).with_batch_config(batches).build();
         let provider = SdkTracerProvider::builder()
-            .with_batch_exporter(exporter)
+            .with_span_processor(processor)
             .with_resource(resource)
             .with_sampler(sampler)
             .build();
@@ -196,11 +224,15 @@ impl Trace {
         span.set_attribute(KeyValue::new("session_manager.request_id", request_id.to_owned()));
         match call {
             Call::Http(method, route) => {
+                // What a caller makes up is no name.
+                let known = STANDARD_METHODS.contains(method);
+                let name = if known { method.as_str() } else { "HTTP" };
                 span.update_name(match route {
-                    Some(route) => format!("{method} {route}"),
-                    None => method.to_string(),
+                    Some(route) => format!("{name} {route}"),
+                    None => name.to_owned(),
                 });
-                span.set_attribute(KeyValue::new("http.request.method", method.to_string()));
+                let method = if known { method.as_str() } else { "_OTHER" };
+                span.set_attribute(KeyValue::new("http.request.method", method.to_owned()));
                 if let Some(route) = route {
                     span.set_attribute(KeyValue::new("http.route", route.to_owned()));
                 }

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
+use percent_encoding::percent_decode_str;
 use redis::aio::MultiplexedConnection;
 use redis::cluster::{ClusterClient, ClusterClientBuilder};
-use redis::sentinel::{SentinelClientBuilder, SentinelServerType};
+use redis::sentinel::{SentinelClient, SentinelClientBuilder, SentinelServerType};
 use redis::{
     AsyncConnectionConfig, Client, ConnectionAddr, ConnectionInfo, IntoConnectionInfo,
     RedisConnectionInfo, RedisError, TlsMode,
@@ -83,18 +84,22 @@ impl Address {
     pub fn from_url(url: &str) -> Result<Self, NoAddress> {
         let (scheme, rest) = url.split_once("://").ok_or(NoAddress)?;
         let (base, kind) = scheme.split_once('-').unwrap_or((scheme, ""));
-        // A fragment would have the certificate of the server not be looked at.
-        if !matches!(base, "redis" | "rediss") || rest.contains('#') {
+        // A fragment would have the certificate of the server not be looked at, and a query
+        // would choose a protocol that is not expected.
+        if !matches!(base, "redis" | "rediss") || rest.contains(['#', '?']) {
             return Err(NoAddress);
         }
         let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
         let (user, hosts) = match authority.rsplit_once('@') {
+            // One for all nodes.
+            Some((user, _)) if user.contains(['@', ',']) => return Err(NoAddress),
             Some((user, hosts)) => (format!("{user}@"), hosts),
             None => (String::new(), authority),
         };
         let node = |user: &str, host: &str, path: &str| {
-            let url = format!("{base}://{user}{host}/{path}");
-            if host.is_empty() { Err(NoAddress) } else { Ok(url.into_connection_info()?) }
+            let node = format!("{base}://{user}{host}/{path}").into_connection_info()?;
+            let fits = !host.is_empty() && node.redis_settings().db() >= 0;
+            if fits { Ok(node) } else { Err(NoAddress) }
         };
         match (kind, path) {
             ("", _) if !hosts.contains(',') => Ok(Self::Server(node(&user, hosts, path)?)),
@@ -112,7 +117,8 @@ impl Address {
                 if service.is_empty() {
                     return Err(NoAddress);
                 }
-                let service = service.to_owned();
+                let service = percent_decode_str(service).decode_utf8().map_err(|_| NoAddress)?;
+                let service = service.into_owned();
                 Ok(Self::Sentinels { sentinels, service, settings, tls: base == "rediss" })
             }
             ("cluster", "") => {
@@ -133,14 +139,15 @@ pub struct Connector {
 
 #[derive(Clone)]
 enum Target {
-    Server(Client),
+    Server(Box<Client>),
     Sentinels {
         sentinels: Vec<ConnectionAddr>,
         service: String,
         settings: RedisConnectionInfo,
         tls: bool,
     },
-    Cluster(ClusterClient),
+    /// And how many nodes it is made of at first.
+    Cluster(Box<ClusterClient>, u32),
 }
 
 impl Connector {
@@ -150,49 +157,59 @@ impl Connector {
     /// When the address is not usable at all.
     pub fn new(address: Address, timeout: Duration) -> Result<Self, RedisError> {
         let target = match address {
-            Address::Server(server) => Target::Server(Client::open(server)?),
+            Address::Server(server) => Target::Server(Box::new(Client::open(server)?)),
             Address::Sentinels { sentinels, service, settings, tls } => {
                 Target::Sentinels { sentinels, service, settings, tls }
             }
-            Address::Cluster(nodes) => Target::Cluster(
-                ClusterClientBuilder::new(nodes)
-                    .connection_timeout(timeout)
-                    .retries(CLUSTER_RETRIES)
-                    .build()?,
-            ),
+            Address::Cluster(nodes) => {
+                let count = u32::try_from(nodes.len()).unwrap_or(u32::MAX);
+                let client = ClusterClientBuilder::new(nodes).connection_timeout(timeout);
+                Target::Cluster(Box::new(client.retries(CLUSTER_RETRIES).build()?), count)
+            }
         };
         Ok(Self { target, timeout })
     }
 
     /// Whether keys are spread over several servers.
     pub fn is_cluster(&self) -> bool {
-        matches!(self.target, Target::Cluster(_))
+        matches!(self.target, Target::Cluster(..))
     }
 
-    /// A connection. Of Sentinels, the first attempt asks the first one first, and so on: one
-    /// that does not answer takes all the time of an attempt.
+    /// A connection, and what tells when it is to be left. Of Sentinels, the first attempt
+    /// asks the first one first, and so on: one that does not answer takes all the time of
+    /// an attempt. The nodes of a Cluster are asked in turns within one attempt.
     ///
     /// # Errors
     /// When there is none to be had now.
-    pub async fn connect(&self, attempt: usize) -> Result<Commands, RedisError> {
-        let connecting = async {
-            match &self.target {
-                Target::Server(client) => self.server(client).await.map(Commands::Server),
-                Target::Sentinels { sentinels, service, settings, tls } => {
-                    let mut sentinels = sentinels.clone();
-                    let first = attempt % sentinels.len();
-                    sentinels.rotate_left(first);
-                    let client = primary(sentinels, service, settings, *tls).await?;
-                    self.server(&client).await.map(Commands::Server)
-                }
-                Target::Cluster(client) => {
-                    client.get_async_connection().await.map(Commands::Cluster)
-                }
-            }
+    pub async fn connect(&self, attempt: usize) -> Result<(Commands, Watch), RedisError> {
+        let limit = match &self.target {
+            Target::Cluster(_, nodes) => self.timeout.saturating_mul(1 + nodes),
+            Target::Server(_) | Target::Sentinels { .. } => self.timeout,
         };
-        match tokio::time::timeout(self.timeout, connecting).await {
-            Ok(connected) => connected,
-            Err(_) => Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into()),
+        let connecting = tokio::time::timeout(limit, self.connect_now(attempt));
+        connecting.await.unwrap_or_else(|_| Err(timed_out()))
+    }
+
+    async fn connect_now(&self, attempt: usize) -> Result<(Commands, Watch), RedisError> {
+        match &self.target {
+            Target::Server(client) => {
+                Ok((Commands::Server(self.server(client).await?), Watch::Server))
+            }
+            Target::Sentinels { sentinels, service, settings, tls } => {
+                let mut sentinels = sentinels.clone();
+                let first = attempt % sentinels.len();
+                sentinels.rotate_left(first);
+                let mut sentinel = sentinel(sentinels, service, settings, *tls)?;
+                let primary = sentinel.async_get_client().await?;
+                let connection = self.server(&primary).await?;
+                let primary = primary.get_connection_info().addr().clone();
+                let watch = Watch::Sentinels(Box::new((sentinel, primary)));
+                Ok((Commands::Server(connection), watch))
+            }
+            Target::Cluster(client, _) => {
+                let connection = client.get_async_connection().await?;
+                Ok((Commands::Cluster(connection), Watch::Cluster))
+            }
         }
     }
 
@@ -206,13 +223,39 @@ impl Connector {
     }
 }
 
-/// The server that is the primary of a service now.
-async fn primary(
+/// What tells when a connection is to be left for another.
+pub enum Watch {
+    /// The server itself, when it does not answer.
+    Server,
+    /// That, and Sentinels that name another primary than this.
+    Sentinels(Box<(SentinelClient, ConnectionAddr)>),
+    /// Nothing: a Cluster's client finds its nodes again by itself.
+    Cluster,
+}
+
+impl Watch {
+    /// Whether there is another primary by now. Sentinels that do not answer name none.
+    pub async fn has_moved(&mut self, timeout: Duration) -> bool {
+        let Self::Sentinels(watch) = self else { return false };
+        let (sentinel, present) = &mut **watch;
+        match tokio::time::timeout(timeout, sentinel.async_get_client()).await {
+            Ok(Ok(primary)) => primary.get_connection_info().addr() != present,
+            Ok(Err(_)) | Err(_) => false,
+        }
+    }
+}
+
+fn timed_out() -> RedisError {
+    std::io::Error::from(std::io::ErrorKind::TimedOut).into()
+}
+
+/// Who tells which server is the primary of a service.
+fn sentinel(
     sentinels: Vec<ConnectionAddr>,
     service: &str,
     settings: &RedisConnectionInfo,
     tls: bool,
-) -> Result<Client, RedisError> {
+) -> Result<SentinelClient, RedisError> {
     let mut builder = SentinelClientBuilder::new(sentinels, service, SentinelServerType::Master)?
         .set_client_to_redis_db(settings.db());
     if let Some(username) = settings.username() {
@@ -226,7 +269,7 @@ async fn primary(
             .set_client_to_redis_tls_mode(TlsMode::Secure)
             .set_client_to_sentinel_tls_mode(TlsMode::Secure);
     }
-    builder.build()?.async_get_client().await
+    builder.build()
 }
 
 #[cfg(test)]
@@ -254,6 +297,9 @@ mod tests {
             "http://h",
             "redis://",
             "redis://a,b",
+            "redis://a/-1",
+            "redis://a/5?protocol=resp3",
+            "redis-cluster://:p@a,:q@b",
             "redis://h/x",
             "rediss://h/0#insecure",
             "redis-sentinel://a",

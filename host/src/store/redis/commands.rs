@@ -3,7 +3,9 @@
 
 use redis::aio::{ConnectionLike, MultiplexedConnection};
 use redis::cluster_async::ClusterConnection;
-use redis::cluster_routing::{MultipleNodeRoutingInfo, RoutingInfo, SingleNodeRoutingInfo};
+use redis::cluster_routing::{
+    MultipleNodeRoutingInfo, ResponsePolicy, RoutingInfo, SingleNodeRoutingInfo,
+};
 use redis::{Cmd, FromRedisValue, Pipeline, RedisError, RedisFuture, Value};
 
 use crate::clock::Milliseconds;
@@ -25,6 +27,18 @@ impl Commands {
     /// Those of the server, and of the way there.
     pub async fn ask<T: FromRedisValue>(&mut self, command: &Cmd) -> Result<T, RedisError> {
         self.ask_at(command, SingleNodeRoutingInfo::Random).await
+    }
+
+    /// Whether a server answers; of a Cluster, any.
+    ///
+    /// # Errors
+    /// Those of the server, and of the way there.
+    pub async fn ping(&mut self) -> Result<(), RedisError> {
+        let ping = redis::cmd("PING");
+        let Self::Cluster(cluster) = self else { return self.ask(&ping).await };
+        let one = Some(ResponsePolicy::OneSucceeded);
+        let all = RoutingInfo::MultiNode((MultipleNodeRoutingInfo::AllMasters, one));
+        cluster.route_command(ping, all).await.map(drop)
     }
 
     /// Looks at some keys that match a pattern: what they are, and where to go on, if

@@ -8,9 +8,8 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use crate::store::redis::address::Connector;
+use crate::store::redis::address::{Connector, Watch};
 use crate::store::redis::commands::Commands;
-use crate::store::redis::words;
 
 /// How often a connection is asked whether it lives.
 const PING_INTERVAL: Duration = Duration::from_secs(1);
@@ -129,7 +128,7 @@ async fn keep(
     let mut delay = RECONNECT_DELAY_MIN;
     for (attempt, number) in (1..).enumerate() {
         match connector.connect(attempt).await {
-            Ok(commands) => {
+            Ok((commands, mut watch)) => {
                 delay = RECONNECT_DELAY_MIN;
                 state.send_replace(State::Up { commands: commands.clone(), number });
                 tokio::select! {
@@ -138,7 +137,7 @@ async fn keep(
                             return;
                         }
                     }
-                    () = silence(commands, timeout) => {
+                    () = end(commands, &mut watch, timeout) => {
                         state.send_replace(State::Down);
                     }
                 }
@@ -146,7 +145,7 @@ async fn keep(
             }
             Err(error) => {
                 if !matches!(&*state.borrow(), State::Down) {
-                    tracing::warn!(reason = words(&error), "Redis cannot be reached");
+                    tracing::warn!(%error, "Redis cannot be reached");
                 }
                 state.send_replace(State::Down);
                 tokio::time::sleep(delay).await;
@@ -156,9 +155,13 @@ async fn keep(
     }
 }
 
-/// Completes when the server does not answer any more, so that a connection that
-/// was closed while nobody used it is replaced before somebody does.
-async fn silence(mut commands: Commands, timeout: Duration) {
+/// Completes when the server does not answer any more, so that a connection that was
+/// closed while nobody used it is replaced before somebody does, or when it is the primary
+/// no more: it may take writes for a while yet, which are lost.
+async fn end(mut commands: Commands, watch: &mut Watch, timeout: Duration) {
+    if matches!(watch, Watch::Cluster) {
+        std::future::pending::<()>().await;
+    }
     loop {
         tokio::time::sleep(PING_INTERVAL).await;
         let ping = redis::cmd("PING");
@@ -169,7 +172,7 @@ async fn silence(mut commands: Commands, timeout: Duration) {
             Ok(Err(error)) => !error.is_io_error() && !error.is_unrecoverable_error(),
             Err(_) => false,
         };
-        if !alive {
+        if !alive || watch.has_moved(timeout).await {
             return;
         }
     }

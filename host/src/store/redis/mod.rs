@@ -272,7 +272,7 @@ impl Store for Redis {
     }
 
     fn ping(&self) -> Answer<'_, ()> {
-        Box::pin(async { self.ask(&redis::cmd("PING")).await })
+        Box::pin(self.call(async |connection| connection.ping().await))
     }
 
     /// Durability is the server's own affair.
