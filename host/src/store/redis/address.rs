@@ -26,19 +26,23 @@ const CLUSTER_RETRIES: u32 = 8;
 pub enum Address {
     /// One server.
     Server(ConnectionInfo),
-    /// Whichever server the Sentinels say is the primary of a service.
-    Sentinels {
-        /// Where they are.
-        sentinels: Vec<ConnectionAddr>,
-        /// What they call the service.
-        service: String,
-        /// User, password and database of the server.
-        settings: RedisConnectionInfo,
-        /// Whether it is spoken to over TLS, and they are.
-        tls: bool,
-    },
+    /// Whichever server Sentinels say is the primary.
+    Sentinels(Sentinels),
     /// Some nodes of a Cluster, from which the others are found.
     Cluster(Vec<ConnectionInfo>),
+}
+
+/// Who tells which server is the primary of a service.
+#[derive(Clone, Debug)]
+pub struct Sentinels {
+    /// Where they are.
+    addresses: Vec<ConnectionAddr>,
+    /// What they call the service.
+    service: String,
+    /// User, password and database of the server.
+    settings: RedisConnectionInfo,
+    /// Whether it is spoken to over TLS, and they are.
+    tls: bool,
 }
 
 /// The text is no address.
@@ -111,15 +115,15 @@ impl Address {
                     let host = if named { host.to_owned() } else { [host, &port].concat() };
                     node("", &host, "").map(|node| node.addr().clone())
                 };
-                let sentinels = hosts.split(',').map(sentinel).collect::<Result<_, _>>()?;
+                let addresses = hosts.split(',').map(sentinel).collect::<Result<_, _>>()?;
                 // Any host will do to read what goes with it.
                 let settings = node(&user, "localhost", database)?.redis_settings().clone();
                 if service.is_empty() {
                     return Err(NoAddress);
                 }
                 let service = percent_decode_str(service).decode_utf8().map_err(|_| NoAddress)?;
-                let service = service.into_owned();
-                Ok(Self::Sentinels { sentinels, service, settings, tls: base == "rediss" })
+                let (service, tls) = (service.into_owned(), base == "rediss");
+                Ok(Self::Sentinels(Sentinels { addresses, service, settings, tls }))
             }
             ("cluster", "") => {
                 let nodes = hosts.split(',').map(|host| node(&user, host, ""));
@@ -140,12 +144,7 @@ pub struct Connector {
 #[derive(Clone)]
 enum Target {
     Server(Box<Client>),
-    Sentinels {
-        sentinels: Vec<ConnectionAddr>,
-        service: String,
-        settings: RedisConnectionInfo,
-        tls: bool,
-    },
+    Sentinels(Sentinels),
     /// And how many nodes it is made of at first.
     Cluster(Box<ClusterClient>, u32),
 }
@@ -158,9 +157,7 @@ impl Connector {
     pub fn new(address: Address, timeout: Duration) -> Result<Self, RedisError> {
         let target = match address {
             Address::Server(server) => Target::Server(Box::new(Client::open(server)?)),
-            Address::Sentinels { sentinels, service, settings, tls } => {
-                Target::Sentinels { sentinels, service, settings, tls }
-            }
+            Address::Sentinels(sentinels) => Target::Sentinels(sentinels),
             Address::Cluster(nodes) => {
                 let count = u32::try_from(nodes.len()).unwrap_or(u32::MAX);
                 let client = ClusterClientBuilder::new(nodes).connection_timeout(timeout);
@@ -184,7 +181,7 @@ impl Connector {
     pub async fn connect(&self, attempt: usize) -> Result<(Commands, Watch), RedisError> {
         let limit = match &self.target {
             Target::Cluster(_, nodes) => self.timeout.saturating_mul(1 + nodes),
-            Target::Server(_) | Target::Sentinels { .. } => self.timeout,
+            Target::Server(_) | Target::Sentinels(_) => self.timeout,
         };
         let connecting = tokio::time::timeout(limit, self.connect_now(attempt));
         connecting.await.unwrap_or_else(|_| Err(timed_out()))
@@ -195,16 +192,17 @@ impl Connector {
             Target::Server(client) => {
                 Ok((Commands::Server(self.server(client).await?), Watch::Server))
             }
-            Target::Sentinels { sentinels, service, settings, tls } => {
-                let mut sentinels = sentinels.clone();
-                let first = attempt % sentinels.len();
-                sentinels.rotate_left(first);
-                let mut sentinel = sentinel(sentinels, service, settings, *tls)?;
-                let primary = sentinel.async_get_client().await?;
+            Target::Sentinels(sentinels) => {
+                let mut client = sentinels.client(attempt)?;
+                let primary = client.async_get_client().await?;
                 let connection = self.server(&primary).await?;
-                let primary = primary.get_connection_info().addr().clone();
-                let watch = Watch::Sentinels(Box::new((sentinel, primary)));
-                Ok((Commands::Server(connection), watch))
+                let watched = Watched {
+                    sentinels: sentinels.clone(),
+                    client,
+                    turn: attempt,
+                    primary: primary.get_connection_info().addr().clone(),
+                };
+                Ok((Commands::Server(connection), Watch::Sentinels(Box::new(watched))))
             }
             Target::Cluster(client, _) => {
                 let connection = client.get_async_connection().await?;
@@ -227,49 +225,65 @@ impl Connector {
 pub enum Watch {
     /// The server itself, when it does not answer.
     Server,
-    /// That, and Sentinels that name another primary than this.
-    Sentinels(Box<(SentinelClient, ConnectionAddr)>),
+    /// That, and Sentinels that name another primary.
+    Sentinels(Box<Watched>),
     /// Nothing: a Cluster's client finds its nodes again by itself.
     Cluster,
 }
 
+/// A server that was the primary when it was connected to.
+pub struct Watched {
+    sentinels: Sentinels,
+    client: SentinelClient,
+    /// Which Sentinel is asked first.
+    turn: usize,
+    primary: ConnectionAddr,
+}
+
 impl Watch {
-    /// Whether there is another primary by now. Sentinels that do not answer name none.
+    /// Whether there is another primary by now. When no Sentinel answers, the next time
+    /// another one is asked first.
     pub async fn has_moved(&mut self, timeout: Duration) -> bool {
-        let Self::Sentinels(watch) = self else { return false };
-        let (sentinel, present) = &mut **watch;
-        match tokio::time::timeout(timeout, sentinel.async_get_client()).await {
-            Ok(Ok(primary)) => primary.get_connection_info().addr() != present,
-            Ok(Err(_)) | Err(_) => false,
+        let Self::Sentinels(watched) = self else { return false };
+        match tokio::time::timeout(timeout, watched.client.async_get_client()).await {
+            Ok(Ok(primary)) => *primary.get_connection_info().addr() != watched.primary,
+            Ok(Err(_)) | Err(_) => {
+                watched.turn += 1;
+                if let Ok(client) = watched.sentinels.client(watched.turn) {
+                    watched.client = client;
+                }
+                false
+            }
         }
+    }
+}
+
+impl Sentinels {
+    /// Asks them, one of them first.
+    fn client(&self, turn: usize) -> Result<SentinelClient, RedisError> {
+        let mut addresses = self.addresses.clone();
+        addresses.rotate_left(turn % self.addresses.len());
+        let service = self.service.as_str();
+        let mut builder =
+            SentinelClientBuilder::new(addresses, service, SentinelServerType::Master)?
+                .set_client_to_redis_db(self.settings.db());
+        if let Some(username) = self.settings.username() {
+            builder = builder.set_client_to_redis_username(username);
+        }
+        if let Some(password) = self.settings.password() {
+            builder = builder.set_client_to_redis_password(password);
+        }
+        if self.tls {
+            builder = builder
+                .set_client_to_redis_tls_mode(TlsMode::Secure)
+                .set_client_to_sentinel_tls_mode(TlsMode::Secure);
+        }
+        builder.build()
     }
 }
 
 fn timed_out() -> RedisError {
     std::io::Error::from(std::io::ErrorKind::TimedOut).into()
-}
-
-/// Who tells which server is the primary of a service.
-fn sentinel(
-    sentinels: Vec<ConnectionAddr>,
-    service: &str,
-    settings: &RedisConnectionInfo,
-    tls: bool,
-) -> Result<SentinelClient, RedisError> {
-    let mut builder = SentinelClientBuilder::new(sentinels, service, SentinelServerType::Master)?
-        .set_client_to_redis_db(settings.db());
-    if let Some(username) = settings.username() {
-        builder = builder.set_client_to_redis_username(username);
-    }
-    if let Some(password) = settings.password() {
-        builder = builder.set_client_to_redis_password(password);
-    }
-    if tls {
-        builder = builder
-            .set_client_to_redis_tls_mode(TlsMode::Secure)
-            .set_client_to_sentinel_tls_mode(TlsMode::Secure);
-    }
-    builder.build()
 }
 
 #[cfg(test)]
@@ -329,9 +343,9 @@ mod tests {
         let node = |node: &ConnectionInfo| at(node.addr()) + &settings(node.redis_settings());
         match address {
             Address::Server(server) => format!("Server({})", node(server)),
-            Address::Sentinels { sentinels, service, settings: of_server, .. } => {
-                let sentinels: Vec<String> = sentinels.iter().map(at).collect();
-                format!("Sentinels({} {service}{})", sentinels.join(" "), settings(of_server))
+            Address::Sentinels(Sentinels { addresses, service, settings: of_server, .. }) => {
+                let addresses: Vec<String> = addresses.iter().map(at).collect();
+                format!("Sentinels({} {service}{})", addresses.join(" "), settings(of_server))
             }
             Address::Cluster(nodes) => {
                 let nodes: Vec<String> = nodes.iter().map(node).collect();
