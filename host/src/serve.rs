@@ -81,6 +81,9 @@ pub async fn start(settings: &Settings) -> Result<Running> {
         ("admin", admin.local_addr()?),
     ];
 
+    // Redis and the collector of traces may be spoken to over TLS. Whoever has chosen
+    // another provider before is fine too.
+    drop(rustls::crypto::ring::default_provider().install_default());
     let workers = Workers::start(workers::processors()).context("no threads to serve on")?;
     let mut tasks = JoinSet::new();
     let (stop, mut stopped) = watch::channel(false);

@@ -5,6 +5,8 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::workspace;
+
 /// Builds a guest of `tests/guests` and returns its component.
 ///
 /// # Panics
@@ -113,10 +115,6 @@ fn build_package(workspace: &Path, target: &Path, package: &str) -> Vec<u8> {
     let file =
         target.join("wasm32-wasip2/component").join(format!("{}.wasm", package.replace('-', "_")));
     std::fs::read(file).expect("cargo built it")
-}
-
-fn workspace() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests lie in the workspace").into()
 }
 
 /// The real component with one more context, `flight`, two more fields in

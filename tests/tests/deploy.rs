@@ -9,11 +9,7 @@ use session_tests::admin::Admin;
 use session_tests::client::Wire;
 use session_tests::host::{Launch, binary};
 use session_tests::redis_server::RedisServer;
-use session_tests::wait;
-
-fn workspace() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
-}
+use session_tests::{python, wait, workspace};
 
 fn deploy(path: &str) -> PathBuf {
     workspace().join("deploy").join(path)
@@ -101,11 +97,10 @@ async fn manifests_are_those_of_kubernetes_and_name_settings_that_there_are() {
     let mut file = tempfile::NamedTempFile::new().unwrap();
     std::io::Write::write_all(&mut file, &help).unwrap();
     let check = |directory: &Path| {
-        let output = Command::new("python3")
+        let output = python::command()
             .arg(workspace().join("tests/python/manifests.py"))
             .arg(directory)
             .arg(file.path())
-            .env("PYTHONPATH", workspace().join("target/python"))
             .output()
             .expect("install python3");
         (output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())

@@ -2,7 +2,6 @@
 //! an independent validator and a fuzzer.
 
 use std::io::{BufRead, BufReader};
-use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use fantoccini::{Client, ClientBuilder, Locator};
@@ -11,21 +10,17 @@ use serde_json::{Value as Json, json};
 use session_tests::client::Wire;
 use session_tests::host::Launch;
 use session_tests::process::Process;
+use session_tests::python;
 
 /// What has no end, and what a fuzzer therefore leaves out.
 const STREAMS: &str = "^/(v1/connect|v1/events|api/sse/connect)$";
 
-fn packages() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join("target/python")
-}
-
 /// Runs a module of Python to its end; what it says when it is not content.
-fn python(arguments: &[&str]) -> Result<(), String> {
+fn module(arguments: &[&str]) -> Result<(), String> {
     // What it leaves behind goes with the directory.
     let directory = tempfile::tempdir().unwrap();
-    let mut command = Command::new("python3");
-    command.arg("-m").args(arguments).env("PYTHONPATH", packages());
-    command.current_dir(&directory);
+    let mut command = python::command();
+    command.arg("-m").args(arguments).current_dir(&directory);
     let output = command.output().expect("install python3");
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     let said = text(&output.stdout) + &text(&output.stderr);
@@ -129,7 +124,7 @@ async fn the_document_is_valid_by_the_specification() {
     let check = |text: &str| {
         let file = directory.path().join("openapi.json");
         std::fs::write(&file, text).unwrap();
-        python(&["openapi_spec_validator", file.to_str().unwrap()])
+        module(&["openapi_spec_validator", file.to_str().unwrap()])
     };
     assert_eq!(check(&text), Ok(()));
     let mut document: Json = text.parse().unwrap();
@@ -144,7 +139,7 @@ async fn whatever_the_document_allows_or_forbids_is_answered_as_it_says() {
     let checks = "not_a_server_error,status_code_conformance,content_type_conformance,\
                   response_headers_conformance,response_schema_conformance,unsupported_method,\
                   negative_data_rejection";
-    let fuzzed = python(&[
+    let fuzzed = module(&[
         "schemathesis.cli",
         "run",
         &document,

@@ -1,11 +1,7 @@
 //! The house rules that a program can check: who may import whom, and what no
 //! source may contain.
 
-use std::path::{Path, PathBuf};
-
-fn workspace() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
-}
+use session_tests::workspace;
 
 /// Every Rust file below a directory, with its text.
 fn sources(directory: &str) -> Vec<(String, String)> {

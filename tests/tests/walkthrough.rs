@@ -5,10 +5,7 @@ use std::process::{Command, Stdio};
 
 use serde_json::Value as Json;
 use session_tests::host::{Host, Launch, binary};
-
-fn workspace() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
-}
+use session_tests::workspace;
 
 /// The fenced blocks of a page: the language and the text.
 fn blocks(page: &str) -> Vec<(&str, &str)> {

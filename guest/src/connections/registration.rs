@@ -23,6 +23,9 @@ use crate::transaction::{entry, execute, read, text, unexpected_replies};
 const EPOCH_CHARACTERS: u32 = 16;
 /// What no connection is called, as it is what a route is called.
 const RESERVED: &str = "stats";
+/// How a connection ends whose id another user has got.
+const TAKEN_OVER: Ending<'static> =
+    Ending { how: How::Closed, reason: "another has registered the id", by: "" };
 /// Who has claimed an id.
 pub const CLAIM_FIELD: &str = "claim";
 
@@ -105,8 +108,7 @@ fn register_chosen(
         // Another request of this user has registered it again.
         return Ok(connection);
     }
-    let ending = Ending { how: How::Closed, reason: "another has registered the id", by: "" };
-    end(imports, policy, &[Target::of(partition, &connection)], &ending)?;
+    end(imports, policy, &[Target::of(partition, &connection)], &TAKEN_OVER)?;
     Err(exists())
 }
 
@@ -130,9 +132,8 @@ fn give_way(
         // He has found out meanwhile.
         return Ok(());
     };
-    let ending = Ending { how: How::Closed, reason: "another has registered the id", by: "" };
     let connection = theirs.connection(policy, place.session_id.into());
-    end(imports, policy, &[Target::of(place.partition, &connection)], &ending).map(drop)
+    end(imports, policy, &[Target::of(place.partition, &connection)], &TAKEN_OVER).map(drop)
 }
 
 /// Where a connection is to be registered.

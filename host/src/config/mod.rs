@@ -288,6 +288,14 @@ pub struct Refusal {
     pub code: i32,
 }
 
+impl Refusal {
+    /// Refuses a value that may be a secret, and is not told.
+    fn of_secret(name: &str, expected: &str) -> Self {
+        let text = format!("invalid value for {name}: expected {expected}");
+        Self { text, code: EXIT_USAGE }
+    }
+}
+
 impl Settings {
     /// Reads flags and environment.
     ///
@@ -360,17 +368,13 @@ impl Settings {
     /// # Errors
     /// When REDIS_URL or REDIS_HOST is no address.
     pub fn store(&self) -> Result<StoreChoice, Refusal> {
-        let refused = |name: &str, expected: &str| Refusal {
-            text: format!("invalid value for {name}: {expected}"),
-            code: EXIT_USAGE,
-        };
         if !self.redis_url.is_empty() {
-            const EXPECTED: &str = "expected redis://[user:password@]host[:port][/database], \
+            const EXPECTED: &str = "redis://[user:password@]host[:port][/database], \
                  redis-sentinel://[user:password@]host[:port],.../service[/database] or \
                  redis-cluster://[user:password@]host[:port],..., or rediss in the place of redis";
             let address = Address::from_url(&self.redis_url);
             let address = address.map(|address| StoreChoice::Redis(Box::new(address)));
-            return address.map_err(|_| refused("REDIS_URL", EXPECTED));
+            return address.map_err(|_| Refusal::of_secret("REDIS_URL", EXPECTED));
         }
         if !self.redis_host.is_empty() {
             let address = Address::from_parts(
@@ -382,7 +386,7 @@ impl Settings {
             );
             return address
                 .map(|address| StoreChoice::Redis(Box::new(address)))
-                .map_err(|_| refused("REDIS_HOST", "expected a host name or an IP address"));
+                .map_err(|_| Refusal::of_secret("REDIS_HOST", "a host name or an IP address"));
         }
         Ok(match self.data_dir.as_str() {
             IN_MEMORY => StoreChoice::Memory,

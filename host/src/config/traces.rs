@@ -9,7 +9,7 @@ use clap::Args;
 use http::{HeaderName, HeaderValue};
 use percent_encoding::percent_decode_str;
 
-use super::{EXIT_USAGE, Refusal, values};
+use super::{Refusal, values};
 use crate::telemetry::traces::{Export, Sampling};
 
 /// Where a collector takes traces.
@@ -165,7 +165,7 @@ impl Tracing {
             ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", &self.otel_exporter_otlp_traces_endpoint),
         ] {
             if !url.is_empty() && !values::is_url(url) {
-                return Err(refused(name, "http://host[:port][/path] or https://..."));
+                return Err(Refusal::of_secret(name, "http://host[:port][/path] or https://..."));
             }
         }
         let mut headers = self.headers()?;
@@ -175,7 +175,10 @@ impl Tracing {
         let (endpoint, timeout) = if !self.elastic_apm_server_url.is_empty() {
             let token = &self.elastic_apm_secret_token;
             if !token.bytes().all(|byte| byte.is_ascii_graphic()) {
-                return Err(refused("ELASTIC_APM_SECRET_TOKEN", "visible ASCII characters"));
+                return Err(Refusal::of_secret(
+                    "ELASTIC_APM_SECRET_TOKEN",
+                    "visible ASCII characters",
+                ));
             }
             if !token.is_empty() {
                 headers.insert("authorization".into(), format!("Bearer {token}"));
@@ -225,13 +228,10 @@ impl Tracing {
             Some((name.as_str().to_owned(), value.into_owned()))
         };
         let headers = pairs.filter(|pair| !pair.is_empty()).map(header).collect::<Option<_>>();
-        headers.ok_or_else(|| refused("OTEL_EXPORTER_OTLP_HEADERS", "name=value,name=value"))
+        headers.ok_or_else(|| {
+            Refusal::of_secret("OTEL_EXPORTER_OTLP_HEADERS", "name=value,name=value")
+        })
     }
-}
-
-/// The value is a secret, and is not told.
-fn refused(name: &str, expected: &str) -> Refusal {
-    Refusal { text: format!("invalid value for {name}: expected {expected}"), code: EXIT_USAGE }
 }
 
 fn below(url: &str) -> String {

@@ -39,7 +39,7 @@ async fn once(
     while let Some(at) = cursor {
         let asked = Instant::now();
         let counted = store.count_keys(prefixes, &at).await;
-        let outcome = counted.as_ref().map_or_else(StoreOutcome::from, |_| StoreOutcome::Answered);
+        let outcome = StoreOutcome::from(&counted);
         metrics.counts().store.call(StoreOperation::Count, outcome, asked.elapsed());
         let counted = counted?;
         sessions += counted.keys;

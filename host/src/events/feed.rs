@@ -283,7 +283,7 @@ impl Feed {
     async fn logs(&self, marks: &[LogMark], limit: usize) -> Result<Logs, Silence> {
         let asked = Instant::now();
         let read = self.store.read_logs(marks, limit).await;
-        let outcome = read.as_ref().map_or_else(StoreOutcome::from, |_| StoreOutcome::Answered);
+        let outcome = StoreOutcome::from(&read);
         self.metrics.counts().store.call(StoreOperation::ReadLogs, outcome, asked.elapsed());
         read.map_err(Silence::Store)
     }

@@ -226,50 +226,51 @@ impl Document {
     /// What the body of an operation takes, all that is not in the path, and whether
     /// there has to be one: an empty body is an empty object.
     fn body(&mut self, route: &Route) -> (Value, bool) {
-        let mut properties = Map::new();
-        let mut required = Vec::new();
-        for field in route.method.input().fields() {
-            if route.template.contains(&format!("{{{}}}", field.name())) {
-                continue;
-            }
-            let name = name(&field, route.camel_case).to_owned();
-            let mut schema = self.given(&field, route.camel_case);
-            if route.required.contains(&field) {
-                required.push(name.clone());
+        let request = route.method.input();
+        let in_path =
+            |field: &FieldDescriptor| route.template.contains(&format!("{{{}}}", field.name()));
+        let fields = request.fields().filter(|field| !in_path(field));
+        let (mut schema, required) = self.members(fields, &route.required, route.camel_case);
+        let needed = !required.is_empty();
+        schema["required"] = json!(required);
+        (schema, needed)
+    }
+
+    /// The schema of an object that is given in a request, and the names of the members that
+    /// have to be there; the others may be null.
+    fn members(
+        &mut self,
+        fields: impl Iterator<Item = FieldDescriptor>,
+        required: &[FieldDescriptor],
+        camel_case: bool,
+    ) -> (Value, Vec<String>) {
+        let (mut properties, mut names) = (Map::new(), Vec::new());
+        for field in fields {
+            let name = name(&field, camel_case).to_owned();
+            let mut schema = self.given(&field, camel_case);
+            if required.contains(&field) {
+                names.push(name.clone());
             } else {
                 may_be_null(&mut schema);
             }
             properties.insert(name, schema);
         }
-        let needed = !required.is_empty();
         let schema = json!({
             "type": "object",
-            "required": required,
             "properties": properties,
             "additionalProperties": false,
         });
-        (schema, needed)
+        (schema, names)
     }
 
-    /// The schema of a message that is given in a request, where whatever is not known may
-    /// be null.
+    /// The schema of a field that is given in a request.
     fn given(&mut self, field: &FieldDescriptor, camel_case: bool) -> Value {
         let mut schema = match (field.name(), field.kind()) {
             ("account_id" | "pod_id", _) => identifier(),
             // Of a login it may be empty.
             ("device_id", _) if camel_case => identifier(),
             (_, Kind::Message(inner)) if is_ours(&inner) => {
-                let mut properties = Map::new();
-                for field in inner.fields() {
-                    let mut schema = self.given(&field, camel_case);
-                    may_be_null(&mut schema);
-                    properties.insert(name(&field, camel_case).into(), schema);
-                }
-                json!({
-                    "type": "object",
-                    "properties": properties,
-                    "additionalProperties": false,
-                })
+                self.members(inner.fields(), &[], camel_case).0
             }
             _ => self.field(field, camel_case),
         };

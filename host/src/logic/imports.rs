@@ -44,16 +44,16 @@ impl wit::Host for Instance {
         self.meter.pause(asked);
         let exchange = async {
             let result = self.store.execute(txn).await;
-            if let Err(error) = &result {
-                traces::step_failed(StoreOutcome::from(error).name());
+            let outcome = StoreOutcome::from(&result);
+            if result.is_err() {
+                traces::step_failed(outcome.name());
             }
-            result
+            (result, outcome)
         };
         let step = || Step::store(self.store.name(), operation.name());
-        let result = traces::step(step, exchange).await;
+        let (result, outcome) = traces::step(step, exchange).await;
         let answered = Instant::now();
         self.meter.resume(answered);
-        let outcome = result.as_ref().map_or_else(StoreOutcome::from, |_| StoreOutcome::Answered);
         self.metrics.store.call(operation, outcome, answered - asked);
         Ok(result.map(Into::into).map_err(Into::into))
     }

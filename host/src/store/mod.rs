@@ -30,11 +30,12 @@ pub enum Error {
     Rejected(String),
 }
 
-impl From<&Error> for StoreOutcome {
-    fn from(error: &Error) -> Self {
-        match error {
-            Error::Unavailable(_) => Self::Unavailable,
-            Error::Rejected(_) => Self::Rejected,
+impl<T> From<&Result<T, Error>> for StoreOutcome {
+    fn from(result: &Result<T, Error>) -> Self {
+        match result {
+            Ok(_) => Self::Answered,
+            Err(Error::Unavailable(_)) => Self::Unavailable,
+            Err(Error::Rejected(_)) => Self::Rejected,
         }
     }
 }

@@ -4,7 +4,6 @@
 //! what does not fit, so that no request waits for a collector. Only this file knows
 //! OpenTelemetry.
 
-use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fmt::Display;
 use std::pin::Pin;
@@ -97,8 +96,6 @@ impl Traces {
     /// When the collector cannot be spoken to at all. One that does not answer is tried
     /// again with the next spans.
     pub fn start(export: Export, metrics: &Metrics) -> anyhow::Result<Self> {
-        // Whoever has chosen another before is fine too.
-        drop(rustls::crypto::ring::default_provider().install_default());
         let exporter = opentelemetry_otlp::SpanExporter::builder()
             .with_http()
             .with_protocol(Protocol::HttpBinary)
@@ -201,8 +198,7 @@ pub struct Trace {
 impl Trace {
     /// Goes on with the trace of the caller, or begins one.
     pub fn begin(headers: &HeaderMap, call: Call<'_>, request_id: &str) -> Self {
-        let brought = headers.contains_key(TRACEPARENT);
-        let parent = match brought {
+        let parent = match headers.contains_key(TRACEPARENT) {
             true => TraceContextPropagator::new()
                 .extract_with_context(&Context::new(), &HeaderExtractor(headers)),
             false => Context::new(),
@@ -212,14 +208,14 @@ impl Trace {
             (id != TraceId::INVALID).then_some(id)
         };
         let Some(tracer) = TRACER.get() else {
-            return Self { context: None, id: if brought { id_of(&parent) } else { None } };
+            return Self { context: None, id: id_of(&parent) };
         };
         // Its name is told when it is known that the span is sent.
         let span = tracer.span_builder("").with_kind(SpanKind::Server);
         let context = parent.with_span(span.start_with_context(tracer, &parent));
         let span = context.span();
         if !span.is_recording() {
-            return Self { context: None, id: if brought { id_of(&parent) } else { None } };
+            return Self { context: None, id: id_of(&parent) };
         }
         span.set_attribute(KeyValue::new("session_manager.request_id", request_id.to_owned()));
         match call {
@@ -284,7 +280,7 @@ impl Trace {
 
 /// A step of a request that has a span of its own.
 pub struct Step {
-    name: Cow<'static, str>,
+    name: String,
     kind: SpanKind,
     attributes: Vec<KeyValue>,
 }
@@ -296,7 +292,7 @@ impl Step {
         let function = function.trim_start_matches("call_");
         let generation = i64::try_from(generation).unwrap_or(i64::MAX);
         Self {
-            name: format!("component {interface}.{function}").into(),
+            name: format!("component {interface}.{function}"),
             kind: SpanKind::Internal,
             attributes: vec![KeyValue::new("session_manager.generation", generation)],
         }
@@ -305,7 +301,7 @@ impl Step {
     /// An exchange with the store of this name.
     pub fn store(store: &'static str, operation: &'static str) -> Self {
         Self {
-            name: format!("{store} {operation}").into(),
+            name: format!("{store} {operation}"),
             kind: if store == "redis" { SpanKind::Client } else { SpanKind::Internal },
             attributes: vec![
                 KeyValue::new("db.system.name", store),

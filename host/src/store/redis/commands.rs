@@ -52,28 +52,20 @@ impl Commands {
         pattern: &str,
         count: u32,
     ) -> Result<(Vec<String>, Option<String>), RedisError> {
-        let (nodes, node, cursor) = match self {
-            Self::Server(_) => (Vec::new(), 0, at),
-            // Behind the nodes that have been looked at already.
-            Self::Cluster(_) => {
-                let (node, cursor) = at.split_once(' ').unwrap_or(("0", at));
-                (self.primaries().await?, node.parse().unwrap_or(0), cursor)
-            }
+        let nodes = match self {
+            Self::Server(_) => vec![SingleNodeRoutingInfo::Random],
+            Self::Cluster(_) => self.primaries().await?,
         };
+        // Behind the nodes that have been looked at already.
+        let (node, cursor) = at.split_once(' ').unwrap_or(("0", "0"));
+        let node: usize = node.parse().unwrap_or(0);
         let mut scan = redis::cmd("SCAN");
-        scan.arg(if cursor.is_empty() { "0" } else { cursor });
-        scan.arg("MATCH").arg(pattern).arg("COUNT").arg(count);
-        let where_to = match nodes.get(node).cloned() {
-            Some((host, port)) => SingleNodeRoutingInfo::ByAddress { host, port },
-            None => SingleNodeRoutingInfo::Random,
-        };
-        let (next, keys): (String, Vec<String>) = self.ask_at(&scan, where_to).await?;
-        let next = match self {
-            Self::Server(_) => Some(next).filter(|next| next != "0"),
-            Self::Cluster(_) if next == "0" => {
-                (node + 1 < nodes.len()).then(|| format!("{} 0", node + 1))
-            }
-            Self::Cluster(_) => Some(format!("{node} {next}")),
+        scan.arg(cursor).arg("MATCH").arg(pattern).arg("COUNT").arg(count);
+        let where_to = nodes.get(node).cloned().unwrap_or(SingleNodeRoutingInfo::Random);
+        let (cursor, keys): (String, Vec<String>) = self.ask_at(&scan, where_to).await?;
+        let next = match &*cursor {
+            "0" => (node + 1 < nodes.len()).then(|| format!("{} 0", node + 1)),
+            cursor => Some(format!("{node} {cursor}")),
         };
         Ok((keys, next))
     }
@@ -113,7 +105,7 @@ impl Commands {
     }
 
     /// Where the nodes of a Cluster are that have slots, in an order that stays.
-    async fn primaries(&mut self) -> Result<Vec<(String, u16)>, RedisError> {
+    async fn primaries(&mut self) -> Result<Vec<SingleNodeRoutingInfo>, RedisError> {
         let mut slots = redis::cmd("CLUSTER");
         slots.arg("SLOTS");
         let ranges: Vec<Vec<Value>> = self.ask(&slots).await?;
@@ -126,7 +118,8 @@ impl Commands {
         let mut primaries: Vec<(String, u16)> = ranges.into_iter().filter_map(primary).collect();
         primaries.sort_unstable();
         primaries.dedup();
-        Ok(primaries)
+        let at = |(host, port)| SingleNodeRoutingInfo::ByAddress { host, port };
+        Ok(primaries.into_iter().map(at).collect())
     }
 }
 
