@@ -76,20 +76,28 @@ impl RedisServer {
     /// # Panics
     /// When it does not answer.
     pub async fn connect(&self, database: u32) -> redis::aio::MultiplexedConnection {
-        let client = redis::Client::open(format!("redis://127.0.0.1:{}/{database}", self.port));
-        let client = client.expect("a URL");
-        client.get_multiplexed_async_connection().await.expect("redis-server answers")
+        self.try_connect(database).await.expect("redis-server answers")
+    }
+
+    /// The same of a server that may not answer now.
+    ///
+    /// # Errors
+    /// When it does not.
+    pub async fn try_connect(
+        &self,
+        database: u32,
+    ) -> redis::RedisResult<redis::aio::MultiplexedConnection> {
+        let client = redis::Client::open(format!("redis://127.0.0.1:{}/{database}", self.port))?;
+        client.get_multiplexed_async_connection().await
     }
 
     /// Whether it answers, or has ended instead.
     async fn answers(&mut self) -> bool {
-        let client = redis::Client::open(format!("redis://127.0.0.1:{}/", self.port));
-        let client = client.expect("a URL");
         wait::until("redis-server answers", async || {
             if self.process.child().try_wait().ok().flatten().is_some() {
                 return Some(false);
             }
-            let mut connection = client.get_multiplexed_async_connection().await.ok()?;
+            let mut connection = self.try_connect(0).await.ok()?;
             match redis::cmd("PING").query_async::<()>(&mut connection).await {
                 Ok(()) => Some(true),
                 // A server that wants a password has answered too.

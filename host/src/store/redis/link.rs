@@ -18,6 +18,8 @@ const RECONNECT_DELAY_MAX: Duration = Duration::from_secs(1);
 /// Calls in a row without an answer after which a connection is given up: its
 /// peer may be gone without a word.
 const TIMEOUTS_MAX: u32 = 3;
+/// The number of a connection that is another link's; own ones are counted from 1.
+const LENT: u64 = 0;
 
 /// A connection, or the hope of one.
 pub struct Link {
@@ -52,7 +54,21 @@ impl Link {
     /// A link over what `connector` connects to, kept by a task of the present runtime. A
     /// server that does not answer for `timeout` is given up.
     pub fn new(connector: Connector, timeout: Duration) -> Self {
-        let (state, watched) = watch::channel(State::Starting);
+        Self::starting(connector, timeout, State::Starting)
+    }
+
+    /// Another link to the same. Until it has a connection of its own, which may take a
+    /// while when a server is silent, it has that of this one.
+    pub fn another(&self, connector: Connector, timeout: Duration) -> Self {
+        let state = match &*self.state.borrow() {
+            State::Up { commands, .. } => State::Up { commands: commands.clone(), number: LENT },
+            State::Starting | State::Down => State::Starting,
+        };
+        Self::starting(connector, timeout, state)
+    }
+
+    fn starting(connector: Connector, timeout: Duration, state: State) -> Self {
+        let (state, watched) = watch::channel(state);
         let keeper = tokio::spawn(keep(connector, timeout, state.clone(), watched));
         Self { state, timeouts: AtomicU32::new(0), keeper }
     }
@@ -93,10 +109,13 @@ impl Link {
         }
     }
 
-    /// The connection of this number is of no use any more.
+    /// The connection of this number is of no use any more; one to a Cluster mends itself.
     pub fn lost(&self, lost: u64) {
         self.state.send_if_modified(|state| {
-            let present = matches!(state, State::Up { number, .. } if *number == lost);
+            let present = matches!(
+                state,
+                State::Up { commands: Commands::Server(_), number } if *number == lost
+            );
             if present {
                 *state = State::Down;
             }

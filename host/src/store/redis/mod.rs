@@ -15,7 +15,7 @@ use redis::{ErrorKind, RedisError, ServerErrorKind, Value};
 
 use crate::store::transaction::{Operation, Outcome, Reply, Txn};
 use crate::store::{Answer, Error, KeyCount, LogMark, Logs, Store};
-use crate::workers::PerWorker;
+use crate::workers::{self, PerWorker};
 use address::Connector;
 pub use address::{Address, NoAddress};
 use commands::Commands;
@@ -29,8 +29,10 @@ const SCANNED: u32 = 1000;
 pub struct Redis {
     connector: Connector,
     timeout: Duration,
-    /// A connection for each worker, made on that worker when it first asks, and
-    /// one for everybody else: a reply is read by the thread that waits for it.
+    /// For whoever is no worker.
+    first: Link,
+    /// One for each worker, made on that worker when it first asks: a reply is read by
+    /// the thread that waits for it.
     links: PerWorker<OnceLock<Link>>,
     script: TransactionScript,
     read_script: redis::Script,
@@ -59,23 +61,23 @@ impl Redis {
     /// # Errors
     /// When the address is not usable at all.
     pub fn new(address: Address, timeout: Duration) -> Result<Self, RedisError> {
-        // TLS may be wanted; whoever has chosen another before is fine too.
-        drop(rustls::crypto::ring::default_provider().install_default());
-        let redis = Self {
-            connector: Connector::new(address, timeout)?,
+        let connector = Connector::new(address, timeout)?;
+        Ok(Self {
+            first: Link::new(connector.clone(), timeout),
+            connector,
             timeout,
             links: PerWorker::new(OnceLock::new),
             script: TransactionScript::new(),
             read_script: redis::Script::new(include_str!("read.lua")),
             logs_script: redis::Script::new(include_str!("logs.lua")),
-        };
-        redis.link();
-        Ok(redis)
+        })
     }
 
-    /// The link of the worker that runs this.
+    /// The link of whoever runs this.
     fn link(&self) -> &Link {
-        self.links.own().get_or_init(|| Link::new(self.connector.clone(), self.timeout))
+        let Some(_) = workers::current() else { return &self.first };
+        let another = || self.first.another(self.connector.clone(), self.timeout);
+        self.links.own().get_or_init(another)
     }
 
     /// What makes the server unfit to keep sessions; `None` when it is fit, or
@@ -121,11 +123,7 @@ impl Redis {
         let mut number = None;
         let limited = async {
             let mut connection = link.connection().await?;
-            // A Cluster's connection mends itself.
-            number = match &connection.commands {
-                Commands::Server(_) => Some(connection.number()),
-                Commands::Cluster(_) => None,
-            };
+            number = Some(connection.number());
             Ok(exchange(&mut connection.commands).await)
         };
         match tokio::time::timeout(self.timeout, limited).await {
