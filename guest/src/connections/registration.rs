@@ -113,19 +113,20 @@ fn register_chosen(
 }
 
 /// Ends the connection that another user of the partition has under an id whose claim is
-/// ours, as he would himself in a moment.
+/// ours, as he would himself in a moment. It is looked at before the claim is: whoever
+/// takes the id over from us claims it first, so what he writes later is another one.
 fn give_way(
     imports: &impl Imports,
     policy: &Policy,
     place: &Place<'_>,
     claim: &str,
 ) -> Result<(), Fault> {
+    let (record, now_ms) = look(imports, place.partition, place.session_id)?;
     let test = claimed(place.session_id, claim.into());
     let ours = execute(imports, vec![Compare::FieldEquals(test)], Vec::new(), Vec::new())?;
     if !ours.succeeded {
         return Err(exists());
     }
-    let (record, now_ms) = look(imports, place.partition, place.session_id)?;
     let is_theirs =
         |record: &Record| record.user_id != place.user_id && record.is_alive(policy, now_ms);
     let Some(theirs) = record.filter(is_theirs) else {

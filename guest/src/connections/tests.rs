@@ -230,8 +230,8 @@ fn who_has_taken_an_id_over_ends_what_the_other_has_written_and_nothing_of_his_o
     let store = Script::answering_each([
         done(),
         theirs(),
-        done(),
         theirs(),
+        done(),
         done(),
         nothing(),
         done(),
@@ -239,7 +239,11 @@ fn who_has_taken_an_id_over_ends_what_the_other_has_written_and_nothing_of_his_o
     ]);
     assert!(chosen(&store).is_ok());
     // Meanwhile another request of the same user has written it: that one is left alone.
-    let store = Script::answering_each([done(), theirs(), done(), ours(), ours(), done(), done()]);
+    let store = Script::answering_each([done(), theirs(), ours(), done(), ours(), done(), done()]);
     assert!(chosen(&store).is_ok());
     assert_eq!(store.count(), 7);
+    // Meanwhile a third has taken the id over: what is there may be his, and stays.
+    let store = Script::answering_each([done(), theirs(), theirs(), (false, vec![])]);
+    assert_eq!(chosen(&store).expect_err("lost").reason, Reason::SessionExists);
+    assert_eq!(store.count(), 4);
 }

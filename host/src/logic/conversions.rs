@@ -1,6 +1,6 @@
 //! Transactions between the types generated from the WIT and the store's own:
-//! values move, nothing is decided. A macro, as a benchmark links a second set of
-//! generated types.
+//! values move, nothing is decided. A macro, as a benchmark and a test link a second
+//! set of generated types.
 
 /// Implements the conversions for the generated module `$wit`.
 macro_rules! conversions {
@@ -177,7 +177,7 @@ mod component {
     conversions!(crate::logic::bindings::session::manager::store);
 }
 
-#[cfg(feature = "native-rules")]
+#[cfg(any(test, feature = "native-rules"))]
 mod native {
     conversions!(session_guest::store);
 }

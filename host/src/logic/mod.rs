@@ -17,6 +17,8 @@ pub mod maintenance;
 #[cfg(feature = "native-rules")]
 mod native;
 mod pool;
+#[cfg(test)]
+mod races;
 mod schema;
 mod trial;
 pub mod users;
