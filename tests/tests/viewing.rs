@@ -525,9 +525,9 @@ async fn players_on_two_hosts_never_exceed_the_limit_or_lose_a_session_they_keep
 
 #[tokio::test]
 async fn an_outage_never_looks_like_a_missing_session() {
-    let mut redis = RedisServer::start().await;
-    let host = Launch::redis(&redis).start();
     for wire in [Wire::Rest, Wire::Grpc] {
+        let mut redis = RedisServer::start().await;
+        let host = Launch::redis(&redis).start();
         let client = host.client(wire).await;
         let session = create(&client, "home", "tv").await.unwrap();
         let device = json!({ "deviceId": "tv", "accountId": "home" });
@@ -553,7 +553,11 @@ async fn an_outage_never_looks_like_a_missing_session() {
             assert!(refused.retry, "{operation}");
         }
         redis.restart().await;
-        wait::until("the service is back", async || client.health().await.ok()).await;
+        let device = json!({ "deviceId": "tv" });
+        wait::until("the service is back", async || {
+            client.viewing("GetDevice", device.clone()).await.ok()
+        })
+        .await;
     }
 }
 

@@ -67,7 +67,7 @@ mod component {
                 "allocate" => {
                     let mut hoard = Vec::new();
                     loop {
-                        hoard.push(vec![1_u8; 1 << 20]);
+                        hoard.push(std::hint::black_box(Vec::<u8>::with_capacity(1 << 20)));
                     }
                 }
                 "sleep" => {
