@@ -80,36 +80,79 @@ fn register_chosen(
     policy: &Policy,
     place: &Place<'_>,
 ) -> Result<Connection, Fault> {
-    let Place { partition, user_id, session_id, .. } = *place;
-    let claim = claim(imports, policy, place)?;
-    let found = look(imports, partition, session_id)?;
+    let mut claim = claim(imports, policy, place)?;
+    for _ in 0..ATTEMPTS {
+        let connection = write_claimed(imports, policy, place, &claim)?;
+        match confirm(imports, policy, place, claim)? {
+            Confirmed::Ours => return Ok(connection),
+            // What was written before that claim may still be ended by whoever lost the
+            // id to it, so it is written again.
+            Confirmed::OfUser(theirs) => claim = theirs,
+            Confirmed::Lost => {
+                let lost = Target::of(place.partition, &connection);
+                end(imports, policy, &[lost], &TAKEN_OVER)?;
+                return Err(exists());
+            }
+        }
+    }
+    Err(restless())
+}
+
+/// Writes a connection whose id is claimed.
+fn write_claimed(
+    imports: &impl Imports,
+    policy: &Policy,
+    place: &Place<'_>,
+    claim: &str,
+) -> Result<Connection, Fault> {
+    let found = look(imports, place.partition, place.session_id)?;
     let mut written = write(imports, policy, place, found);
     for _ in 0..ATTEMPTS {
         if !matches!(&written, Err(fault) if fault.reason == Reason::SessionExists) {
             break;
         }
         // Somebody from whom the id was taken over has written before he found that out.
-        give_way(imports, policy, place, &claim)?;
-        let found = look(imports, partition, session_id)?;
+        give_way(imports, policy, place, claim)?;
+        let found = look(imports, place.partition, place.session_id)?;
         written = write(imports, policy, place, found);
     }
-    let connection = written?;
-    let test = claimed(session_id, claim);
-    let confirmed = HashSet {
+    written
+}
+
+/// Whose an id is once its connection was written.
+enum Confirmed {
+    Ours,
+    /// Another request of this user has claimed it, so.
+    OfUser(String),
+    /// Another user has it.
+    Lost,
+}
+
+/// Has a claim be the user's for good, if it is still the same.
+fn confirm(
+    imports: &impl Imports,
+    policy: &Policy,
+    place: &Place<'_>,
+    claim: String,
+) -> Result<Confirmed, Fault> {
+    let test = claimed(place.session_id, claim);
+    let whose = read(test.key.as_str(), &[USER_FIELD, CLAIM_FIELD]);
+    let confirmed = Operation::HashSet(HashSet {
         key: test.key.clone(),
         entries: vec![entry(CLAIM_FIELD, &imports.token(EPOCH_CHARACTERS))],
         ttl_ms: Some(locator::LOCATED * policy.connection_ttl_ms),
-    };
+    });
     let compare = vec![Compare::FieldEquals(test)];
-    if execute(imports, compare, vec![Operation::HashSet(confirmed)], Vec::new())?.succeeded {
-        return Ok(connection);
+    let outcome = execute(imports, compare, vec![confirmed], vec![whose])?;
+    if outcome.succeeded {
+        return Ok(Confirmed::Ours);
     }
-    if locator::user_of(imports, session_id)?.as_deref() == Some(user_id) {
-        // Another request of this user has registered it again.
-        return Ok(connection);
-    }
-    end(imports, policy, &[Target::of(partition, &connection)], &TAKEN_OVER)?;
-    Err(exists())
+    let [Reply::Record(locator)] = &outcome.replies[..] else { return Err(unexpected_replies()) };
+    let Some(locator) = locator else { return Ok(Confirmed::Lost) };
+    Ok(match (text(locator, USER_FIELD), text(locator, CLAIM_FIELD)) {
+        (Some(user_id), Some(claim)) if user_id == place.user_id => Confirmed::OfUser(claim),
+        _ => Confirmed::Lost,
+    })
 }
 
 /// Ends the connection that another user of the partition has under an id whose claim is

@@ -71,17 +71,25 @@ fn a_new_connection_is_one_transaction() {
 
 #[test]
 fn an_id_that_another_takes_before_the_claim_is_confirmed_is_given_up() {
+    let claimed_by =
+        |user: &str| (false, vec![hash(&[(USER_FIELD, user), (CLAIM_FIELD, "c")], 9_999_999)]);
     // Claimed, nothing there, written; then the claim is another user's.
-    let lost = [done(), nothing(), done(), (false, vec![]), located("v"), done()];
+    let lost = [done(), nothing(), done(), claimed_by("v"), done()];
     let store = Script::answering_each(lost);
     assert_eq!(chosen(&store).expect_err("lost").reason, Reason::SessionExists);
     // What was written is taken back, if it is still the same.
     let undone = store.last_asked();
     let same = |compare: &Compare| matches!(compare, Compare::FieldEquals(test) if test.field == EPOCH_FIELD);
     assert!(undone.compare.iter().any(same));
-    // The same user may well have registered it again.
-    let again = [done(), nothing(), done(), (false, vec![]), located("u")];
-    assert!(chosen(&Script::answering_each(again)).is_ok());
+    // The same user may well have claimed it again; then it is written again.
+    let ours = (true, vec![record("u", 900, &[])]);
+    let again = [done(), nothing(), done(), claimed_by("u"), ours, done(), done()];
+    let store = Script::answering_each(again);
+    assert!(chosen(&store).is_ok());
+    assert_eq!(store.count(), 7);
+    let theirs =
+        |compare: &Compare| matches!(compare, Compare::FieldEquals(test) if test.value == b"c");
+    assert!(store.last_asked().compare.iter().any(theirs));
 }
 
 #[test]
