@@ -16,6 +16,7 @@ mod pods;
 mod record;
 mod registration;
 
+pub use change::epoch_is;
 use change::{Target, end, renew};
 pub use pods::{drain_pod, heartbeat_pod, list_pod, stats};
 use record::{Ending, How, Record};
@@ -43,7 +44,8 @@ pub const USER_FIELD: &str = "user_id";
 pub const POD_FIELD: &str = "pod_id";
 const SESSION_FIELD: &str = "session_id";
 const CONNECTED_FIELD: &str = "connected_at";
-const EPOCH_FIELD: &str = "_epoch";
+/// Tells one registration of it from another.
+pub const EPOCH_FIELD: &str = "_epoch";
 /// When its locator was written last.
 const LOCATED_FIELD: &str = "_located";
 const ENDED_FIELD: &str = "_ended";
@@ -95,8 +97,13 @@ pub fn heartbeat(
     session_id: &str,
     epoch: Option<&str>,
 ) -> Result<Connection, Fault> {
+    let mut before = None;
     for _ in 0..ATTEMPTS {
         let found = find(imports, policy, session_id)?;
+        // Its record was written when a lifetime was another one.
+        if before.as_ref() == Some(&found.connection.epoch) {
+            return Err(expired());
+        }
         if epoch.is_some_and(|epoch| epoch != found.connection.epoch) {
             return Err(terminated("moved", "MOVED", &found.connection.pod_id));
         }
@@ -110,6 +117,7 @@ pub fn heartbeat(
                 ..found.connection
             });
         }
+        before = Some(found.connection.epoch);
     }
     Err(restless())
 }
@@ -144,11 +152,16 @@ pub fn close(
         check_id(USER_FIELD, user_id, &mut violations);
     }
     refuse(violations)?;
+    let mut before = None;
     for _ in 0..ATTEMPTS {
         let found = match find(imports, policy, session_id) {
             Err(fault) if is_over(&fault) => return Ok(()),
             found => found?,
         };
+        // As above.
+        if before.as_ref() == Some(&found.connection.epoch) {
+            return Ok(());
+        }
         let another = |wanted: Option<&str>, is: &str| wanted.is_some_and(|wanted| wanted != is);
         let Connection { user_id: theirs, epoch: present, .. } = &found.connection;
         if another(user_id, theirs) || another(epoch, present) {
@@ -158,6 +171,7 @@ pub fn close(
         if end(imports, policy, &[found.target()], &ending)? == 1 {
             return Ok(());
         }
+        before = Some(found.connection.epoch);
     }
     Err(restless())
 }

@@ -22,8 +22,8 @@ use crate::{users, viewing};
 const NOTED_MS: u64 = 7 * 24 * 3600 * 1000;
 /// The most sessions of a kind that one sweep looks after.
 const SWEPT_MAX: u32 = 128;
-/// The most that one transaction ends; each needs two compares.
-const BATCH: usize = 32;
+/// The most that one transaction ends; each needs up to three compares.
+const BATCH: usize = 21;
 /// When to look again after one that began anew while it was told of.
 const AGAIN_MS: u64 = 1000;
 /// When to look again after what makes no sense.
@@ -169,6 +169,8 @@ pub fn sweep(imports: &impl Imports, policy: &Policy, log: u32) -> Result<Swept,
 fn end(imports: &impl Imports, policy: &Policy, sessions: &[Session<'_>]) -> Result<u32, Fault> {
     let compare = sessions.iter().flat_map(|session| {
         [Compare::MemberPresent(session.noted()), Compare::MemberAbsent(session.place())]
+            .into_iter()
+            .chain(session.unchanged())
     });
     let told = sessions.iter().flat_map(|session| session.tell(policy));
     let outcome = execute(imports, compare.collect(), told.collect(), Vec::new())?;
@@ -221,13 +223,22 @@ impl Session<'_> {
                 read(record, &[users::USER_FIELD, users::DEVICE_FIELD])
             }
             Kind::Connection => {
-                let fields = [connections::USER_FIELD, connections::POD_FIELD];
+                let fields =
+                    [connections::USER_FIELD, connections::POD_FIELD, connections::EPOCH_FIELD];
                 read(self.partition.connection(self.session_id), &fields)
             }
             Kind::Viewing => {
                 read(Home::of(self.subject).session(self.session_id), &[viewing::DEVICE_FIELD])
             }
         }
+    }
+
+    /// That the record of a connection is the one that was read: it is marked.
+    fn unchanged(&self) -> Option<Compare> {
+        let record = self.record.as_ref().filter(|_| self.kind == Kind::Connection)?;
+        let epoch = text(record, connections::EPOCH_FIELD)?;
+        let test = connections::epoch_is(self.partition, self.session_id, &epoch);
+        Some(Compare::FieldEquals(test))
     }
 
     /// Whether the record is of this very session: another user may have the id of a

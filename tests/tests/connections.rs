@@ -945,6 +945,32 @@ async fn users_of_one_partition_who_race_for_an_id_do_not_all_lose() {
 }
 
 #[tokio::test]
+async fn a_stream_whose_id_another_user_has_taken_over_hears_nothing_of_him() {
+    let (_redis, a, b) = two_hosts(&SHORT).await;
+    let (on_a, on_b) = (a.client(Wire::Rest).await, b.client(Wire::Grpc).await);
+    let near = of_one_partition(&on_b, 2).await;
+    for [user, other] in [[near[0].clone(), near[1].clone()], ["alice".into(), "bob".into()]] {
+        let mut stream = connect(&on_a, &user, "tab").await;
+        a.signal("STOP");
+        wait::until("it is free", async || register_as(&on_b, &other, "pod-b", "tab").await.ok())
+            .await;
+        a.signal("CONT");
+        loop {
+            let told = stream.next().await.expect("it hears of its end");
+            if told.name != "heartbeat" {
+                assert_eq!(told.name, "closing");
+                assert_eq!(told.data["reason"], "SESSION_EXPIRED");
+                assert!(!told.data.to_string().contains("pod-b"), "{}", told.data);
+                break;
+            }
+        }
+        // And does not end what is his.
+        assert_eq!(about(&on_b, "Get", "tab").await.unwrap()["user_id"], other.as_str());
+        close(&on_b, "tab", "").await;
+    }
+}
+
+#[tokio::test]
 async fn a_large_pod_is_kept_and_listed_whole() {
     let host = Launch::in_memory().start();
     let client = host.client(Wire::Grpc).await;

@@ -15,7 +15,8 @@ use crate::keys::{self, Partition, check_id};
 use crate::maintenance::{self, Kind};
 use crate::policy::Policy;
 use crate::store::{
-    Compare, FieldTest, HashSet, HashStamp, MemberBound, MemberRef, MemberSet, Operation, Reply,
+    Compare, Expiry, FieldTest, HashSet, HashStamp, MemberBound, MemberRef, MemberSet, Operation,
+    Reply,
 };
 use crate::transaction::{entry, execute, read, text, unexpected_replies};
 
@@ -26,8 +27,10 @@ const RESERVED: &str = "stats";
 /// How a connection ends whose id another user has got.
 const TAKEN_OVER: Ending<'static> =
     Ending { how: How::Closed, reason: "another has registered the id", by: "" };
-/// Who has claimed an id.
+/// Who has claimed an id; changes with its user.
 pub const CLAIM_FIELD: &str = "claim";
+/// Changes each time that a connection was registered under the id.
+const SEAL_FIELD: &str = "seal";
 
 /// Registers a connection; the same one again moves it to the pod.
 ///
@@ -80,20 +83,27 @@ fn register_chosen(
     policy: &Policy,
     place: &Place<'_>,
 ) -> Result<Connection, Fault> {
+    let mut found = look(imports, place.partition, place.session_id)?;
+    // Whoever is refused anyhow leaves the id to others.
+    match Before::of(found.0.as_ref(), place, policy, found.1) {
+        Err(fault) if fault.reason == Reason::SessionTerminated => return Err(fault),
+        _ => {}
+    }
     let mut claim = claim(imports, policy, place)?;
     for _ in 0..ATTEMPTS {
-        let connection = write_claimed(imports, policy, place, &claim)?;
-        match confirm(imports, policy, place, claim)? {
-            Confirmed::Ours => return Ok(connection),
+        let connection = write_claimed(imports, policy, place, &mut claim, found)?;
+        match confirm(imports, policy, place, &claim)? {
+            Holder::Us => return Ok(connection),
             // What was written before that claim may still be ended by whoever lost the
             // id to it, so it is written again.
-            Confirmed::OfUser(theirs) => claim = theirs,
-            Confirmed::Lost => {
+            Holder::OurUser(theirs) => claim = theirs,
+            Holder::Another => {
                 let lost = Target::of(place.partition, &connection);
                 end(imports, policy, &[lost], &TAKEN_OVER)?;
                 return Err(exists());
             }
         }
+        found = look(imports, place.partition, place.session_id)?;
     }
     Err(restless())
 }
@@ -103,9 +113,9 @@ fn write_claimed(
     imports: &impl Imports,
     policy: &Policy,
     place: &Place<'_>,
-    claim: &str,
+    claim: &mut String,
+    found: (Option<Record>, u64),
 ) -> Result<Connection, Fault> {
-    let found = look(imports, place.partition, place.session_id)?;
     let mut written = write(imports, policy, place, found);
     for _ in 0..ATTEMPTS {
         if !matches!(&written, Err(fault) if fault.reason == Reason::SessionExists) {
@@ -119,42 +129,6 @@ fn write_claimed(
     written
 }
 
-/// Whose an id is once its connection was written.
-enum Confirmed {
-    Ours,
-    /// Another request of this user has claimed it, so.
-    OfUser(String),
-    /// Another user has it.
-    Lost,
-}
-
-/// Has a claim be the user's for good, if it is still the same.
-fn confirm(
-    imports: &impl Imports,
-    policy: &Policy,
-    place: &Place<'_>,
-    claim: String,
-) -> Result<Confirmed, Fault> {
-    let test = claimed(place.session_id, claim);
-    let whose = read(test.key.as_str(), &[USER_FIELD, CLAIM_FIELD]);
-    let confirmed = Operation::HashSet(HashSet {
-        key: test.key.clone(),
-        entries: vec![entry(CLAIM_FIELD, &imports.token(EPOCH_CHARACTERS))],
-        ttl_ms: Some(locator::LOCATED * policy.connection_ttl_ms),
-    });
-    let compare = vec![Compare::FieldEquals(test)];
-    let outcome = execute(imports, compare, vec![confirmed], vec![whose])?;
-    if outcome.succeeded {
-        return Ok(Confirmed::Ours);
-    }
-    let [Reply::Record(locator)] = &outcome.replies[..] else { return Err(unexpected_replies()) };
-    let Some(locator) = locator else { return Ok(Confirmed::Lost) };
-    Ok(match (text(locator, USER_FIELD), text(locator, CLAIM_FIELD)) {
-        (Some(user_id), Some(claim)) if user_id == place.user_id => Confirmed::OfUser(claim),
-        _ => Confirmed::Lost,
-    })
-}
-
 /// Ends the connection that another user of the partition has under an id whose claim is
 /// ours, as he would himself in a moment. It is looked at before the claim is: whoever
 /// takes the id over from us claims it first, so what he writes later is another one.
@@ -162,13 +136,13 @@ fn give_way(
     imports: &impl Imports,
     policy: &Policy,
     place: &Place<'_>,
-    claim: &str,
+    claim: &mut String,
 ) -> Result<(), Fault> {
     let (record, now_ms) = look(imports, place.partition, place.session_id)?;
-    let test = claimed(place.session_id, claim.into());
-    let ours = execute(imports, vec![Compare::FieldEquals(test)], Vec::new(), Vec::new())?;
-    if !ours.succeeded {
-        return Err(exists());
+    match holder(imports, place, claim, Vec::new())? {
+        Holder::Us => {}
+        Holder::OurUser(theirs) => *claim = theirs,
+        Holder::Another => return Err(exists()),
     }
     let is_theirs =
         |record: &Record| record.user_id != place.user_id && record.is_alive(policy, now_ms);
@@ -178,6 +152,51 @@ fn give_way(
     };
     let connection = theirs.connection(policy, place.session_id.into());
     end(imports, policy, &[Target::of(place.partition, &connection)], &TAKEN_OVER).map(drop)
+}
+
+/// Who has claimed an id.
+enum Holder {
+    Us,
+    /// Another request of our user, so.
+    OurUser(String),
+    /// Another user, or nobody.
+    Another,
+}
+
+/// Has the claim be final when it still is: whoever wants to take the id over looks anew.
+fn confirm(
+    imports: &impl Imports,
+    policy: &Policy,
+    place: &Place<'_>,
+    claim: &str,
+) -> Result<Holder, Fault> {
+    let sealed = Operation::HashSet(HashSet {
+        key: keys::connection_of(place.session_id),
+        entries: vec![entry(SEAL_FIELD, &imports.token(EPOCH_CHARACTERS))],
+        ttl_ms: Some(located_ms(policy)),
+    });
+    holder(imports, place, claim, vec![sealed])
+}
+
+/// Looks who has claimed the id, and does this if it is us.
+fn holder(
+    imports: &impl Imports,
+    place: &Place<'_>,
+    claim: &str,
+    then: Vec<Operation>,
+) -> Result<Holder, Fault> {
+    let test = located(place.session_id, CLAIM_FIELD, claim);
+    let whose = read(test.key.as_str(), &[USER_FIELD, CLAIM_FIELD]);
+    let outcome = execute(imports, vec![Compare::FieldEquals(test)], then, vec![whose])?;
+    if outcome.succeeded {
+        return Ok(Holder::Us);
+    }
+    let [Reply::Record(locator)] = &outcome.replies[..] else { return Err(unexpected_replies()) };
+    let Some(locator) = locator else { return Ok(Holder::Another) };
+    Ok(match (text(locator, USER_FIELD), text(locator, CLAIM_FIELD)) {
+        (Some(user_id), Some(claim)) if user_id == place.user_id => Holder::OurUser(claim),
+        _ => Holder::Another,
+    })
 }
 
 /// Where a connection is to be registered.
@@ -195,50 +214,64 @@ impl Place<'_> {
     }
 }
 
-/// Has an id that somebody has chosen belong to the user, and returns the claim.
+/// Has an id that somebody has chosen belong to the user, and returns the claim: requests
+/// of one user share it.
 fn claim(imports: &impl Imports, policy: &Policy, place: &Place<'_>) -> Result<String, Fault> {
     let key = keys::connection_of(place.session_id);
+    let ttl_ms = located_ms(policy);
     let mine = |claim: &str| {
         Operation::HashSet(HashSet {
             key: key.clone(),
             entries: vec![entry(USER_FIELD, place.user_id), entry(CLAIM_FIELD, claim)],
-            ttl_ms: Some(locator::LOCATED * policy.connection_ttl_ms),
+            ttl_ms: Some(ttl_ms),
         })
     };
     for _ in 0..ATTEMPTS {
         let claim = imports.token(EPOCH_CHARACTERS);
-        let free = Compare::FieldEqualsOrAbsent(FieldTest {
-            key: key.clone(),
-            field: USER_FIELD.into(),
-            value: place.user_id.into(),
-        });
-        let whose = read(key.as_str(), &[USER_FIELD, CLAIM_FIELD]);
-        let outcome = execute(imports, vec![free], vec![mine(&claim)], vec![whose])?;
+        let free = vec![Compare::Absent(key.clone())];
+        let whose = vec![
+            read(key.as_str(), &[USER_FIELD, CLAIM_FIELD, SEAL_FIELD]),
+            // It shall be there still when it is confirmed.
+            Operation::HashExpire(Expiry { key: key.clone(), ttl_ms }),
+        ];
+        let outcome = execute(imports, free, vec![mine(&claim)], whose)?;
         if outcome.succeeded {
             return Ok(claim);
         }
-        let [Reply::Record(Some(locator))] = &outcome.replies[..] else { continue };
+        let [Reply::Record(Some(locator)), ..] = &outcome.replies[..] else { continue };
         let (Some(user_id), Some(theirs)) = (text(locator, USER_FIELD), text(locator, CLAIM_FIELD))
         else {
             return Err(unexpected_replies());
         };
+        if user_id == place.user_id {
+            return Ok(theirs);
+        }
         let (record, now_ms) = look(imports, Partition::of(&user_id), place.session_id)?;
         let alive = |record: &Record| record.user_id == user_id && record.is_alive(policy, now_ms);
         if record.as_ref().is_some_and(alive) {
             return Err(exists());
         }
-        let unchanged = Compare::FieldEquals(claimed(place.session_id, theirs));
-        if execute(imports, vec![unchanged], vec![mine(&claim)], Vec::new())?.succeeded {
+        // And not confirmed meanwhile.
+        let seal = text(locator, SEAL_FIELD).unwrap_or_default();
+        let unchanged = vec![
+            Compare::FieldEquals(located(place.session_id, CLAIM_FIELD, &theirs)),
+            Compare::FieldEqualsOrAbsent(located(place.session_id, SEAL_FIELD, &seal)),
+        ];
+        if execute(imports, unchanged, vec![mine(&claim)], Vec::new())?.succeeded {
             return Ok(claim);
         }
     }
     Err(restless())
 }
 
-/// The id is still claimed so.
-fn claimed(session_id: &str, claim: String) -> FieldTest {
-    let key = keys::connection_of(session_id);
-    FieldTest { key, field: CLAIM_FIELD.into(), value: claim.into_bytes() }
+/// The locator of an id says this.
+fn located(session_id: &str, field: &str, value: &str) -> FieldTest {
+    FieldTest { key: keys::connection_of(session_id), field: field.into(), value: value.into() }
+}
+
+/// How long a locator is kept.
+fn located_ms(policy: &Policy) -> u64 {
+    locator::LOCATED * policy.connection_ttl_ms
 }
 
 /// Writes a connection, of which this was read before, and when.
@@ -249,11 +282,8 @@ fn write(
     (mut record, mut now_ms): (Option<Record>, u64),
 ) -> Result<Connection, Fault> {
     let Place { partition, user_id, session_id, .. } = *place;
+    let mut before = Before::of(record.as_ref(), place, policy, now_ms)?;
     for _ in 0..ATTEMPTS {
-        let before = match &record {
-            None => Before::Nothing,
-            Some(record) => Before::of(record, place, policy, now_ms)?,
-        };
         let epoch = imports.token(EPOCH_CHARACTERS);
         let compare = before.still(place, record.as_ref());
         let success = before.replace(policy, place, record.as_ref(), &epoch);
@@ -283,57 +313,73 @@ fn write(
             return Err(limit_reached(imports, policy, place));
         }
         (record, now_ms) = (present, outcome.now_ms);
+        let told = Before::of(record.as_ref(), place, policy, now_ms)?;
+        before = if unchanged { before.otherwise() } else { told };
     }
     Err(restless())
 }
 
 /// What there was of a connection before it is registered.
 enum Before {
-    Nothing,
     /// It is alive, and moves.
     Alive,
-    /// It is over, and everybody who wants to know was told.
-    Over,
-    /// It has ended by itself, and nobody has told of it.
-    Unnoticed,
+    /// There is none. When one of the user is still noted that has ended by itself,
+    /// nobody has told of its end.
+    Over { noted: bool },
 }
 
 impl Before {
-    fn of(record: &Record, place: &Place<'_>, policy: &Policy, now_ms: u64) -> Result<Self, Fault> {
+    fn of(
+        record: Option<&Record>,
+        place: &Place<'_>,
+        policy: &Policy,
+        now_ms: u64,
+    ) -> Result<Self, Fault> {
+        let Some(record) = record else { return Ok(Self::Over { noted: false }) };
         let same_user = record.user_id == place.user_id;
         match &record.ended {
             Some((how @ How::Terminated, reason, by)) if same_user => {
                 Err(terminated(how.name(), reason, by))
             }
-            Some(_) => Ok(Self::Over),
+            Some(_) => Ok(Self::Over { noted: false }),
             None if record.is_alive(policy, now_ms) && same_user => Ok(Self::Alive),
             None if record.is_alive(policy, now_ms) => Err(exists()),
-            None if same_user => Ok(Self::Unnoticed),
-            // Whoever sweeps tells of it.
-            None => Ok(Self::Over),
+            // Of another's, whoever sweeps tells.
+            None => Ok(Self::Over { noted: same_user }),
+        }
+    }
+
+    /// What it is when the record does not tell: it may not say that an end is noted, and
+    /// it was perhaps written when a lifetime was another one.
+    fn otherwise(self) -> Self {
+        match self {
+            Self::Over { noted: false } => Self::Over { noted: true },
+            Self::Over { noted: true } => Self::Alive,
+            Self::Alive => Self::Over { noted: false },
         }
     }
 
     /// What has to hold still.
     fn still(&self, place: &Place<'_>, record: Option<&Record>) -> Vec<Compare> {
-        let epoch = |epoch| epoch_is(place.partition, place.session_id, epoch);
+        let Place { partition, user_id, session_id, .. } = *place;
+        let epoch = |epoch| epoch_is(partition, session_id, epoch);
         let mut compare = vec![match record {
             // No epoch is empty.
             None => Compare::FieldEqualsOrAbsent(epoch("")),
             Some(record) => Compare::FieldEquals(epoch(&record.epoch)),
         }];
-        if matches!(self, Self::Alive) {
-            compare.push(Compare::MemberPresent(place.of_user()));
-            return compare;
+        match self {
+            Self::Alive => compare.push(Compare::MemberPresent(place.of_user())),
+            Self::Over { noted } => {
+                let note = maintenance::noted(partition, Kind::Connection, user_id, session_id);
+                let key = partition.connections(user_id);
+                compare.extend([
+                    if *noted { Compare::MemberPresent(note) } else { Compare::MemberAbsent(note) },
+                    Compare::MemberAbsent(place.of_user()),
+                    Compare::MembersBelow(MemberBound { key, limit: CONNECTIONS_MAX }),
+                ]);
+            }
         }
-        if matches!(self, Self::Unnoticed) {
-            let Place { partition, user_id, session_id, .. } = *place;
-            let noted = maintenance::noted(partition, Kind::Connection, user_id, session_id);
-            compare.push(Compare::MemberPresent(noted));
-        }
-        let key = place.partition.connections(place.user_id);
-        compare.push(Compare::MemberAbsent(place.of_user()));
-        compare.push(Compare::MembersBelow(MemberBound { key, limit: CONNECTIONS_MAX }));
         compare
     }
 
@@ -350,16 +396,18 @@ impl Before {
         let event = |type_, pod_id: &str| {
             Event { pod_id, ..Event::of(type_, user_id, session_id) }.append(policy, partition)
         };
+        let before = record.filter(|record| record.user_id == user_id);
+        let before_on = before.map_or("", |record| &record.pod_id);
         let mut operations = Vec::with_capacity(10);
-        match (self, record) {
-            (Self::Alive, Some(before)) if before.pod_id != pod_id => {
+        match self {
+            Self::Alive if before_on != pod_id => {
                 operations.push(Operation::MemberRemove(MemberRef {
-                    key: partition.pod(&before.pod_id),
+                    key: partition.pod(before_on),
                     member: pod_member(user_id, session_id),
                 }));
             }
-            (Self::Unnoticed, Some(before)) => {
-                operations.push(event(Type::ConnectionExpired, &before.pod_id));
+            Self::Over { noted: true } => {
+                operations.push(event(Type::ConnectionExpired, before_on));
             }
             _ => {}
         }
@@ -393,7 +441,7 @@ impl Before {
         operations.push(maintenance::note(partition, kind, user_id, session_id, ttl_ms));
         let type_ = match self {
             Self::Alive => Type::ConnectionMoved,
-            _ => Type::ConnectionCreated,
+            Self::Over { .. } => Type::ConnectionCreated,
         };
         operations.push(event(type_, pod_id));
         operations

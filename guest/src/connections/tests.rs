@@ -5,7 +5,7 @@ use super::registration::CLAIM_FIELD;
 use super::*;
 use crate::maintenance::{self, Kind};
 use crate::script::Script;
-use crate::store::{Compare, Hash, MemberPage, MemberSet, StoreError};
+use crate::store::{Compare, Hash, MemberPage, MemberSet, StoreError, Txn};
 
 const POLICY: Policy = Policy::DEFAULTS;
 
@@ -35,6 +35,17 @@ fn done() -> Step {
 /// An id that somebody has chosen is looked up.
 fn located(user_id: &str) -> Step {
     (true, vec![hash(&[(USER_FIELD, user_id)], 9_999_999)])
+}
+
+/// An id that a user has claimed.
+fn claimed_by(user_id: &str) -> Step {
+    (false, vec![hash(&[(USER_FIELD, user_id), (CLAIM_FIELD, "c")], 9_999_999)])
+}
+
+fn is_about_claim_c(txn: &Txn) -> bool {
+    let is =
+        |compare: &Compare| matches!(compare, Compare::FieldEquals(test) if test.value == b"c");
+    txn.compare.iter().any(is)
 }
 
 fn refused(live: u32, record: Reply) -> Step {
@@ -71,49 +82,54 @@ fn a_new_connection_is_one_transaction() {
 
 #[test]
 fn an_id_that_another_takes_before_the_claim_is_confirmed_is_given_up() {
-    let claimed_by =
-        |user: &str| (false, vec![hash(&[(USER_FIELD, user), (CLAIM_FIELD, "c")], 9_999_999)]);
-    // Claimed, nothing there, written; then the claim is another user's.
-    let lost = [done(), nothing(), done(), claimed_by("v"), done()];
+    // Nothing there, claimed, written; then the claim is another user's.
+    let lost = [nothing(), done(), done(), claimed_by("v"), done()];
     let store = Script::answering_each(lost);
     assert_eq!(chosen(&store).expect_err("lost").reason, Reason::SessionExists);
     // What was written is taken back, if it is still the same.
     let undone = store.last_asked();
     let same = |compare: &Compare| matches!(compare, Compare::FieldEquals(test) if test.field == EPOCH_FIELD);
     assert!(undone.compare.iter().any(same));
-    // The same user may well have claimed it again; then it is written again.
+    // The same user may well have got it back; then it is written again.
     let ours = (true, vec![record("u", 900, &[])]);
-    let again = [done(), nothing(), done(), claimed_by("u"), ours, done(), done()];
+    let again = [nothing(), done(), done(), claimed_by("u"), ours, done(), done()];
     let store = Script::answering_each(again);
     assert!(chosen(&store).is_ok());
     assert_eq!(store.count(), 7);
-    let theirs =
-        |compare: &Compare| matches!(compare, Compare::FieldEquals(test) if test.value == b"c");
-    assert!(store.last_asked().compare.iter().any(theirs));
+    assert!(is_about_claim_c(&store.last_asked()));
 }
 
 #[test]
 fn an_id_is_taken_over_only_as_it_was_read() {
-    let theirs = || (false, vec![hash(&[(USER_FIELD, "v"), (CLAIM_FIELD, "c")], 9_999_999)]);
+    let theirs = || claimed_by("v");
     // Theirs is alive.
     let alive = (true, vec![record("v", 900, &[])]);
-    let refusal = chosen(&Script::answering_each([theirs(), alive])).expect_err("theirs");
+    let refusal =
+        chosen(&Script::answering_each([nothing(), theirs(), alive])).expect_err("theirs");
     assert_eq!(refusal.reason, Reason::SessionExists);
     // Theirs is over, but somebody was quicker; then it is free.
     let over = || (true, vec![record("v", 900, &[(ENDED_FIELD, "closed")])]);
     let store = Script::answering_each([
+        nothing(),
         theirs(),
         over(),
         (false, vec![]),
         theirs(),
         over(),
         done(),
-        nothing(),
         done(),
         done(),
     ]);
     assert!(chosen(&store).is_ok());
     assert_eq!(store.count(), 9);
+}
+
+#[test]
+fn who_is_refused_anyhow_does_not_claim_the_id() {
+    let store =
+        Script::answering_each([(true, vec![record("u", 900, &[(ENDED_FIELD, "terminated")])])]);
+    assert_eq!(chosen(&store).expect_err("ended").reason, Reason::SessionTerminated);
+    assert_eq!(store.count(), 1);
 }
 
 #[test]
@@ -154,7 +170,14 @@ fn a_user_with_too_many_is_refused_and_told_of() {
 fn a_heartbeat_goes_after_a_connection_that_moves() {
     let found = || (true, vec![record("u", 900, &[])]);
     let id = keys::connection_id(Partition::of("u"), |length| "x".repeat(length as usize));
-    let store = Script::answering_each([found(), (false, vec![]), found(), done()]);
+    let moved = (
+        true,
+        vec![hash(
+            &[(USER_FIELD, "u"), (POD_FIELD, "other"), (CONNECTED_FIELD, "1"), (EPOCH_FIELD, "f")],
+            900 + POLICY.connection_ttl_ms,
+        )],
+    );
+    let store = Script::answering_each([found(), (false, vec![]), moved, done()]);
     let kept = heartbeat(&store, &POLICY, &id, None).expect("kept");
     assert_eq!((kept.last_heartbeat_at_ms, store.count()), (1000, 4));
     // With another epoch it is not the same any more.
@@ -165,7 +188,12 @@ fn a_heartbeat_goes_after_a_connection_that_moves() {
         (Reason::SessionTerminated, "moved")
     );
     // And one that never rests is given up.
-    let restless = (0..ATTEMPTS).flat_map(|_| [found(), (false, vec![])]);
+    let registered = |epoch: &str| {
+        let fields =
+            [(USER_FIELD, "u"), (POD_FIELD, "pod"), (CONNECTED_FIELD, "1"), (EPOCH_FIELD, epoch)];
+        (true, vec![hash(&fields, 900 + POLICY.connection_ttl_ms)])
+    };
+    let restless = (0..ATTEMPTS).flat_map(|n| [registered(&n.to_string()), (false, vec![])]);
     let fault = heartbeat(&Script::answering_each(restless), &POLICY, &id, None);
     assert_eq!(fault.expect_err("given up").reason, Reason::StoreUnavailable);
 }
@@ -234,10 +262,10 @@ fn a_store_without_an_answer_is_never_a_missing_connection() {
 fn who_has_taken_an_id_over_ends_what_the_other_has_written_and_nothing_of_his_own() {
     let theirs = || (true, vec![record("v", 900, &[])]);
     let ours = || (true, vec![record("u", 900, &[])]);
-    // Claimed; theirs is alive by now; the claim is still ours; it is ended, and made way.
+    // Theirs is there; claimed; the claim is still ours; it is ended, and made way.
     let store = Script::answering_each([
-        done(),
         theirs(),
+        done(),
         theirs(),
         done(),
         done(),
@@ -247,11 +275,24 @@ fn who_has_taken_an_id_over_ends_what_the_other_has_written_and_nothing_of_his_o
     ]);
     assert!(chosen(&store).is_ok());
     // Meanwhile another request of the same user has written it: that one is left alone.
-    let store = Script::answering_each([done(), theirs(), ours(), done(), ours(), done(), done()]);
+    let store = Script::answering_each([theirs(), done(), ours(), done(), ours(), done(), done()]);
     assert!(chosen(&store).is_ok());
     assert_eq!(store.count(), 7);
+    // Or has claimed it: then that claim will do.
+    let store = Script::answering_each([
+        theirs(),
+        done(),
+        theirs(),
+        claimed_by("u"),
+        done(),
+        nothing(),
+        done(),
+        done(),
+    ]);
+    assert!(chosen(&store).is_ok());
+    assert!(is_about_claim_c(&store.last_asked()));
     // Meanwhile a third has taken the id over: what is there may be his, and stays.
-    let store = Script::answering_each([done(), theirs(), theirs(), (false, vec![])]);
+    let store = Script::answering_each([theirs(), done(), theirs(), claimed_by("w")]);
     assert_eq!(chosen(&store).expect_err("lost").reason, Reason::SessionExists);
     assert_eq!(store.count(), 4);
 }

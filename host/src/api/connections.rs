@@ -321,7 +321,14 @@ impl Held {
                 drop(self.told.try_send(reply(Event::Heartbeat(kept))));
                 Ok(true)
             }
-            Err(failure) => Over::check(&failure.into()).map(|()| false),
+            Err(failure) => {
+                let over = match Over::check(&failure.into()) {
+                    // It does not say whose it is now.
+                    Err(Over::Terminated(_)) => self.look().await,
+                    known => known,
+                };
+                over.map(|()| false)
+            }
         }
     }
 
@@ -329,6 +336,10 @@ impl Held {
     async fn look(&self) -> Result<(), Over> {
         match self.api.logic.connections_get(&self.connection.session_id).await {
             Ok(found) if found.epoch == self.connection.epoch => Ok(()),
+            // It had ended, and another user has its id by now: nothing of him is told.
+            Ok(found) if found.user_id != self.connection.user_id => {
+                Err(Over::closing(Reason::SessionExpired.row().name))
+            }
             Ok(found) => {
                 let ended = v1::Ended { reason: "MOVED".into(), by: found.pod_id };
                 Err(Over::Terminated(ended))

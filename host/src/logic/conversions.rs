@@ -180,4 +180,15 @@ mod component {
 #[cfg(any(test, feature = "native-rules"))]
 mod native {
     conversions!(session_guest::store);
+
+    impl From<&wit::Txn> for own::Txn {
+        fn from(txn: &wit::Txn) -> Self {
+            let wit::Txn { compare, success, failure } = txn;
+            Self {
+                compare: all(compare.clone()),
+                success: all(success.clone()),
+                failure: all(failure.clone()),
+            }
+        }
+    }
 }

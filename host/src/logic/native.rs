@@ -61,12 +61,6 @@ struct Host<'a>(&'a Yielder<Answer, own::Txn>);
 
 impl Imports for Host<'_> {
     fn execute(&self, txn: &wit::Txn) -> Answer {
-        let wit::Txn { compare, success, failure } = txn;
-        let txn = wit::Txn {
-            compare: compare.clone(),
-            success: success.clone(),
-            failure: failure.clone(),
-        };
         self.0.suspend(txn.into())
     }
 

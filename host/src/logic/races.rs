@@ -1,6 +1,6 @@
-//! Registrations that ask for one id at the same time, natively linked, in many orders of
-//! their transactions. An id and its connections lie in different slots, so that no
-//! transaction settles the matter; over the network an order that goes wrong is rare.
+//! Calls about one connection at the same time, natively linked, in many orders of their
+//! transactions. An id and its connections lie in different slots, so that no transaction
+//! settles the matter; over the network an order that goes wrong is rare.
 
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -8,40 +8,31 @@ use std::sync::mpsc::channel;
 use std::thread::scope;
 
 use futures_util::FutureExt;
-use session_guest::connections;
+use session_guest::faults::Reason;
 use session_guest::imports::Imports;
 use session_guest::keys::Partition;
 use session_guest::policy::Policy;
 use session_guest::store::{Outcome, StoreError, Txn};
+use session_guest::{connections, maintenance};
 
 use crate::clock::Clock;
 use crate::store::memory::Memory;
 use crate::store::transaction as own;
-use crate::store::{self, Store};
+use crate::store::{self, LogMark, Store};
 
 const POLICY: Policy = Policy::DEFAULTS;
 const ID: &str = "tab";
 /// How many orders are tried of each race.
-const ORDERS: u32 = 500;
+const ORDERS: u32 = 400;
 
 type Answer = Result<own::Outcome, store::Error>;
 
-/// What a racer does next.
-enum Step {
-    Transaction(own::Txn),
-    /// It has ended; whether it has won.
-    End(bool),
-}
-
 /// What the rules find outside: a store that is asked through this.
-struct Outside<F>(F);
+struct Outside<'a>(Box<dyn Fn(own::Txn) -> Answer + 'a>);
 
-impl<F: Fn(own::Txn) -> Answer> Imports for Outside<F> {
+impl Imports for Outside<'_> {
     fn execute(&self, txn: &Txn) -> Result<Outcome, StoreError> {
-        let Txn { compare, success, failure } = txn;
-        let txn =
-            Txn { compare: compare.clone(), success: success.clone(), failure: failure.clone() };
-        self.0(txn.into()).map(Into::into).map_err(Into::into)
+        (self.0)(txn.into()).map(Into::into).map_err(Into::into)
     }
 
     fn token(&self, length: u32) -> String {
@@ -57,53 +48,139 @@ impl<F: Fn(own::Txn) -> Answer> Imports for Outside<F> {
     }
 }
 
-fn at_once(memory: &Memory, txn: own::Txn) -> Answer {
-    memory.execute(txn).now_or_never().expect("memory keeps nobody waiting")
+/// Somebody who calls.
+#[derive(Clone, Debug)]
+enum Racer {
+    /// Registers the id for a user.
+    Register(String),
+    /// Closes whatever has the id.
+    Close,
+    /// Ends all connections of a user.
+    Terminate(String),
+    /// Looks after what is due in the partition of a user.
+    Sweep(String),
 }
 
-/// Has all users register the id, and returns who has won. Equal numbers are equal orders.
-fn race(memory: &Memory, users: &[String], order: u32) -> Vec<bool> {
-    let (steps, stepped) = channel();
-    scope(|threads| {
-        let mut turns = Vec::new();
-        for (number, user) in users.iter().enumerate() {
-            let (turn, awaited) = channel::<Answer>();
-            turns.push(turn);
-            let steps = steps.clone();
-            threads.spawn(move || {
-                let tell = |step| steps.send((number, step)).expect("the race is on");
-                // Each transaction waits for its turn.
-                let outside = Outside(|txn| {
-                    tell(Step::Transaction(txn));
-                    awaited.recv().expect("the race is on")
-                });
-                let won = connections::register(&outside, &POLICY, user, "pod", Some(ID.into()));
-                tell(Step::End(won.is_ok()));
-            });
-        }
-        drop(steps);
-        let mut waiting = BTreeMap::new();
-        let mut won = vec![false; users.len()];
-        let mut running = users.len();
-        for step in 0.. {
-            // Until each has come to its next step.
-            while running > 0 {
-                match stepped.recv().expect("somebody runs") {
-                    (number, Step::Transaction(txn)) => drop(waiting.insert(number, txn)),
-                    (number, Step::End(has_won)) => won[number] = has_won,
-                }
-                running -= 1;
+impl Racer {
+    /// Whether it was told that it has done it.
+    fn call(&self, outside: &Outside<'_>) -> bool {
+        match self {
+            Self::Register(user) => {
+                connections::register(outside, &POLICY, user, "pod", Some(ID.into())).is_ok()
             }
-            let mut hasher = DefaultHasher::new();
-            (order, step).hash(&mut hasher);
-            let chosen = hasher.finish() as usize % waiting.len().max(1);
-            let Some(number) = waiting.keys().nth(chosen).copied() else { break };
-            let txn = waiting.remove(&number).expect("it waits");
-            turns[number].send(at_once(memory, txn)).expect("it waits");
-            running = 1;
+            Self::Close => {
+                let only = connections::Only::default();
+                connections::close(outside, &POLICY, ID, "", "", only).is_ok()
+            }
+            Self::Terminate(user) => {
+                connections::terminate_user(outside, &POLICY, user, "", "").is_ok()
+            }
+            Self::Sweep(user) => {
+                let own = Some(Partition::of(user));
+                let log = (0..).find(|log| Partition::numbered(*log) == own);
+                maintenance::sweep(outside, &POLICY, log.expect("it has one")).is_ok()
+            }
         }
-        won
-    })
+    }
+}
+
+/// What a racer does next.
+enum Step {
+    Transaction(own::Txn),
+    /// It has ended; what it was told.
+    End(bool),
+}
+
+/// A store of its own and a clock that stands.
+struct World {
+    clock: Clock,
+    memory: Memory,
+}
+
+impl World {
+    fn new() -> Self {
+        let clock = Clock::manual(1_800_000_000_000);
+        Self { memory: Memory::new(clock.clone()), clock }
+    }
+
+    fn at_once(&self, txn: own::Txn) -> Answer {
+        self.memory.execute(txn).now_or_never().expect("memory keeps nobody waiting")
+    }
+
+    /// Without anybody else.
+    fn alone(&self) -> Outside<'_> {
+        Outside(Box::new(|txn| self.at_once(txn)))
+    }
+
+    /// Has all of them call, and returns what they were told. Equal numbers are equal
+    /// orders.
+    fn race(&self, racers: &[Racer], order: u32) -> Vec<bool> {
+        let (steps, stepped) = channel();
+        scope(|threads| {
+            let mut turns = Vec::new();
+            for (number, racer) in racers.iter().enumerate() {
+                let (turn, awaited) = channel::<Answer>();
+                turns.push(turn);
+                let steps = steps.clone();
+                threads.spawn(move || {
+                    let tell = |step| steps.send((number, step)).expect("the race is on");
+                    // Each transaction waits for its turn.
+                    let outside = Outside(Box::new(|txn| {
+                        tell(Step::Transaction(txn));
+                        awaited.recv().expect("the race is on")
+                    }));
+                    tell(Step::End(racer.call(&outside)));
+                });
+            }
+            drop(steps);
+            let mut waiting = BTreeMap::new();
+            let mut told = vec![false; racers.len()];
+            let mut running = racers.len();
+            for step in 0.. {
+                // Until each has come to its next step.
+                while running > 0 {
+                    match stepped.recv().expect("somebody runs") {
+                        (number, Step::Transaction(txn)) => drop(waiting.insert(number, txn)),
+                        (number, Step::End(answer)) => told[number] = answer,
+                    }
+                    running -= 1;
+                }
+                let mut hasher = DefaultHasher::new();
+                (order, step).hash(&mut hasher);
+                let chosen = hasher.finish() as usize % waiting.len().max(1);
+                let Some(number) = waiting.keys().nth(chosen).copied() else { break };
+                let txn = waiting.remove(&number).expect("it waits");
+                turns[number].send(self.at_once(txn)).expect("it waits");
+                running = 1;
+            }
+            told
+        })
+    }
+
+    /// Who has the id.
+    fn owner(&self) -> Option<String> {
+        let found = connections::get(&self.alone(), &POLICY, ID);
+        found.ok().map(|connection| connection.user_id)
+    }
+
+    fn is_present(&self, user: &str) -> bool {
+        connections::presence(&self.alone(), user).expect("a count") > 0
+    }
+
+    /// What the logs tell of a user's connections, in order.
+    fn told_of(&self, user: &str) -> Vec<String> {
+        let marks = [LogMark { log: Partition::of(user).log(), after: None }];
+        let logs = self.memory.read_logs(&marks, 1000).now_or_never();
+        let logs = logs.expect("memory keeps nobody waiting").expect("a page");
+        let field = |entries: &[own::Entry], name: &str| {
+            let found = entries.iter().find(|entry| entry.field == name);
+            found.map(|entry| String::from_utf8_lossy(&entry.value).into_owned())
+        };
+        let events = logs.pages.iter().flat_map(|page| &page.events);
+        let theirs =
+            events.filter(|event| field(&event.entries, "user_id").as_deref() == Some(user));
+        theirs.filter_map(|event| field(&event.entries, "type")).collect()
+    }
 }
 
 /// So many users whose connections share a slot.
@@ -120,22 +197,105 @@ fn whoever_was_told_that_the_id_is_his_has_it_in_any_order() {
     let twice = [&strangers[..1], &of_one_partition(2)].concat();
     let near = [2, 3, 4].map(of_one_partition);
     for users in near.into_iter().chain([strangers, mixed, twice]) {
+        let racers: Vec<Racer> = users.iter().cloned().map(Racer::Register).collect();
         let mut settled = 0;
         for order in 0..ORDERS {
-            let memory = Memory::new(Clock::manual(1_800_000_000_000));
-            let won = race(&memory, &users, order);
-            let mut winners: Vec<&String> =
-                users.iter().zip(&won).filter(|(_, won)| **won).map(|(user, _)| user).collect();
+            let world = World::new();
+            let told = world.race(&racers, order);
+            let won = users.iter().zip(&told).filter(|(_, won)| **won);
+            let mut winners: Vec<&String> = won.map(|(user, _)| user).collect();
             winners.dedup();
-            let alone = Outside(|txn| at_once(&memory, txn));
-            let owner = connections::get(&alone, &POLICY, ID).ok().map(|found| found.user_id);
+            let owner = world.owner();
             assert_eq!(winners, Vec::from_iter(&owner), "{users:?}, order {order}");
             for user in &users {
-                let present = connections::presence(&alone, user).expect("a count");
-                assert_eq!(present == 1, Some(user) == owner.as_ref(), "{users:?}, order {order}");
+                let has_it = Some(user) == owner.as_ref();
+                assert_eq!(world.is_present(user), has_it, "{users:?}, order {order}");
             }
             settled += winners.len();
         }
         assert!(settled * 10 > ORDERS as usize * 9, "{users:?}: {settled} have won");
     }
+}
+
+#[test]
+fn requests_of_one_user_are_all_served() {
+    let racers = vec![Racer::Register("user-0".into()); 8];
+    for order in 0..ORDERS {
+        let world = World::new();
+        assert_eq!(world.race(&racers, order), [true; 8], "order {order}");
+        let told = world.told_of("user-0");
+        let moved = told.iter().filter(|type_| *type_ == "connection.moved").count();
+        assert_eq!((told[0].as_str(), moved, told.len()), ("connection.created", 7, 8));
+    }
+}
+
+#[test]
+fn each_connection_ends_once_whoever_comes_meanwhile() {
+    let near = of_one_partition(2);
+    let far = ["user-0".to_owned(), "user-1".to_owned()];
+    for [former, next] in [[near[0].clone(), near[1].clone()], far] {
+        let again = |user: &String| Racer::Register(user.clone());
+        let sweep = || Racer::Sweep(former.clone());
+        for racers in [
+            vec![sweep(), again(&next)],
+            vec![sweep(), sweep(), again(&former), again(&next)],
+            vec![sweep(), again(&next), Racer::Close, again(&former)],
+            vec![sweep(), again(&former), Racer::Terminate(former.clone()), again(&next)],
+        ] {
+            for order in 0..ORDERS / 4 {
+                let world = World::new();
+                assert!(again(&former).call(&world.alone()));
+                // It goes stale, and nobody has told of it yet.
+                world.clock.advance(POLICY.connection_stale_ms);
+                world.race(&racers, order);
+                let owner = world.owner();
+                for user in [&former, &next] {
+                    let has_it = Some(user) == owner.as_ref();
+                    assert_eq!(world.is_present(user), has_it, "{racers:?}, order {order}");
+                }
+                world.clock.advance(POLICY.connection_stale_ms);
+                // What a sweep could not settle it looks after again in a second.
+                for user in [&former, &next, &former, &next] {
+                    assert!(Racer::Sweep(user.clone()).call(&world.alone()));
+                    world.clock.advance(1000);
+                }
+                assert!(!world.told_of(&former).is_empty());
+                for user in [&former, &next] {
+                    let told = world.told_of(user);
+                    let is_in_order = told.chunks(2).all(|pair| match pair {
+                        [begin, end] => begin.ends_with(".created") && !end.ends_with(".created"),
+                        _ => false,
+                    });
+                    let live = told.iter().filter(|type_| !type_.ends_with(".moved")).count();
+                    assert!(
+                        is_in_order && live == told.len(),
+                        "{racers:?}, order {order}, {owner:?} has it, of {user}: {told:?}"
+                    );
+                    assert!(!world.is_present(user), "{racers:?}, order {order}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_lifetime_that_was_changed_keeps_nobody_out() {
+    let longer = Policy { connection_ttl_ms: 2 * POLICY.connection_ttl_ms, ..POLICY };
+    let register = |world: &World, policy| {
+        let kept = connections::register(&world.alone(), policy, "u", "pod", Some(ID.into()));
+        kept.map(|connection| connection.expires_at_ms - world.clock.now())
+    };
+    let world = World::new();
+    assert_eq!(register(&world, &longer), Ok(POLICY.connection_stale_ms));
+    world.clock.advance(POLICY.connection_stale_ms);
+    let late = connections::heartbeat(&world.alone(), &POLICY, ID, None);
+    assert_eq!(late.map_err(|fault| fault.reason), Err(Reason::SessionExpired));
+    let only = connections::Only::default();
+    assert!(connections::close(&world.alone(), &POLICY, ID, "", "", only).is_ok());
+    assert_eq!(register(&world, &POLICY), Ok(POLICY.connection_stale_ms));
+    let told = ["connection.created", "connection.expired", "connection.created"];
+    assert_eq!(world.told_of("u"), told);
+    // And the other way about: it is alive, and its record does not say so.
+    assert_eq!(register(&world, &longer), Ok(POLICY.connection_stale_ms));
+    assert_eq!(world.told_of("u")[3..], ["connection.moved"]);
 }
