@@ -9,8 +9,10 @@ use crate::policy::Policy;
 use crate::store::{Compare, Expiry, HashStamp, Operation, Reply};
 use crate::transaction::{execute, moment, read, text, unexpected_replies};
 
-/// How long a locator is kept, as a multiple of how long a record is.
-pub const LOCATED: u64 = 2;
+/// How long a locator is kept.
+pub fn kept_ms(policy: &Policy) -> u64 {
+    2 * policy.connection_ttl_ms
+}
 
 /// Keeps the locators of those connections for which it is time.
 pub fn keep_due(
@@ -45,7 +47,7 @@ pub fn keep(
         session_ids.iter().map(|id| (Partition::of(id), *id)).collect();
     placed.sort_unstable();
     for same in placed.chunk_by(|(a, _), (b, _)| a == b) {
-        let ttl_ms = LOCATED * policy.connection_ttl_ms;
+        let ttl_ms = kept_ms(policy);
         let kept = same
             .iter()
             .map(|(_, id)| Operation::HashExpire(Expiry { key: keys::connection_of(id), ttl_ms }));

@@ -173,7 +173,7 @@ fn confirm(
     let sealed = Operation::HashSet(HashSet {
         key: keys::connection_of(place.session_id),
         entries: vec![entry(SEAL_FIELD, &imports.token(EPOCH_CHARACTERS))],
-        ttl_ms: Some(located_ms(policy)),
+        ttl_ms: Some(locator::kept_ms(policy)),
     });
     holder(imports, place, claim, vec![sealed])
 }
@@ -218,7 +218,7 @@ impl Place<'_> {
 /// of one user share it.
 fn claim(imports: &impl Imports, policy: &Policy, place: &Place<'_>) -> Result<String, Fault> {
     let key = keys::connection_of(place.session_id);
-    let ttl_ms = located_ms(policy);
+    let ttl_ms = locator::kept_ms(policy);
     let mine = |claim: &str| {
         Operation::HashSet(HashSet {
             key: key.clone(),
@@ -269,11 +269,6 @@ fn located(session_id: &str, field: &str, value: &str) -> FieldTest {
     FieldTest { key: keys::connection_of(session_id), field: field.into(), value: value.into() }
 }
 
-/// How long a locator is kept.
-fn located_ms(policy: &Policy) -> u64 {
-    locator::LOCATED * policy.connection_ttl_ms
-}
-
 /// Writes a connection, of which this was read before, and when.
 fn write(
     imports: &impl Imports,
@@ -306,9 +301,9 @@ fn write(
         let [Reply::Record(hash), Reply::Members(page)] = &outcome.replies[..] else {
             return Err(unexpected_replies());
         };
-        let epoch_of = |record: &Option<Record>| record.as_ref().map(|known| known.epoch.clone());
         let present = hash.as_ref().and_then(Record::of);
-        let unchanged = epoch_of(&present) == epoch_of(&record);
+        let epochs = [&present, &record].map(|of| of.as_ref().map(|known| &known.epoch));
+        let unchanged = epochs[0] == epochs[1];
         if unchanged && !matches!(before, Before::Alive) && page.live >= CONNECTIONS_MAX {
             return Err(limit_reached(imports, policy, place));
         }

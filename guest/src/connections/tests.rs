@@ -170,13 +170,12 @@ fn a_user_with_too_many_is_refused_and_told_of() {
 fn a_heartbeat_goes_after_a_connection_that_moves() {
     let found = || (true, vec![record("u", 900, &[])]);
     let id = keys::connection_id(Partition::of("u"), |length| "x".repeat(length as usize));
-    let moved = (
-        true,
-        vec![hash(
-            &[(USER_FIELD, "u"), (POD_FIELD, "other"), (CONNECTED_FIELD, "1"), (EPOCH_FIELD, "f")],
-            900 + POLICY.connection_ttl_ms,
-        )],
-    );
+    let registered = |pod: &str, epoch: &str| {
+        let fields =
+            [(USER_FIELD, "u"), (POD_FIELD, pod), (CONNECTED_FIELD, "1"), (EPOCH_FIELD, epoch)];
+        (true, vec![hash(&fields, 900 + POLICY.connection_ttl_ms)])
+    };
+    let moved = registered("other", "f");
     let store = Script::answering_each([found(), (false, vec![]), moved, done()]);
     let kept = heartbeat(&store, &POLICY, &id, None).expect("kept");
     assert_eq!((kept.last_heartbeat_at_ms, store.count()), (1000, 4));
@@ -188,12 +187,7 @@ fn a_heartbeat_goes_after_a_connection_that_moves() {
         (Reason::SessionTerminated, "moved")
     );
     // And one that never rests is given up.
-    let registered = |epoch: &str| {
-        let fields =
-            [(USER_FIELD, "u"), (POD_FIELD, "pod"), (CONNECTED_FIELD, "1"), (EPOCH_FIELD, epoch)];
-        (true, vec![hash(&fields, 900 + POLICY.connection_ttl_ms)])
-    };
-    let restless = (0..ATTEMPTS).flat_map(|n| [registered(&n.to_string()), (false, vec![])]);
+    let restless = (0..ATTEMPTS).flat_map(|n| [registered("pod", &n.to_string()), (false, vec![])]);
     let fault = heartbeat(&Script::answering_each(restless), &POLICY, &id, None);
     assert_eq!(fault.expect_err("given up").reason, Reason::StoreUnavailable);
 }

@@ -54,7 +54,7 @@ impl Link {
     /// A link over what `connector` connects to, kept by a task of the present runtime. A
     /// server that does not answer for `timeout` is given up.
     pub fn new(connector: Connector, timeout: Duration) -> Self {
-        Self::starting(connector, timeout, State::Starting)
+        Self::from_state(connector, timeout, State::Starting)
     }
 
     /// Another link to the same. Until it has a connection of its own, which may take a
@@ -64,10 +64,10 @@ impl Link {
             State::Up { commands, .. } => State::Up { commands: commands.clone(), number: LENT },
             State::Starting | State::Down => State::Starting,
         };
-        Self::starting(connector, timeout, state)
+        Self::from_state(connector, timeout, state)
     }
 
-    fn starting(connector: Connector, timeout: Duration, state: State) -> Self {
+    fn from_state(connector: Connector, timeout: Duration, state: State) -> Self {
         let (state, watched) = watch::channel(state);
         let keeper = tokio::spawn(keep(connector, timeout, state.clone(), watched));
         Self { state, timeouts: AtomicU32::new(0), keeper }
