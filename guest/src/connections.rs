@@ -78,13 +78,27 @@ pub fn mark_expired(policy: &Policy, partition: Partition, session_id: &str) -> 
     })
 }
 
+/// Which connection is meant, when not whichever has the id.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Only<'a> {
+    /// That of this user.
+    pub user_id: Option<&'a str>,
+    /// The one of this registration.
+    pub epoch: Option<&'a str>,
+}
+
 /// Reads a connection that is alive.
 ///
 /// # Errors
 /// `invalid-request`; `session-not-found`; `session-expired`; `session-terminated` with
 /// why and by whom; `store-unavailable`.
-pub fn get(imports: &impl Imports, policy: &Policy, session_id: &str) -> Result<Connection, Fault> {
-    find(imports, policy, session_id).map(|found| found.connection)
+pub fn get(
+    imports: &impl Imports,
+    policy: &Policy,
+    session_id: &str,
+    only: Only<'_>,
+) -> Result<Connection, Fault> {
+    find(imports, policy, session_id, only).map(|found| found.connection)
 }
 
 /// Keeps a connection that is alive for another lifetime.
@@ -95,17 +109,14 @@ pub fn heartbeat(
     imports: &impl Imports,
     policy: &Policy,
     session_id: &str,
-    epoch: Option<&str>,
+    only: Only<'_>,
 ) -> Result<Connection, Fault> {
     let mut before = None;
     for _ in 0..ATTEMPTS {
-        let found = find(imports, policy, session_id)?;
+        let found = find(imports, policy, session_id, only)?;
         // Its record was written when a lifetime was another one.
         if before.as_ref() == Some(&found.connection.epoch) {
             return Err(expired());
-        }
-        if epoch.is_some_and(|epoch| epoch != found.connection.epoch) {
-            return Err(terminated("moved", "MOVED", &found.connection.pod_id));
         }
         let (kept, now_ms) = renew(imports, policy, &[found.target()])?;
         if kept.first() == Some(&true) {
@@ -122,15 +133,6 @@ pub fn heartbeat(
     Err(restless())
 }
 
-/// Which connection is meant, when not whichever has the id.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Only<'a> {
-    /// That of this user.
-    pub user_id: Option<&'a str>,
-    /// The one of this registration.
-    pub epoch: Option<&'a str>,
-}
-
 /// Closes a connection, whether or not it is alive.
 ///
 /// # Errors
@@ -143,28 +145,22 @@ pub fn close(
     by: &str,
     only: Only<'_>,
 ) -> Result<(), Fault> {
-    let Only { user_id, epoch } = only;
     let mut violations = Vec::new();
     keys::check_session_key(SESSION_FIELD, session_id, &mut violations);
     check_text("reason", reason, REASON_BYTES_MAX, &mut violations);
     check_text("by", by, REASON_BYTES_MAX, &mut violations);
-    if let Some(user_id) = user_id {
+    if let Some(user_id) = only.user_id {
         check_id(USER_FIELD, user_id, &mut violations);
     }
     refuse(violations)?;
     let mut before = None;
     for _ in 0..ATTEMPTS {
-        let found = match find(imports, policy, session_id) {
+        let found = match find(imports, policy, session_id, only) {
             Err(fault) if is_over(&fault) => return Ok(()),
             found => found?,
         };
         // As above.
         if before.as_ref() == Some(&found.connection.epoch) {
-            return Ok(());
-        }
-        let another = |wanted: Option<&str>, is: &str| wanted.is_some_and(|wanted| wanted != is);
-        let Connection { user_id: theirs, epoch: present, .. } = &found.connection;
-        if another(user_id, theirs) || another(epoch, present) {
             return Ok(());
         }
         let ending = Ending { how: How::Closed, reason, by };
@@ -265,21 +261,31 @@ impl Found {
 }
 
 /// Finds a connection that is alive by its id.
-fn find(imports: &impl Imports, policy: &Policy, session_id: &str) -> Result<Found, Fault> {
+fn find(
+    imports: &impl Imports,
+    policy: &Policy,
+    session_id: &str,
+    only: Only<'_>,
+) -> Result<Found, Fault> {
     let mut violations = Vec::new();
     keys::check_session_key(SESSION_FIELD, session_id, &mut violations);
     refuse(violations)?;
-    let (partition, whose) = if keys::is_made(session_id) {
-        (keys::partition_of_made(session_id).ok_or_else(not_found)?, None)
-    } else {
-        let whose = locator::user_of(imports, session_id)?.ok_or_else(not_found)?;
-        (Partition::of(&whose), Some(whose))
+    let located = match keys::is_made(session_id) {
+        true => None,
+        false => Some(locator::user_of(imports, session_id)?.ok_or_else(not_found)?),
     };
+    let whose = only.user_id.or(located.as_deref());
+    let partition = whose.map(Partition::of).or_else(|| keys::partition_of_made(session_id));
+    let partition = partition.ok_or_else(not_found)?;
     let (record, now_ms) = look(imports, partition, session_id)?;
     let record = record.ok_or_else(not_found)?;
-    // Of an id that has just been taken over the record may still be the former user's.
     if whose.is_some_and(|whose| whose != record.user_id) {
-        return Err(not_found());
+        return Err(match only.user_id {
+            // Another of the partition has got the id, for which it had to be over.
+            Some(_) => expired(),
+            // It has just been taken over, and nothing is written yet.
+            None => not_found(),
+        });
     }
     if let Some((how, reason, by)) = &record.ended {
         return Err(match how {
@@ -287,8 +293,12 @@ fn find(imports: &impl Imports, policy: &Policy, session_id: &str) -> Result<Fou
             How::Closed | How::Terminated | How::Drained => terminated(how.name(), reason, by),
         });
     }
-    if !record.is_alive(policy, now_ms) {
+    let is_lost = located.is_some_and(|located| located != record.user_id);
+    if is_lost || !record.is_alive(policy, now_ms) {
         return Err(expired());
+    }
+    if only.epoch.is_some_and(|epoch| epoch != record.epoch) {
+        return Err(terminated("moved", "MOVED", &record.pod_id));
     }
     let located_ms = record.located_ms;
     let connection = record.connection(policy, session_id.into());

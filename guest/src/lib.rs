@@ -73,6 +73,7 @@ mod component {
 
     use super::bindings::{self, exports, session::manager::tokens, wasi::config};
     use super::booking_types::{LockGrant, Session, Write, Written};
+    use super::connections::Only;
     use super::connections_types::{Connection, Count, Drained, Page, Renewed};
     use super::faults::Fault;
     use super::imports::Imports;
@@ -146,12 +147,22 @@ mod component {
             super::connections::register(&Host, policy(), &user_id, &pod_id, session_id)
         }
 
-        fn get(session_id: String) -> Result<Connection, Fault> {
-            super::connections::get(&Host, policy(), &session_id)
+        fn get(
+            session_id: String,
+            user_id: Option<String>,
+            epoch: Option<String>,
+        ) -> Result<Connection, Fault> {
+            let only = Only { user_id: user_id.as_deref(), epoch: epoch.as_deref() };
+            super::connections::get(&Host, policy(), &session_id, only)
         }
 
-        fn heartbeat(session_id: String, epoch: Option<String>) -> Result<Connection, Fault> {
-            super::connections::heartbeat(&Host, policy(), &session_id, epoch.as_deref())
+        fn heartbeat(
+            session_id: String,
+            user_id: Option<String>,
+            epoch: Option<String>,
+        ) -> Result<Connection, Fault> {
+            let only = Only { user_id: user_id.as_deref(), epoch: epoch.as_deref() };
+            super::connections::heartbeat(&Host, policy(), &session_id, only)
         }
 
         fn heartbeat_pod(
@@ -169,8 +180,7 @@ mod component {
             user_id: Option<String>,
             epoch: Option<String>,
         ) -> Result<(), Fault> {
-            let only =
-                super::connections::Only { user_id: user_id.as_deref(), epoch: epoch.as_deref() };
+            let only = Only { user_id: user_id.as_deref(), epoch: epoch.as_deref() };
             super::connections::close(&Host, policy(), &session_id, &reason, &by, only)
         }
 

@@ -177,10 +177,11 @@ fn a_heartbeat_goes_after_a_connection_that_moves() {
     };
     let moved = registered("other", "f");
     let store = Script::answering_each([found(), (false, vec![]), moved, done()]);
-    let kept = heartbeat(&store, &POLICY, &id, None).expect("kept");
+    let kept = heartbeat(&store, &POLICY, &id, Only::default()).expect("kept");
     assert_eq!((kept.last_heartbeat_at_ms, store.count()), (1000, 4));
     // With another epoch it is not the same any more.
-    let fault = heartbeat(&Script::answering_each([found()]), &POLICY, &id, Some("other"));
+    let other = Only { epoch: Some("other"), ..Only::default() };
+    let fault = heartbeat(&Script::answering_each([found()]), &POLICY, &id, other);
     let fault = fault.expect_err("moved");
     assert_eq!(
         (fault.reason, fault.metadata[0].value.as_str()),
@@ -188,8 +189,32 @@ fn a_heartbeat_goes_after_a_connection_that_moves() {
     );
     // And one that never rests is given up.
     let restless = (0..ATTEMPTS).flat_map(|n| [registered("pod", &n.to_string()), (false, vec![])]);
-    let fault = heartbeat(&Script::answering_each(restless), &POLICY, &id, None);
+    let fault = heartbeat(&Script::answering_each(restless), &POLICY, &id, Only::default());
     assert_eq!(fault.expect_err("given up").reason, Reason::StoreUnavailable);
+}
+
+#[test]
+fn whoever_holds_an_id_learns_nothing_of_another_who_has_got_it() {
+    let only = Only { user_id: Some("u"), epoch: Some("e") };
+    let ended = [(ENDED_FIELD, "terminated"), (REASON_FIELD, "why"), (BY_FIELD, "admin")];
+    for (whose, record, reason) in [
+        ("u", record("u", 900, &[]), None),
+        // Taken over by one of the same partition, and by one of another.
+        ("u", record("v", 900, &[]), Some(Reason::SessionExpired)),
+        ("v", record("v", 900, &[]), Some(Reason::SessionExpired)),
+        ("v", record("u", 900, &[]), Some(Reason::SessionExpired)),
+        // What became of the own one is told all the same.
+        ("v", record("u", 900, &ended), Some(Reason::SessionTerminated)),
+        ("u", Reply::Record(None), Some(Reason::SessionNotFound)),
+    ] {
+        let store = Script::answering_each([located(whose), (true, vec![record])]);
+        let got = get(&store, &POLICY, "tab", only);
+        assert_eq!(got.err().map(|fault| fault.reason), reason, "{whose}");
+    }
+    // Everybody else is told of an id that is about to be taken over that it is free.
+    let store = Script::answering_each([located("u"), (true, vec![record("v", 900, &[])])]);
+    let fault = get(&store, &POLICY, "tab", Only::default()).expect_err("not yet there");
+    assert_eq!(fault.reason, Reason::SessionNotFound);
 }
 
 #[test]
@@ -205,7 +230,7 @@ fn a_locator_is_kept_when_half_of_its_time_has_passed() {
         ];
         let found = (true, vec![hash(&fields, 900 + 800)]);
         let store = Script::answering_each([located("u"), found, done(), done(), done(), done()]);
-        heartbeat(&store, &policy, "tab", None).expect("kept");
+        heartbeat(&store, &policy, "tab", Only::default()).expect("kept");
         assert_eq!(store.count(), steps, "{located_ms}");
     }
 }
@@ -235,9 +260,9 @@ fn a_store_without_an_answer_is_never_a_missing_connection() {
     for fault in [
         register(&down(), &POLICY, "u", "pod", None).expect_err("down"),
         register(&down(), &POLICY, "u", "pod", Some("tab".into())).expect_err("down"),
-        get(&down(), &POLICY, &id).expect_err("down"),
-        get(&down(), &POLICY, "tab").expect_err("down"),
-        heartbeat(&down(), &POLICY, &id, None).expect_err("down"),
+        get(&down(), &POLICY, &id, Only::default()).expect_err("down"),
+        get(&down(), &POLICY, "tab", Only::default()).expect_err("down"),
+        heartbeat(&down(), &POLICY, &id, Only::default()).expect_err("down"),
         heartbeat_pod(&down(), &POLICY, "pod", None, "").expect_err("down"),
         heartbeat_pod(&down(), &POLICY, "pod", Some(vec![id.clone()]), "").expect_err("down"),
         close(&down(), &POLICY, &id, "", "", Only::default()).expect_err("down"),

@@ -39,7 +39,7 @@ pub async fn register(api: &Api, request: v1::RegisterRequest) -> Result<v1::Con
 /// `INVALID_REQUEST`, `SESSION_NOT_FOUND`, `SESSION_EXPIRED`, `SESSION_TERMINATED`, or the
 /// service itself.
 pub async fn get(api: &Api, request: v1::GetRequest) -> Result<v1::Connection, Error> {
-    Ok(connection(api.logic.connections_get(&request.session_id).await?))
+    Ok(connection(api.logic.connections_get(&request.session_id, None, None).await?))
 }
 
 /// Keeps a connection for another lifetime.
@@ -47,7 +47,8 @@ pub async fn get(api: &Api, request: v1::GetRequest) -> Result<v1::Connection, E
 /// # Errors
 /// As [`get`].
 pub async fn heartbeat(api: &Api, request: v1::HeartbeatRequest) -> Result<v1::Connection, Error> {
-    Ok(connection(api.logic.connections_heartbeat(&request.session_id, None).await?))
+    let kept = api.logic.connections_heartbeat(&request.session_id, None, None);
+    Ok(connection(kept.await?))
 }
 
 /// Keeps connections of a pod.
@@ -307,12 +308,13 @@ impl Held {
 
     /// Keeps the connection and tells the client; whether the store could be asked.
     async fn keep(&self) -> Result<bool, Over> {
-        let Connection { session_id, epoch, .. } = &self.connection;
+        let Connection { user_id, session_id, epoch, .. } = &self.connection;
         // One who takes nothing is not there.
         if self.told.capacity() == 0 {
             return Ok(true);
         }
-        match self.api.logic.connections_heartbeat(session_id, Some(epoch)).await {
+        let logic = &self.api.logic;
+        match logic.connections_heartbeat(session_id, Some(user_id), Some(epoch)).await {
             Ok(kept) => {
                 let kept = v1::Kept {
                     last_heartbeat_at: Some(timestamp(kept.last_heartbeat_at_ms)),
@@ -321,37 +323,24 @@ impl Held {
                 drop(self.told.try_send(reply(Event::Heartbeat(kept))));
                 Ok(true)
             }
-            Err(failure) => {
-                let over = match Over::check(&failure.into()) {
-                    // It does not say whose it is now.
-                    Err(Over::Terminated(_)) => self.look().await,
-                    known => known,
-                };
-                over.map(|()| false)
-            }
+            Err(failure) => Over::check(&failure.into()).map(|()| false),
         }
     }
 
     /// Looks whether the connection is still this one.
     async fn look(&self) -> Result<(), Over> {
-        match self.api.logic.connections_get(&self.connection.session_id).await {
-            Ok(found) if found.epoch == self.connection.epoch => Ok(()),
-            // It had ended, and another user has its id by now: nothing of him is told.
-            Ok(found) if found.user_id != self.connection.user_id => {
-                Err(Over::closing(Reason::SessionExpired.row().name))
-            }
-            Ok(found) => {
-                let ended = v1::Ended { reason: "MOVED".into(), by: found.pod_id };
-                Err(Over::Terminated(ended))
-            }
+        let Connection { user_id, session_id, epoch, .. } = &self.connection;
+        match self.api.logic.connections_get(session_id, Some(user_id), Some(epoch)).await {
+            Ok(_) => Ok(()),
             Err(failure) => Over::check(&failure.into()),
         }
     }
 
     /// Closes the connection, unless it was registered again.
     async fn close(&self, reason: &str, by: &str) {
-        let Connection { session_id, epoch, .. } = &self.connection;
-        let closing = self.api.logic.connections_close(session_id, reason, by, None, Some(epoch));
+        let Connection { user_id, session_id, epoch, .. } = &self.connection;
+        let logic = &self.api.logic;
+        let closing = logic.connections_close(session_id, reason, by, Some(user_id), Some(epoch));
         if let Err(failure) = closing.await {
             tracing::debug!(?failure, "a connection that was left ends when its time is over");
         }

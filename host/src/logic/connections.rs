@@ -25,8 +25,14 @@ impl Logic {
     ///
     /// # Errors
     /// See [`Failure`]; the faults are those of `connections.get`.
-    pub async fn connections_get(&self, session_id: &str) -> Result<Connection, Failure> {
-        call!(self, session_manager_connections.call_get(session_id))?.map_err(Failure::Fault)
+    pub async fn connections_get(
+        &self,
+        session_id: &str,
+        user_id: Option<&str>,
+        epoch: Option<&str>,
+    ) -> Result<Connection, Failure> {
+        call!(self, session_manager_connections.call_get(session_id, user_id, epoch))?
+            .map_err(Failure::Fault)
     }
 
     /// Keeps a connection.
@@ -36,9 +42,10 @@ impl Logic {
     pub async fn connections_heartbeat(
         &self,
         session_id: &str,
+        user_id: Option<&str>,
         epoch: Option<&str>,
     ) -> Result<Connection, Failure> {
-        call!(self, session_manager_connections.call_heartbeat(session_id, epoch))?
+        call!(self, session_manager_connections.call_heartbeat(session_id, user_id, epoch))?
             .map_err(Failure::Fault)
     }
 

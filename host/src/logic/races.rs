@@ -8,12 +8,13 @@ use std::sync::mpsc::channel;
 use std::thread::scope;
 
 use futures_util::FutureExt;
+use session_guest::connections::{self, Only};
 use session_guest::faults::Reason;
 use session_guest::imports::Imports;
 use session_guest::keys::Partition;
+use session_guest::maintenance;
 use session_guest::policy::Policy;
 use session_guest::store::{Outcome, StoreError, Txn};
-use session_guest::{connections, maintenance};
 
 use crate::clock::Clock;
 use crate::store::memory::Memory;
@@ -59,18 +60,19 @@ enum Racer {
     Terminate(String),
     /// Looks after what is due in the partition of a user.
     Sweep(String),
+    /// Keeps the connection that a user had, and is told that it has expired.
+    KeepLate(String),
 }
 
 impl Racer {
-    /// Whether it was told that it has done it.
+    /// Whether it was told so.
     fn call(&self, outside: &Outside<'_>) -> bool {
         match self {
             Self::Register(user) => {
                 connections::register(outside, &POLICY, user, "pod", Some(ID.into())).is_ok()
             }
             Self::Close => {
-                let only = connections::Only::default();
-                connections::close(outside, &POLICY, ID, "", "", only).is_ok()
+                connections::close(outside, &POLICY, ID, "", "", Only::default()).is_ok()
             }
             Self::Terminate(user) => {
                 connections::terminate_user(outside, &POLICY, user, "", "").is_ok()
@@ -79,6 +81,11 @@ impl Racer {
                 let own = Some(Partition::of(user));
                 let log = (0..).find(|log| Partition::numbered(*log) == own);
                 maintenance::sweep(outside, &POLICY, log.expect("it has one")).is_ok()
+            }
+            Self::KeepLate(user) => {
+                let only = Only { user_id: Some(user), epoch: None };
+                let kept = connections::heartbeat(outside, &POLICY, ID, only);
+                kept.is_err_and(|fault| fault.reason == Reason::SessionExpired)
             }
         }
     }
@@ -159,7 +166,7 @@ impl World {
 
     /// Who has the id.
     fn owner(&self) -> Option<String> {
-        let found = connections::get(&self.alone(), &POLICY, ID);
+        let found = connections::get(&self.alone(), &POLICY, ID, Only::default());
         found.ok().map(|connection| connection.user_id)
     }
 
@@ -279,6 +286,22 @@ fn each_connection_ends_once_whoever_comes_meanwhile() {
 }
 
 #[test]
+fn whoever_held_an_id_hears_that_his_connection_is_over_and_nothing_of_the_next() {
+    let near = of_one_partition(2);
+    let far = ["user-0".to_owned(), "user-1".to_owned()];
+    for [former, next] in [[near[0].clone(), near[1].clone()], far] {
+        let racers = [Racer::KeepLate(former.clone()), Racer::Register(next.clone())];
+        for order in 0..ORDERS / 4 {
+            let world = World::new();
+            assert!(Racer::Register(former.clone()).call(&world.alone()));
+            world.clock.advance(POLICY.connection_stale_ms);
+            assert_eq!(world.race(&racers, order), [true; 2], "{racers:?}, order {order}");
+            assert_eq!(world.owner(), Some(next.clone()));
+        }
+    }
+}
+
+#[test]
 fn a_lifetime_that_was_changed_keeps_nobody_out() {
     let longer = Policy { connection_ttl_ms: 2 * POLICY.connection_ttl_ms, ..POLICY };
     let register = |world: &World, policy| {
@@ -288,10 +311,9 @@ fn a_lifetime_that_was_changed_keeps_nobody_out() {
     let world = World::new();
     assert_eq!(register(&world, &longer), Ok(POLICY.connection_stale_ms));
     world.clock.advance(POLICY.connection_stale_ms);
-    let late = connections::heartbeat(&world.alone(), &POLICY, ID, None);
+    let late = connections::heartbeat(&world.alone(), &POLICY, ID, Only::default());
     assert_eq!(late.map_err(|fault| fault.reason), Err(Reason::SessionExpired));
-    let only = connections::Only::default();
-    assert!(connections::close(&world.alone(), &POLICY, ID, "", "", only).is_ok());
+    assert!(connections::close(&world.alone(), &POLICY, ID, "", "", Only::default()).is_ok());
     assert_eq!(register(&world, &POLICY), Ok(POLICY.connection_stale_ms));
     let told = ["connection.created", "connection.expired", "connection.created"];
     assert_eq!(world.told_of("u"), told);
