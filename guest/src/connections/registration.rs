@@ -72,6 +72,10 @@ pub fn register(
             });
         }
         let found = look(imports, partition, &session_id)?;
+        // An id that was made is nobody else's, whatever became of the connection.
+        if found.0.as_ref().is_some_and(|record| record.user_id != user_id) {
+            return Err(exists());
+        }
         return write(imports, policy, &place, found);
     }
     register_chosen(imports, policy, &place)

@@ -81,6 +81,22 @@ fn a_new_connection_is_one_transaction() {
 }
 
 #[test]
+fn an_id_that_was_made_is_nobody_elses() {
+    let id = keys::connection_id(Partition::of("u"), |length| "x".repeat(length as usize));
+    let again = |record| {
+        let store = Script::answering_each([(true, vec![record]), done()]);
+        register(&store, &POLICY, "u", "pod", Some(id.clone()))
+    };
+    let over = [(ENDED_FIELD, "closed")];
+    assert!(again(record("u", 900, &over)).is_ok());
+    // One of the same partition, alive or not.
+    for fields in [&[][..], &over] {
+        let refusal = again(record("v", 900, fields)).expect_err("theirs");
+        assert_eq!(refusal.reason, Reason::SessionExists);
+    }
+}
+
+#[test]
 fn an_id_that_another_takes_before_the_claim_is_confirmed_is_given_up() {
     // Nothing there, claimed, written; then the claim is another user's.
     let lost = [nothing(), done(), done(), claimed_by("v"), done()];

@@ -119,11 +119,11 @@ mod component {
             refused()
         }
 
-        fn get(_: String) -> Result<Connection, Fault> {
+        fn get(_: String, _: Option<String>, _: Option<String>) -> Result<Connection, Fault> {
             refused()
         }
 
-        fn heartbeat(_: String, _: Option<String>) -> Result<Connection, Fault> {
+        fn heartbeat(_: String, _: Option<String>, _: Option<String>) -> Result<Connection, Fault> {
             refused()
         }
 
