@@ -136,7 +136,7 @@ pub async fn start(settings: &Settings) -> Result<Running> {
     let loads = (0..workers.count()).map(|_| AtomicUsize::new(0)).collect();
     let wires = Wires { api, metrics, stopping: Arc::default(), places, loads };
     let (health, _) = tonic_health::server::health_reporter();
-    report_health(&wires, &health).await;
+    let mut told = report_health(&wires, &health, None).await;
     wires.serve_users([grpc, rest], &workers, &health, &mut tasks, &stopped);
     let (stop_admin, admin_stopped) = watch::channel(false);
     let mut operators = JoinSet::new();
@@ -144,12 +144,12 @@ pub async fn start(settings: &Settings) -> Result<Running> {
     let stopping = Arc::clone(&wires.stopping);
     tasks.spawn(async move {
         while !*stopped.borrow() {
-            report_health(&wires, &health).await;
+            told = report_health(&wires, &health, Some(told)).await;
             let pause = tokio::time::timeout(HEALTH_INTERVAL, stopped.changed());
             // Either a second has passed, or it is time to stop.
             drop(pause.await);
         }
-        report_health(&wires, &health).await;
+        report_health(&wires, &health, Some(told)).await;
         // Who watches has been told; without a status the streams end.
         let mut health = health;
         for service in grpc::SERVICES {
@@ -383,8 +383,13 @@ async fn refuse_unfit(redis: Arc<Redis>, mut stopped: watch::Receiver<bool>) -> 
     }
 }
 
-/// Tells gRPC health and the metrics how the store is.
-async fn report_health(wires: &Wires, health: &HealthReporter) {
+/// Tells gRPC health and the metrics how the store is, and returns what gRPC was told, now
+/// or before: who watches hears of changes only.
+async fn report_health(
+    wires: &Wires,
+    health: &HealthReporter,
+    told: Option<ServingStatus>,
+) -> ServingStatus {
     let Wires { api, metrics, stopping, .. } = wires;
     let up = api.health().await;
     let was_up = metrics.store_up.get() == 1;
@@ -396,7 +401,10 @@ async fn report_health(wires: &Wires, health: &HealthReporter) {
     }
     let serving = up.is_ok() && !stopping.load(Ordering::Relaxed);
     let status = if serving { ServingStatus::Serving } else { ServingStatus::NotServing };
-    for service in grpc::SERVICES {
-        health.set_service_status(service, status).await;
+    if told != Some(status) {
+        for service in grpc::SERVICES {
+            health.set_service_status(service, status).await;
+        }
     }
+    status
 }

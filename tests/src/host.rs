@@ -66,14 +66,17 @@ impl Launch {
         Self::new().set("DATA_DIR", &directory.display().to_string())
     }
 
-    /// A server on Redis.
+    /// A server on Redis, which may take its time on a busy machine.
     pub fn redis(server: &RedisServer) -> Self {
-        Self::new().set("REDIS_HOST", "127.0.0.1").set("REDIS_PORT", &server.port.to_string())
+        Self::new()
+            .set("REDIS_HOST", "127.0.0.1")
+            .set("REDIS_PORT", &server.port.to_string())
+            .set("REDIS_TIMEOUT", "15s")
     }
 
     /// A server on whatever Redis is at a URL.
     pub fn redis_at(url: &str) -> Self {
-        Self::new().set("REDIS_URL", url)
+        Self::new().set("REDIS_URL", url).set("REDIS_TIMEOUT", "5s")
     }
 
     /// Adds a setting.

@@ -36,7 +36,7 @@ impl Sentinels {
             let configuration = format!(
                 "bind 127.0.0.1\nport {port}\n\
                  sentinel monitor {SERVICE} 127.0.0.1 {} 2\n\
-                 sentinel down-after-milliseconds {SERVICE} 1000\n\
+                 sentinel down-after-milliseconds {SERVICE} 4000\n\
                  sentinel failover-timeout {SERVICE} 5000\n",
                 primary.port
             );
@@ -101,7 +101,7 @@ impl Cluster {
                     "--cluster-port",
                     &bus,
                     "--cluster-node-timeout",
-                    "1000",
+                    "4000",
                 ])
                 .await,
             );

@@ -1,6 +1,8 @@
 //! Booking sessions as their users know them: every scenario over both wires,
 //! on every store.
 
+use std::time::{Duration, Instant};
+
 use serde_json::json;
 use session_tests::client::Conditions;
 use session_tests::wait;
@@ -19,7 +21,7 @@ everywhere!(
     a_write_restarts_the_lifetime_and_a_read_does_not [("SESSION_TTL", "1500ms")],
     a_session_ends [("SESSION_TTL", "200ms")],
     versions_guard_writes [],
-    a_lock_keeps_others_out_until_it_ends [("SESSION_LOCK_TTL", "700ms")],
+    a_lock_keeps_others_out_until_it_ends [("SESSION_LOCK_TTL", "4s")],
     a_missing_key_is_made [],
     deleting_is_idempotent [],
     a_session_has_a_size_limit [],
@@ -179,20 +181,24 @@ async fn a_write_restarts_the_lifetime_and_a_read_does_not(s: Setting) {
     s.client.set("pre-order", "k", json!({"fleet_list_request": 1})).await.unwrap();
     s.client.set("pre-order", "other", json!({"fleet_list_request": 1})).await.unwrap();
     // Reads all along do not keep `other` alive, while writes do keep `k`.
+    let mut written = Instant::now();
     wait::until("the session that is only read ends", async || {
+        written = Instant::now();
         s.client.set("pre-order", "k", json!({"fleet_list_request": 1})).await.unwrap();
         s.client.get("pre-order", "other").await.is_err().then_some(())
     })
     .await;
-    assert!(s.client.get("pre-order", "k").await.is_ok());
+    let is_there = s.client.get("pre-order", "k").await.is_ok();
+    assert!(is_there || written.elapsed() >= Duration::from_millis(SESSION_TTL_MS));
     if let Some(redis) = &s.redis {
         let mut connection = redis.connect(5).await;
-        let left: u64 = redis::cmd("PTTL")
+        let left: i64 = redis::cmd("PTTL")
             .arg("SESSION_PRE_ORDER:k")
             .query_async(&mut connection)
             .await
             .unwrap();
-        assert!(left <= SESSION_TTL_MS, "{left}");
+        // It has an end, unless it has ended.
+        assert!(left != -1 && left <= SESSION_TTL_MS.cast_signed(), "{left}");
     }
 }
 
@@ -227,7 +233,7 @@ async fn a_lock_keeps_others_out_until_it_ends(s: Setting) {
     assert_eq!((refused.reason.as_str(), refused.code), ("SESSION_LOCKED", 10));
     assert!(refused.retry);
     let left: u64 = refused.metadata["remainingMs"].parse().unwrap();
-    assert!((1..=700).contains(&left), "{left}");
+    assert!((1..=4000).contains(&left), "{left}");
     assert_eq!(s.client.delete("cititrans", "k").await.unwrap_err().reason, "SESSION_LOCKED");
     assert_eq!(s.client.lock("cititrans", "k").await.unwrap_err().reason, "SESSION_LOCKED");
     let refused = s.client.unlock("cititrans", "k", "wrong").await.unwrap_err();

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use session_client::proto::{connections, events, sessionmanager, sm, smdevice, users};
 use session_client::{Client, Error, Reason};
 use session_tests::host::{Host, Launch};
-use session_tests::redis_server::RedisServer;
+use session_tests::redis_server::{RedisServer, free_port};
 use session_tests::wait;
 
 fn client(host: &Host) -> Client {
@@ -146,7 +146,8 @@ async fn calls_are_tried_again_where_that_is_safe() {
         fleet_list_request: Some("1".into()),
         ..Default::default()
     };
-    client.set_session(write()).await.unwrap();
+    // So little patience may be too little at first.
+    wait::until("it is written", async || client.set_session(write()).await.ok()).await;
     redis.signal("STOP");
     // Nobody knows whether a write has happened, so it is not made again.
     tries.store(0, Ordering::SeqCst);
@@ -181,9 +182,9 @@ async fn a_call_ends_within_its_deadline() {
 #[tokio::test]
 async fn a_client_finds_its_server_again() {
     let directory = tempfile::tempdir().unwrap();
-    let launch = || Launch::embedded(directory.path());
+    let port = free_port().to_string();
+    let launch = || Launch::embedded(directory.path()).set("GRPC_PORT", &port);
     let mut host = launch().start();
-    let port = host.address("grpc").rsplit_once(':').unwrap().1.to_owned();
     let client = builder(&host).timeout(Duration::from_secs(15)).attempts(50).build().unwrap();
     let key = || sessionmanager::GetSessionRequest { session_key: "k".into() };
     let write = sessionmanager::SessionData {
@@ -194,7 +195,7 @@ async fn a_client_finds_its_server_again() {
     client.set_session(write).await.unwrap();
     host.signal("TERM");
     host.ended().await;
-    let again = launch().set("GRPC_PORT", &port);
+    let again = launch();
     let (read, _host) = tokio::join!(client.get_session(key()), async {
         tokio::time::sleep(Duration::from_millis(500)).await;
         again.start()

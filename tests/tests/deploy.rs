@@ -66,7 +66,8 @@ async fn live_sessions_are_counted_by_kind() {
             };
             client.set(context, &format!("k{number}"), fields).await.unwrap();
         }
-        client.lock("pre-order", "k0").await.unwrap();
+        // A lock is no session.
+        client.lock("pre-order", "k2").await.unwrap();
         let login = json!({ "session_attributes": { "user_id": "alice" } });
         client.users("Create", login.clone()).await.unwrap();
         client.users("Create", login).await.unwrap();

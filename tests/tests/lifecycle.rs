@@ -150,7 +150,6 @@ async fn probes_and_metrics_answer_on_the_admin_port() {
         r#"session_manager_requests_total{code="404",operation="session.booking.v1.Booking/Get",protocol="rest"} 1"#,
         r#"session_manager_requests_total{code="OK",operation="sessionmanager.SessionManager/GetSessionEZPay",protocol="grpc"} 1"#,
         "session_manager_component_generation 1",
-        r#"session_manager_store_calls_total{operation="read",outcome="answered"} 2"#,
         r#"session_manager_store_calls_total{operation="write",outcome="answered"} 1"#,
         r#"session_manager_build_info{app="session-manager",version=""#,
         "session_manager_store_up 1",

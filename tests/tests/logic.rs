@@ -15,6 +15,7 @@ use session_manager::store::transaction::{Outcome, Txn};
 use session_manager::store::{Answer, KeyCount, LogMark, Logs, Store};
 use session_manager::telemetry::Metrics;
 use session_manager::workers::Workers;
+use session_tests::guest::relabelled;
 use session_tests::{guest, wait};
 
 async fn start(
@@ -105,7 +106,8 @@ async fn a_call_that_takes_all_memory_is_stopped() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn calls_that_never_end_are_stopped_and_let_others_run() {
-    let logic = misbehaving(memory(), Limits::default()).await;
+    let limits = Limits { cpu: Duration::from_secs(1), ..Limits::default() };
+    let logic = misbehaving(memory(), limits).await;
     let mut endless = tokio::task::JoinSet::new();
     // More than there are threads, so that they must let go of them.
     for _ in 0..4 {
@@ -236,6 +238,43 @@ async fn a_waiting_call_gets_the_instance_that_comes_back() {
     for call in waiting {
         assert_eq!(call.await.unwrap(), Reason::UnknownContext);
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn waiting_calls_are_not_forgotten_by_a_swap() {
+    // One that is forgotten waits for ever.
+    let limits = Limits { instances: 1, wait: wait::PATIENCE * 10, ..Limits::default() };
+    let logic = start(Bytes::from_static(BUILT_IN), memory(), limits).await.unwrap();
+    let stop = Arc::new(AtomicBool::new(false));
+    let mut callers = tokio::task::JoinSet::new();
+    for number in 0..40 {
+        let (logic, stop) = (Arc::clone(&logic), Arc::clone(&stop));
+        callers.spawn(async move {
+            let key = format!("session-{number}");
+            while !stop.load(Ordering::Relaxed) {
+                logic.booking_set(&write(&key, "fleet_list_request", "1")).await.unwrap();
+            }
+        });
+    }
+    let swap = async |label| {
+        let component = relabelled(BUILT_IN, label).into();
+        logic.swap(component, Source::Upload, false).await.map(drop).unwrap();
+    };
+    // One to come back to and one to come back from, without a compiler in between.
+    for label in 0..3 {
+        swap(label).await;
+    }
+    for _ in 0..3 {
+        logic.roll_back(None).map(drop).unwrap();
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    for label in 10..15 {
+        swap(label).await;
+        logic.roll_back(None).map(drop).unwrap();
+    }
+    stop.store(true, Ordering::Relaxed);
+    let ended = tokio::time::timeout(wait::PATIENCE, callers.join_all()).await;
+    ended.expect("nobody is forgotten");
 }
 
 #[tokio::test]

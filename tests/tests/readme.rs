@@ -1,9 +1,7 @@
 //! What the README prints, run as it stands there.
 
-use std::io::Read;
 use std::path::Path;
-use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::process::Command;
 
 use prost_reflect::prost_types::Timestamp;
 use serde_json::Value as Json;
@@ -11,6 +9,7 @@ use session_tests::client::{GrpcClient, Style};
 use session_tests::host::{Host, Launch};
 use session_tests::process::Process;
 use session_tests::redis_server::RedisServer;
+use session_tests::wait;
 
 /// The commands of a section, each with what it is said to print.
 fn commands(section: &str) -> Vec<(String, String)> {
@@ -110,6 +109,8 @@ fn events(text: &str) -> Vec<String> {
 async fn follow_shells(section: &str, hosts: [&Host; 2]) {
     let on = |command: &str| {
         let command = command.replace("localhost:8027", hosts[0].address("rest"));
+        // On a busy machine it takes a little longer until an expiry is found.
+        let command = command.replace("sleep 12", "sleep 14");
         command.replace("localhost:8028", hosts[1].address("rest"))
     };
     let commands = commands(section);
@@ -118,23 +119,26 @@ async fn follow_shells(section: &str, hosts: [&Host; 2]) {
     assert!(going_on.len() > 1 && others.len() > 4, "{section}");
     let mut shells = Vec::new();
     for (command, printed) in going_on {
-        let shell = format!("exec {}", on(&command));
-        let shell =
-            Process::start(Command::new("bash").args(["-c", &shell]).stdout(Stdio::piped()));
-        shells.push((command, printed, shell));
-        tokio::time::sleep(Duration::from_millis(500)).await;
+        let output = tempfile::NamedTempFile::new().unwrap();
+        let mut shell = Command::new("bash");
+        shell.args(["-c", &format!("exec {}", on(&command))]).stdout(output.reopen().unwrap());
+        let shell = Process::start(&mut shell);
+        let told = async || std::fs::read_to_string(output.path()).unwrap();
+        wait::until("it is there", async || told().await.contains("\n\n").then_some(())).await;
+        shells.push((command, printed, shell, output));
     }
     for (command, printed) in others {
         let output = Command::new("bash").args(["-c", &on(&command)]).output().unwrap();
         let output = String::from_utf8(output.stdout).unwrap();
         assert_eq!(timeless(&output), timeless(&printed), "{command}");
     }
-    tokio::time::sleep(Duration::from_secs(1)).await;
-    for (command, printed, mut shell) in shells {
-        shell.signal("KILL");
-        let mut text = String::new();
-        shell.child().stdout.take().unwrap().read_to_string(&mut text).unwrap();
-        assert_eq!(events(&text), events(&printed), "{command}");
+    for (command, printed, _shell, output) in shells {
+        let expected = events(&printed);
+        let told = wait::until("all is told", async || {
+            let told = events(&std::fs::read_to_string(output.path()).unwrap());
+            (told.len() >= expected.len() && told.last() == expected.last()).then_some(told)
+        });
+        assert_eq!(told.await, expected, "{command}");
     }
 }
 

@@ -225,41 +225,6 @@ async fn a_component_that_keeps_trapping_is_rolled_back_and_kept_out() {
     assert_eq!(admin.component().await["quarantine"].as_array().unwrap().len(), 1);
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn callers_that_wait_for_an_instance_are_not_forgotten_by_a_swap() {
-    let host = Launch::in_memory().set("LOGIC_INSTANCES", "1").start();
-    let admin = Admin::of(&host);
-    let stop = Arc::new(AtomicBool::new(false));
-    let mut callers = tokio::task::JoinSet::new();
-    for number in 0..40 {
-        let user = host.client(if number % 2 == 0 { Wire::Rest } else { Wire::Grpc }).await;
-        let stop = Arc::clone(&stop);
-        callers.spawn(async move {
-            let key = format!("session-{number}");
-            while !stop.load(Ordering::Relaxed) {
-                let fields = json!({ "fleet_list_request": number });
-                user.set("pre-order", &key, fields).await.expect("a place in time");
-            }
-        });
-    }
-    // One to come back to and one to come back from, without a compiler in between.
-    for label in 0..3 {
-        assert_eq!(admin.swap(relabelled(BUILT_IN, label), "").await.0, 200);
-    }
-    for _ in 0..3 {
-        assert_eq!(admin.roll_back("").await.0, 200);
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-    for label in 10..20 {
-        assert_eq!(admin.swap(relabelled(BUILT_IN, label), "").await.0, 200);
-        assert_eq!(admin.roll_back("").await.0, 200);
-    }
-    stop.store(true, Ordering::Relaxed);
-    while let Some(ended) = callers.join_next().await {
-        ended.unwrap();
-    }
-}
-
 #[tokio::test]
 async fn components_that_do_not_arrive_keep_nobody_else_waiting() {
     let Setting { host, admin, user: _ } = setting().await;

@@ -53,8 +53,8 @@ async fn every_kind(client: &Client, name: &str) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cluster_keeps_every_kind_and_outlives_a_primary() {
     let mut cluster = Cluster::start().await;
-    let (a, b) =
-        (Launch::redis_at(&cluster.url()).start(), Launch::redis_at(&cluster.url()).start());
+    let launch = Launch::redis_at(&cluster.url()).set("SESSION_LOCK_TTL", "5m");
+    let (a, b) = (launch.start(), launch.start());
     let (on_a, on_b) = (a.client(Wire::Rest).await, b.client(Wire::Grpc).await);
     let mut events = on_b.subscribe(json!({ "types": ["user.closed_all"] })).await.unwrap();
     for number in 0..40 {
@@ -141,7 +141,7 @@ async fn a_cluster_keeps_every_kind_and_outlives_a_primary() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_service_follows_the_primary_that_sentinels_name() {
     let mut sentinels = Sentinels::start().await;
-    let host = Launch::redis_at(&sentinels.url()).start();
+    let host = Launch::redis_at(&sentinels.url()).set("SESSION_LOCK_TTL", "5m").start();
     let client = host.client(Wire::Rest).await;
     let mut events = client.subscribe(json!({ "types": ["user.closed_all"] })).await.unwrap();
     every_kind(&client, "before").await;
@@ -174,7 +174,7 @@ async fn the_service_follows_the_primary_that_sentinels_name() {
     becomes(&sentinels.servers[0], "master").await;
     let promoted = Instant::now();
     let mut written = Vec::new();
-    while promoted.elapsed() < Duration::from_secs(12) {
+    while promoted.elapsed() < Duration::from_secs(14) {
         let name = format!("planned-{}", written.len());
         if client.set("pre-order", &name, json!({ "fleet_list_request": 1 })).await.is_ok() {
             written.push((name, promoted.elapsed()));
@@ -183,7 +183,7 @@ async fn the_service_follows_the_primary_that_sentinels_name() {
     }
     assert!(written.len() > 100, "{}", written.len());
     for (name, after) in written {
-        if after > Duration::from_secs(5) {
+        if after > Duration::from_secs(8) {
             let read = client.get("pre-order", &name).await;
             assert!(read.is_ok(), "{name}, written after {after:?}: {read:?}");
         }

@@ -9,7 +9,7 @@ use session_tests::certificate::Certificate;
 use session_tests::client::Wire;
 use session_tests::collector::{Collector, Manner, Span};
 use session_tests::host::{Host, Launch};
-use session_tests::redis_server::RedisServer;
+use session_tests::redis_server::{RedisServer, free_port};
 use session_tests::wait;
 
 const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
@@ -179,6 +179,9 @@ async fn traces_are_sampled_as_the_caller_or_the_setting_says() {
         let set = |launch: Launch, (name, value): &(&str, &str)| launch.set(name, value);
         let mut host = settings.iter().fold(launch, set).start();
         ask(&host, Wire::Rest, sampled).await;
+        if expected {
+            collector.trace(TRACE, 1).await;
+        }
         // What there is to send is sent before the end.
         host.signal("TERM");
         assert!(host.ended().await.success());
@@ -222,9 +225,7 @@ async fn a_failure_of_the_store_is_told_in_the_trace() {
 async fn nobody_waits_for_a_collector() {
     let (refuses, hangs) =
         tokio::join!(Collector::start(Manner::Refuses), Collector::start(Manner::Hangs));
-    let gone = Collector::start(Manner::Takes).await;
-    let address = gone.address.to_string();
-    drop(gone);
+    let address = format!("127.0.0.1:{}", free_port());
     for (what, url) in [
         ("refuses", refuses.address.to_string()),
         ("hangs", hangs.address.to_string()),
@@ -271,7 +272,10 @@ async fn nobody_waits_for_a_collector() {
     let collector = Collector::on(&address, Manner::Takes, None).await;
     ask(&host, Wire::Rest, true).await;
     collector.trace(TRACE, 3).await;
-    assert!(host.log().contains("traces are taken again"));
+    wait::until("that is told", async || {
+        host.log().contains("traces are taken again").then_some(())
+    })
+    .await;
     assert_eq!(collector.requests()[0].1, "/only");
 }
 

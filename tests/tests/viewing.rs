@@ -18,7 +18,7 @@ use session_tests::wait;
 use crate::everywhere::{Setting, everywhere};
 
 /// Lifetimes are short enough to see their end.
-const SHORT: (&str, &str) = ("VIEWING_TTL", "400ms");
+const SHORT: (&str, &str) = ("VIEWING_TTL", "2s");
 
 everywhere!(
     the_walkthrough_of_the_seed [],
@@ -66,14 +66,15 @@ async fn the_walkthrough_of_the_seed(Setting { client, .. }: Setting) {
     let known = client.viewing("GetDevice", json!({ "deviceId": "Android Phone" })).await;
     assert_eq!(known.unwrap(), json!({ "accountId": "MyHome" }));
     let asked = json!({ "deviceId": "Android Phone" });
+    let asked_at = Clock::System.now() / 1000;
     let first = client.viewing("CreateSessionWithDevice", asked).await.unwrap();
     assert_eq!(first["accountId"], "MyHome");
     let id = first["sessionId"].as_str().unwrap();
     let uuid = uuid::Uuid::parse_str(id).unwrap();
     assert_eq!((uuid.get_version_num(), uuid.to_string().as_str()), (4, id));
     let now = Clock::System.now() / 1000;
-    let left = number(&first["expiration"]).saturating_sub(now);
-    assert!(first["expiration"].is_string() && (118..=120).contains(&left), "{first}");
+    let began = number(&first["expiration"]).saturating_sub(120);
+    assert!(first["expiration"].is_string() && (asked_at..=now + 1).contains(&began), "{first}");
 
     let renewed = heartbeat(&client, "MyHome", id).await.unwrap();
     assert_eq!((&renewed["accountId"], &renewed["sessionId"]), (&json!("MyHome"), &json!(id)));
@@ -133,7 +134,8 @@ async fn a_slot_is_free_when_its_session_has_expired(Setting { client, redis, ..
         for key in keys {
             let left: i64 =
                 redis::cmd("PTTL").arg(&key).query_async(&mut connection).await.unwrap();
-            assert!(left > 0, "{left}");
+            // Or has ended by now.
+            assert!(left != -1, "{key}");
         }
     }
 }
@@ -141,7 +143,7 @@ async fn a_slot_is_free_when_its_session_has_expired(Setting { client, redis, ..
 async fn a_heartbeat_keeps_a_session_to_the_last_moment(Setting { client, .. }: Setting) {
     let session = create(&client, "home", "a").await.unwrap();
     let since = std::time::Instant::now();
-    while since.elapsed().as_millis() < 1200 {
+    while since.elapsed().as_millis() < 5000 {
         heartbeat(&client, "home", &session).await.unwrap();
         tokio::time::sleep(std::time::Duration::from_millis(100)).await;
     }

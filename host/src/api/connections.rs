@@ -4,6 +4,7 @@ use std::pin::pin;
 
 use prost_types::value::Kind;
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 
 use crate::api::streams::{self, Replies};
 use crate::api::{Api, given, timestamp};
@@ -297,7 +298,10 @@ impl Held {
                 () = watch.told() => Box::pin(self.look()).await,
                 () = tokio::time::sleep_until(next) => {
                     let kept = Box::pin(self.keep()).await;
-                    kept.map(|kept| next += if kept { streams.heartbeat } else { streams.pause() })
+                    kept.map(|kept| {
+                        let pause = if kept { streams.heartbeat } else { streams.pause() };
+                        next = streams::after(next, pause, Instant::now());
+                    })
                 }
             };
             if let Err(over) = looked {

@@ -1,6 +1,5 @@
 //! What happens to sessions, for those who want to hear of it.
 
-use std::pin::pin;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
@@ -111,23 +110,33 @@ async fn chosen(api: &Api, types: &[String]) -> Result<Result<Vec<String>, Strin
 /// Tells what happens until whoever listens leaves, or the service stops.
 async fn tell(
     api: Api,
-    mut subscription: Subscription,
+    subscription: Subscription,
     wanted: Wanted,
     teller: mpsc::Sender<v1::SubscribeReply>,
 ) {
-    let mut stopping = pin!(api.streams.stopping());
+    tokio::select! {
+        () = tell_on(&api, subscription, &wanted, &teller) => {}
+        () = teller.closed() => {}
+        () = api.streams.stopping() => {
+            let closing = v1::Closing { reason: streams::STOPPING.into() };
+            let reply = v1::SubscribeReply { item: Some(Reply::Closing(closing)) };
+            // One who is slow to take what came before does not hear of it.
+            drop(teller.try_send(reply));
+        }
+    }
+}
+
+/// Tells what happens for as long as it is taken.
+async fn tell_on(
+    api: &Api,
+    mut subscription: Subscription,
+    wanted: &Wanted,
+    teller: &mpsc::Sender<v1::SubscribeReply>,
+) {
     // One that has seen nothing yet comes back to where it began.
     let mut alive = Instant::now();
     loop {
         let told = tokio::select! {
-            () = teller.closed() => return,
-            () = &mut stopping => {
-                let closing = v1::Closing { reason: streams::STOPPING.into() };
-                let reply = v1::SubscribeReply { item: Some(Reply::Closing(closing)) };
-                // One who is slow to take what came before does not hear of it.
-                drop(teller.try_send(reply));
-                return;
-            }
             () = tokio::time::sleep_until(alive) => {
                 let position = v1::Position { after: subscription.at().to_string() };
                 let reply = v1::SubscribeReply { item: Some(Reply::Position(position)) };
@@ -142,10 +151,8 @@ async fn tell(
             Ok(told) => told,
             Err(silence) => {
                 tracing::debug!(?silence, "a subscription waits for the store");
-                tokio::select! {
-                    () = teller.closed() => return,
-                    () = tokio::time::sleep(api.streams.pause()) => continue,
-                }
+                tokio::time::sleep(api.streams.pause()).await;
+                continue;
             }
         };
         for told in told {
@@ -156,11 +163,7 @@ async fn tell(
             };
             let reply = v1::SubscribeReply { item: Some(item) };
             // Whoever is slow waits here, and holds nobody else up.
-            let sent = tokio::select! {
-                sent = teller.send(reply) => sent,
-                () = &mut stopping => return,
-            };
-            if sent.is_err() {
+            if teller.send(reply).await.is_err() {
                 return;
             }
             alive = Instant::now() + ALIVE;

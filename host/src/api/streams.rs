@@ -130,7 +130,30 @@ impl Streams {
     }
 }
 
+/// When what happens every `pause` happens next; what was missed is not made up for.
+pub fn after(last: Instant, pause: Duration, now: Instant) -> Instant {
+    let late = now.saturating_duration_since(last).as_nanos() / pause.as_nanos().max(1);
+    last + pause.saturating_mul(u32::try_from(late).unwrap_or(u32::MAX).saturating_add(1))
+}
+
 /// From 0 to 1.
 fn chance() -> f64 {
     f64::from(getrandom::u32().unwrap_or_default()) / f64::from(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_missed_is_not_made_up_for() {
+        let pause = Duration::from_secs(30);
+        let last = Instant::now() + pause;
+        // Ten are missed when it is late by 329 s; the next comes when it would have come.
+        for (late, pauses) in [(0, 1), (29, 1), (30, 2), (329, 11)] {
+            let now = last + Duration::from_secs(late);
+            assert_eq!(after(last, pause, now) - last, pause * pauses, "{late}");
+        }
+        assert_eq!(after(last, pause, last - pause) - last, pause);
+    }
 }

@@ -73,20 +73,30 @@ impl WasiView for Instance {
 }
 
 /// Time that the guest computes, without the time that it waits: for the store,
-/// or for its turn after it let others run.
+/// for its turn after it let others run, or, once it is found running by the clock,
+/// for a processor.
 pub struct Meter {
     limit: Duration,
     computed: Duration,
     origin: Instant,
-    /// When the guest was last set running, in nanoseconds after `origin`; shared
-    /// with the future that it waits in for its turn.
-    running_since: Arc<AtomicU64>,
+    /// Since when the guest runs; shared with the future that it waits in for its turn.
+    running: Arc<Running>,
+}
+
+/// When a guest was last set running.
+#[derive(Default)]
+struct Running {
+    /// In nanoseconds after the meter's origin.
+    since: AtomicU64,
+    /// In nanoseconds that its thread had computed by then; none, as 0, for the many
+    /// calls that are done before the clock ticks: it takes a system call.
+    thread_since: AtomicU64,
 }
 
 impl Meter {
     fn new(limit: Duration) -> Self {
-        let running_since = Arc::default();
-        Self { limit, computed: Duration::ZERO, origin: Instant::now(), running_since }
+        let running = Arc::default();
+        Self { limit, computed: Duration::ZERO, origin: Instant::now(), running }
     }
 
     /// A call begins.
@@ -98,13 +108,18 @@ impl Meter {
     /// The guest stops computing for a while. A running guest is looked at on every
     /// tick: when it seems to have run for far longer, the process was not running.
     pub fn pause(&mut self, now: Instant) {
-        let since = Duration::from_nanos(self.running_since.load(Ordering::Relaxed));
-        self.computed += (now - self.origin).saturating_sub(since).min(TICK * 2);
+        let since = Duration::from_nanos(self.running.since.load(Ordering::Relaxed));
+        let ran = (now - self.origin).saturating_sub(since).min(TICK * 2);
+        self.computed += match self.running.thread_since.load(Ordering::Relaxed) {
+            0 => ran,
+            since => ran.min(Duration::from_nanos(thread_nanoseconds().saturating_sub(since))),
+        };
     }
 
     /// The guest goes on computing.
     pub fn resume(&self, now: Instant) {
-        self.running_since.store(nanoseconds(now - self.origin), Ordering::Relaxed);
+        self.running.since.store(nanoseconds(now - self.origin), Ordering::Relaxed);
+        self.running.thread_since.store(0, Ordering::Relaxed);
     }
 
     /// How long the guest has computed in the present call, up to its last pause.
@@ -119,10 +134,11 @@ impl Meter {
         if self.computed > self.limit {
             return UpdateDeadline::Interrupt;
         }
-        let (origin, running_since) = (self.origin, Arc::clone(&self.running_since));
+        let (origin, running) = (self.origin, Arc::clone(&self.running));
         let turn = async move {
             tokio::task::yield_now().await;
-            running_since.store(nanoseconds(origin.elapsed()), Ordering::Relaxed);
+            running.since.store(nanoseconds(origin.elapsed()), Ordering::Relaxed);
+            running.thread_since.store(thread_nanoseconds(), Ordering::Relaxed);
         };
         UpdateDeadline::YieldCustom(1, Box::pin(turn))
     }
@@ -130,6 +146,13 @@ impl Meter {
 
 fn nanoseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// How long the present thread has computed. A guest stays on one thread from its turn
+/// to where it next waits.
+fn thread_nanoseconds() -> u64 {
+    let computed = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    Duration::try_from(computed).map_or(0, nanoseconds)
 }
 
 /// The guest's error output, as lines of the log.
@@ -186,15 +209,39 @@ mod tests {
         meter.start();
         assert!(matches!(meter.tick(), UpdateDeadline::YieldCustom(1, _)));
         // Two seconds in which it was not looked at: it cannot have run.
-        meter.running_since.store(0, Ordering::Relaxed);
+        meter.running.since.store(0, Ordering::Relaxed);
         assert!(matches!(meter.tick(), UpdateDeadline::YieldCustom(1, _)));
         // It is found running again and again.
         let ticks = (0..10).take_while(|_| {
-            meter.running_since.store(0, Ordering::Relaxed);
+            meter.running.since.store(0, Ordering::Relaxed);
             matches!(meter.tick(), UpdateDeadline::YieldCustom(1, _))
         });
         assert_eq!(ticks.count(), 3);
         meter.start();
         assert_eq!(meter.computed(), Duration::ZERO);
+    }
+
+    #[tokio::test]
+    async fn waiting_for_a_processor_does_not_count_once_the_clock_has_ticked() {
+        let mut meter = Meter::new(Duration::from_secs(10));
+        meter.start();
+        turn_of(&mut meter).await;
+        let before = meter.computed();
+        // The thread has none.
+        std::thread::sleep(TICK);
+        meter.pause(Instant::now());
+        assert!(meter.computed() - before < TICK / 2, "{:?}", meter.computed());
+        // And here it has.
+        turn_of(&mut meter).await;
+        let before = meter.computed();
+        let since = thread_nanoseconds();
+        while thread_nanoseconds() - since < nanoseconds(TICK) {}
+        meter.pause(Instant::now());
+        assert!(meter.computed() - before >= TICK, "{:?}", meter.computed());
+    }
+
+    async fn turn_of(meter: &mut Meter) {
+        let UpdateDeadline::YieldCustom(1, turn) = meter.tick() else { panic!("it goes on") };
+        turn.await;
     }
 }

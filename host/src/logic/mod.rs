@@ -167,7 +167,7 @@ impl Logic {
         let first = trial.clone();
         let program =
             aside(true, move || first.run(&bytes, source, |_| false, &mut Passed::default()));
-        let program = Arc::new(program.await?);
+        let program = Arc::new(program.await??);
         trial.alone = false;
         let provisions = Arc::new(Provisions {
             store,
@@ -219,17 +219,22 @@ impl Logic {
     ) -> Result<Swapped, Refusal> {
         let turn = Arc::clone(&self.turn).lock_owned().await;
         let logic = Arc::clone(self);
-        let swapped = aside(false, move || {
-            let swapped = logic.swap_now(&bytes, source, force);
+        let swapping = tokio::spawn(async move {
+            let swapped = logic.swap_now(bytes, source, force).await;
             drop(turn);
             swapped
         });
-        swapped.await
+        swapping.await.unwrap_or_else(|_| Err(trial::failed()))
     }
 
-    fn swap_now(&self, bytes: &[u8], source: Source, force: bool) -> Result<Swapped, Refusal> {
+    async fn swap_now(
+        &self,
+        bytes: Bytes,
+        source: Source,
+        force: bool,
+    ) -> Result<Swapped, Refusal> {
         let mut passed = Passed::default();
-        let swapped = self.try_swap(bytes, source, force, &mut passed);
+        let swapped = self.try_swap(bytes, source, force, &mut passed).await;
         for (gate, duration) in &passed.0 {
             tracing::info!(source = source.name(), gate = gate.name(), ?duration, "gate passed");
             self.provisions.metrics.gate_passed(gate.name(), *duration);
@@ -252,33 +257,62 @@ impl Logic {
         self.provisions.metrics.swap(source, "refused");
     }
 
-    fn try_swap(
+    async fn try_swap(
         &self,
-        bytes: &[u8],
+        bytes: Bytes,
         source: Source,
         force: bool,
         passed: &mut Passed,
     ) -> Result<Arc<Generation>, Refusal> {
         let running = self.generation();
-        if running.size() == bytes.len() && running.digest() == component::digest(bytes) {
-            return Ok(running);
-        }
-        let quarantined = |digest: &str| {
-            !force && self.history().quarantined().any(|kept_out| kept_out == digest)
+        let kept_out = if force { Vec::new() } else { self.quarantined() };
+        let trial = self.trial.clone();
+        let tried = aside(false, move || {
+            if running.size() == bytes.len() && running.digest() == component::digest(&bytes) {
+                return Err(running);
+            }
+            let mut passed = Passed::default();
+            let quarantined = |digest: &str| kept_out.iter().any(|kept_out| kept_out == digest);
+            let program = trial.run(&bytes, source, quarantined, &mut passed);
+            Ok((program, passed))
+        });
+        let program = match tried.await? {
+            // It runs already.
+            Err(running) => return Ok(running),
+            Ok((program, gates)) => {
+                *passed = gates;
+                Arc::new(program?)
+            }
         };
-        let program = Arc::new(self.trial.run(bytes, source, quarantined, passed)?);
-        let mut history = self.history();
-        // With the history locked, what runs stays what it is.
-        let running = self.generation();
-        passed.gate(Gate::Schema, || {
-            keeps_sessions(running.description(), &program.description, force)
-        })?;
-        history.pardon(&program.digest);
-        let forgotten = history.keep(&running);
-        let generation = self.begin(&mut history, program, true, End::Replaced);
-        drop(history);
-        running.pool.retire();
-        drop(forgotten);
+        self.publish(program, force, passed).await
+    }
+
+    /// Makes a program the present generation. Nothing here steps back: callers wait for
+    /// what the former one returns.
+    async fn publish(
+        &self,
+        program: Arc<Program>,
+        force: bool,
+        passed: &mut Passed,
+    ) -> Result<Arc<Generation>, Refusal> {
+        let (generation, former, forgotten) = {
+            let mut history = self.history();
+            // With the history locked, what runs stays what it is.
+            let running = self.generation();
+            passed.gate(Gate::Schema, || {
+                keeps_sessions(running.description(), &program.description, force)
+            })?;
+            history.pardon(&program.digest);
+            let forgotten = history.keep(&running);
+            let generation = self.begin(&mut history, program, true, End::Replaced);
+            (generation, running, forgotten)
+        };
+        // Dropping many instances, or a program, takes its time.
+        let retiring = tokio::task::spawn_blocking(move || {
+            former.pool.retire();
+            drop(forgotten);
+        });
+        drop(retiring.await);
         Ok(generation)
     }
 

@@ -157,9 +157,8 @@ impl Trial {
 /// When it ends without a result.
 pub async fn aside<T: Send + 'static>(
     alone: bool,
-    work: impl FnOnce() -> Result<T, Refusal> + Send + 'static,
+    work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, Refusal> {
-    let failed = |message: String| Refusal::new(Gate::Compiles, message);
     let (tell, told) = oneshot::channel();
     std::thread::Builder::new()
         .name("component-trial".into())
@@ -171,10 +170,17 @@ pub async fn aside<T: Send + 'static>(
             // Whoever asked may be gone.
             drop(tell.send(work()));
         })
-        .map_err(|error| failed(format!("there is no thread to compile it on: {error}")))?;
-    told.await.unwrap_or_else(|_| {
-        Err(failed("the compiler failed; what it said is in the log of the process".into()))
-    })
+        .map_err(|error| {
+            let message = format!("there is no thread to compile it on: {error}");
+            Refusal::new(Gate::Compiles, message)
+        })?;
+    told.await.map_err(|_| failed())
+}
+
+/// A trial that has panicked.
+pub fn failed() -> Refusal {
+    let message = "the compiler failed; what it said is in the log of the process";
+    Refusal::new(Gate::Compiles, message)
 }
 
 /// What a component on trial has for a store.

@@ -78,9 +78,9 @@ async fn a_read_takes_all_fields_or_those_named(f: &Fixture) {
 }
 
 async fn a_hash_ends_at_its_deadline(f: &Fixture) {
-    f.perform(vec![set("k{t}", &[("a", "1")], Some(50))]).await;
+    f.perform(vec![set("k{t}", &[("a", "1")], Some(2000))]).await;
     assert!(f.holds(Compare::Exists("k{t}".into())).await);
-    f.pass(51).await;
+    f.pass(2001).await;
     assert!(f.holds(Compare::Absent("k{t}".into())).await);
     assert_eq!(f.hash("k{t}").await, None);
     // What is written then begins anew.
@@ -102,10 +102,10 @@ async fn a_lifetime_can_be_given_again(f: &Fixture) {
     let expire = || Operation::HashExpire { key: "k{t}".into(), ttl: 60_000 };
     assert_eq!(f.perform(vec![expire()]).await, [Reply::Deadline(None)]);
     assert_eq!(f.hash("k{t}").await, None);
-    f.perform(vec![set("k{t}", &[("a", "1")], Some(100))]).await;
+    f.perform(vec![set("k{t}", &[("a", "1")], Some(2000))]).await;
     let outcome = f.run(Txn { success: vec![expire()], ..Txn::default() }).await;
     assert_eq!(outcome.replies, [Reply::Deadline(Some(outcome.now + 60_000))]);
-    f.pass(150).await;
+    f.pass(2001).await;
     assert!(f.hash("k{t}").await.is_some());
 }
 
@@ -233,9 +233,9 @@ async fn a_refused_transaction_changes_nothing(f: &Fixture) {
 }
 
 async fn members_end_one_by_one(f: &Fixture) {
-    f.perform(vec![put("s{t}", "short", 60), put("s{t}", "long", 60_000)]).await;
+    f.perform(vec![put("s{t}", "short", 2000), put("s{t}", "long", 60_000)]).await;
     assert_eq!(f.members("s{t}").await, ["short", "long"]);
-    f.pass(61).await;
+    f.pass(2001).await;
     let below = Compare::MembersBelow { key: "s{t}".into(), limit: 2 };
     assert!(f.holds(below).await);
     assert_eq!(f.members("s{t}").await, ["long"]);
@@ -260,14 +260,14 @@ async fn a_member_that_has_ended_is_not_renewed(f: &Fixture) {
         ttl: 60_000,
     };
     assert_eq!(f.perform(vec![renew("a")]).await, [Reply::Deadline(None)]);
-    f.perform(vec![put("s{t}", "a", 50), put("s{t}", "b", 500)]).await;
+    f.perform(vec![put("s{t}", "a", 50), put("s{t}", "b", 2000)]).await;
     let success = vec![renew("b"), renew("x")];
     let outcome = f.run(Txn { success, ..Txn::default() }).await;
     let renewed = Reply::Deadline(Some(outcome.now + 60_000));
     assert_eq!(outcome.replies, [renewed, Reply::Deadline(None)]);
     f.pass(51).await;
     assert_eq!(f.perform(vec![renew("a")]).await, [Reply::Deadline(None)]);
-    f.pass(500).await;
+    f.pass(2000).await;
     assert_eq!(f.members("s{t}").await, ["b"]);
 }
 
@@ -459,7 +459,7 @@ async fn keys_are_counted_by_what_they_begin_with(f: &Fixture) {
     };
     assert_eq!(count(&["A:"]).await, 0);
     for number in 0..2500 {
-        f.perform(vec![set(&format!("A:{number}"), &[("a", "1")], Some(60_000))]).await;
+        f.perform(vec![set(&format!("A:{number}"), &[("a", "1")], Some(600_000))]).await;
     }
     f.perform(vec![set("A_B:1", &[("a", "1")], Some(60_000))]).await;
     f.perform(vec![set("A*:1", &[("a", "1")], Some(60_000))]).await;

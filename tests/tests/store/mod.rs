@@ -58,7 +58,7 @@ pub async fn redis() -> Fixture {
 
 pub fn connect(server: &RedisServer) -> Redis {
     let address = Address::from_parts("127.0.0.1", server.port, 5, "", "").unwrap();
-    Redis::new(address, Duration::from_secs(1)).unwrap()
+    Redis::new(address, Duration::from_secs(15)).unwrap()
 }
 
 impl Fixture {

@@ -35,7 +35,8 @@ async fn a_server_that_hangs_is_unavailable_within_the_timeout() {
     let server = RedisServer::start().await;
     let address = Address::from_parts("127.0.0.1", server.port, 5, "", "").unwrap();
     let store = Redis::new(address, Duration::from_millis(100)).unwrap();
-    store.ping().await.unwrap();
+    // So little patience may be too little at first.
+    wait::until("the store answers", async || store.ping().await.ok()).await;
     server.signal("STOP");
     let answer = tokio::time::timeout(Duration::from_secs(5), store.ping()).await;
     assert!(matches!(answer, Ok(Err(Error::Unavailable(_)))));

@@ -163,10 +163,17 @@ async fn keep(
                 tracing::warn!("the connection to Redis is lost");
             }
             Err(error) => {
-                if !matches!(&*state.borrow(), State::Down) {
+                // What is lent is of use until it is lost.
+                let waited_for = state.send_if_modified(|state| {
+                    let starting = matches!(state, State::Starting);
+                    if starting {
+                        *state = State::Down;
+                    }
+                    starting
+                });
+                if waited_for || attempt == 0 {
                     tracing::warn!(%error, "Redis cannot be reached");
                 }
-                state.send_replace(State::Down);
                 tokio::time::sleep(delay).await;
                 delay = (delay * 2).min(RECONNECT_DELAY_MAX);
             }
