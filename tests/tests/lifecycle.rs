@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use session_tests::client::{GrpcClient, Wire};
@@ -253,6 +254,9 @@ async fn who_watches_the_health_is_told_and_does_not_hold_up_the_stop() {
     let mut health =
         grpc.stream("/grpc.health.v1.Health/Watch", bytes::Bytes::new()).await.unwrap();
     assert_eq!(&health.message().await.unwrap().unwrap()[..], b"\x08\x01", "SERVING");
+    // It is looked at each second; who watches is told of changes.
+    let unchanged = tokio::time::timeout(Duration::from_millis(2500), health.message()).await;
+    assert!(unchanged.is_err(), "{unchanged:?}");
     host.signal("TERM");
     assert_eq!(&health.message().await.unwrap().unwrap()[..], b"\x08\x02", "NOT_SERVING");
     assert!(matches!(health.message().await, Ok(None) | Err(_)));
