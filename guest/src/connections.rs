@@ -83,7 +83,7 @@ pub fn mark_expired(policy: &Policy, partition: Partition, session_id: &str) -> 
 pub struct Only<'a> {
     /// That of this user.
     pub user_id: Option<&'a str>,
-    /// The one of this registration.
+    /// The one of this registration; given with its user.
     pub epoch: Option<&'a str>,
 }
 
@@ -281,11 +281,15 @@ fn find(
     let record = record.ok_or_else(not_found)?;
     if whose.is_some_and(|whose| whose != record.user_id) {
         return Err(match only.user_id {
-            // Another of the partition has got the id, for which it had to be over.
+            // Another of the partition has got the id, once this one's was over; how it
+            // ended is not there any more.
             Some(_) => expired(),
             // It has just been taken over, and nothing is written yet.
             None => not_found(),
         });
+    }
+    if only.epoch.is_some_and(|epoch| epoch != record.epoch) {
+        return Err(terminated("moved", "MOVED", &record.pod_id));
     }
     if let Some((how, reason, by)) = &record.ended {
         return Err(match how {
@@ -296,9 +300,6 @@ fn find(
     let is_lost = located.is_some_and(|located| located != record.user_id);
     if is_lost || !record.is_alive(policy, now_ms) {
         return Err(expired());
-    }
-    if only.epoch.is_some_and(|epoch| epoch != record.epoch) {
-        return Err(terminated("moved", "MOVED", &record.pod_id));
     }
     let located_ms = record.located_ms;
     let connection = record.connection(policy, session_id.into());

@@ -21,8 +21,8 @@ use tokio_stream::Stream;
 /// finds no room tries again after a second, and the usual 128 are soon taken when
 /// all clients come back at once.
 const QUEUE_MAX: u32 = 4096;
-/// How long a peer may take to acknowledge what it was sent, so that one that is gone
-/// without a word is found out.
+/// How long a peer may take to acknowledge what it was sent, or to read some of it, so that
+/// one that is gone without a word, or only takes up room, is found out.
 #[cfg(target_os = "linux")]
 const UNACKNOWLEDGED_MS: u32 = 60_000;
 /// Pause after an accept that failed.

@@ -130,8 +130,8 @@ fn launch(port: u16, directory: &tempfile::TempDir, options: &[String]) -> Proce
     Process::start(
         Command::new("redis-server")
             .args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "yes"])
-            // Written before it is answered, so that it is there when the process is killed;
-            // on a disk that is busy, to wait for that would take its time.
+            // What is answered is in the file before, so it outlives the process; to wait for
+            // a busy disk as well would take long.
             .args(["--appendfsync", "no", "--repl-diskless-sync-delay", "0"])
             .args(["--port", &port.to_string(), "--dir"])
             .arg(directory.path())

@@ -15,11 +15,10 @@ use tokio::net::TcpStream;
 
 use crate::everywhere::{Setting, everywhere};
 
-/// Lifetimes that a test can wait for.
-/// Connections that end soon, but not for a moment in which nothing happens.
+/// Lifetimes that a test can wait for, and that outlast a stall of the machine.
 const SHORT: [(&str, &str); 3] =
     [("CONNECTION_HEARTBEAT", "300ms"), ("CONNECTION_STALE", "4s"), ("CONNECTION_TTL", "12s")];
-/// Connections that are held are kept all the time, and do not end.
+/// Frequent heartbeats, and the usual lifetimes.
 const BRISK: [(&str, &str); 1] = [("CONNECTION_HEARTBEAT", "300ms")];
 
 everywhere!(
@@ -692,6 +691,8 @@ async fn of_users_who_race_for_an_id_one_has_it() {
             match about(&clients[0], "Get", &id).await {
                 Ok(found) => assert_eq!(found["user_id"], user),
                 Err(refusal) => {
+                    let over = ["SESSION_EXPIRED", "SESSION_NOT_FOUND"];
+                    assert!(over.contains(&&*refusal.reason), "{refusal:?}");
                     assert!(asked.elapsed() >= STALE, "round {round}: {refusal:?}");
                 }
             }
@@ -796,6 +797,33 @@ async fn a_slow_subscriber_holds_nobody_up_and_costs_no_memory() {
         });
     }
     readers.join_all().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_subscriber_who_keeps_up_hears_of_the_end_whatever_happens() {
+    for wire in [Wire::Rest, Wire::Grpc] {
+        let mut host = Launch::in_memory().start();
+        let client = host.client(wire).await;
+        let mut events = client.subscribe(json!({ "types": ["user"] })).await.unwrap();
+        let mut makers = tokio::task::JoinSet::new();
+        for _ in 0..8 {
+            let client = host.client(Wire::Grpc).await;
+            let login = json!({ "session_attributes": { "user_id": "alice" } });
+            makers
+                .spawn(async move { while client.users("Create", login.clone()).await.is_ok() {} });
+        }
+        for _ in 0..500 {
+            assert_eq!(events.next().await.unwrap().name, "user.created");
+        }
+        host.signal("TERM");
+        let mut last = events.next().await.unwrap();
+        while let Some(next) = events.next().await {
+            last = next;
+        }
+        assert_eq!(last.name, "closing");
+        assert!(host.ended().await.success());
+        makers.join_all().await;
+    }
 }
 
 #[tokio::test]

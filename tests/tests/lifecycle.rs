@@ -158,6 +158,10 @@ async fn probes_and_metrics_answer_on_the_admin_port() {
     ] {
         assert!(text.contains(line), "{line}\n{text}");
     }
+    // Sweeps read, too.
+    let reads = r#"session_manager_store_calls_total{operation="read",outcome="answered"} "#;
+    let reads = text.lines().find_map(|line| line.strip_prefix(reads)).expect("there are some");
+    assert!(reads.parse::<u64>().unwrap() >= 2, "{reads}");
     let refused = reqwest::get(host.url("admin", "/nothing")).await.unwrap();
     assert_eq!(refused.status(), 404);
 }

@@ -383,7 +383,7 @@ async fn a_session_outlives_an_idle_limit_that_is_lifted() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_update_brings_a_session_back() {
     const ROUNDS: usize = 1000;
-    let redis = RedisServer::with(&["--appendfsync", "no"]).await;
+    let redis = RedisServer::start().await;
     let directory = tempfile::tempdir().unwrap();
     for launch in [Launch::redis(&redis), Launch::embedded(directory.path())] {
         // Half of them expire, half of them are closed, while they are updated.
@@ -499,7 +499,7 @@ async fn log_in_often(client: &Client, user_id: &str, count: usize) -> Vec<Strin
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ten_thousand_sessions_are_paged_through_while_others_come_and_go() {
-    let redis = RedisServer::with(&["--appendfsync", "no"]).await;
+    let redis = RedisServer::start().await;
     let directory = tempfile::tempdir().unwrap();
     for launch in [Launch::redis(&redis), Launch::embedded(directory.path())] {
         let host = launch.start();
@@ -544,7 +544,7 @@ async fn ten_thousand_sessions_are_paged_through_while_others_come_and_go() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ten_thousand_sessions_that_expire_leave_nothing() {
-    let redis = RedisServer::with(&["--appendfsync", "no"]).await;
+    let redis = RedisServer::start().await;
     let host = Launch::redis(&redis).set("USER_SESSION_TTL", "5s").start();
     let client = host.client(Wire::Grpc).await;
     log_in_often(&client, "u", 10_000).await;

@@ -72,10 +72,6 @@ pub fn register(
             });
         }
         let found = look(imports, partition, &session_id)?;
-        // An id that was made is nobody else's, whatever became of the connection.
-        if found.0.as_ref().is_some_and(|record| record.user_id != user_id) {
-            return Err(exists());
-        }
         return write(imports, policy, &place, found);
     }
     register_chosen(imports, policy, &place)
@@ -336,6 +332,10 @@ impl Before {
     ) -> Result<Self, Fault> {
         let Some(record) = record else { return Ok(Self::Over { noted: false }) };
         let same_user = record.user_id == place.user_id;
+        // An id that was made is nobody else's, whatever became of the connection.
+        if !same_user && keys::is_made(place.session_id) {
+            return Err(exists());
+        }
         match &record.ended {
             Some((how @ How::Terminated, reason, by)) if same_user => {
                 Err(terminated(how.name(), reason, by))

@@ -227,6 +227,11 @@ fn whoever_holds_an_id_learns_nothing_of_another_who_has_got_it() {
         let got = get(&store, &POLICY, "tab", only);
         assert_eq!(got.err().map(|fault| fault.reason), reason, "{whose}");
     }
+    // One that has moved is not told how its successor ended, but that it has moved.
+    let store = Script::answering_each([located("u"), (true, vec![record("u", 900, &ended)])]);
+    let before = Only { user_id: Some("u"), epoch: Some("d") };
+    let fault = get(&store, &POLICY, "tab", before).expect_err("moved");
+    assert_eq!(fault.metadata[0].value, "moved");
     // Everybody else is told of an id that is about to be taken over that it is free.
     let store = Script::answering_each([located("u"), (true, vec![record("v", 900, &[])])]);
     let fault = get(&store, &POLICY, "tab", Only::default()).expect_err("not yet there");

@@ -4,7 +4,6 @@ use std::pin::pin;
 
 use prost_types::value::Kind;
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::Instant;
 
 use crate::api::streams::{self, Replies};
 use crate::api::{Api, given, timestamp};
@@ -290,18 +289,15 @@ impl Held {
             return End::Over(over);
         }
         let mut stopping = pin!(streams.stopping());
-        let mut next = streams.first_heartbeat();
+        let mut heartbeats = streams.heartbeats();
         loop {
             let looked = tokio::select! {
                 () = self.told.closed() => return End::Left,
                 () = &mut stopping => return End::Stopping,
                 () = watch.told() => Box::pin(self.look()).await,
-                () = tokio::time::sleep_until(next) => {
+                _ = heartbeats.tick() => {
                     let kept = Box::pin(self.keep()).await;
-                    kept.map(|kept| {
-                        let pause = if kept { streams.heartbeat } else { streams.pause() };
-                        next = streams::after(next, pause, Instant::now());
-                    })
+                    kept.map(|kept| if !kept { heartbeats.reset_after(streams.pause()) })
                 }
             };
             if let Err(over) = looked {

@@ -15,6 +15,8 @@ use crate::store;
 
 /// How often something is sent when nothing happens.
 const ALIVE: Duration = Duration::from_secs(15);
+/// How long one who has something to read may take until he hears that it is the end.
+const CLOSING: Duration = Duration::from_secs(1);
 /// The most bytes of the id of a user.
 const USER_BYTES_MAX: usize = 256;
 /// The most types that can be asked for.
@@ -121,7 +123,7 @@ async fn tell(
             let closing = v1::Closing { reason: streams::STOPPING.into() };
             let reply = v1::SubscribeReply { item: Some(Reply::Closing(closing)) };
             // One who is slow to take what came before does not hear of it.
-            drop(teller.try_send(reply));
+            drop(teller.send_timeout(reply, CLOSING).await);
         }
     }
 }

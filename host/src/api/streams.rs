@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
-use tokio::time::Instant;
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 
 use crate::error::{Error, Reason};
 
@@ -33,7 +33,7 @@ pub struct Streams {
     /// Where connections are held when nobody says where.
     pub pod_id: String,
     /// How often a connection that is held is kept.
-    pub heartbeat: Duration,
+    heartbeat: Duration,
     stopped: watch::Receiver<bool>,
     connects: Places,
     subscriptions: Places,
@@ -116,11 +116,14 @@ impl Streams {
         drop(self.connects.free.acquire_many(all).await);
     }
 
-    /// When a connection is kept that begins now: by chance a little early, so that those
-    /// that came together do not stay together.
-    pub fn first_heartbeat(&self) -> Instant {
+    /// When a connection is kept that begins now: the first time by chance a little early,
+    /// so that those that came together do not stay together. What was missed is not made
+    /// up for.
+    pub fn heartbeats(&self) -> Interval {
         let early = self.heartbeat.mul_f64(0.1 * chance());
-        Instant::now() + self.heartbeat - early
+        let mut heartbeats = interval_at(Instant::now() + self.heartbeat - early, self.heartbeat);
+        heartbeats.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        heartbeats
     }
 
     /// How long to leave a store alone that does not answer.
@@ -130,30 +133,7 @@ impl Streams {
     }
 }
 
-/// When what happens every `pause` happens next; what was missed is not made up for.
-pub fn after(last: Instant, pause: Duration, now: Instant) -> Instant {
-    let late = now.saturating_duration_since(last).as_nanos() / pause.as_nanos().max(1);
-    last + pause.saturating_mul(u32::try_from(late).unwrap_or(u32::MAX).saturating_add(1))
-}
-
 /// From 0 to 1.
 fn chance() -> f64 {
     f64::from(getrandom::u32().unwrap_or_default()) / f64::from(u32::MAX)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_was_missed_is_not_made_up_for() {
-        let pause = Duration::from_secs(30);
-        let last = Instant::now() + pause;
-        // Ten are missed when it is late by 329 s; the next comes when it would have come.
-        for (late, pauses) in [(0, 1), (29, 1), (30, 2), (329, 11)] {
-            let now = last + Duration::from_secs(late);
-            assert_eq!(after(last, pause, now) - last, pause * pauses, "{late}");
-        }
-        assert_eq!(after(last, pause, last - pause) - last, pause);
-    }
 }

@@ -81,6 +81,8 @@ pub struct Meter {
     origin: Instant,
     /// Since when the guest runs; shared with the future that it waits in for its turn.
     running: Arc<Running>,
+    /// The clock has found it running in the present call.
+    ticked: bool,
 }
 
 /// When a guest was last set running.
@@ -96,12 +98,14 @@ struct Running {
 impl Meter {
     fn new(limit: Duration) -> Self {
         let running = Arc::default();
-        Self { limit, computed: Duration::ZERO, origin: Instant::now(), running }
+        let (computed, origin) = (Duration::ZERO, Instant::now());
+        Self { limit, computed, origin, running, ticked: false }
     }
 
     /// A call begins.
     pub fn start(&mut self) {
         self.computed = Duration::ZERO;
+        self.ticked = false;
         self.resume(Instant::now());
     }
 
@@ -119,7 +123,8 @@ impl Meter {
     /// The guest goes on computing.
     pub fn resume(&self, now: Instant) {
         self.running.since.store(nanoseconds(now - self.origin), Ordering::Relaxed);
-        self.running.thread_since.store(0, Ordering::Relaxed);
+        let thread_since = if self.ticked { thread_nanoseconds() } else { 0 };
+        self.running.thread_since.store(thread_since, Ordering::Relaxed);
     }
 
     /// How long the guest has computed in the present call, up to its last pause.
@@ -131,6 +136,7 @@ impl Meter {
     /// it, or let others run and go on.
     pub fn tick(&mut self) -> UpdateDeadline {
         self.pause(Instant::now());
+        self.ticked = true;
         if self.computed > self.limit {
             return UpdateDeadline::Interrupt;
         }
@@ -225,23 +231,21 @@ mod tests {
     async fn waiting_for_a_processor_does_not_count_once_the_clock_has_ticked() {
         let mut meter = Meter::new(Duration::from_secs(10));
         meter.start();
-        turn_of(&mut meter).await;
+        let UpdateDeadline::YieldCustom(1, turn) = meter.tick() else { panic!("it goes on") };
+        turn.await;
         let before = meter.computed();
-        // The thread has none.
-        std::thread::sleep(TICK);
-        meter.pause(Instant::now());
+        // The thread has none, before and after a wait for the store.
+        for _ in 0..2 {
+            std::thread::sleep(TICK);
+            meter.pause(Instant::now());
+            meter.resume(Instant::now());
+        }
         assert!(meter.computed() - before < TICK / 2, "{:?}", meter.computed());
         // And here it has.
-        turn_of(&mut meter).await;
         let before = meter.computed();
         let since = thread_nanoseconds();
         while thread_nanoseconds() - since < nanoseconds(TICK) {}
         meter.pause(Instant::now());
         assert!(meter.computed() - before >= TICK, "{:?}", meter.computed());
-    }
-
-    async fn turn_of(meter: &mut Meter) {
-        let UpdateDeadline::YieldCustom(1, turn) = meter.tick() else { panic!("it goes on") };
-        turn.await;
     }
 }

@@ -224,7 +224,7 @@ impl Logic {
             drop(turn);
             swapped
         });
-        swapping.await.unwrap_or_else(|_| Err(trial::failed()))
+        swapping.await.unwrap_or_else(|ended| std::panic::resume_unwind(ended.into_panic()))
     }
 
     async fn swap_now(
@@ -269,22 +269,16 @@ impl Logic {
         let trial = self.trial.clone();
         let tried = aside(false, move || {
             if running.size() == bytes.len() && running.digest() == component::digest(&bytes) {
-                return Err(running);
+                return None;
             }
             let mut passed = Passed::default();
             let quarantined = |digest: &str| kept_out.iter().any(|kept_out| kept_out == digest);
             let program = trial.run(&bytes, source, quarantined, &mut passed);
-            Ok((program, passed))
+            Some((program, passed))
         });
-        let program = match tried.await? {
-            // It runs already.
-            Err(running) => return Ok(running),
-            Ok((program, gates)) => {
-                *passed = gates;
-                Arc::new(program?)
-            }
-        };
-        self.publish(program, force, passed).await
+        let Some((program, gates)) = tried.await? else { return Ok(self.generation()) };
+        *passed = gates;
+        self.publish(Arc::new(program?), force, passed).await
     }
 
     /// Makes a program the present generation. Nothing here steps back: callers wait for

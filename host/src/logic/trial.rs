@@ -174,13 +174,10 @@ pub async fn aside<T: Send + 'static>(
             let message = format!("there is no thread to compile it on: {error}");
             Refusal::new(Gate::Compiles, message)
         })?;
-    told.await.map_err(|_| failed())
-}
-
-/// A trial that has panicked.
-pub fn failed() -> Refusal {
-    let message = "the compiler failed; what it said is in the log of the process";
-    Refusal::new(Gate::Compiles, message)
+    told.await.map_err(|_| {
+        let message = "the compiler failed; what it said is in the log of the process";
+        Refusal::new(Gate::Compiles, message)
+    })
 }
 
 /// What a component on trial has for a store.

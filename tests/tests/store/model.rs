@@ -187,7 +187,7 @@ fn compare_with_memory<S: 'static>(
 #[test]
 fn redis_does_what_memory_does() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
-    let server = runtime.block_on(RedisServer::with(&["--appendfsync", "no"]));
+    let server = runtime.block_on(RedisServer::start());
     let redis: Arc<dyn Store> = {
         let _guard = runtime.enter();
         Arc::new(connect(&server))

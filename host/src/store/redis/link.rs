@@ -54,22 +54,28 @@ impl Link {
     /// A link over what `connector` connects to, kept by a task of the present runtime. A
     /// server that does not answer for `timeout` is given up.
     pub fn new(connector: Connector, timeout: Duration) -> Self {
-        Self::from_state(connector, timeout, State::Starting)
+        Self::from_state(connector, timeout, State::Starting, None)
     }
 
     /// Another link to the same. Until it has a connection of its own, which may take a
     /// while when a server is silent, it has that of this one.
     pub fn another(&self, connector: Connector, timeout: Duration) -> Self {
-        let state = match &*self.state.borrow() {
+        let lender = self.state.subscribe();
+        let state = match &*lender.borrow() {
             State::Up { commands, .. } => State::Up { commands: commands.clone(), number: LENT },
             State::Starting | State::Down => State::Starting,
         };
-        Self::from_state(connector, timeout, state)
+        Self::from_state(connector, timeout, state, Some(lender))
     }
 
-    fn from_state(connector: Connector, timeout: Duration, state: State) -> Self {
+    fn from_state(
+        connector: Connector,
+        timeout: Duration,
+        state: State,
+        lender: Option<watch::Receiver<State>>,
+    ) -> Self {
         let (state, watched) = watch::channel(state);
-        let keeper = tokio::spawn(keep(connector, timeout, state.clone(), watched));
+        let keeper = tokio::spawn(keep(connector, timeout, state.clone(), watched, lender));
         Self { state, timeouts: AtomicU32::new(0), keeper }
     }
 
@@ -143,6 +149,7 @@ async fn keep(
     timeout: Duration,
     state: watch::Sender<State>,
     mut watched: watch::Receiver<State>,
+    lender: Option<watch::Receiver<State>>,
 ) {
     let mut delay = RECONNECT_DELAY_MIN;
     for (attempt, number) in (1..).enumerate() {
@@ -163,17 +170,20 @@ async fn keep(
                 tracing::warn!("the connection to Redis is lost");
             }
             Err(error) => {
-                // What is lent is of use until it is lost.
-                let waited_for = state.send_if_modified(|state| {
-                    let starting = matches!(state, State::Starting);
-                    if starting {
-                        *state = State::Down;
-                    }
-                    starting
-                });
-                if waited_for || attempt == 0 {
+                if attempt == 0 {
                     tracing::warn!(%error, "Redis cannot be reached");
                 }
+                // What is lent is of use as long as it is to the lender, who watches it.
+                let is_lent = |state: &State| matches!(state, State::Up { number: LENT, .. });
+                let is_kept =
+                    lender.as_ref().is_some_and(|it| matches!(it.has_changed(), Ok(false)));
+                state.send_if_modified(|state| {
+                    let keeps = is_kept && is_lent(state);
+                    if !keeps {
+                        *state = State::Down;
+                    }
+                    !keeps
+                });
                 tokio::time::sleep(delay).await;
                 delay = (delay * 2).min(RECONNECT_DELAY_MAX);
             }
