@@ -11,7 +11,7 @@ use session_tests::host::{Host, Launch};
 use session_tests::redis_server::RedisServer;
 use session_tests::wait;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 
 use crate::everywhere::{Setting, everywhere};
 
@@ -799,31 +799,42 @@ async fn a_slow_subscriber_holds_nobody_up_and_costs_no_memory() {
     readers.join_all().await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_subscriber_who_keeps_up_hears_of_the_end_whatever_happens() {
-    for wire in [Wire::Rest, Wire::Grpc] {
+#[tokio::test]
+async fn a_subscriber_with_something_to_read_hears_of_the_end_behind_it() {
+    let mut heard = false;
+    // On a busy machine he may read too late now and then.
+    for _ in 0..4 {
         let mut host = Launch::in_memory().start();
-        let client = host.client(wire).await;
-        let mut events = client.subscribe(json!({ "types": ["user"] })).await.unwrap();
+        let socket = TcpSocket::new_v4().unwrap();
+        // So that little is under way.
+        socket.set_recv_buffer_size(4096).unwrap();
+        let mut stream = socket.connect(host.address("rest").parse().unwrap()).await.unwrap();
+        let request = "GET /v1/events HTTP/1.1\r\nhost: test\r\n\r\n";
+        stream.write_all(request.as_bytes()).await.unwrap();
+        // Much more than the buffers of the system take.
         let mut makers = tokio::task::JoinSet::new();
         for _ in 0..8 {
             let client = host.client(Wire::Grpc).await;
-            let login = json!({ "session_attributes": { "user_id": "alice" } });
-            makers
-                .spawn(async move { while client.users("Create", login.clone()).await.is_ok() {} });
+            let (user, device) = ("u".repeat(256), "d".repeat(256));
+            let login = json!({ "session_attributes": { "user_id": user, "device_id": device } });
+            makers.spawn(async move {
+                for _ in 0..800 {
+                    client.users("Create", login.clone()).await.unwrap();
+                }
+            });
         }
-        for _ in 0..500 {
-            assert_eq!(events.next().await.unwrap().name, "user.created");
-        }
-        host.signal("TERM");
-        let mut last = events.next().await.unwrap();
-        while let Some(next) = events.next().await {
-            last = next;
-        }
-        assert_eq!(last.name, "closing");
-        assert!(host.ended().await.success());
         makers.join_all().await;
+        host.signal("TERM");
+        let mut told = String::new();
+        stream.read_to_string(&mut told).await.unwrap();
+        assert!(told.matches("event: user.created").count() > 10);
+        assert!(host.ended().await.success());
+        heard = told.contains("event: closing");
+        if heard {
+            break;
+        }
     }
+    assert!(heard);
 }
 
 #[tokio::test]
