@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use prost_reflect::prost_types::Timestamp;
 use serde_json::Value as Json;
@@ -10,6 +11,7 @@ use session_tests::host::{Host, Launch};
 use session_tests::process::Process;
 use session_tests::redis_server::RedisServer;
 use session_tests::wait;
+use tempfile::NamedTempFile;
 
 /// The commands of a section, each with what it is said to print.
 fn commands(section: &str) -> Vec<(String, String)> {
@@ -117,14 +119,14 @@ async fn follow_shells(section: &str, hosts: [&Host; 2]) {
     let (going_on, others): (Vec<_>, Vec<_>) =
         commands.into_iter().partition(|(command, _)| command.starts_with("curl -sN "));
     assert!(going_on.len() > 1 && others.len() > 4, "{section}");
+    let told = |output: &NamedTempFile| std::fs::read_to_string(output.path()).unwrap();
     let mut shells = Vec::new();
     for (command, printed) in going_on {
-        let output = tempfile::NamedTempFile::new().unwrap();
+        let output = NamedTempFile::new().unwrap();
         let mut shell = Command::new("bash");
         shell.args(["-c", &format!("exec {}", on(&command))]).stdout(output.reopen().unwrap());
         let shell = Process::start(&mut shell);
-        let told = async || std::fs::read_to_string(output.path()).unwrap();
-        wait::until("it is there", async || told().await.contains("\n\n").then_some(())).await;
+        wait::until("it is there", async || told(&output).contains("\n\n").then_some(())).await;
         shells.push((command, printed, shell, output));
     }
     for (command, printed) in others {
@@ -132,13 +134,15 @@ async fn follow_shells(section: &str, hosts: [&Host; 2]) {
         let output = String::from_utf8(output.stdout).unwrap();
         assert_eq!(timeless(&output), timeless(&printed), "{command}");
     }
+    for (_, printed, _, output) in &shells {
+        let all = events(printed).len();
+        wait::until("all is told", async || (events(&told(output)).len() >= all).then_some(()))
+            .await;
+    }
+    // And no more.
+    tokio::time::sleep(Duration::from_secs(1)).await;
     for (command, printed, _shell, output) in shells {
-        let expected = events(&printed);
-        let told = wait::until("all is told", async || {
-            let told = events(&std::fs::read_to_string(output.path()).unwrap());
-            (told.len() >= expected.len() && told.last() == expected.last()).then_some(told)
-        });
-        assert_eq!(told.await, expected, "{command}");
+        assert_eq!(events(&told(&output)), events(&printed), "{command}");
     }
 }
 

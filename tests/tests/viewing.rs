@@ -31,13 +31,9 @@ everywhere!(
     requests_out_of_form_are_refused_with_every_breach [],
 );
 
-/// Homes list the oldest session first, by the millisecond.
-async fn next_millisecond() {
-    tokio::time::sleep(std::time::Duration::from_millis(2)).await;
-}
-
 async fn create(client: &Client, account: &str, device: &str) -> Result<String, Refusal> {
-    next_millisecond().await;
+    // Homes list the oldest session first, by the millisecond.
+    wait::next_millisecond().await;
     let request = json!({ "accountId": account, "deviceId": device });
     let session = client.viewing("CreateSession", request).await?;
     assert_eq!(session["accountId"], account);
@@ -54,7 +50,7 @@ async fn tear_down(client: &Client, account: &str, session: &str) -> Result<Json
 
 /// The devices that play in a home.
 async fn playing(client: &Client, account: &str) -> Vec<String> {
-    next_millisecond().await;
+    wait::next_millisecond().await;
     let home = client.viewing("GetHome", json!({ "accountId": account })).await.unwrap();
     let sessions = home["sessions"].as_array().unwrap().iter();
     sessions.map(|session| session["deviceId"].as_str().unwrap().to_owned()).collect()

@@ -95,6 +95,14 @@ struct Running {
     thread_since: AtomicU64,
 }
 
+impl Running {
+    /// The guest is set running.
+    fn begin(&self, since: Duration, thread_since: u64) {
+        self.since.store(nanoseconds(since), Ordering::Relaxed);
+        self.thread_since.store(thread_since, Ordering::Relaxed);
+    }
+}
+
 impl Meter {
     fn new(limit: Duration) -> Self {
         let running = Arc::default();
@@ -122,9 +130,8 @@ impl Meter {
 
     /// The guest goes on computing.
     pub fn resume(&self, now: Instant) {
-        self.running.since.store(nanoseconds(now - self.origin), Ordering::Relaxed);
         let thread_since = if self.ticked { thread_nanoseconds() } else { 0 };
-        self.running.thread_since.store(thread_since, Ordering::Relaxed);
+        self.running.begin(now - self.origin, thread_since);
     }
 
     /// How long the guest has computed in the present call, up to its last pause.
@@ -143,8 +150,7 @@ impl Meter {
         let (origin, running) = (self.origin, Arc::clone(&self.running));
         let turn = async move {
             tokio::task::yield_now().await;
-            running.since.store(nanoseconds(origin.elapsed()), Ordering::Relaxed);
-            running.thread_since.store(thread_nanoseconds(), Ordering::Relaxed);
+            running.begin(origin.elapsed(), thread_nanoseconds());
         };
         UpdateDeadline::YieldCustom(1, Box::pin(turn))
     }

@@ -196,6 +196,12 @@ fn of_one_partition(count: usize) -> Vec<String> {
     names.filter(|name| Partition::of(name) == Partition::of("user-0")).take(count).collect()
 }
 
+/// Two users whose connections share a slot, and two whose do not.
+fn near_and_far() -> [[String; 2]; 2] {
+    let near = of_one_partition(2).try_into().expect("two");
+    [near, ["user-0".into(), "user-1".into()]]
+}
+
 #[test]
 fn whoever_was_told_that_the_id_is_his_has_it_in_any_order() {
     let strangers: Vec<String> = (0..4).map(|number| format!("user-{number}")).collect();
@@ -238,9 +244,7 @@ fn requests_of_one_user_are_all_served() {
 
 #[test]
 fn each_connection_ends_once_whoever_comes_meanwhile() {
-    let near = of_one_partition(2);
-    let far = ["user-0".to_owned(), "user-1".to_owned()];
-    for [former, next] in [[near[0].clone(), near[1].clone()], far] {
+    for [former, next] in near_and_far() {
         let again = |user: &String| Racer::Register(user.clone());
         let sweep = || Racer::Sweep(former.clone());
         for racers in [
@@ -287,9 +291,7 @@ fn each_connection_ends_once_whoever_comes_meanwhile() {
 
 #[test]
 fn whoever_held_an_id_hears_that_his_connection_is_over_and_nothing_of_the_next() {
-    let near = of_one_partition(2);
-    let far = ["user-0".to_owned(), "user-1".to_owned()];
-    for [former, next] in [[near[0].clone(), near[1].clone()], far] {
+    for [former, next] in near_and_far() {
         let racers = [Racer::KeepLate(former.clone()), Racer::Register(next.clone())];
         for order in 0..ORDERS / 4 {
             let world = World::new();

@@ -174,15 +174,14 @@ async fn keep(
                     tracing::warn!(%error, "Redis cannot be reached");
                 }
                 // What is lent is of use as long as it is to the lender, who watches it.
-                let is_lent = |state: &State| matches!(state, State::Up { number: LENT, .. });
                 let is_kept =
                     lender.as_ref().is_some_and(|it| matches!(it.has_changed(), Ok(false)));
                 state.send_if_modified(|state| {
-                    let keeps = is_kept && is_lent(state);
-                    if !keeps {
-                        *state = State::Down;
+                    if is_kept && matches!(state, State::Up { number: LENT, .. }) {
+                        return false;
                     }
-                    !keeps
+                    *state = State::Down;
+                    true
                 });
                 tokio::time::sleep(delay).await;
                 delay = (delay * 2).min(RECONNECT_DELAY_MAX);
