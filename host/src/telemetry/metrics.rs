@@ -10,6 +10,7 @@ use prometheus::{
 };
 
 use crate::telemetry::merge;
+use crate::telemetry::process::Process;
 use crate::workers::PerWorker;
 
 /// Upper bounds of the latency histograms, in seconds.
@@ -160,10 +161,7 @@ impl Metrics {
     /// Never: names and labels are constants, each registered once.
     pub fn new() -> Self {
         let registry = Registry::new();
-        #[cfg(target_os = "linux")]
-        registry
-            .register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))
-            .expect("every metric is registered once");
+        registry.register(Box::new(Process::new())).expect("every metric is registered once");
         let gauge = |name: &str, help: &str| registered(&registry, IntGauge::new(name, help));
         let counters = |name: &str, help: &str, labels: &[&str]| {
             registered(&registry, IntCounterVec::new(Opts::new(name, help), labels))

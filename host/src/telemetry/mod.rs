@@ -2,6 +2,7 @@
 
 mod merge;
 mod metrics;
+mod process;
 pub mod traces;
 
 use std::cell::Cell;

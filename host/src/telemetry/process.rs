@@ -1,0 +1,144 @@
+//! What the kernel counts for this process, under the names that clients of Prometheus
+//! share. Read at each scrape; a figure that cannot be read keeps its last value.
+
+use prometheus::core::{Collector, Desc};
+use prometheus::proto::MetricFamily;
+use prometheus::{Counter, IntGauge};
+use rustix::process::{Resource, getrlimit};
+use rustix::time::{ClockId, clock_gettime};
+
+/// Figures of the process.
+pub struct Process {
+    cpu: Counter,
+    resident: IntGauge,
+    virtual_size: IntGauge,
+    open_files: IntGauge,
+    files_max: IntGauge,
+    threads: IntGauge,
+    started: IntGauge,
+}
+
+impl Process {
+    /// All of them at zero, but for when the process started.
+    ///
+    /// # Panics
+    /// Never: names are constants.
+    pub fn new() -> Self {
+        let gauge = |name: &str, help: &str| IntGauge::new(name, help).expect("a constant name");
+        let cpu = "Processor time used by user and system, in seconds.";
+        let process = Self {
+            cpu: Counter::new("process_cpu_seconds_total", cpu).expect("a constant name"),
+            resident: gauge("process_resident_memory_bytes", "Resident memory in bytes."),
+            virtual_size: gauge("process_virtual_memory_bytes", "Virtual memory in bytes."),
+            open_files: gauge("process_open_fds", "Open file descriptors."),
+            files_max: gauge("process_max_fds", "Most file descriptors that may be open."),
+            threads: gauge("process_threads", "Threads."),
+            started: gauge(
+                "process_start_time_seconds",
+                "Start of the process, in seconds since the epoch.",
+            ),
+        };
+        if let Some(started) = start_time() {
+            process.started.set(started);
+        }
+        process
+    }
+
+    fn read(&self) {
+        let used = clock_gettime(ClockId::ProcessCPUTime);
+        let used = used.tv_sec as f64 + used.tv_nsec as f64 / 1e9;
+        // Two scrapes at once may overtake each other; a counter never goes back.
+        self.cpu.inc_by((used - self.cpu.get()).max(0.0));
+        let page = i64::try_from(rustix::param::page_size()).unwrap_or(4096);
+        if let Some(pages) = numbers("/proc/self/statm") {
+            self.virtual_size.set(pages.first().map_or(0, |pages| pages * page));
+            self.resident.set(pages.get(1).map_or(0, |pages| pages * page));
+        }
+        if let Ok(files) = std::fs::read_dir("/proc/self/fd") {
+            // One of them is the directory that is being read.
+            self.open_files.set(i64::try_from(files.count()).unwrap_or(i64::MAX) - 1);
+        }
+        let most = getrlimit(Resource::Nofile).current;
+        self.files_max.set(most.map_or(i64::MAX, |most| i64::try_from(most).unwrap_or(i64::MAX)));
+        if let Some(threads) = stat(THREADS) {
+            self.threads.set(threads);
+        }
+    }
+
+    fn metrics(&self) -> [&dyn Collector; 7] {
+        [
+            &self.cpu,
+            &self.resident,
+            &self.virtual_size,
+            &self.open_files,
+            &self.files_max,
+            &self.threads,
+            &self.started,
+        ]
+    }
+}
+
+impl Collector for Process {
+    fn desc(&self) -> Vec<&Desc> {
+        self.metrics().into_iter().flat_map(Collector::desc).collect()
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        self.read();
+        self.metrics().into_iter().flat_map(Collector::collect).collect()
+    }
+}
+
+/// Fields of `/proc/self/stat`, as proc_pid_stat(5) numbers them.
+const THREADS: usize = 20;
+const START_TICKS: usize = 22;
+
+/// A field of `/proc/self/stat`. The second one is the name of the program in brackets, which
+/// may contain anything.
+fn stat(field: usize) -> Option<i64> {
+    let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
+    let (_, behind) = stat.rsplit_once(')')?;
+    behind.split_whitespace().nth(field - 3)?.parse().ok()
+}
+
+/// The numbers of a file that has nothing else.
+fn numbers(path: &str) -> Option<Vec<i64>> {
+    let text = std::fs::read_to_string(path).ok()?;
+    text.split_whitespace().map(|number| number.parse().ok()).collect()
+}
+
+/// When the process started, in seconds since the epoch.
+fn start_time() -> Option<i64> {
+    let system = std::fs::read_to_string("/proc/stat").ok()?;
+    let booted = system.lines().find_map(|line| line.strip_prefix("btime "))?;
+    let ticks = stat(START_TICKS)?;
+    let second = i64::try_from(rustix::param::clock_ticks_per_second()).ok()?;
+    Some(booted.trim().parse::<i64>().ok()? + ticks / second)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn figures_are_those_of_this_process() {
+        let process = Process::new();
+        let spun: u64 = (0..3_000_000_u64).map(std::hint::black_box).sum();
+        assert!(spun > 0);
+        assert_eq!(process.collect().len(), 7);
+        let cpu = process.cpu.get();
+        assert!(cpu > 0.0 && cpu.fract() != 0.0, "{cpu}");
+        assert!(process.resident.get() > 1 << 20, "{}", process.resident.get());
+        assert!(process.virtual_size.get() >= process.resident.get());
+        let file = std::fs::File::open("/proc/self/stat").unwrap();
+        let open = process.open_files.get();
+        process.read();
+        assert!(process.open_files.get() > open - 1, "{open}");
+        drop(file);
+        assert!(process.files_max.get() >= process.open_files.get());
+        assert!(process.threads.get() >= 1);
+        let now = std::fs::metadata("/proc/self").unwrap().modified().unwrap();
+        let now = now.duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+        assert!(process.started.get().abs_diff(now as i64) < 3600, "{}", process.started.get());
+    }
+}
