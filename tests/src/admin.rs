@@ -20,7 +20,7 @@ impl Admin {
     /// # Panics
     /// When there can be no client.
     pub fn of(host: &Host) -> Self {
-        let http = reqwest::Client::builder().no_proxy().build().expect("a client");
+        let http = crate::http();
         Self { http, base: host.url("admin", "") }
     }
 

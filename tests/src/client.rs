@@ -99,7 +99,7 @@ impl Client {
     pub async fn connect(host: &Host, wire: Wire) -> Self {
         let inner = match wire {
             Wire::Rest => {
-                let http = reqwest::Client::builder().no_proxy().build().expect("a client");
+                let http = crate::http();
                 Inner::Rest { http, base: host.url("rest", "") }
             }
             Wire::Grpc => Inner::Grpc(GrpcClient::connect(host.address("grpc")).await),

@@ -5,14 +5,14 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::workspace;
+use crate::{target_directory, workspace};
 
 /// Builds a guest of `tests/guests` and returns its component.
 ///
 /// # Panics
 /// When it does not build; cargo has said why.
 pub fn build(name: &str) -> Vec<u8> {
-    let target = workspace().join("target/component");
+    let target = target_directory().join("component");
     build_package(&workspace(), &target, &format!("guest-{name}"))
 }
 
@@ -32,7 +32,7 @@ pub struct Change<'a> {
 /// # Panics
 /// When the source does not say what is to be changed, or does not build.
 pub fn changed(name: &str, changes: &[Change<'_>]) -> Vec<u8> {
-    let variants = workspace().join("target/variants");
+    let variants = target_directory().join("variants");
     std::fs::create_dir_all(&variants).expect("a directory");
     // Tests run at the same time, and all variants are built in one place so that
     // they share what they are built from. The lock ends with the file.
@@ -51,10 +51,39 @@ pub fn changed(name: &str, changes: &[Change<'_>]) -> Vec<u8> {
     for (file, text) in &source {
         write_if_new(&copy.join(file), text);
     }
-    let component = build_package(&copy, &variants.join("target"), "session-guest");
+    let target = variants.join("target");
+    take_dependencies(&target);
+    let component = build_package(&copy, &target, "session-guest");
     std::fs::write(built, &component).expect("a file");
     std::fs::write(built_from, whole).expect("a file");
     component
+}
+
+/// Gives a target directory what was built for the real component, so that a changed copy
+/// of it builds nothing but itself.
+///
+/// # Panics
+/// When the directory cannot be written.
+pub fn take_dependencies(target: &Path) {
+    if target.exists() {
+        return;
+    }
+    let partial = target.with_extension("partial");
+    let status = Command::new("cp")
+        .args(["--recursive", "--preserve=mode,timestamps", "--no-target-directory"])
+        .arg(target_directory().join("component"))
+        .arg(&partial)
+        .status();
+    assert!(status.is_ok_and(|status| status.success()), "the dependencies are not copied");
+    // Cargo would take the real component for that of a copy whose files are older.
+    let known = partial.join("wasm32-wasip2/component/.fingerprint");
+    for entry in std::fs::read_dir(known).expect("the component was built") {
+        let entry = entry.expect("an entry");
+        if entry.file_name().to_string_lossy().starts_with("session-guest-") {
+            std::fs::remove_dir_all(entry.path()).expect("cargo builds it again");
+        }
+    }
+    std::fs::rename(partial, target).expect("the copy gets its name");
 }
 
 /// The files of the guest, its contract and its workspace, with changes.

@@ -17,7 +17,7 @@ struct Setting {
 
 async fn setting() -> Setting {
     let host = Launch::in_memory().start();
-    Setting { host, http: reqwest::Client::builder().no_proxy().build().unwrap() }
+    Setting { host, http: session_tests::http() }
 }
 
 impl Setting {

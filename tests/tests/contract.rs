@@ -7,7 +7,7 @@ use session_tests::host::Launch;
 #[tokio::test]
 async fn health_is_the_two_words_of_the_contract() {
     let host = Launch::in_memory().start();
-    let body = reqwest::get(host.url("rest", "/health")).await.unwrap().text().await.unwrap();
+    let body = session_tests::get(host.url("rest", "/health")).await.text().await.unwrap();
     assert_eq!(body, r#"{"code":"200","message":"OK"}"#);
     assert_eq!(host.client(Wire::Grpc).await.health().await.unwrap()["code"], "200");
 }
@@ -15,7 +15,7 @@ async fn health_is_the_two_words_of_the_contract() {
 #[tokio::test]
 async fn contexts_are_those_of_the_component() {
     let host = Launch::in_memory().set("SESSION_TTL", "2m").start();
-    let http = reqwest::Client::builder().no_proxy().build().unwrap();
+    let http = session_tests::http();
     let reply = rest(http.get(host.url("rest", "/v1/contexts"))).await.unwrap();
     let contexts = reply["contexts"].as_array().unwrap();
     let names: Vec<&str> =
@@ -36,7 +36,7 @@ async fn contexts_are_those_of_the_component() {
 #[tokio::test]
 async fn openapi_describes_every_route_of_every_context() {
     let host = Launch::in_memory().start();
-    let http = reqwest::Client::builder().no_proxy().build().unwrap();
+    let http = session_tests::http();
     let document = rest(http.get(host.url("rest", "/openapi.json"))).await.unwrap();
     assert_eq!(document["openapi"], "3.1.0");
     let paths = document["paths"].as_object().unwrap();
@@ -76,7 +76,7 @@ fn references_exist(document: &Value, part: &Value) {
 #[tokio::test]
 async fn any_context_is_served_by_name() {
     let host = Launch::in_memory().start();
-    let http = reqwest::Client::builder().no_proxy().build().unwrap();
+    let http = session_tests::http();
     let url = host.url("rest", "/v1/rent-revamp/sessions/k");
     rest(http.put(&url).json(&json!({"fleet_id": "7", "selectedFleet": [1]}))).await.unwrap();
     let grpc = session_tests::client::GrpcClient::connect(host.address("grpc")).await;

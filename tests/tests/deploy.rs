@@ -1,7 +1,7 @@
-//! What lies in `deploy/`: it names only what the server has, and other programs read it.
+//! What lies in `deploy/`: it names only what the server has.
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 
 use serde_json::{Value as Json, json};
@@ -9,7 +9,7 @@ use session_tests::admin::Admin;
 use session_tests::client::Wire;
 use session_tests::host::{Launch, binary};
 use session_tests::redis_server::RedisServer;
-use session_tests::{python, wait, workspace};
+use session_tests::{wait, workspace};
 
 fn deploy(path: &str) -> PathBuf {
     workspace().join("deploy").join(path)
@@ -92,33 +92,6 @@ async fn live_sessions_are_counted_by_kind() {
     }
 }
 
-#[tokio::test]
-async fn manifests_are_those_of_kubernetes_and_name_settings_that_there_are() {
-    let help = Command::new(binary()).arg("--help").env_clear().output().unwrap().stdout;
-    let mut file = tempfile::NamedTempFile::new().unwrap();
-    std::io::Write::write_all(&mut file, &help).unwrap();
-    let check = |directory: &Path| {
-        let output = python::command()
-            .arg(workspace().join("tests/python/manifests.py"))
-            .arg(directory)
-            .arg(file.path())
-            .output()
-            .expect("install python3");
-        (output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())
-    };
-    assert_eq!(check(&deploy("kubernetes")), (true, String::new()));
-    // It does look.
-    let copy = tempfile::tempdir().unwrap();
-    let copied = Command::new("cp").arg("-r").arg(deploy("kubernetes")).arg(copy.path()).status();
-    assert!(copied.unwrap().success());
-    let deployment = copy.path().join("kubernetes/deployment.yaml");
-    let text = std::fs::read_to_string(&deployment).unwrap();
-    let root = text.replace("readOnlyRootFilesystem: true", "readOnlyRootFilesystem: false");
-    std::fs::write(&deployment, root).unwrap();
-    let (content, complaint) = check(&copy.path().join("kubernetes"));
-    assert!(!content && complaint.contains("readOnlyRootFilesystem"), "{complaint}");
-}
-
 #[test]
 fn the_page_for_operators_has_every_setting_metric_and_error() {
     let read = |path: &str| std::fs::read_to_string(workspace().join(path)).unwrap();
@@ -142,29 +115,6 @@ fn the_page_for_operators_has_every_setting_metric_and_error() {
     for row in session_manager::error::TABLE {
         assert!(page.contains(row.name), "{} is missing", row.name);
     }
-}
-
-#[tokio::test]
-async fn promtool_finds_nothing_wrong() {
-    let host = Launch::in_memory().start();
-    let client = host.client(Wire::Grpc).await;
-    client.set("pre-order", "k", json!({ "fleet_list_request": 1 })).await.unwrap();
-    let checked = Command::new("promtool")
-        .args(["check", "rules"])
-        .arg(deploy("prometheus/rules.yaml"))
-        .output()
-        .expect("install prometheus (Debian and Ubuntu: apt-get install prometheus)");
-    assert!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stderr));
-    let text = Admin::of(&host).metrics().await;
-    let mut file = tempfile::NamedTempFile::new().unwrap();
-    std::io::Write::write_all(&mut file, text.as_bytes()).unwrap();
-    let checked = Command::new("promtool")
-        .args(["check", "metrics"])
-        .stdin(file.reopen().unwrap())
-        .output()
-        .unwrap();
-    let said = String::from_utf8_lossy(&checked.stderr);
-    assert!(checked.status.success() && said.trim().is_empty(), "{said}");
 }
 
 #[tokio::test]

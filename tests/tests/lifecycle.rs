@@ -98,7 +98,7 @@ async fn sigterm_answers_what_is_in_flight_and_keeps_everything() {
     wait::until("no connection is accepted", async || TcpStream::connect(&address).err()).await;
     // Until the last request is answered, probes are told why there are no more.
     for (path, status) in [("/readyz", 503), ("/livez", 200), ("/metrics", 200)] {
-        let answer = reqwest::get(host.url("admin", path)).await.unwrap();
+        let answer = session_tests::get(host.url("admin", path)).await;
         assert_eq!(answer.status(), status, "{path}");
     }
     stream.write_all(&body.as_bytes()[1..]).unwrap();
@@ -130,14 +130,14 @@ async fn a_second_signal_ends_at_once() {
 }
 
 async fn metrics(host: &session_tests::host::Host) -> String {
-    reqwest::get(host.url("admin", "/metrics")).await.unwrap().text().await.unwrap()
+    session_tests::get(host.url("admin", "/metrics")).await.text().await.unwrap()
 }
 
 #[tokio::test]
 async fn probes_and_metrics_answer_on_the_admin_port() {
     let host = Launch::in_memory().start();
     for (path, expected) in [("/livez", "alive\n"), ("/readyz", "ready\n")] {
-        let response = reqwest::get(host.url("admin", path)).await.unwrap();
+        let response = session_tests::get(host.url("admin", path)).await;
         assert_eq!(response.status(), 200);
         assert_eq!(response.text().await.unwrap(), expected);
     }
@@ -162,14 +162,14 @@ async fn probes_and_metrics_answer_on_the_admin_port() {
     let reads = r#"session_manager_store_calls_total{operation="read",outcome="answered"} "#;
     let reads = text.lines().find_map(|line| line.strip_prefix(reads)).expect("there are some");
     assert!(reads.parse::<u64>().unwrap() >= 2, "{reads}");
-    let refused = reqwest::get(host.url("admin", "/nothing")).await.unwrap();
+    let refused = session_tests::get(host.url("admin", "/nothing")).await;
     assert_eq!(refused.status(), 404);
 }
 
 #[tokio::test]
 async fn a_request_id_is_accepted_or_made_and_is_in_the_log() {
     let host = Launch::in_memory().set("LOG_LEVEL", "debug").set("LOG_FORMAT", "json").start();
-    let http = reqwest::Client::builder().no_proxy().build().unwrap();
+    let http = session_tests::http();
     let url = host.url("rest", "/health");
     let response = http.get(&url).header("x-request-id", "mine-1").send().await.unwrap();
     assert_eq!(response.headers()["x-request-id"], "mine-1");
@@ -300,7 +300,7 @@ async fn silent_connections_take_neither_the_store_nor_the_probes_their_files() 
         let fields = json!({"request": megabyte, "response": n});
         client.set("ez-pay", &format!("k{n}"), fields).await.unwrap();
     }
-    let ready = reqwest::get(host.url("admin", "/readyz")).await.unwrap();
+    let ready = session_tests::get(host.url("admin", "/readyz")).await;
     assert_eq!(ready.status(), 200);
     drop(hoard);
     for wire in [Wire::Rest, Wire::Grpc] {
@@ -311,7 +311,7 @@ async fn silent_connections_take_neither_the_store_nor_the_probes_their_files() 
 #[tokio::test]
 async fn the_level_of_the_log_is_changed_while_it_runs() {
     let host = Launch::in_memory().set("LOG_LEVEL", "warn").start();
-    let http = reqwest::Client::builder().no_proxy().build().unwrap();
+    let http = session_tests::http();
     let url = host.url("admin", "/log-level");
     let put = async |body: &'static str| {
         let answer = http.put(&url).body(body).send().await.unwrap();

@@ -16,7 +16,7 @@ use session_manager::store::{Answer, KeyCount, LogMark, Logs, Store};
 use session_manager::telemetry::Metrics;
 use session_manager::workers::Workers;
 use session_tests::guest::relabelled;
-use session_tests::{guest, wait};
+use session_tests::{guest, size, wait};
 
 async fn start(
     component: Bytes,
@@ -272,14 +272,15 @@ async fn waiting_calls_are_not_forgotten_by_a_swap() {
         all_are_served().await;
     };
     // One to come back to and one to come back from, without a compiler in between.
-    for label in 0..3 {
+    let swaps = size(2, 3);
+    for label in 0..swaps {
         swap(label).await;
     }
-    for _ in 0..3 {
+    for _ in 0..swaps {
         logic.roll_back(None).map(drop).unwrap();
         all_are_served().await;
     }
-    for label in 10..12 {
+    for label in 10..10 + size(1, 2) {
         swap(label).await;
         logic.roll_back(None).map(drop).unwrap();
         all_are_served().await;

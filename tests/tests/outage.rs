@@ -35,10 +35,10 @@ async fn redis_down_is_unavailable_everywhere_and_recovers_by_itself() {
             assert!(refusal.retry, "{refusal:?}");
         }
     }
-    let ready = reqwest::get(host.url("admin", "/readyz")).await.unwrap();
+    let ready = session_tests::get(host.url("admin", "/readyz")).await;
     assert_eq!(ready.status(), 503);
     assert_eq!(ready.headers()["retry-after"], "1");
-    let alive = reqwest::get(host.url("admin", "/livez")).await.unwrap();
+    let alive = session_tests::get(host.url("admin", "/livez")).await;
     assert_eq!(alive.status(), 200);
 
     redis.restart().await;

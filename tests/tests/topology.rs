@@ -120,7 +120,7 @@ async fn a_cluster_keeps_every_kind_and_outlives_a_primary() {
         assert_eq!(session.await["version"], "2");
     }
     let ready = async |host| {
-        let answer = reqwest::get(host).await.unwrap().status();
+        let answer = session_tests::get(host).await.status();
         (answer == 200).then_some(())
     };
     for host in [&a, &b] {

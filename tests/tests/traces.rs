@@ -32,7 +32,7 @@ async fn ask(host: &Host, wire: Wire, sampled: bool) {
     let parent = traceparent(sampled);
     match wire {
         Wire::Rest => {
-            let http = reqwest::Client::builder().no_proxy().build().unwrap();
+            let http = session_tests::http();
             let url = host.url("rest", &format!("/v1/ez-pay/sessions/{KEY}"));
             http.get(url).header("traceparent", parent).send().await.unwrap();
         }
@@ -148,7 +148,7 @@ async fn the_log_has_the_id_of_a_trace_that_nobody_collects() {
         assert!(log[before..].contains(&format!("trace_id={TRACE}")), "{log}");
     }
     // What is no trace is none.
-    let http = reqwest::Client::builder().no_proxy().build().unwrap();
+    let http = session_tests::http();
     let before = host.log().len();
     for wrong in ["", "00", "00-xyz-1-01", &format!("00-{}-{CALLER}-01", "0".repeat(32))] {
         let request = http.get(host.url("rest", "/health")).header("traceparent", wrong);

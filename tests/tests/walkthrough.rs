@@ -4,8 +4,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use serde_json::Value as Json;
+use session_tests::guest::take_dependencies;
 use session_tests::host::{Host, Launch, binary};
-use session_tests::workspace;
+use session_tests::{target_directory, workspace};
 
 /// The fenced blocks of a page: the language and the text.
 fn blocks(page: &str) -> Vec<(&str, &str)> {
@@ -15,7 +16,7 @@ fn blocks(page: &str) -> Vec<(&str, &str)> {
 
 /// A copy of the repository as one who has cloned it has.
 fn clone() -> PathBuf {
-    let clone = workspace().join("target/walkthrough");
+    let clone = target_directory().join("walkthrough");
     let tracked = [
         "Cargo.lock",
         "Cargo.toml",
@@ -35,6 +36,7 @@ fn clone() -> PathBuf {
             .status();
         assert!(status.unwrap().success(), "{path} was not copied");
     }
+    take_dependencies(&clone.join("target"));
     clone
 }
 

@@ -7,7 +7,8 @@ use std::time::Duration;
 use sha2::{Digest, Sha256};
 use wasmtime::component::{Component, HasSelf, Linker};
 use wasmtime::{
-    Config, Engine, EngineWeak, InstanceAllocationStrategy, PoolingAllocationConfig, Store,
+    Config, Engine, EngineWeak, InstanceAllocationStrategy, OptLevel, PoolingAllocationConfig,
+    RegallocAlgorithm, Store,
 };
 
 use crate::logic::Limits;
@@ -63,6 +64,12 @@ pub fn compile(bytes: &[u8], limits: &Limits, parallel: bool) -> Result<Compiled
         .epoch_interruption(true)
         .parallel_compilation(parallel)
         .allocation_strategy(InstanceAllocationStrategy::Pooling(pool));
+    // In a debug build the compiler itself is slow, and each test starts a server.
+    if cfg!(debug_assertions) {
+        config
+            .cranelift_opt_level(OptLevel::None)
+            .cranelift_regalloc_algorithm(RegallocAlgorithm::SinglePass);
+    }
     let engine = Engine::new(&config).map_err(|error| {
         format!(
             "this host has no address space for {} more instances, fewer LOGIC_INSTANCES need \

@@ -1,0 +1,74 @@
+"""Sends a request from the page that shows the contract, as a person would, in a headless Chromium.
+
+Usage: docs_page.py URL, where URL is that of a server on which the user alice has one connection.
+"""
+
+import json
+import os
+import shutil
+import sys
+import tempfile
+
+from selenium import webdriver
+from selenium.webdriver.common.by import By
+from selenium.webdriver.support import expected_conditions
+from selenium.webdriver.support.wait import WebDriverWait
+
+PATIENCE_S = 60
+OPERATION = "div[id$='Connections_GetPresence'] "
+
+
+def chromium(profile: str) -> webdriver.Chrome:
+    options = webdriver.ChromeOptions()
+    options.binary_location = shutil.which("chromium")
+    for argument in (
+        "--headless",
+        "--disable-gpu",
+        "--disable-dev-shm-usage",
+        "--no-first-run",
+        "--no-proxy-server",
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--disable-sync",
+        "--window-size=1200,1600",
+        f"--user-data-dir={profile}",
+    ):
+        options.add_argument(argument)
+    # Chromium does not start its sandbox for root.
+    if os.getuid() == 0:
+        options.add_argument("--no-sandbox")
+    driver = webdriver.ChromeService(executable_path=shutil.which("chromedriver"))
+    return webdriver.Chrome(options=options, service=driver)
+
+
+def check(browser: webdriver.Chrome, url: str) -> None:
+    def find(css: str):
+        clickable = expected_conditions.element_to_be_clickable((By.CSS_SELECTOR, css))
+        return WebDriverWait(browser, PATIENCE_S).until(clickable, css)
+
+    browser.get(f"{url}/docs")
+    title = find("h1.title, h2.title").text.splitlines()[0]
+    assert title == "Session Manager", title
+    find(OPERATION + ".opblock-summary-control").click()
+    find(OPERATION + ".try-out__btn").click()
+    find(OPERATION + "input[placeholder='user_id']").send_keys("alice")
+    find(OPERATION + ".execute").click()
+    response = OPERATION + ".live-responses-table .response "
+    answer = json.loads(find(response + ".response-col_description pre").text)
+    assert answer == {"online": True, "connections": 1}, answer
+    status = find(response + ".response-col_status").text
+    assert status.startswith("200"), status
+    # It came whole from this server: nothing that its policy forbids was asked for.
+    asked = browser.execute_script(
+        "return performance.getEntriesByType('resource').map(entry => entry.name)"
+    )
+    assert len(asked) >= 4 and all(name.startswith(f"{url}/") for name in asked), asked
+
+
+with tempfile.TemporaryDirectory() as profile:
+    browser = chromium(profile)
+    try:
+        check(browser, sys.argv[1])
+    finally:
+        browser.quit()
+print("done")
