@@ -18,9 +18,6 @@ RUN apt-get update \
 WORKDIR /source
 COPY . .
 
-# Names of functions stay for backtraces; line tables would be most of the image.
-ENV CARGO_PROFILE_RELEASE_STRIP=debuginfo
-
 # Cargo goes by times of change, and the cached target directory may be younger than a checkout
 # with other contents; so all that was copied counts as changed. Cargo's own lock lies outside of
 # the caches, hence those of the mounts.
@@ -28,9 +25,9 @@ RUN --mount=type=cache,target=/usr/local/cargo/registry,sharing=locked \
     --mount=type=cache,target=/source/target,sharing=locked \
     find . -path ./target -prune -o -type f -exec touch {} + \
     && target="$(uname -m)-unknown-linux-musl" \
-    && cargo build --locked --release --package session-manager --target "$target" \
+    && cargo build --locked --profile image --package session-manager --target "$target" \
     && mkdir -p /image/data \
-    && cp "target/$target/release/session-manager" /image/
+    && cp "target/$target/image/session-manager" /image/
 
 FROM scratch
 

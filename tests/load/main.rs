@@ -16,7 +16,7 @@ mod swap;
 mod table;
 mod viewing;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// How much to measure.
@@ -54,6 +54,11 @@ fn main() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     match arguments.first().map(String::as_str) {
         Some("echo") => runtime.block_on(peers::echo()),
+        Some("against") => {
+            let pairs = arguments.get(3).map_or(15, |pairs| pairs.parse().expect("a number"));
+            let other = arguments.get(2).expect("against which binary?");
+            runtime.block_on(pairs::against(Path::new(other), pairs));
+        }
         Some("all") => runtime.block_on(run(&all, "")),
         Some("quick") => runtime.block_on(run(&quick(all.native), "")),
         Some(
@@ -63,7 +68,7 @@ fn main() {
             runtime.block_on(run(&all, part));
         }
         _ => println!(
-            "usage: tests/bench [all | quick | native | peers | open | growth | start | streams | swap | viewing]"
+            "usage: tests/bench [all | quick | native | peers | open | growth | start | streams | swap | viewing | against BINARY [PAIRS]]"
         ),
     }
 }

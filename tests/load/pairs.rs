@@ -1,6 +1,7 @@
 //! The pairs: the component and the native rules, the service and its peers, and
 //! the service at a rate it can bear.
 
+use std::path::Path;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -44,11 +45,16 @@ impl Side {
     }
 }
 
-/// Measures both sides in turns and prints the row.
-pub fn compare(plan: &Plan, name: &str, connections: u32, subject: &Side, pair: &Side) {
+/// Measures both sides in turns: what was found of the subject, and of its pair.
+fn in_turns(
+    (rounds, duration): (usize, Duration),
+    connections: u32,
+    subject: &Side,
+    pair: &Side,
+) -> (Vec<Figures>, Vec<Figures>) {
     let (mut subjects, mut pairs) = (Vec::new(), Vec::new());
-    for round in 0..plan.rounds {
-        let run = |request: &Request| request.closed_loop(connections, plan.duration);
+    for round in 0..rounds {
+        let run = |request: &Request| request.closed_loop(connections, duration);
         // Neither side always has the warmer machine.
         if round % 2 == 0 {
             subjects.push(subject.measure(run));
@@ -58,8 +64,19 @@ pub fn compare(plan: &Plan, name: &str, connections: u32, subject: &Side, pair: 
             subjects.push(subject.measure(run));
         }
     }
-    let ratios = subjects.iter().zip(&pairs).map(|(s, p)| s.sample.rate / p.sample.rate);
-    let ratio = table::median(ratios);
+    (subjects, pairs)
+}
+
+/// The rate of the subject by that of its pair, round by round.
+fn ratios(subjects: &[Figures], pairs: &[Figures]) -> Vec<f64> {
+    subjects.iter().zip(pairs).map(|(s, p)| s.sample.rate / p.sample.rate).collect()
+}
+
+/// Measures both sides in turns and prints the row.
+pub fn compare(plan: &Plan, name: &str, connections: u32, subject: &Side, pair: &Side) {
+    let rounds = (plan.rounds, plan.duration);
+    let (subjects, pairs) = in_turns(rounds, connections, subject, pair);
+    let ratio = table::median(ratios(&subjects, &pairs).into_iter());
     let pair = Figures::median(&pairs);
     table::row(name, &Figures::median(&subjects), Some((&pair, ratio)));
 }
@@ -122,14 +139,14 @@ pub fn booking(host: &Host, protocol: Protocol, operation: Operation, bytes: usi
 /// Writes what is read later.
 pub async fn seed(host: &Host, bytes: usize) {
     let Request { url, body, .. } = booking(host, Protocol::Http1, Operation::Set, bytes);
-    let request = reqwest::Client::new().put(url).header("content-type", "application/json");
+    let request = session_tests::http().put(url).header("content-type", "application/json");
     assert!(request.body(body).send().await.unwrap().status().is_success());
 }
 
 /// Ends the bench when a host has refused a request: over gRPC, generators see
 /// none of that.
 pub async fn nothing_failed(host: &Host) {
-    let text = reqwest::get(host.url("admin", "/metrics")).await.unwrap().text().await.unwrap();
+    let text = session_tests::get(host.url("admin", "/metrics")).await.text().await.unwrap();
     for line in text.lines().filter(|line| line.starts_with("session_manager_requests_total")) {
         let usual = ["code=\"200\"", "code=\"OK\"", "code=\"cancelled\""];
         let fine = usual.iter().any(|code| line.contains(code)) || line.ends_with(" 0");
@@ -153,6 +170,7 @@ impl Stores {
     pub fn launch(&self, store: &str, name: &str) -> Launch {
         match store {
             "Redis" => Launch::redis(&self.redis),
+            "memory" => Launch::in_memory(),
             _ => Launch::embedded(&self.directories.path().join(name)),
         }
     }
@@ -196,6 +214,34 @@ pub async fn component_and_native(plan: &Plan) {
     }
 }
 
+/// The four main rows: this host beside another binary, in many short turns.
+pub async fn against(other: &Path, pairs: usize) {
+    const BYTES: usize = 1 << 10;
+    const CONNECTIONS: u32 = 32;
+    let turns = (pairs, Duration::from_secs(1));
+    let stores = Stores::start().await;
+    table::head_of_ratios(&other.display().to_string(), pairs);
+    for store in ["memory", "Redis"] {
+        let ours = stores.launch(store, "ours").start();
+        let theirs = stores.launch(store, "theirs").program(other).start();
+        seed(&ours, BYTES).await;
+        seed(&theirs, BYTES).await;
+        for protocol in [Protocol::Http1, Protocol::Grpc] {
+            let side = |host: &Host| Side {
+                request: booking(host, protocol, Operation::Get, BYTES),
+                server: host.process_id(),
+                redis: stores.redis_process(store),
+            };
+            let (subjects, pairs) = in_turns(turns, CONNECTIONS, &side(&ours), &side(&theirs));
+            let row = format!("get 1 KB, {}, {store}, {CONNECTIONS} conn.", protocol.name());
+            let rates = [&subjects, &pairs].map(|side| Figures::median(side).sample.rate);
+            table::row_of_ratios(&row, rates, &ratios(&subjects, &pairs));
+        }
+        nothing_failed(&ours).await;
+        nothing_failed(&theirs).await;
+    }
+}
+
 /// Reads beside webdis and redis-benchmark on the same Redis, and beside an empty
 /// tonic service.
 pub async fn peers(plan: &Plan) {
@@ -217,7 +263,7 @@ pub async fn peers(plan: &Plan) {
     let by_webdis = format!("http://127.0.0.1:{}/HGETALL/{stored}", webdis.port);
     let by_webdis =
         Side { request: get(Protocol::Http1, by_webdis), server: webdis.process.id(), redis };
-    let answer = reqwest::get(&by_webdis.request.url).await.unwrap().text().await.unwrap();
+    let answer = session_tests::get(&by_webdis.request.url).await.text().await.unwrap();
     assert!(answer.contains("FLEET_LIST_REQUEST"), "{answer}");
     let bare = format!("{}/5/{stored}", stores.redis.port);
     let bare = Side {

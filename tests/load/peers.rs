@@ -40,7 +40,8 @@ pub async fn webdis(redis: &RedisServer) -> Peer {
             .stderr(Stdio::null()),
     );
     wait::until("webdis answers", async || {
-        let answer = reqwest::get(format!("http://127.0.0.1:{port}/PING")).await.ok()?;
+        let answer =
+            session_tests::http().get(format!("http://127.0.0.1:{port}/PING")).send().await.ok()?;
         answer.status().is_success().then_some(())
     })
     .await;

@@ -79,3 +79,36 @@ pub fn row(name: &str, subject: &Figures, pair: Option<(&Figures, f64)>) {
         figure(pair.map_or(f64::NAN, |(_, ratio)| ratio), 2),
     );
 }
+
+/// Prints the head of a table of ratios between two binaries.
+pub fn head_of_ratios(other: &str, pairs: usize) {
+    println!("\nThis build beside {other}: the median of {pairs} interleaved pairs\n");
+    println!("| {:34} | {:>7} | {:>7} | {:>6} | 95 % interval |", "row", "req/s", "other", "ratio");
+    println!("|{}|--------:|--------:|-------:|--------------:|", "-".repeat(36));
+}
+
+/// Prints a row: both rates, the median of the ratios, and the interval that has the true
+/// median with a confidence of 95 %.
+pub fn row_of_ratios(name: &str, [subject, pair]: [f64; 2], ratios: &[f64]) {
+    let (low, high) = interval(ratios);
+    let ratio = median(ratios.iter().copied());
+    println!("| {name:34} | {subject:>7.0} | {pair:>7.0} | {ratio:>6.3} | {low:.3} to {high:.3} |");
+}
+
+/// Two of the figures that have the true median between them with a confidence of at least
+/// 95 %, whatever their distribution: each falls below it with a chance of one half.
+fn interval(figures: &[f64]) -> (f64, f64) {
+    let mut sorted = figures.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let count = sorted.len();
+    // The chance that exactly `below` figures are below the median, and that no more are.
+    let (mut below, mut exactly) = (0, 0.5_f64.powi(i32::try_from(count).unwrap()));
+    let mut at_most = exactly;
+    while at_most <= 0.025 {
+        exactly *= (count - below) as f64 / (below + 1) as f64;
+        below += 1;
+        at_most += exactly;
+    }
+    assert!(below > 0, "{count} pairs are too few for an interval; take at least 6");
+    (sorted[below - 1], sorted[count - below])
+}
