@@ -83,8 +83,11 @@ pub fn row(name: &str, subject: &Figures, pair: Option<(&Figures, f64)>) {
 /// Prints the head of a table of ratios between two binaries.
 pub fn head_of_ratios(other: &str, pairs: usize) {
     println!("\nThis build beside {other}: the median of {pairs} interleaved pairs\n");
-    println!("| {:34} | {:>7} | {:>7} | {:>6} | 95 % interval |", "row", "req/s", "other", "ratio");
-    println!("|{}|--------:|--------:|-------:|--------------:|", "-".repeat(36));
+    println!(
+        "| {:35} | {:>7} | {:>7} | {:>6} | 95 % interval  |",
+        "row", "req/s", "other", "ratio"
+    );
+    println!("|{}|--------:|--------:|-------:|---------------:|", "-".repeat(37));
 }
 
 /// Prints a row: both rates, the median of the ratios, and the interval that has the true
@@ -92,7 +95,7 @@ pub fn head_of_ratios(other: &str, pairs: usize) {
 pub fn row_of_ratios(name: &str, [subject, pair]: [f64; 2], ratios: &[f64]) {
     let (low, high) = interval(ratios);
     let ratio = median(ratios.iter().copied());
-    println!("| {name:34} | {subject:>7.0} | {pair:>7.0} | {ratio:>6.3} | {low:.3} to {high:.3} |");
+    println!("| {name:35} | {subject:>7.0} | {pair:>7.0} | {ratio:>6.3} | {low:.3} to {high:.3} |");
 }
 
 /// Two of the figures that have the true median between them with a confidence of at least
