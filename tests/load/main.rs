@@ -55,9 +55,9 @@ fn main() {
     match arguments.first().map(String::as_str) {
         Some("echo") => runtime.block_on(peers::echo()),
         Some("against") => {
-            let pairs = arguments.get(3).map_or(15, |pairs| pairs.parse().expect("a number"));
+            let rounds = arguments.get(3).map_or(15, |pairs| pairs.parse().expect("a number"));
             let other = arguments.get(2).expect("against which binary?");
-            runtime.block_on(pairs::against(Path::new(other), pairs));
+            runtime.block_on(pairs::against(&Plan { rounds, ..all }, Path::new(other)));
         }
         Some("all") => runtime.block_on(run(&all, "")),
         Some("quick") => runtime.block_on(run(&quick(all.native), "")),

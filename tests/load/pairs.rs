@@ -47,14 +47,14 @@ impl Side {
 
 /// Measures both sides in turns: what was found of the subject, and of its pair.
 fn in_turns(
-    (rounds, duration): (usize, Duration),
+    plan: &Plan,
     connections: u32,
     subject: &Side,
     pair: &Side,
 ) -> (Vec<Figures>, Vec<Figures>) {
     let (mut subjects, mut pairs) = (Vec::new(), Vec::new());
-    for round in 0..rounds {
-        let run = |request: &Request| request.closed_loop(connections, duration);
+    for round in 0..plan.rounds {
+        let run = |request: &Request| request.closed_loop(connections, plan.duration);
         // Neither side always has the warmer machine.
         if round % 2 == 0 {
             subjects.push(subject.measure(run));
@@ -74,8 +74,7 @@ fn ratios(subjects: &[Figures], pairs: &[Figures]) -> Vec<f64> {
 
 /// Measures both sides in turns and prints the row.
 pub fn compare(plan: &Plan, name: &str, connections: u32, subject: &Side, pair: &Side) {
-    let rounds = (plan.rounds, plan.duration);
-    let (subjects, pairs) = in_turns(rounds, connections, subject, pair);
+    let (subjects, pairs) = in_turns(plan, connections, subject, pair);
     let ratio = table::median(ratios(&subjects, &pairs).into_iter());
     let pair = Figures::median(&pairs);
     table::row(name, &Figures::median(&subjects), Some((&pair, ratio)));
@@ -215,12 +214,11 @@ pub async fn component_and_native(plan: &Plan) {
 }
 
 /// The four main rows: this host beside another binary, in many short turns.
-pub async fn against(other: &Path, pairs: usize) {
+pub async fn against(plan: &Plan, other: &Path) {
     const BYTES: usize = 1 << 10;
     const CONNECTIONS: u32 = 32;
-    let turns = (pairs, Duration::from_secs(1));
     let stores = Stores::start().await;
-    table::head_of_ratios(&other.display().to_string(), pairs);
+    table::head_of_ratios(&other.display().to_string(), plan.rounds);
     for store in ["memory", "Redis"] {
         let ours = stores.launch(store, "ours").start();
         let theirs = stores.launch(store, "theirs").program(other).start();
@@ -232,7 +230,7 @@ pub async fn against(other: &Path, pairs: usize) {
                 server: host.process_id(),
                 redis: stores.redis_process(store),
             };
-            let (subjects, pairs) = in_turns(turns, CONNECTIONS, &side(&ours), &side(&theirs));
+            let (subjects, pairs) = in_turns(plan, CONNECTIONS, &side(&ours), &side(&theirs));
             let row = format!("get 1 KB, {}, {store}, {CONNECTIONS} conn.", protocol.name());
             let rates = [&subjects, &pairs].map(|side| Figures::median(side).sample.rate);
             table::row_of_ratios(&row, rates, &ratios(&subjects, &pairs));

@@ -414,12 +414,12 @@ async fn load(user: Client, key: String, seen: Arc<Seen>) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn swaps_under_load_fail_no_request_and_leave_no_instance() {
-    let (swaps, clients_max) = size((8, 8), (200, 64));
+    let (swaps, client_count) = size((8, 8), (200, 64));
     let host = Launch::in_memory().start();
     let admin = Admin::of(&host);
     let seen = Arc::new(Seen::default());
     let mut clients = tokio::task::JoinSet::new();
-    for number in 0..clients_max {
+    for number in 0..client_count {
         let wire = if number % 2 == 0 { Wire::Rest } else { Wire::Grpc };
         let user = host.client(wire).await;
         clients.spawn(load(user, format!("session-{number}"), Arc::clone(&seen)));
@@ -440,7 +440,7 @@ async fn swaps_under_load_fail_no_request_and_leave_no_instance() {
                 ended.unwrap();
             }
             let calls = seen.calls.load(Ordering::Relaxed) - before;
-            (calls > 4 * clients_max as u64).then_some(())
+            (calls > 4 * client_count as u64).then_some(())
         })
         .await;
     }
