@@ -21,22 +21,35 @@ pub fn get(settings: &Settings, subject: &Subject) -> Result<bool> {
 }
 
 /// Writes fields of a session, each given as `name=value`, where the value is JSON, or
-/// text that is none.
+/// text that does not begin like JSON.
 ///
 /// # Errors
-/// When one is not given so, or nobody answers.
+/// When one is not given so, or nobody answers. Then nothing was sent, or it is not known.
 pub fn set(settings: &Settings, subject: &Subject, fields: &[String]) -> Result<bool> {
     let mut body = Map::new();
     for field in fields {
         let Some((name, value)) = field.split_once('=') else {
             bail!("{field:?} is not name=value");
         };
-        let value = serde_json::from_str(value).unwrap_or_else(|_| Value::from(value));
+        let value = value_of(name, value)?;
         if body.insert(name.into(), value).is_some() {
             bail!("{name:?} is given twice");
         }
     }
     ask(settings, "PUT", subject, &Value::Object(body).to_string())
+}
+
+/// The value of a field. What begins like an object, an array or a string is meant to be one:
+/// stored as text it would be found out only by whoever reads it.
+fn value_of(name: &str, value: &str) -> Result<Value> {
+    match serde_json::from_str(value) {
+        Ok(value) => Ok(value),
+        Err(error) if value.trim_start().starts_with(['{', '[', '"']) => bail!(
+            "the value of {name} begins like JSON and is none: {error}; nothing was sent. Text \
+             that begins so is written as a JSON string"
+        ),
+        Err(_) => Ok(Value::from(value)),
+    }
 }
 
 /// Deletes a session.
@@ -52,7 +65,7 @@ fn ask(settings: &Settings, method: &str, subject: &Subject, body: &str) -> Resu
     let segment = |text| utf8_percent_encode(text, RESERVED);
     let Subject { context, session_key } = subject;
     let path = format!("/v1/{}/sessions/{}", segment(context), segment(session_key));
-    let (address, port) = (settings.bind_address, settings.rest_port);
+    let (address, port) = (settings.network.bind_address, settings.network.rest_port);
     let answer = local::ask(address, port, method, &path, body);
     let answer = answer.with_context(|| format!("{address}:{port} does not answer"))?;
     if answer.is_success() {

@@ -10,24 +10,24 @@ use crate::component_file;
 use crate::config::Settings;
 use crate::logic::{self, BUILT_IN, Limits, Passed};
 
-/// Leads the component in `file` through the gates and prints one line for each.
-/// Whether it passed them all.
+/// Leads the component in `file` through the gates and prints one line for each; with
+/// `force`, it may lack what the running one has. Whether it passed them all.
 ///
 /// # Errors
 /// When a file cannot be read, or nobody reads the report.
-pub fn run(file: &Path, settings: &Settings) -> Result<bool> {
+pub fn run(file: &Path, force: bool, settings: &Settings) -> Result<bool> {
     let read = |path: &Path| {
         component_file::read(path).with_context(|| format!("cannot read {}", path.display()))
     };
     let candidate = read(file)?;
-    let running = match settings.component() {
+    let running = match settings.rules.component() {
         Some(path) => Cow::Owned(read(path).context("COMPONENT")?.to_vec()),
         None => Cow::Borrowed(BUILT_IN),
     };
     let mut passed = Passed::default();
-    let limits = Limits { instances: settings.logic_instances, ..Limits::default() };
+    let limits = Limits { instances: settings.rules.logic_instances, ..Limits::default() };
     let settings = settings.for_component();
-    let checked = logic::check(&candidate, &running, settings, limits, &mut passed);
+    let checked = logic::check(&candidate, &running, settings, limits, force, &mut passed);
     let mut out = std::io::stdout().lock();
     for (gate, duration) in &passed.0 {
         writeln!(out, "{:12} passed in {:.1} ms", gate.name(), duration.as_secs_f64() * 1000.0)?;

@@ -12,7 +12,7 @@ use crate::local;
 /// When nobody answers.
 #[allow(clippy::print_stdout, reason = "this is what was asked for")]
 pub fn run(settings: &Settings) -> Result<bool> {
-    let (address, port) = (settings.admin_address, settings.admin_port);
+    let (address, port) = (settings.network.admin_address, settings.network.admin_port);
     let answer = local::ask(address, port, "GET", "/readyz", "");
     let answer = answer.with_context(|| format!("{address}:{port} does not answer"))?;
     println!("{}", if answer.is_success() { "ready" } else { "not ready" });

@@ -1,9 +1,10 @@
 //! `session-manager`: read the settings, start, announce, wait, stop.
 
+use std::io::Write;
 use std::process::ExitCode;
 
 use session_manager::config::{Command, Refusal, Settings};
-use session_manager::{booking_command, check, health, telemetry, top};
+use session_manager::{booking_command, check, config, health, privacy, telemetry, top};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// A fifth of a small request was spent in the system's allocator; see
@@ -12,25 +13,31 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
+    privacy::keep();
     let (command, settings) = match Settings::read(std::env::args_os()) {
         Ok(read) => read,
         Err(refusal) => return tell(&refusal),
     };
     let done = match command {
         Command::Serve => {
-            let directory = settings.log_directory();
-            match telemetry::start_log(settings.log_level, settings.log_format, directory) {
+            let process = &settings.process;
+            let directory = process.log_directory();
+            match telemetry::start_log(process.log_level, process.log_format, directory) {
                 // What is left of the log is written when this is dropped.
                 Ok(_log) => run(&settings).map(|()| true),
-                Err(error) => return tell(&settings.no_log_directory(&error)),
+                Err(error) => return tell(&process.no_log_directory(&error)),
             }
         }
-        Command::Check { file } => check::run(&file, &settings),
+        Command::Check { file, force } => check::run(&file, force, &settings),
         Command::Health => health::run(&settings),
         Command::Get(subject) => booking_command::get(&settings, &subject),
         Command::Set { subject, fields } => booking_command::set(&settings, &subject, &fields),
         Command::Delete(subject) => booking_command::delete(&settings, &subject),
         Command::Top { once } => top::run(&settings, once),
+        Command::Completions { shell } => {
+            print(&config::completions(shell));
+            Ok(true)
+        }
     };
     match done {
         Ok(true) => ExitCode::SUCCESS,
@@ -42,11 +49,15 @@ fn main() -> ExitCode {
     }
 }
 
+/// Prints what was asked for; whoever stops reading has had enough.
+fn print(bytes: &[u8]) {
+    drop(std::io::stdout().write_all(bytes));
+}
+
 /// Prints help to the one stream and complaints to the other.
-#[allow(clippy::print_stdout, reason = "help is what was asked for")]
 fn tell(refusal: &Refusal) -> ExitCode {
     if refusal.code == 0 {
-        print!("{}", refusal.text);
+        print(refusal.text.as_bytes());
     } else {
         eprintln!("session-manager: {}", refusal.text);
     }
@@ -67,9 +78,12 @@ async fn serve(settings: &Settings) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut hangup = signal(SignalKind::hangup())?;
 
+    for warning in &settings.warnings {
+        tracing::warn!("{warning}");
+    }
     let mut running = session_manager::serve::start(settings).await?;
     announce(&running.addresses);
-    tracing::info!(app = settings.app_name, "serving");
+    tracing::info!(app = settings.process.app_name, "serving");
 
     let failure = loop {
         tokio::select! {

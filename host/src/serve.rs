@@ -20,7 +20,7 @@ use crate::api::Api;
 use crate::api::streams::Streams;
 use crate::clock::Clock;
 use crate::component_file::ComponentFile;
-use crate::config::{Settings, StoreChoice};
+use crate::config::{self, PortSettings, Settings, StoreChoice};
 use crate::events::{self, Feed};
 use crate::listener::{self, Acceptor, Loads};
 use crate::logic::{self, Limits, Logic, Source};
@@ -68,13 +68,14 @@ pub struct Running {
 /// # Errors
 /// One sentence that names what is in the way; nothing is left running.
 pub async fn start(settings: &Settings) -> Result<Running> {
-    let listen = |name: &str, address, port| {
-        let listener = listener::listen(SocketAddr::new(address, port));
-        listener.with_context(|| format!("cannot listen on {address}:{port} for {name}"))
+    let listen = |names: PortSettings, address, port| {
+        let at = SocketAddr::new(address, port);
+        listener::listen(at).map_err(|error| anyhow::anyhow!(names.refuse(at, &error)))
     };
-    let grpc = listen("gRPC", settings.bind_address, settings.grpc_port)?;
-    let rest = listen("REST", settings.bind_address, settings.rest_port)?;
-    let admin = listen("admin", settings.admin_address, settings.admin_port)?;
+    let network = &settings.network;
+    let grpc = listen(config::GRPC, network.bind_address, network.grpc_port)?;
+    let rest = listen(config::REST, network.bind_address, network.rest_port)?;
+    let admin = listen(config::ADMIN, network.admin_address, network.admin_port)?;
     let addresses = vec![
         ("grpc", grpc.local_addr()?),
         ("rest", rest.local_addr()?),
@@ -89,11 +90,11 @@ pub async fn start(settings: &Settings) -> Result<Running> {
     let (stop, mut stopped) = watch::channel(false);
     let store = open_store(settings, &mut tasks, &stopped).await?;
     let metrics = Arc::new(Metrics::new());
-    metrics.named(&settings.app_name);
+    metrics.named(&settings.process.app_name);
     let export = settings.traces().map_err(|refusal| anyhow::anyhow!(refusal.text))?;
     let traces = export.map(|export| Traces::start(export, &metrics)).transpose()?;
-    let limits = Limits { instances: settings.logic_instances, ..Limits::default() };
-    let (file, component, source) = match settings.component() {
+    let limits = Limits { instances: settings.rules.logic_instances, ..Limits::default() };
+    let (file, component, source) = match settings.rules.component() {
         None => (None, Bytes::from_static(logic::BUILT_IN), Source::BuiltIn),
         Some(path) => {
             let opened = ComponentFile::open(path);
@@ -123,8 +124,9 @@ pub async fn start(settings: &Settings) -> Result<Running> {
     let counting = events::count(Arc::clone(&store), Arc::clone(&logic), Arc::clone(&metrics));
     beside(&mut tasks, stopped.clone(), counting);
     let places = connections_max();
-    let heartbeat = settings.connection_heartbeat;
-    let streams = Arc::new(Streams::new(settings.pod_id(), heartbeat, places, stopped.clone()));
+    let heartbeat = settings.sessions.connection_heartbeat;
+    let streams =
+        Arc::new(Streams::new(settings.process.pod_id(), heartbeat, places, stopped.clone()));
     let ending = Arc::clone(&streams);
     tasks.spawn(async move {
         ending.ended().await;
@@ -335,7 +337,7 @@ async fn open_store(
     tasks: &mut JoinSet<Result<()>>,
     stopped: &watch::Receiver<bool>,
 ) -> Result<Arc<dyn Store>> {
-    let choice = settings.store().map_err(|refusal| anyhow::anyhow!(refusal.text))?;
+    let choice = settings.storage.choice().map_err(|refusal| anyhow::anyhow!(refusal.text))?;
     Ok(match choice {
         StoreChoice::Memory => Memory::swept(Clock::System),
         StoreChoice::Embedded(directory) => {
@@ -347,12 +349,12 @@ async fn open_store(
                     OpenError::InUse => "; give every process a DATA_DIR of its own",
                     _ => "",
                 };
-                anyhow::anyhow!("DATA_DIR {}: {error}{hint}", settings.data_dir)
+                anyhow::anyhow!("DATA_DIR {}: {error}{hint}", settings.storage.data_dir)
             })?)
         }
-        StoreChoice::Redis(address) => {
-            let redis = Arc::new(Redis::new(*address, settings.redis_timeout)?);
-            if !settings.redis_allow_eviction {
+        StoreChoice::Redis(locator) => {
+            let redis = Arc::new(Redis::new(locator, settings.storage.redis_timeout)?);
+            if !settings.storage.redis_allow_eviction {
                 match redis.unfit().await {
                     Ok(None) => {}
                     Ok(Some(unfit)) => bail!("{unfit}"),

@@ -9,6 +9,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::config::Settings;
 use crate::local;
+use crate::terminal::Terminal;
 
 /// How often it looks.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -17,15 +18,18 @@ const OPERATIONS_MAX: usize = 12;
 /// Begins the screen anew.
 const CLEAR: &str = "\x1b[H\x1b[2J";
 
-/// Shows what is going on until it is interrupted; with `once`, one second of it.
+/// Shows what is going on until q or Ctrl-C is pressed; with `once`, one second of it.
 ///
 /// # Errors
 /// When the process does not answer.
 pub fn run(settings: &Settings, once: bool) -> Result<bool> {
     let mut out = std::io::stdout();
     let mut before = Sample::take(settings)?;
+    let terminal = Terminal::take();
     loop {
-        std::thread::sleep(INTERVAL);
+        if terminal.wait(INTERVAL) {
+            return Ok(true);
+        }
         let now = Sample::take(settings)?;
         let clear = if once || !out.is_terminal() { "" } else { CLEAR };
         // Whoever reads this has had enough.
@@ -58,7 +62,7 @@ impl Series {
 
 impl Sample {
     fn take(settings: &Settings) -> Result<Self> {
-        let (address, port) = (settings.admin_address, settings.admin_port);
+        let (address, port) = (settings.network.admin_address, settings.network.admin_port);
         let answer = local::ask(address, port, "GET", "/metrics", "");
         let answer = answer.with_context(|| format!("{address}:{port} does not answer"))?;
         if !answer.is_success() {

@@ -27,15 +27,38 @@ async fn manifests_are_those_of_kubernetes_and_name_settings_that_there_are() {
     };
     assert_eq!(check(&deploy("kubernetes")), Ok("done\n".into()));
     // It does look.
-    let copy = tempfile::tempdir().unwrap();
-    let copied = Command::new("cp").arg("-r").arg(deploy("kubernetes")).arg(copy.path()).status();
-    assert!(copied.unwrap().success());
-    let deployment = copy.path().join("kubernetes/deployment.yaml");
-    let text = std::fs::read_to_string(&deployment).unwrap();
-    let root = text.replace("readOnlyRootFilesystem: true", "readOnlyRootFilesystem: false");
-    std::fs::write(&deployment, root).unwrap();
-    let complaint = check(&copy.path().join("kubernetes")).unwrap_err();
-    assert!(complaint.contains("readOnlyRootFilesystem"), "{complaint}");
+    for (file, before, after, expected) in [
+        (
+            "deployment.yaml",
+            "readOnlyRootFilesystem: true",
+            "readOnlyRootFilesystem: false",
+            "readOnlyRootFilesystem",
+        ),
+        ("deployment.yaml", "defaultMode: 0440", "defaultMode: 0444", "open to others"),
+        (
+            "deployment.yaml",
+            "secretName: session-manager",
+            "secretName: session-manager\n            optional: true",
+            "is optional",
+        ),
+        (
+            "networkpolicy.yaml",
+            "        - podSelector: {}\n",
+            "        - namespaceSelector: {}\n",
+            "lets in who labels itself",
+        ),
+    ] {
+        let copy = tempfile::tempdir().unwrap();
+        let copied =
+            Command::new("cp").arg("-r").arg(deploy("kubernetes")).arg(copy.path()).status();
+        assert!(copied.unwrap().success());
+        let changed = copy.path().join("kubernetes").join(file);
+        let text = std::fs::read_to_string(&changed).unwrap();
+        assert!(text.contains(before), "{file} has no {before}");
+        std::fs::write(&changed, text.replace(before, after)).unwrap();
+        let complaint = check(&copy.path().join("kubernetes")).unwrap_err();
+        assert!(complaint.contains(expected), "{complaint}");
+    }
 }
 
 #[tokio::test]

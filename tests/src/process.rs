@@ -11,7 +11,15 @@ impl Process {
     /// # Panics
     /// When it does not start.
     pub fn start(command: &mut Command) -> Self {
-        let child = command.stdin(Stdio::null()).spawn();
+        Self::start_on(command, Stdio::null())
+    }
+
+    /// Starts a program with something to read from.
+    ///
+    /// # Panics
+    /// When it does not start.
+    pub fn start_on(command: &mut Command, input: impl Into<Stdio>) -> Self {
+        let child = command.stdin(input).spawn();
         Self(child.unwrap_or_else(|error| panic!("{command:?} does not start: {error}")))
     }
 

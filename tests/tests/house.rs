@@ -32,9 +32,23 @@ fn room(file: &str) -> &str {
 fn rooms_of_the_host_import_only_what_lies_behind_them() {
     let leaves = ["clock", "error", "listener", "telemetry", "proto", "workers"];
     let behind: &[(&str, &[&str])] = &[
-        ("main", &["booking_command", "check", "config", "health", "serve", "telemetry", "top"]),
+        (
+            "main",
+            &[
+                "booking_command",
+                "check",
+                "config",
+                "health",
+                "privacy",
+                "serve",
+                "telemetry",
+                "top",
+            ],
+        ),
+        ("privacy", &[]),
+        ("terminal", &[]),
         ("booking_command", &["config", "local"]),
-        ("top", &["config", "local"]),
+        ("top", &["config", "local", "terminal"]),
         ("local", &[]),
         ("check", &["component_file", "config", "logic"]),
         ("health", &["config", "local"]),

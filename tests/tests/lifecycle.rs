@@ -1,12 +1,15 @@
 //! The process: its settings, its ports, its signals, its log and its metrics.
 
+use std::fs::Permissions;
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::Path;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 use session_tests::client::{GrpcClient, Wire};
-use session_tests::host::{Host, Launch, binary};
+use session_tests::host::{Launch, binary};
 use session_tests::wait;
 
 #[tokio::test]
@@ -62,13 +65,78 @@ async fn help_documents_every_setting() {
 }
 
 #[tokio::test]
-async fn a_taken_port_is_named() {
+async fn a_port_or_an_address_that_is_not_to_be_had_is_named_by_its_setting() {
     let host = Launch::in_memory().start();
-    let port = host.address("rest").rsplit(':').next().unwrap().to_owned();
-    let output = Launch::in_memory().set("REST_PORT", &port).command().output().unwrap();
-    assert_eq!(output.status.code(), Some(1));
-    let message = String::from_utf8_lossy(&output.stderr);
-    assert!(message.contains("REST") && message.contains(&port), "{message}");
+    let refused = |name: &str, value: &str| {
+        let output = Launch::in_memory().set(name, value).command().output().unwrap();
+        assert_eq!(output.status.code(), Some(1));
+        let complaint = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(complaint.lines().count(), 1, "{complaint}");
+        complaint
+    };
+    for (setting, port) in [("GRPC_PORT", "grpc"), ("REST_PORT", "rest"), ("ADMIN_PORT", "admin")] {
+        let port = host.address(port).rsplit(':').next().unwrap();
+        let complaint = refused(setting, port);
+        let expected = format!("{setting} {port} is taken on 127.0.0.1: end the process that");
+        assert!(complaint.contains(&expected), "{complaint}");
+    }
+    // An address for documentation, which no machine has.
+    for setting in ["BIND_ADDRESS", "ADMIN_ADDRESS"] {
+        let complaint = refused(setting, "192.0.2.1");
+        let expected = format!("{setting} 192.0.2.1 is no address of this machine");
+        assert!(complaint.contains(&expected), "{complaint}");
+    }
+}
+
+#[tokio::test]
+async fn what_the_process_writes_is_its_users_alone() {
+    let directory = tempfile::tempdir().unwrap();
+    let (data, logs) = (directory.path().join("data"), directory.path().join("logs"));
+    let launch = Launch::embedded(&data).set("LOG_DIRECTORY", logs.to_str().unwrap());
+    let host = launch.start();
+    let client = host.client(Wire::Rest).await;
+    client.set("ez-pay", "k", json!({"request": 1})).await.unwrap();
+    let mut directories = vec![data, logs];
+    let mut files = 0;
+    while let Some(directory) = directories.pop() {
+        let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode(&directory) & 0o077, 0, "{}", directory.display());
+        for entry in std::fs::read_dir(directory).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                directories.push(path);
+            } else {
+                files += 1;
+                assert_eq!(mode(&path) & 0o077, 0, "{}", path.display());
+            }
+        }
+    }
+    assert!(files > 2, "a journal and a log at least");
+}
+
+#[tokio::test]
+async fn no_core_dump_of_the_process_is_made() {
+    // As a user without rights, as whom it is meant to run; the binary may lie where that user
+    // does not get to by a path.
+    let directory = tempfile::tempdir().unwrap();
+    let program = directory.path().join("unprivileged");
+    let as_root = std::fs::metadata("/proc/self").unwrap().uid() == 0;
+    let user = if as_root { "setpriv --reuid 65534 --clear-groups" } else { "" };
+    let binary = binary();
+    let script =
+        format!("#!/bin/sh\nexec 3<'{}'\nexec {user} /proc/self/fd/3 \"$@\"\n", binary.display());
+    std::fs::write(&program, script).unwrap();
+    std::fs::set_permissions(&program, Permissions::from_mode(0o755)).unwrap();
+    let host = Launch::in_memory().program(&program).start();
+    let process = format!("/proc/{}", host.process_id());
+    let limits = std::fs::read_to_string(format!("{process}/limits")).unwrap();
+    let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
+    assert_eq!(core.split_whitespace().skip(4).take(2).collect::<Vec<_>>(), ["0", "0"], "{core}");
+    // What cannot be dumped belongs to root, whoever runs it.
+    assert_eq!(std::fs::metadata(format!("{process}/environ")).unwrap().uid(), 0);
+    // It can still look at itself.
+    let metrics = session_tests::get(host.url("admin", "/metrics")).await.text().await.unwrap();
+    assert!(metrics.contains("process_open_fds ") && metrics.contains("process_cpu_seconds_total"));
 }
 
 #[tokio::test]
@@ -343,50 +411,4 @@ async fn the_level_of_the_log_is_changed_while_it_runs() {
     let page = http.put(&url).header("origin", "http://x").body(r#"{"level":"trace"}"#);
     assert_eq!(page.send().await.unwrap().status(), 403);
     assert_eq!(http.delete(&url).send().await.unwrap().status(), 405);
-}
-
-/// Runs a command of the binary against a server: its exit code, and what it prints and
-/// complains.
-fn command(host: &Host, arguments: &[&str]) -> (Option<i32>, String, String) {
-    let mut command = std::process::Command::new(binary());
-    command.args(arguments).env_clear();
-    for (setting, port) in [("REST_PORT", "rest"), ("ADMIN_PORT", "admin")] {
-        command.env(setting, host.address(port).rsplit_once(':').unwrap().1);
-    }
-    let output = command.output().unwrap();
-    let text = |bytes| String::from_utf8(bytes).unwrap();
-    (output.status.code(), text(output.stdout), text(output.stderr))
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_binary_reads_writes_and_deletes_a_session() {
-    let host = Launch::in_memory().start();
-    let key = "50%:odd~key";
-    let (code, _, complaint) = command(&host, &["get", "pre-order", key]);
-    assert_eq!((code, complaint.contains("no such session")), (Some(1), true), "{complaint}");
-    let fields = ["fleet_list_request={\"area\": 1}", "fleet_list_response=plain text"];
-    let (code, text, _) = command(&host, &[&["set", "pre-order", key][..], &fields].concat());
-    assert_eq!(code, Some(0), "{text}");
-    let (code, text, _) = command(&host, &["get", "pre-order", key]);
-    let session: serde_json::Value = serde_json::from_str(&text).unwrap();
-    assert_eq!(code, Some(0));
-    assert_eq!(session["session_key"], key);
-    assert_eq!(session["fleet_list_request"], serde_json::json!({ "area": 1 }));
-    assert_eq!(session["fleet_list_response"], "plain text");
-    for (arguments, expected) in [
-        (&["set", "pre-order", key, "colour=red"][..], "colour"),
-        (&["set", "pre-order", key, "red"], "\"red\" is not name=value"),
-        (&["set", "pre-order", key, "a=1", "a=2"], "\"a\" is given twice"),
-        (&["get", "nothing", key], "context"),
-    ] {
-        let (code, _, complaint) = command(&host, arguments);
-        assert!(code == Some(1) && complaint.contains(expected), "{arguments:?}: {complaint}");
-    }
-    let (code, _, complaint) = command(&host, &["set", "pre-order", key]);
-    assert!(code == Some(64) && complaint.contains("<NAME=VALUE>"), "{complaint}");
-    assert_eq!(command(&host, &["delete", "pre-order", key]).0, Some(0));
-    assert_eq!(command(&host, &["get", "pre-order", key]).0, Some(1));
-    let (code, text, _) = command(&host, &["top", "--once"]);
-    assert_eq!(code, Some(0));
-    assert!(text.starts_with("generation 1   instances ") && text.contains("store up"), "{text}");
 }

@@ -6,6 +6,7 @@
 mod bad_input;
 mod booking;
 mod client;
+mod command_line;
 mod connections;
 mod contract;
 mod deploy;
@@ -15,6 +16,7 @@ mod lifecycle;
 mod logic;
 mod outage;
 mod readme;
+mod settings;
 mod store;
 mod swap;
 mod topology;

@@ -359,12 +359,14 @@ async fn a_component_file_that_cannot_be_used_stops_the_start() {
 async fn a_component_is_checked_without_a_server() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("rules.wasm");
-    let check = |component: &[u8], against: &str| {
+    let check_with = |flags: &[&str], component: &[u8], against: &str| {
         std::fs::write(&file, component).unwrap();
         let mut command = std::process::Command::new(binary());
-        let output = command.arg("check").arg(&file).env("COMPONENT", against).output().unwrap();
+        command.arg("check").args(flags).arg(&file).env("COMPONENT", against);
+        let output = command.output().unwrap();
         (output.status.code(), String::from_utf8(output.stdout).unwrap())
     };
+    let check = |component: &[u8], against: &str| check_with(&[], component, against);
     let (code, report) = check(&second_version(), "");
     assert_eq!(code, Some(0), "{report}");
     assert_eq!(report.matches("passed in").count(), 9, "{report}");
@@ -377,6 +379,11 @@ async fn a_component_is_checked_without_a_server() {
     let (code, report) = check(BUILT_IN, other.to_str().unwrap());
     assert_eq!(code, Some(1));
     assert!(report.contains("schema       REFUSED: the context flight is gone"), "{report}");
+    // As ?force=true does it for a swap.
+    let (code, report) = check_with(&["--force"], BUILT_IN, other.to_str().unwrap());
+    assert_eq!((code, report.contains("REFUSED")), (Some(0), false), "{report}");
+    let (code, report) = check_with(&["--force"], &build("incomplete"), "");
+    assert_eq!(code, Some(1), "{report}");
 }
 
 /// What the clients of the load have seen.

@@ -9,6 +9,8 @@ use clap::Args;
 use http::{HeaderName, HeaderValue};
 use percent_encoding::percent_decode_str;
 
+use super::given::{Secret as SecretText, given, text};
+use super::secret::Secret;
 use super::{Refusal, values};
 use crate::telemetry::traces::{Export, Sampling};
 
@@ -17,130 +19,111 @@ const PATH: &str = "/v1/traces";
 
 /// Where traces go, and which.
 #[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Traces")]
 pub struct Tracing {
     /// Server of Elastic APM; traces go there over OTLP/HTTP. Empty sends none, unless
     /// OTEL_EXPORTER_OTLP_ENDPOINT says where to.
-    #[arg(
-        long,
-        env = "ELASTIC_APM_SERVER_URL",
-        default_value = "",
-        global = true,
-        hide_default_value = true,
-        hide_env_values = true
-    )]
+    #[arg(long, env = "ELASTIC_APM_SERVER_URL", default_value = "", global = true,
+          hide_default_value = true, hide_env_values = true, value_parser = given(text))]
     elastic_apm_server_url: String,
 
     /// Secret token of Elastic APM.
-    #[arg(
-        long,
-        env = "ELASTIC_APM_SECRET_TOKEN",
-        default_value = "",
-        global = true,
-        hide_default_value = true,
-        hide_env_values = true
-    )]
+    #[arg(long, env = "ELASTIC_APM_SECRET_TOKEN", default_value = "", global = true,
+          hide_default_value = true, hide_env_values = true, value_parser = SecretText)]
     elastic_apm_secret_token: String,
+
+    /// File with the secret token of Elastic APM.
+    #[arg(long, env = "ELASTIC_APM_SECRET_TOKEN_FILE", default_value = "", global = true,
+          hide_default_value = true, value_parser = given(text))]
+    elastic_apm_secret_token_file: String,
 
     /// Name of the service in traces; empty for OTEL_SERVICE_NAME, or APP_NAME.
     #[arg(long, env = "ELASTIC_APM_SERVICE_NAME", default_value = "", global = true,
-          hide_default_value = true, value_parser = values::name)]
+          hide_default_value = true, value_parser = given(values::name))]
     elastic_apm_service_name: String,
 
     /// Environment in traces, such as staging.
     #[arg(long, env = "ELASTIC_APM_ENVIRONMENT", default_value = "", global = true,
-          hide_default_value = true, value_parser = values::name)]
+          hide_default_value = true, value_parser = given(values::name))]
     elastic_apm_environment: String,
 
     /// How long Elastic APM may take to take spans. No request waits for it.
     #[arg(long, env = "ELASTIC_APM_SERVER_TIMEOUT", default_value = "30s", global = true,
-          value_parser = |text: &str| unless_empty(text, "30s", values::timeout))]
+          value_parser = given(|text| unless_empty(text, "30s", values::timeout)))]
     elastic_apm_server_timeout: Duration,
 
     /// Collector of traces; they go to its /v1/traces.
-    #[arg(
-        long,
-        env = "OTEL_EXPORTER_OTLP_ENDPOINT",
-        default_value = "",
-        global = true,
-        hide_default_value = true,
-        hide_env_values = true
-    )]
+    #[arg(long, env = "OTEL_EXPORTER_OTLP_ENDPOINT", default_value = "", global = true,
+          hide_default_value = true, hide_env_values = true, value_parser = given(text))]
     otel_exporter_otlp_endpoint: String,
 
     /// The same with the path in it.
-    #[arg(
-        long,
-        env = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
-        default_value = "",
-        global = true,
-        hide_default_value = true,
-        hide_env_values = true
-    )]
+    #[arg(long, env = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", default_value = "", global = true,
+          hide_default_value = true, hide_env_values = true, value_parser = given(text))]
     otel_exporter_otlp_traces_endpoint: String,
 
     /// Headers for the collector: name=value,name=value, percent-encoded.
-    #[arg(
-        long,
-        env = "OTEL_EXPORTER_OTLP_HEADERS",
-        default_value = "",
-        global = true,
-        hide_default_value = true,
-        hide_env_values = true
-    )]
+    #[arg(long, env = "OTEL_EXPORTER_OTLP_HEADERS", default_value = "", global = true,
+          hide_default_value = true, hide_env_values = true, value_parser = SecretText)]
     otel_exporter_otlp_headers: String,
+
+    /// File with the headers for the collector.
+    #[arg(long, env = "OTEL_EXPORTER_OTLP_HEADERS_FILE", default_value = "", global = true,
+          hide_default_value = true, value_parser = given(text))]
+    otel_exporter_otlp_headers_file: String,
 
     /// How long the collector may take to take spans, in milliseconds.
     #[arg(long, env = "OTEL_EXPORTER_OTLP_TIMEOUT", default_value = "10000", global = true,
-          value_parser = |text: &str| unless_empty(text, "10000", values::milliseconds))]
+          value_parser = given(|text| unless_empty(text, "10000", values::milliseconds)))]
     otel_exporter_otlp_timeout: Duration,
 
     /// How to speak to the collector: http/protobuf.
     #[arg(long, env = "OTEL_EXPORTER_OTLP_PROTOCOL", default_value = "http/protobuf",
           global = true,
-          value_parser = |text: &str| unless_empty(text, "http/protobuf", values::protocol))]
+          value_parser = given(|text| unless_empty(text, "http/protobuf", values::protocol)))]
     otel_exporter_otlp_protocol: String,
 
     /// Name of the service in traces.
     #[arg(long, env = "OTEL_SERVICE_NAME", default_value = "", global = true,
-          hide_default_value = true, value_parser = values::name)]
+          hide_default_value = true, value_parser = given(values::name))]
     otel_service_name: String,
 
     /// Which requests are traced: always_on, always_off or traceidratio; parentbased_ before
     /// it leaves the decision to a caller who traces.
     #[arg(long, env = "OTEL_TRACES_SAMPLER", default_value = "parentbased_always_on",
           global = true,
-          value_parser = |text: &str| unless_empty(text, "parentbased_always_on", values::sampler))]
+          value_parser = given(|text| unless_empty(text, "parentbased_always_on", values::sampler)))]
     otel_traces_sampler: String,
 
     /// Which share of requests traceidratio traces.
     #[arg(long, env = "OTEL_TRACES_SAMPLER_ARG", default_value = "1", global = true,
-          value_parser = |text: &str| unless_empty(text, "1", values::share))]
+          value_parser = given(|text| unless_empty(text, "1", values::share)))]
     otel_traces_sampler_arg: f64,
 
     /// Where traces go by OpenTelemetry: otlp, or none for nowhere.
     #[arg(long, env = "OTEL_TRACES_EXPORTER", default_value = "otlp", global = true,
-          value_parser = |text: &str| unless_empty(text, "otlp", values::exporter))]
+          value_parser = given(|text| unless_empty(text, "otlp", values::exporter)))]
     otel_traces_exporter: String,
 
     /// Send no traces, whatever else is set.
     #[arg(long, env = "OTEL_SDK_DISABLED", default_value = "false", global = true,
-          value_parser = |text: &str| unless_empty(text, "false", values::boolean),
+          value_parser = given(|text| unless_empty(text, "false", values::boolean)),
           num_args = 0..=1, default_missing_value = "true", require_equals = true)]
     otel_sdk_disabled: bool,
 
     /// How many spans may wait to be sent; what does not fit is lost.
     #[arg(long, env = "OTEL_BSP_MAX_QUEUE_SIZE", default_value = "2048", global = true,
-          value_parser = |text: &str| unless_empty(text, "2048", values::spans))]
+          value_parser = given(|text| unless_empty(text, "2048", values::spans)))]
     otel_bsp_max_queue_size: usize,
 
     /// How many spans are sent together.
     #[arg(long, env = "OTEL_BSP_MAX_EXPORT_BATCH_SIZE", default_value = "512", global = true,
-          value_parser = |text: &str| unless_empty(text, "512", values::spans))]
+          value_parser = given(|text| unless_empty(text, "512", values::spans)))]
     otel_bsp_max_export_batch_size: usize,
 
     /// How long spans wait to be sent together, in milliseconds.
     #[arg(long, env = "OTEL_BSP_SCHEDULE_DELAY", default_value = "5000", global = true,
-          value_parser = |text: &str| unless_empty(text, "5000", values::delay))]
+          value_parser = given(|text| unless_empty(text, "5000", values::delay)))]
     otel_bsp_schedule_delay: Duration,
 }
 
@@ -165,15 +148,16 @@ impl Tracing {
             ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", &self.otel_exporter_otlp_traces_endpoint),
         ] {
             if !url.is_empty() && !values::is_url(url) {
-                return Err(Refusal::of_secret(name, "http://host[:port][/path] or https://..."));
+                let expected = "http://host[:port][/path] or https://...";
+                return Err(Refusal::of_value(name, url, expected));
             }
         }
         let mut headers = self.headers()?;
+        let token = self.token().read()?;
         if self.otel_sdk_disabled || self.otel_traces_exporter == "none" {
             return Ok(None);
         }
         let (endpoint, timeout) = if !self.elastic_apm_server_url.is_empty() {
-            let token = &self.elastic_apm_secret_token;
             if !token.bytes().all(|byte| byte.is_ascii_graphic()) {
                 return Err(Refusal::of_secret(
                     "ELASTIC_APM_SECRET_TOKEN",
@@ -208,6 +192,11 @@ impl Tracing {
         }))
     }
 
+    fn token(&self) -> Secret<'_> {
+        let (value, file) = (&self.elastic_apm_secret_token, &self.elastic_apm_secret_token_file);
+        Secret::new("ELASTIC_APM_SECRET_TOKEN", value, file)
+    }
+
     fn sampling(&self) -> Sampling {
         let by_parent = self.otel_traces_sampler.strip_prefix("parentbased_");
         let share = match by_parent.unwrap_or(&self.otel_traces_sampler) {
@@ -219,7 +208,10 @@ impl Tracing {
     }
 
     fn headers(&self) -> Result<HashMap<String, String>, Refusal> {
-        let pairs = self.otel_exporter_otlp_headers.split(',').map(str::trim);
+        let (value, file) =
+            (&self.otel_exporter_otlp_headers, &self.otel_exporter_otlp_headers_file);
+        let given = Secret::new("OTEL_EXPORTER_OTLP_HEADERS", value, file).read()?;
+        let pairs = given.split(',').map(str::trim);
         let header = |pair: &str| {
             let (name, value) = pair.split_once('=')?;
             let name = name.trim().parse::<HeaderName>().ok()?;

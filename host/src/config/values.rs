@@ -7,6 +7,7 @@ use http::Uri;
 use tracing_subscriber::filter::LevelFilter;
 
 use super::IN_MEMORY;
+use super::refusal::any_of;
 use crate::telemetry::{self, LogFormat};
 
 /// An IP address.
@@ -17,6 +18,25 @@ pub fn address(text: &str) -> Result<IpAddr, String> {
 /// A port.
 pub fn port(text: &str) -> Result<u16, String> {
     text.parse().map_err(|_| "expected a port from 0 to 65535".into())
+}
+
+/// What a host may be.
+pub const A_HOST: &str = "a host name or an IP address";
+
+/// A host, or none.
+pub fn host(text: &str) -> Result<String, String> {
+    if text.is_empty() || text.parse::<IpAddr>().is_ok() {
+        return Ok(text.into());
+    }
+    if text.contains("://") {
+        return Err(format!("expected {A_HOST}; a URL belongs in REDIS_URL"));
+    }
+    let behind = text.rsplit_once(':').map(|(_, port)| port);
+    if behind.is_some_and(|port| port.parse::<u16>().is_ok()) {
+        return Err(format!("expected {A_HOST} without a port, which belongs in REDIS_PORT"));
+    }
+    let odd = |c: char| c.is_whitespace() || c.is_control() || r#"/\:@[]"'`?#,;"#.contains(c);
+    if text.contains(odd) { Err(format!("expected {A_HOST}")) } else { Ok(text.into()) }
 }
 
 /// The number of a database of Redis.
@@ -59,7 +79,8 @@ pub fn name(text: &str) -> Result<String, String> {
 
 /// A level of the log.
 pub fn level(text: &str) -> Result<LevelFilter, String> {
-    telemetry::level(text).ok_or_else(|| "expected off, error, warn, info, debug or trace".into())
+    const NAMES: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+    telemetry::level(text).ok_or_else(|| none_of(text, &NAMES))
 }
 
 /// The form of the log.
@@ -67,13 +88,29 @@ pub fn format(text: &str) -> Result<LogFormat, String> {
     match text {
         "text" => Ok(LogFormat::Text),
         "json" => Ok(LogFormat::Json),
-        _ => Err("expected text or json".into()),
+        _ => Err(none_of(text, &["text", "json"])),
     }
 }
 
 /// Yes or no.
 pub fn boolean(text: &str) -> Result<bool, String> {
-    text.parse().map_err(|_| "expected true or false".into())
+    text.parse().map_err(|_| none_of(text, &["true", "false"]))
+}
+
+/// How near a text has to be to a name to be taken for it, from 0 to 1.
+const ALIKE: f64 = 0.7;
+
+/// What is accepted instead of a text, and which of it was probably meant.
+fn none_of(text: &str, names: &[&str]) -> String {
+    let expected = any_of(names);
+    let text = text.to_ascii_lowercase();
+    let alike = names.iter().map(|name| (strsim::jaro_winkler(&text, name), name));
+    match alike.max_by(|(a, _), (b, _)| a.total_cmp(b)) {
+        Some((alike, name)) if alike > ALIKE => {
+            format!("expected {expected}; did you mean {name}?")
+        }
+        _ => format!("expected {expected}"),
+    }
 }
 
 /// A directory.
@@ -142,7 +179,7 @@ pub fn spans(text: &str) -> Result<usize, String> {
 pub fn exporter(text: &str) -> Result<String, String> {
     match text {
         "otlp" | "none" => Ok(text.into()),
-        _ => Err("expected otlp or none".into()),
+        _ => Err(none_of(text, &["otlp", "none"])),
     }
 }
 
@@ -156,12 +193,15 @@ pub fn protocol(text: &str) -> Result<String, String> {
 
 /// How to choose what is traced.
 pub fn sampler(text: &str) -> Result<String, String> {
-    match text.strip_prefix("parentbased_").unwrap_or(text) {
-        "always_on" | "always_off" | "traceidratio" => Ok(text.into()),
-        _ => Err("expected always_on, always_off or traceidratio, or one of them behind \
-                  parentbased_"
-            .into()),
+    const NAMES: [&str; 3] = ["always_on", "always_off", "traceidratio"];
+    let name = text.strip_prefix("parentbased_").unwrap_or(text);
+    if NAMES.contains(&name) {
+        return Ok(text.into());
     }
+    let expected = none_of(name, &NAMES);
+    let (accepted, meant) = expected.split_once("; ").unwrap_or((&expected, ""));
+    let meant = if meant.is_empty() { String::new() } else { format!("; {meant}") };
+    Err(format!("{accepted}, or one of them behind parentbased_{meant}"))
 }
 
 /// A share of all.

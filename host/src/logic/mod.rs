@@ -394,7 +394,7 @@ impl Logic {
 }
 
 /// Leads a component through all gates, beside the one that `running` holds, and
-/// serves neither.
+/// serves neither. With `force`, it may lack what the running one has.
 ///
 /// # Errors
 /// The gate that the component does not pass; what it did pass is in `passed`.
@@ -403,6 +403,7 @@ pub fn check(
     running: &[u8],
     settings: Vec<(String, String)>,
     limits: Limits,
+    force: bool,
     passed: &mut Passed,
 ) -> Result<Description, Refusal> {
     let trial = Trial::new(settings, limits, Arc::new(Metrics::new()))?;
@@ -413,7 +414,7 @@ pub fn check(
         Refusal::new(Gate::Schema, message)
     })?;
     passed.gate(Gate::Schema, || {
-        keeps_sessions(&running.description, &candidate.description, false)
+        keeps_sessions(&running.description, &candidate.description, force)
     })?;
     Ok(candidate.description)
 }

@@ -42,6 +42,26 @@ def check_container(where: Path, container: dict, pod: dict) -> None:
         require({"cpu", "memory"} <= given.keys(), where, f"no {kind} of cpu and memory")
 
 
+def check_secrets(where: Path, pod: dict) -> None:
+    """Checks that no secret may be missing, and that the server accepts the mounted ones."""
+    for container in pod["containers"]:
+        for source in container.get("envFrom", []):
+            require(not source.get("secretRef", {}).get("optional"), where, "a Secret is optional")
+    for volume in pod.get("volumes", []):
+        secret = volume.get("secret", {"defaultMode": 0o440})
+        require(not secret.get("optional"), where, "a mounted Secret is optional")
+        require(secret.get("defaultMode") == 0o440, where, "a mounted Secret is open to others")
+        require("secret" not in volume or "fsGroup" in pod["securityContext"], where, "no group may read it")
+
+
+def check_peers(where: Path, policy: dict) -> None:
+    """Checks that nobody of another namespace is let in by a label that a pod gives itself."""
+    for rule in policy["spec"].get("ingress", []):
+        for peer in rule.get("from", [{}]):
+            admitted = peer.get("namespaceSelector") or peer == {"podSelector": {}}
+            require(admitted and not peer.get("podSelector"), where, f"{peer} lets in who labels itself")
+
+
 def variables(document: dict) -> list:
     """The environment variables that a container gets from an object."""
     pod = document.get("spec", {}).get("template", {}).get("spec", {})
@@ -85,8 +105,11 @@ def check_directory(directory: Path, settings: set) -> None:
     pod = workload["spec"]["template"]["spec"]
     for container in pod["containers"]:
         check_container(file, container, pod)
+    check_secrets(file, pod)
     for file, document in objects:
         check_selection(file, document, workload)
+        if document["kind"] == "NetworkPolicy":
+            check_peers(file, document)
 
 
 def main() -> None:

@@ -1,5 +1,6 @@
 //! Where Redis is: one server, the servers that Sentinels watch over, or a Cluster.
 
+use std::fmt;
 use std::time::Duration;
 
 use percent_encoding::percent_decode_str;
@@ -12,6 +13,7 @@ use redis::{
 };
 
 use crate::store::redis::commands::Commands;
+use crate::store::redis::locator::Locator;
 
 /// Where Sentinels listen when nobody says where.
 const SENTINEL_PORT: u16 = 26379;
@@ -134,9 +136,40 @@ impl Address {
     }
 }
 
+impl Address {
+    /// Whether both are the same nodes of a Cluster, with the same user and password.
+    fn has_nodes_of(&self, other: &Self) -> bool {
+        let (Self::Cluster(own), Self::Cluster(others)) = (self, other) else { return false };
+        let same = |(own, other): (&ConnectionInfo, &ConnectionInfo)| {
+            let settings = (own.redis_settings(), other.redis_settings());
+            own.addr() == other.addr()
+                && settings.0.username() == settings.1.username()
+                && settings.0.password() == settings.1.password()
+        };
+        own.len() == others.len() && own.iter().zip(others).all(same)
+    }
+}
+
+impl fmt::Display for Address {
+    /// The servers it names, without users and passwords.
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let servers: Vec<&ConnectionAddr> = match self {
+            Self::Server(server) => vec![server.addr()],
+            Self::Sentinels(sentinels) => sentinels.addresses.iter().collect(),
+            Self::Cluster(nodes) => nodes.iter().map(ConnectionInfo::addr).collect(),
+        };
+        for (place, server) in servers.into_iter().enumerate() {
+            let comma = if place == 0 { "" } else { "," };
+            write!(formatter, "{comma}{server}")?;
+        }
+        Ok(())
+    }
+}
+
 /// Connects, again and again.
 #[derive(Clone)]
 pub struct Connector {
+    locator: Locator,
     target: Target,
     timeout: Duration,
 }
@@ -150,21 +183,18 @@ enum Target {
 }
 
 impl Connector {
-    /// One for this address, that gives an attempt up after `timeout`.
+    /// One to wherever `locator` says, that gives an attempt up after `timeout`.
     ///
     /// # Errors
     /// When the address is not usable at all.
-    pub fn new(address: Address, timeout: Duration) -> Result<Self, RedisError> {
-        let target = match address {
-            Address::Server(server) => Target::Server(Box::new(Client::open(server)?)),
-            Address::Sentinels(sentinels) => Target::Sentinels(sentinels),
-            Address::Cluster(nodes) => {
-                let count = u32::try_from(nodes.len()).unwrap_or(u32::MAX);
-                let client = ClusterClientBuilder::new(nodes).connection_timeout(timeout);
-                Target::Cluster(Box::new(client.retries(CLUSTER_RETRIES).build()?), count)
-            }
-        };
-        Ok(Self { target, timeout })
+    pub fn new(locator: Locator, timeout: Duration) -> Result<Self, RedisError> {
+        let target = Target::new(locator.first().clone(), timeout)?;
+        Ok(Self { locator, target, timeout })
+    }
+
+    /// What it connects to, for people: without users and passwords.
+    pub fn shown(&self) -> String {
+        self.locator.first().to_string()
     }
 
     /// Whether keys are spread over several servers.
@@ -188,7 +218,10 @@ impl Connector {
     }
 
     async fn connect_now(&self, attempt: usize) -> Result<(Commands, Watch), RedisError> {
-        match &self.target {
+        let found = self.locator.found_again().await.map_err(std::io::Error::other)?;
+        let target = found.as_ref().map(|found| Target::new(found.clone(), self.timeout));
+        let target = target.transpose()?;
+        match target.as_ref().unwrap_or(&self.target) {
             Target::Server(client) => {
                 Ok((Commands::Server(self.server(client).await?), Watch::Server))
             }
@@ -206,7 +239,9 @@ impl Connector {
             }
             Target::Cluster(client, _) => {
                 let connection = client.get_async_connection().await?;
-                Ok((Commands::Cluster(connection), Watch::Cluster))
+                let found = found.map(Box::new);
+                let watch = Watch::Cluster { locator: self.locator.clone(), found };
+                Ok((Commands::Cluster(connection), watch))
             }
         }
     }
@@ -221,14 +256,34 @@ impl Connector {
     }
 }
 
+impl Target {
+    fn new(address: Address, timeout: Duration) -> Result<Self, RedisError> {
+        Ok(match address {
+            Address::Server(server) => Self::Server(Box::new(Client::open(server)?)),
+            Address::Sentinels(sentinels) => Self::Sentinels(sentinels),
+            Address::Cluster(nodes) => {
+                let count = u32::try_from(nodes.len()).unwrap_or(u32::MAX);
+                let client = ClusterClientBuilder::new(nodes).connection_timeout(timeout);
+                Self::Cluster(Box::new(client.retries(CLUSTER_RETRIES).build()?), count)
+            }
+        })
+    }
+}
+
 /// What tells when a connection is to be left for another.
 pub enum Watch {
     /// The server itself, when it does not answer.
     Server,
     /// That, and Sentinels that name another primary.
     Sentinels(Box<Watched>),
-    /// Nothing: a Cluster's client finds its nodes again by itself.
-    Cluster,
+    /// Nothing, as a Cluster's client finds its nodes again by itself; but it keeps the
+    /// password that it began with, so another one is a reason to leave it.
+    Cluster {
+        /// Where the nodes are, and with which password.
+        locator: Locator,
+        /// What that was when the client began; `None` when it cannot change.
+        found: Option<Box<Address>>,
+    },
 }
 
 /// A server that was the primary when it was connected to.
@@ -241,6 +296,12 @@ pub struct Watched {
 }
 
 impl Watch {
+    /// Whether it is to be left once there is another: a Cluster has another password.
+    pub async fn has_changed(&self) -> bool {
+        let Self::Cluster { locator, found: Some(before) } = self else { return false };
+        matches!(locator.found_again().await, Ok(Some(now)) if !now.has_nodes_of(before))
+    }
+
     /// Whether there is another primary by now. When no Sentinel answers, the next time
     /// another one is asked first.
     pub async fn has_moved(&mut self, timeout: Duration) -> bool {

@@ -3,7 +3,7 @@
 //! While there is none, calls are told so at once.
 
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -15,6 +15,8 @@ use crate::store::redis::commands::Commands;
 const PING_INTERVAL: Duration = Duration::from_secs(1);
 const RECONNECT_DELAY_MIN: Duration = Duration::from_millis(50);
 const RECONNECT_DELAY_MAX: Duration = Duration::from_secs(1);
+/// How often the log says what still cannot be reached.
+const REMINDER_INTERVAL: Duration = Duration::from_secs(60);
 /// Calls in a row without an answer after which a connection is given up: its
 /// peer may be gone without a word.
 const TIMEOUTS_MAX: u32 = 3;
@@ -152,10 +154,17 @@ async fn keep(
     lender: Option<watch::Receiver<State>>,
 ) {
     let mut delay = RECONNECT_DELAY_MIN;
+    let mut reminder = Reminder::default();
+    let mut successor = None;
     for (attempt, number) in (1..).enumerate() {
-        match connector.connect(attempt).await {
+        let connected = match successor.take() {
+            Some(successor) => Ok(successor),
+            None => connector.connect(attempt).await,
+        };
+        match connected {
             Ok((commands, mut watch)) => {
                 delay = RECONNECT_DELAY_MIN;
+                reminder = Reminder::default();
                 state.send_replace(State::Up { commands: commands.clone(), number });
                 tokio::select! {
                     lost = watched.wait_for(|state| matches!(state, State::Down)) => {
@@ -163,15 +172,20 @@ async fn keep(
                             return;
                         }
                     }
-                    () = end(commands, &mut watch, timeout) => {
+                    found = end(commands, &mut watch, timeout, &connector) => {
+                        successor = found;
+                        if successor.is_some() {
+                            continue;
+                        }
                         state.send_replace(State::Down);
                     }
                 }
                 tracing::warn!("the connection to Redis is lost");
             }
             Err(error) => {
-                if attempt == 0 {
-                    tracing::warn!(%error, "Redis cannot be reached");
+                // Links that were lent a connection go where the first one goes.
+                if lender.is_none() && reminder.is_due(Instant::now()) {
+                    tracing::warn!(redis = connector.shown(), %error, "Redis cannot be reached");
                 }
                 // What is lent is of use as long as it is to the lender, who watches it.
                 let is_kept =
@@ -190,15 +204,42 @@ async fn keep(
     }
 }
 
+/// When the log was last told of an outage that goes on.
+#[derive(Default)]
+struct Reminder(Option<Instant>);
+
+impl Reminder {
+    /// Whether it is time to tell it, at first and then once a minute.
+    fn is_due(&mut self, now: Instant) -> bool {
+        let due = self.0.is_none_or(|last| now.duration_since(last) >= REMINDER_INTERVAL);
+        if due {
+            self.0 = Some(now);
+        }
+        due
+    }
+}
+
 /// Completes when the server does not answer any more, so that a connection that was
 /// closed while nobody used it is replaced before somebody does, or when it is the primary
-/// no more: it may take writes for a while yet, which are lost.
-async fn end(mut commands: Commands, watch: &mut Watch, timeout: Duration) {
-    if matches!(watch, Watch::Cluster) {
-        std::future::pending::<()>().await;
-    }
+/// no more: it may take writes for a while yet, which are lost. A connection to a Cluster is
+/// replaced once its password was changed and another connection was made with it, which it
+/// then returns.
+async fn end(
+    mut commands: Commands,
+    watch: &mut Watch,
+    timeout: Duration,
+    connector: &Connector,
+) -> Option<(Commands, Watch)> {
     loop {
         tokio::time::sleep(PING_INTERVAL).await;
+        if matches!(watch, Watch::Cluster { .. }) {
+            if watch.has_changed().await
+                && let Ok(successor) = connector.connect(0).await
+            {
+                return Some(successor);
+            }
+            continue;
+        }
         let ping = redis::cmd("PING");
         let answer = tokio::time::timeout(timeout, commands.ask::<()>(&ping)).await;
         // An error that the server tells is an answer.
@@ -208,7 +249,24 @@ async fn end(mut commands: Commands, watch: &mut Watch, timeout: Duration) {
             Err(_) => false,
         };
         if !alive || watch.has_moved(timeout).await {
-            return;
+            return None;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_outage_is_told_of_at_first_and_then_once_a_minute() {
+        let start = Instant::now();
+        let mut reminder = Reminder::default();
+        for (seconds, expected) in
+            [(0, true), (1, false), (59, false), (60, true), (61, false), (119, false), (121, true)]
+        {
+            let now = start + Duration::from_secs(seconds);
+            assert_eq!(reminder.is_due(now), expected, "{seconds}");
         }
     }
 }

@@ -5,6 +5,7 @@
 mod address;
 mod commands;
 mod link;
+mod locator;
 mod reply;
 mod script;
 
@@ -20,6 +21,7 @@ use address::Connector;
 pub use address::{Address, NoAddress};
 use commands::Commands;
 use link::{Disconnected, Link};
+pub use locator::Locator;
 use script::TransactionScript;
 
 /// About how many keys one step of a count looks at, for some 0.7 ms of the server.
@@ -54,14 +56,14 @@ pub enum Unfit {
 }
 
 impl Redis {
-    /// A store on the server at `address`, which need not answer yet: a task of
+    /// A store on the server that `locator` says, which need not answer yet: a task of
     /// the present runtime connects, and connects again when the connection is
     /// lost. Every call is given up after `timeout`.
     ///
     /// # Errors
     /// When the address is not usable at all.
-    pub fn new(address: Address, timeout: Duration) -> Result<Self, RedisError> {
-        let connector = Connector::new(address, timeout)?;
+    pub fn new(locator: impl Into<Locator>, timeout: Duration) -> Result<Self, RedisError> {
+        let connector = Connector::new(locator.into(), timeout)?;
         Ok(Self {
             first: Link::new(connector.clone(), timeout),
             connector,

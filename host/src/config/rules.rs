@@ -1,0 +1,31 @@
+//! Settings of the component that has the rules.
+
+use std::path::Path;
+
+use clap::Args;
+
+use super::given::{given, text};
+use super::values;
+
+/// The component.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Rules")]
+pub struct Rules {
+    /// File of the component to run; empty runs the built-in one. A change of the file
+    /// is a swap, and so is a SIGHUP.
+    #[arg(long, env = "COMPONENT", default_value = "", global = true, hide_default_value = true,
+          value_parser = given(text))]
+    component: String,
+
+    /// Calls of the rules at the same time; each needs an instance.
+    #[arg(long, env = "LOGIC_INSTANCES", default_value = "256", global = true,
+          value_parser = given(values::instances))]
+    pub logic_instances: u32,
+}
+
+impl Rules {
+    /// The file of the component to run, if it is not the built-in one.
+    pub fn component(&self) -> Option<&Path> {
+        Some(Path::new(&self.component)).filter(|_| !self.component.is_empty())
+    }
+}

@@ -1,0 +1,141 @@
+//! Settings of the store: where Redis is, or where the embedded store keeps its files.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+
+use super::given::{Secret as SecretText, given};
+use super::refusal::Refusal;
+use super::secret::Secret;
+use super::{IN_MEMORY, values};
+use crate::store::redis::{Address, Locator};
+
+/// What REDIS_URL may be.
+const A_URL: &str = "redis://[user:password@]host[:port][/database], \
+     redis-sentinel://[user:password@]host[:port],.../service[/database] or \
+     redis-cluster://[user:password@]host[:port],..., or rediss in the place of redis";
+
+/// Redis, or the embedded store.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Store")]
+pub struct Storage {
+    /// Host of Redis; empty uses the embedded store.
+    #[arg(long, env = "REDIS_HOST", default_value = "", global = true,
+          hide_default_value = true, value_parser = given(values::host))]
+    redis_host: String,
+
+    /// Port of Redis.
+    #[arg(long, env = "REDIS_PORT", default_value = "6379", global = true,
+          value_parser = given(values::port))]
+    redis_port: u16,
+
+    /// Database of Redis.
+    #[arg(long, env = "REDIS_DATABASE", default_value = "5", global = true,
+          value_parser = given(values::database))]
+    redis_database: u32,
+
+    /// User of Redis.
+    #[arg(long, env = "REDIS_USERNAME", default_value = "", global = true,
+          hide_default_value = true, value_parser = given(super::given::text))]
+    redis_username: String,
+
+    /// Password of Redis.
+    #[arg(long, env = "REDIS_PASSWORD", default_value = "", global = true,
+          hide_default_value = true, hide_env_values = true, value_parser = SecretText)]
+    redis_password: String,
+
+    /// File with the password of Redis, read again at each new connection.
+    #[arg(long, env = "REDIS_PASSWORD_FILE", default_value = "", global = true,
+          hide_default_value = true, value_parser = given(super::given::text))]
+    redis_password_file: String,
+
+    /// redis://user:password@host:port/database, instead of the ones above (without a
+    /// database it is 0);
+    /// redis-sentinel://host:port,host:port/service/database asks Sentinels for the server,
+    /// redis-cluster://host:port,host:port is a Cluster. With rediss in the place of redis,
+    /// over TLS.
+    #[arg(long, env = "REDIS_URL", default_value = "", global = true,
+          hide_default_value = true, hide_env_values = true, value_parser = SecretText)]
+    redis_url: String,
+
+    /// File with the URL of Redis, read again at each new connection.
+    #[arg(long, env = "REDIS_URL_FILE", default_value = "", global = true,
+          hide_default_value = true, value_parser = given(super::given::text))]
+    redis_url_file: String,
+
+    /// How long a call waits for Redis.
+    #[arg(long, env = "REDIS_TIMEOUT", default_value = "1s", global = true,
+          value_parser = given(values::timeout))]
+    pub redis_timeout: Duration,
+
+    /// Accept a Redis that evicts keys when it is full.
+    #[arg(long, env = "REDIS_ALLOW_EVICTION", default_value = "false", global = true,
+          value_parser = given(values::boolean), num_args = 0..=1,
+          default_missing_value = "true", require_equals = true)]
+    pub redis_allow_eviction: bool,
+
+    /// Directory of the embedded store; :memory: keeps nothing.
+    #[arg(long, env = "DATA_DIR", default_value = "data", global = true,
+          value_parser = given(values::not_empty))]
+    pub data_dir: String,
+}
+
+/// Where sessions are to be kept.
+#[derive(Clone, Debug)]
+pub enum StoreChoice {
+    /// In memory only.
+    Memory,
+    /// In a directory.
+    Embedded(PathBuf),
+    /// On a Redis server.
+    Redis(Locator),
+}
+
+impl Storage {
+    /// Where sessions are to be kept.
+    ///
+    /// # Errors
+    /// When REDIS_URL is no address, or the file of a secret is not to be used.
+    pub fn choice(&self) -> Result<StoreChoice, Refusal> {
+        let password = self.password().read()?;
+        let url = self.url().read()?;
+        if url.is_empty() && self.redis_host.is_empty() {
+            return Ok(match self.data_dir.as_str() {
+                IN_MEMORY => StoreChoice::Memory,
+                directory => StoreChoice::Embedded(directory.into()),
+            });
+        }
+        let address = self.address(&url, &password)?;
+        let secret = if url.is_empty() { self.password() } else { self.url() };
+        if !secret.is_in_file() {
+            return Ok(StoreChoice::Redis(address.into()));
+        }
+        let storage = self.clone();
+        let find = move || {
+            let (url, password) = (storage.url().read()?, storage.password().read()?);
+            storage.address(&url, &password)
+        };
+        Ok(StoreChoice::Redis(Locator::asked(address, move || {
+            find().map_err(|refusal| refusal.text)
+        })))
+    }
+
+    /// Where Redis is.
+    fn address(&self, url: &str, password: &str) -> Result<Address, Refusal> {
+        if !url.is_empty() {
+            return Address::from_url(url).map_err(|_| Refusal::of_secret("REDIS_URL", A_URL));
+        }
+        let Self { redis_host, redis_port, redis_database, redis_username, .. } = self;
+        Address::from_parts(redis_host, *redis_port, *redis_database, redis_username, password)
+            .map_err(|_| Refusal::of_value("REDIS_HOST", redis_host, values::A_HOST))
+    }
+
+    fn password(&self) -> Secret<'_> {
+        Secret::new("REDIS_PASSWORD", &self.redis_password, &self.redis_password_file)
+    }
+
+    fn url(&self) -> Secret<'_> {
+        Secret::new("REDIS_URL", &self.redis_url, &self.redis_url_file)
+    }
+}
