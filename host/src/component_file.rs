@@ -15,6 +15,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::logic::{COMPONENT_BYTES_MAX, Gate, Logic, Source};
+use crate::telemetry::milliseconds;
 
 /// How often the file is looked at.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
@@ -82,7 +83,8 @@ impl ComponentFile {
                 }
                 Err(Refused { reason, again: true }) => {
                     let wait = (waited * 2).clamp(RETRY_MIN, RETRY_MAX);
-                    tracing::error!(reason, again_in = ?wait, "the component file is not used");
+                    let again_in_ms = milliseconds(wait);
+                    tracing::error!(reason, again_in_ms, "the component file is not used");
                     retry = Some((Instant::now() + wait, wait));
                 }
             }

@@ -31,7 +31,7 @@ use crate::store::redis::Redis;
 use crate::telemetry::Metrics;
 use crate::telemetry::traces::Traces;
 use crate::workers::{self, Workers};
-use crate::{grpc, http};
+use crate::{grpc, http, telemetry};
 
 /// Connections for users at the same time, when the system allows as many.
 const CONNECTIONS_MAX: u64 = 16_384;
@@ -304,7 +304,8 @@ impl Running {
             while self.admin.join_next().await.is_some() {}
         };
         if tokio::time::timeout(DRAIN, ending).await.is_err() {
-            tracing::warn!(after = ?DRAIN, "connections that did not end were cut off");
+            let after_ms = telemetry::milliseconds(DRAIN);
+            tracing::warn!(after_ms, "connections that did not end were cut off");
         }
         self.tasks.shutdown().await;
         self.admin.shutdown().await;

@@ -248,8 +248,57 @@ async fn a_request_id_is_accepted_or_made_and_is_in_the_log() {
     })
     .await;
     let line: Value = serde_json::from_str(&line).unwrap();
-    assert_eq!(line["span"]["request_id"], "mine-1");
-    assert_eq!(line["code"], "200");
+    assert_eq!(
+        (&line["request_id"], &line["span"]["request_id"]),
+        (&json!("mine-1"), &json!("mine-1"))
+    );
+    assert_eq!(line["code"], 200);
+}
+
+#[tokio::test]
+async fn every_line_of_a_request_has_its_ids_on_top_and_its_numbers_are_numbers() {
+    const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
+    let host = Launch::in_memory().set("LOG_LEVEL", "debug").set("LOG_FORMAT", "json").start();
+    let parent = format!("00-{TRACE}-00f067aa0ba902b7-01");
+    let asked = session_tests::http()
+        .get(host.url("rest", "/v1/pre-order/sessions/none"))
+        .header("x-request-id", "over-rest\"}{")
+        .header("traceparent", &parent);
+    assert_eq!(asked.send().await.unwrap().status(), 404);
+    // What would not be fit for a log gets an id of ours.
+    let odd = "x".repeat(129);
+    for odd in ["two words", "caf\u{e9}", "a\tb", &odd] {
+        let asked = session_tests::http().get(host.url("rest", "/health"));
+        let answer = asked.header("x-request-id", odd.as_bytes()).send().await.unwrap();
+        let given = answer.headers()["x-request-id"].to_str().unwrap().to_owned();
+        assert!(given.len() < 40 && given != odd, "{given}");
+    }
+    let grpc = host.client(Wire::Grpc).await;
+    grpc.get("pre-order", "none").await.unwrap_err();
+    let log = wait::until("both are logged", async || {
+        let log = host.log();
+        (log.contains("GetSession") && log.contains("over-rest")).then_some(log)
+    })
+    .await;
+    let lines = log.lines().map(|line| serde_json::from_str::<Value>(line).expect(line));
+    let lines: Vec<Value> = lines.filter(|line| line["span"]["name"] == "request").collect();
+    for line in &lines {
+        assert_eq!(line["request_id"], line["span"]["request_id"], "{line}");
+        assert!(line["request_id"].is_string(), "{line}");
+        assert_eq!(line.get("trace_id"), line["span"].get("trace_id"), "{line}");
+    }
+    let answered = |operation: &str| {
+        let of = |line: &&Value| line["span"]["operation"] == operation && line["code"].is_number();
+        lines.iter().find(of).unwrap_or_else(|| panic!("{operation}: {log}"))
+    };
+    let rest = answered("session.booking.v1.Booking/Get");
+    assert_eq!((&rest["code"], &rest["trace_id"]), (&json!(404), &json!(TRACE)));
+    assert_eq!(rest["request_id"], "over-rest\"}{");
+    let grpc = answered("sessionmanager.SessionManager/GetSession");
+    assert_eq!((&grpc["code"], &grpc["status"]), (&json!(5), &json!("NOT_FOUND")));
+    for line in [rest, grpc] {
+        assert!(line["duration_us"].is_u64() && line.get("duration").is_none(), "{line}");
+    }
 }
 
 #[tokio::test]

@@ -302,8 +302,8 @@ async fn the_component_file_is_watched_and_read_again_at_a_hangup() {
     generation(2).await;
     // A broken file is tried again, later each time.
     put(b"broken");
-    log_has(&host, "again_in=2s").await;
-    log_has(&host, "again_in=4s").await;
+    log_has(&host, "again_in_ms=2000").await;
+    log_has(&host, "again_in_ms=4000").await;
     assert_eq!(admin.component().await["generation"], 2);
     put(&relabelled(&second_version(), 1));
     generation(3).await;

@@ -4,6 +4,7 @@ use std::pin::pin;
 
 use prost_types::value::Kind;
 use tokio::sync::{mpsc, oneshot};
+use tracing::Instrument;
 
 use crate::api::streams::{self, Replies};
 use crate::api::{Api, given, timestamp};
@@ -212,8 +213,7 @@ pub async fn connect(
     let (told, replies) = streams::channel();
     let (answer, answered) = oneshot::channel::<Result<(), Error>>();
     let api = api.clone();
-    // On its own, so that a client that leaves while it is registered is closed as well.
-    tokio::spawn(async move {
+    let holding = async move {
         let pod_id = given(pod_id).unwrap_or_else(|| api.streams.pod_id.clone());
         let session_id = given(session_id);
         let registering =
@@ -230,7 +230,10 @@ pub async fn connect(
             }
         }
         drop(place);
-    });
+    };
+    // On its own, so that a client that leaves while it is registered is closed as well. What
+    // it logs is of this request.
+    tokio::spawn(holding.in_current_span());
     let gone = || Error::new(Reason::Overloaded, "The service is stopping.");
     answered.await.map_err(|_| gone())??;
     Ok(replies)

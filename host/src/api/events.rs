@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio::time::Instant;
+use tracing::Instrument;
 
 use crate::api::streams::{self, Replies};
 use crate::api::{Api, given, timestamp};
@@ -59,10 +60,12 @@ pub async fn subscribe(
     let subscription = api.feed.subscribe(after).await?;
     let (teller, replies) = streams::channel();
     let telling = tell(api.clone(), subscription, wanted, teller);
-    tokio::spawn(async move {
+    let telling = async move {
         telling.await;
         drop(place);
-    });
+    };
+    // What it logs is of this request.
+    tokio::spawn(telling.in_current_span());
     Ok(replies)
 }
 

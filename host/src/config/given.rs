@@ -17,7 +17,7 @@ pub fn given<T>(read: fn(&str) -> Result<T, String>) -> Given<T> {
 /// Any text.
 ///
 /// # Errors
-/// None; others of its kind have some.
+/// Never.
 #[allow(clippy::unnecessary_wraps, reason = "it stands where others refuse")]
 pub fn text(text: &str) -> Result<String, String> {
     Ok(text.into())

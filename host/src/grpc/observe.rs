@@ -16,7 +16,7 @@ use crate::error::{Error, Reason};
 use crate::grpc::{MESSAGE_BYTES_MAX, status};
 use crate::proto::DESCRIPTORS;
 use crate::telemetry::traces::{Call, Trace};
-use crate::telemetry::{Counts, Operation, REQUEST_ID, request_id};
+use crate::telemetry::{Counts, Operation, REQUEST_ID, microseconds, request_id};
 
 const DETAILS: &str = "grpc-status-details-bin";
 const STATUS: &str = "grpc-status";
@@ -102,10 +102,12 @@ where
             let failed =
                 matches!(code, Code::Internal | Code::Unavailable | Code::DeadlineExceeded);
             trace.answered_grpc(code as i32, failed);
+            // As over REST a number, so that a key has values of one type.
+            let (status, code, duration_us) = (name_of(code), code as i32, microseconds(duration));
             if failed {
-                tracing::warn!(code = name_of(code), ?duration, "request failed");
+                tracing::warn!(code, status, duration_us, "request failed");
             } else {
-                tracing::debug!(code = name_of(code), ?duration, "request answered");
+                tracing::debug!(code, status, duration_us, "request answered");
             }
             response.headers_mut().insert(REQUEST_ID, id);
             Ok(response)

@@ -35,7 +35,7 @@ use crate::listener::Connections;
 use crate::logic;
 use crate::proto::DESCRIPTORS;
 use crate::telemetry::traces::{Call, Trace};
-use crate::telemetry::{Counts, Metrics, Operation, REQUEST_ID, request_id};
+use crate::telemetry::{Counts, Metrics, Operation, REQUEST_ID, microseconds, request_id};
 
 /// The most bytes of one body.
 const BODY_BYTES_MAX: usize = 4 << 20;
@@ -110,10 +110,11 @@ impl Rest {
             let status = answer.status();
             let duration = in_flight.answered(status.as_str());
             trace.answered_http(status.as_u16());
+            let (code, duration_us) = (status.as_u16(), microseconds(duration));
             if status.is_server_error() {
-                tracing::warn!(code = status.as_str(), ?duration, "request failed");
+                tracing::warn!(code, duration_us, "request failed");
             } else {
-                tracing::debug!(code = status.as_str(), ?duration, "request answered");
+                tracing::debug!(code, duration_us, "request answered");
             }
             answer.headers_mut().insert(REQUEST_ID, id.clone());
             answer

@@ -44,7 +44,7 @@ pub use generation::{End, Generation, Past};
 pub use imports::without_store;
 
 use crate::store::Store;
-use crate::telemetry::Metrics;
+use crate::telemetry::{Metrics, microseconds};
 use generation::History;
 use pool::{Places, Provisions};
 use trial::{Program, Trial, aside};
@@ -236,7 +236,8 @@ impl Logic {
         let mut passed = Passed::default();
         let swapped = self.try_swap(bytes, source, force, &mut passed).await;
         for (gate, duration) in &passed.0 {
-            tracing::info!(source = source.name(), gate = gate.name(), ?duration, "gate passed");
+            let duration_us = microseconds(*duration);
+            tracing::info!(source = source.name(), gate = gate.name(), duration_us, "gate passed");
             self.provisions.metrics.gate_passed(gate.name(), *duration);
         }
         match &swapped {

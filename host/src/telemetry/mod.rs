@@ -1,5 +1,6 @@
 //! Logs, traces, request ids and every metric: the only place that names them.
 
+mod json_log;
 mod merge;
 mod metrics;
 mod process;
@@ -8,6 +9,7 @@ pub mod traces;
 use std::cell::Cell;
 use std::path::Path;
 use std::sync::OnceLock;
+use std::time::Duration;
 
 use http::HeaderValue;
 use tracing_appender::non_blocking::WorkerGuard;
@@ -107,8 +109,20 @@ where
     let layer = tracing_subscriber::fmt::layer().with_writer(writer).with_ansi(false);
     match format {
         LogFormat::Text => registry.with(layer).init(),
-        LogFormat::Json => registry.with(layer.json().flatten_event(true)).init(),
+        LogFormat::Json => {
+            registry.with(layer.json().event_format(json_log::JsonLine::new())).init();
+        }
     }
+}
+
+/// A duration as the log has it in a key that ends in `_us`.
+pub fn microseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
+
+/// A duration as the log has it in a key that ends in `_ms`.
+pub fn milliseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// The id of a request: the caller's, when it is fit to be logged, else a new
