@@ -15,6 +15,7 @@ mod house;
 mod lifecycle;
 mod logic;
 mod outage;
+mod protos;
 mod readme;
 mod settings;
 mod store;
