@@ -14,6 +14,7 @@ mod everywhere;
 mod house;
 mod lifecycle;
 mod logic;
+mod openapi;
 mod outage;
 mod protos;
 mod readme;

@@ -1,0 +1,101 @@
+//! What an operation answers when it has no result: the statuses, each with the reasons of the
+//! error table that have it, and the one body of them all.
+
+use serde_json::{Map, Value, json};
+
+use super::schemas::reference;
+use crate::error::TABLE;
+use crate::http::routes::{BodyRule, Route};
+
+/// What may happen to any operation.
+const ALWAYS: [u16; 4] = [400, 500, 503, 504];
+/// What may happen when a session is named.
+const NAMED: [u16; 1] = [404];
+/// What may happen when something is changed.
+const CHANGED: [u16; 2] = [409, 429];
+/// What may happen to a body.
+const SENT: [u16; 2] = [413, 415];
+
+/// Adds the failures of an operation to its responses.
+pub fn add(responses: &mut Map<String, Value>, route: &Route) {
+    let some = |statuses: &'static [u16], when: bool| if when { statuses } else { &[] };
+    let changes = route.http_method != "GET";
+    let sends = !matches!(route.body, BodyRule::Nothing);
+    let statuses = [
+        &ALWAYS[..],
+        some(&NAMED, route.template.contains('{') || route.template == "/session"),
+        some(&CHANGED, changes),
+        some(&SENT, sends),
+    ];
+    for status in statuses.concat() {
+        responses.insert(status.to_string(), to(&name(status)));
+    }
+    responses.insert("default".into(), to("Error"));
+}
+
+/// What operations refer to, by name.
+pub fn responses() -> Map<String, Value> {
+    let response = |description: String| {
+        let schema = reference("Error");
+        json!({ "description": description, "content": { "application/json": { "schema": schema } } })
+    };
+    let all = [&ALWAYS[..], &NAMED, &CHANGED, &SENT].concat();
+    let mut responses = Map::new();
+    for status in all {
+        let reasons = TABLE.iter().filter(|row| row.http.as_u16() == status).map(|row| row.name);
+        let reasons = reasons.collect::<Vec<_>>().join(", ");
+        responses.insert(name(status), response(reasons));
+    }
+    let any = "The request has no result; `details` say why.";
+    responses.insert("Error".into(), response(any.into()));
+    responses
+}
+
+fn name(status: u16) -> String {
+    format!("Error{status}")
+}
+
+fn to(response: &str) -> Value {
+    json!({ "$ref": format!("#/components/responses/{response}") })
+}
+
+/// The body of every failure.
+pub fn schema() -> Value {
+    let mut reasons: Vec<&str> = TABLE.iter().map(|row| row.name).collect();
+    reasons.sort_unstable();
+    json!({
+        "type": "object",
+        "required": ["code", "message", "details"],
+        "properties": {
+            "code": { "type": "integer", "description": "A code of google.rpc.Code." },
+            "message": { "type": "string", "description": "One sentence for people." },
+            "details": {
+                "type": "array",
+                "items": {
+                    "type": "object",
+                    "required": ["@type"],
+                    "properties": {
+                        "@type": { "type": "string" },
+                        "reason": { "enum": reasons },
+                        "domain": { "const": "session-manager" },
+                        "metadata": {
+                            "type": "object",
+                            "additionalProperties": { "type": "string" },
+                        },
+                        "fieldViolations": {
+                            "type": "array",
+                            "items": {
+                                "type": "object",
+                                "properties": {
+                                    "field": { "type": "string" },
+                                    "description": { "type": "string" },
+                                },
+                            },
+                        },
+                        "retryDelay": { "type": "string" },
+                    },
+                },
+            },
+        },
+    })
+}
