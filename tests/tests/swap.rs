@@ -43,6 +43,15 @@ fn nested(count: usize) -> Vec<u8> {
     wat::parse_str(format!("(component {})", "(component)".repeat(count))).unwrap()
 }
 
+/// A component that exports an interface of the contract as it was in some version.
+fn built_for(version: &str) -> Vec<u8> {
+    let text = format!(
+        "(component (instance $nothing) \
+         (export \"session:manager/booking@{version}\" (instance $nothing)))"
+    );
+    wat::parse_str(text).unwrap()
+}
+
 fn numbers(report: &Json) -> (u64, String) {
     (report["generation"].as_u64().unwrap(), report["digest"].as_str().unwrap().into())
 }
@@ -67,13 +76,19 @@ async fn each_bad_component_stops_at_its_gate_and_what_runs_goes_on() {
         (BUILT_IN[..BUILT_IN.len() / 2].to_vec(), "valid", &["no valid component"]),
         (wat::parse_str("(module)").unwrap(), "valid", &["core module", "wasm32-wasip2"]),
         (nested(300), "valid", &["more than 256 modules and components"]),
+        (
+            built_for("1.0.0"),
+            "imports",
+            &["it is built for session:manager 1.x, build again", "wit/session.wit"],
+        ),
+        (built_for("3.1.0"), "imports", &["it is built for session:manager 3.x"]),
         (build("networked"), "imports", &["it imports wasi:sockets/tcp@0.2"]),
         (
             build("incomplete"),
             "exports",
             &[
-                "it does not export session:manager/catalog@1.0.0",
-                "it does not export session:manager/booking@1.0.0 unlock: \
+                "it does not export session:manager/catalog@2.0.0",
+                "it does not export session:manager/booking@2.0.0 unlock: \
                  func(context: string, session-key: string, lock-token: string) -> result<_, fault>",
                 "its result has the fields version, not fields, version, expires-at-ms",
             ],
@@ -92,7 +107,7 @@ async fn each_bad_component_stops_at_its_gate_and_what_runs_goes_on() {
         assert!(user.set("pre-order", "k", json!({ "fleet_list_request": 1 })).await.is_ok());
     }
     let metrics = admin.metrics().await;
-    let refused = "session_manager_component_swaps_total{outcome=\"refused\",source=\"upload\"} 12";
+    let refused = "session_manager_component_swaps_total{outcome=\"refused\",source=\"upload\"} 14";
     assert!(metrics.contains(refused), "{refused}");
 }
 

@@ -11,10 +11,13 @@ use wit_parser::{
     WorldId, WorldItem, WorldKey,
 };
 
+/// What the names of our own interfaces begin with.
+const CONTRACT: &str = "session:manager/";
+
 /// What a component may import: our own interfaces, and of WASI what Rust's
 /// standard library links whether it is used or not.
 const OFFERED: [&str; 7] = [
-    "session:manager/",
+    CONTRACT,
     "wasi:config/",
     "wasi:cli/",
     "wasi:clocks/",
@@ -102,11 +105,20 @@ impl World {
         }
     }
 
-    /// Whether it imports nothing that is not offered.
+    /// Whether it imports nothing that is not offered, and is built for this contract.
     ///
     /// # Errors
-    /// Every import that is not, by its name.
+    /// The version that it is built for instead, or every import that is not offered, by
+    /// its name.
     pub fn imports(&self) -> Result<(), String> {
+        let ours = DEMANDED.majors().into_iter().next().unwrap_or_default();
+        // A record that has changed since would be told as many breaches, none the cause.
+        if let Some(other) = self.majors().into_iter().find(|major| *major != ours) {
+            return Err(format!(
+                "it is built for session:manager {other}.x, build again with the \
+                 wit/session.wit of this host, which is for {ours}.x"
+            ));
+        }
         let imports = self.resolve.worlds[self.world].imports.keys();
         let names = imports.map(|key| self.resolve.name_world_key(key));
         let foreign: Vec<_> = names
@@ -129,6 +141,17 @@ impl World {
             demanded.demand(*interface, self, &mut breaches);
         }
         all_well(&breaches)
+    }
+
+    /// The major versions of the contract that its imports and exports are of.
+    fn majors(&self) -> Vec<u64> {
+        let world = &self.resolve.worlds[self.world];
+        let names = world.imports.keys().chain(world.exports.keys());
+        let major = |name: String| {
+            let (_, version) = name.strip_prefix(CONTRACT)?.split_once('@')?;
+            version.split('.').next()?.parse().ok()
+        };
+        names.filter_map(|key| major(self.resolve.name_world_key(key))).collect()
     }
 
     fn demand(&self, interface: InterfaceId, given: &Self, breaches: &mut Vec<String>) {

@@ -11,7 +11,7 @@
 mod bindings {
     wit_bindgen::generate!({
         inline: r#"
-            package session:manager@1.0.0;
+            package session:manager@2.0.0;
 
             interface booking {
                 enum reason { invalid-request }
