@@ -21,6 +21,14 @@ pub fn fault_with(reason: Reason, message: impl Into<String>, name: &str, value:
     fault
 }
 
+/// The fault for a limit that is reached. Libraries that try again after
+/// `RESOURCE_EXHAUSTED` are told that it does not help: a session has to end first.
+pub fn at_limit(message: impl Into<String>, limit: u32) -> Fault {
+    let mut fault = fault_with(Reason::SessionLimitReached, message, "limit", limit.to_string());
+    fault.metadata.push(Detail { name: "retry".into(), value: "false".into() });
+    fault
+}
+
 /// A violation.
 pub fn violation(field: impl Into<String>, description: impl Into<String>) -> Violation {
     Violation { field: field.into(), description: description.into() }

@@ -5,7 +5,7 @@
 //! session has a record that outlives it for a while, to tell what became of it.
 
 use crate::events::{Event, Type};
-use crate::fault::{fault, fault_with, refuse, violation};
+use crate::fault::{at_limit, fault, fault_with, refuse, violation};
 use crate::faults::{Detail, Fault, Reason, Violation};
 use crate::imports::Imports;
 use crate::keys::{self, Home as Keys, check_id};
@@ -494,7 +494,7 @@ fn limit_reached(
     }
     sessions.push(']');
     let message = format!("Cannot create session. Max of active sessions ({max}) exhausted!");
-    let mut fault = fault_with(Reason::SessionLimitReached, message, "limit", max.to_string());
+    let mut fault = at_limit(message, max);
     fault.metadata.push(Detail { name: "active".into(), value: members.len().to_string() });
     fault.metadata.push(Detail { name: "sessions".into(), value: sessions });
     Ok(fault)

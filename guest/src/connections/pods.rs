@@ -57,7 +57,8 @@ pub fn heartbeat_pod(
     }
 }
 
-/// The connections of a pod in one part.
+/// The connections of a pod in one part, which has some unless it is the last: partitions
+/// where the pod has none are passed over.
 ///
 /// # Errors
 /// `invalid-request`; `store-unavailable`.
@@ -69,15 +70,25 @@ pub fn list_pod(
 ) -> Result<Page, Fault> {
     let mut violations = Vec::new();
     check_id(POD_FIELD, pod_id, &mut violations);
-    let (partition, mark) = place_in_part(cursor, &mut violations);
+    let (mut partition, mut mark) = place_in_part(cursor, &mut violations);
     refuse(violations)?;
-    let (members, _, _) = members(imports, partition.pod(pod_id), mark, PART_MAX)?;
-    let ids = members.iter().filter_map(|member| member.name.split_once('\n'));
-    let ids: Vec<&str> = ids.map(|(_, session_id)| session_id).collect();
-    let mut connections = alive(imports, policy, partition, &ids)?;
-    connections.retain(|one| one.pod_id == pod_id);
-    let last = members.last().filter(|_| members.len() == PART_MAX as usize);
-    Ok(Page { connections, next: next_place(partition, last) })
+    // Each round goes on behind the one before, up to the end of the last partition.
+    loop {
+        let (members, _, _) = members(imports, partition.pod(pod_id), mark, PART_MAX)?;
+        let ids = members.iter().filter_map(|member| member.name.split_once('\n'));
+        let ids: Vec<&str> = ids.map(|(_, session_id)| session_id).collect();
+        let mut connections = alive(imports, policy, partition, &ids)?;
+        connections.retain(|one| one.pod_id == pod_id);
+        let last = members.last().filter(|_| members.len() == PART_MAX as usize);
+        let next = next_place(partition, last);
+        if !connections.is_empty() || next.is_none() {
+            return Ok(Page { connections, next });
+        }
+        mark = last.cloned();
+        if mark.is_none() {
+            partition = partition.next().and_then(Partition::numbered).unwrap_or(partition);
+        }
+    }
 }
 
 /// Closes connections of a pod that is gone, in one part.

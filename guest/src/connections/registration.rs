@@ -8,7 +8,7 @@ use super::{
 };
 use crate::connections_types::Connection;
 use crate::events::{Event, Type};
-use crate::fault::{fault_with, invalid, quote, refuse, violation};
+use crate::fault::{at_limit, invalid, quote, refuse, violation};
 use crate::faults::{Fault, Reason, Violation};
 use crate::imports::Imports;
 use crate::keys::{self, Partition, check_id};
@@ -459,5 +459,5 @@ fn limit_reached(imports: &impl Imports, policy: &Policy, place: &Place<'_>) -> 
         Event { pod_id: place.pod_id, ..Event::new(Type::ConnectionLimitReached, place.user_id) };
     event.tell(imports, policy, place.partition);
     let message = format!("The user has {CONNECTIONS_MAX} connections, which is the most.");
-    fault_with(Reason::SessionLimitReached, message, "limit", CONNECTIONS_MAX.to_string())
+    at_limit(message, CONNECTIONS_MAX)
 }

@@ -179,6 +179,7 @@ fn a_user_with_too_many_is_refused_and_told_of() {
     let store = Script::answering_each([refused(CONNECTIONS_MAX, Reply::Record(None)), done()]);
     let fault = register(&store, &POLICY, "u", "pod", None).expect_err("a limit");
     assert_eq!(fault.reason, Reason::SessionLimitReached);
+    assert!(fault.metadata.iter().any(|fact| fact.name == "retry" && fact.value == "false"));
     assert!(matches!(&store.last_asked().success[..], [Operation::AppendEvent(_)]));
 }
 
@@ -335,4 +336,31 @@ fn who_has_taken_an_id_over_ends_what_the_other_has_written_and_nothing_of_his_o
     let store = Script::answering_each([theirs(), done(), theirs(), claimed_by("w")]);
     assert_eq!(chosen(&store).expect_err("lost").reason, Reason::SessionExists);
     assert_eq!(store.count(), 4);
+}
+
+#[test]
+fn no_part_of_a_pods_connections_is_empty_but_the_last() {
+    let id = |partition: u32| {
+        let partition = Partition::numbered(partition).expect("one");
+        keys::connection_id(partition, |length| "x".repeat(length as usize))
+    };
+    let page = |names: Vec<String>| {
+        let live = names.len() as u32;
+        let members = names.into_iter().map(|name| Member { name, expires_at_ms: 91_000 });
+        (true, vec![Reply::Members(MemberPage { members: members.collect(), live })])
+    };
+    let none = || page(vec![]);
+    let listed = |id: String| page(vec![format!("u\n{id}")]);
+    let alive = || (true, vec![record("u", 900, &[])]);
+    let gone = || (true, vec![Reply::Record(None)]);
+    // Nothing in the first; in the second what has moved away meanwhile; then one.
+    let store =
+        Script::answering_each([none(), listed(id(1)), gone(), none(), listed(id(3)), alive()]);
+    let part = list_pod(&store, &POLICY, "pod", "").expect("a part");
+    assert_eq!(part.connections.len(), 1);
+    assert_eq!((part.next.as_deref(), store.count()), (Some("4"), 6));
+    // The last one may be.
+    let store = Script::answering_each([none(), none()]);
+    let part = list_pod(&store, &POLICY, "pod", "62").expect("a part");
+    assert_eq!((part.connections.len(), part.next), (0, None));
 }
