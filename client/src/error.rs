@@ -24,7 +24,8 @@ pub enum Reason {
     DeviceNotRegistered,
     /// The session is at another version; the metadata has it.
     VersionMismatch,
-    /// Somebody else holds the lock; the metadata has the remaining time.
+    /// The lock is not the caller's; the metadata has the time that remains, 0 when it has
+    /// ended.
     SessionLocked,
     /// Another user has the id.
     SessionExists,

@@ -11,8 +11,8 @@ use crate::keys::{self, TOKEN_FIELD, VERSION_FIELD};
 use crate::policy::Policy;
 use crate::schema::{self, Context, SESSION_BYTES_MAX};
 use crate::store::{
-    Compare, Entry, FieldTest, Hash, HashAdd, HashGet, HashSet, Operation, Outcome, Reply,
-    SizeBound,
+    Compare, CountTest, Entry, FieldChoice, FieldTest, Hash, HashAdd, HashGet, HashSet, Operation,
+    Outcome, Reply, SizeBound,
 };
 use crate::transaction::{execute, read, unexpected_replies};
 use crate::value;
@@ -20,6 +20,8 @@ use crate::value;
 /// The most fields that one write may name.
 const FIELDS_MAX: usize = 256;
 const KEY_FIELD: &str = "session_key";
+/// The largest version: the largest number that a field of the store counts.
+const VERSION_MAX: u64 = (1 << 53) - 1;
 /// Characters of a session key that the service makes: 192 random bits.
 const MADE_KEY_CHARACTERS: u32 = 32;
 /// Characters of a lock token: 192 random bits.
@@ -53,16 +55,9 @@ pub fn set(imports: &impl Imports, policy: &Policy, mut write: Write) -> Result<
 
     let key = keys::session(context, &write.session_key);
     let lock = keys::lock(&key);
+    let condition = Condition { version: write.if_version, absent: write.if_absent };
     let mut compare = vec![lock_is_open(&lock, write.lock_token.as_deref())];
-    match write.if_version {
-        None => {}
-        Some(0) => compare.push(Compare::Absent(key.clone())),
-        Some(version) => compare.push(Compare::FieldEquals(FieldTest {
-            key: key.clone(),
-            field: VERSION_FIELD.into(),
-            value: version.to_string().into_bytes(),
-        })),
-    }
+    compare.extend(condition.compares(&key));
     if context.may_outgrow_session() {
         compare.push(Compare::SizeAtMost(SizeBound {
             key: key.clone(),
@@ -88,7 +83,8 @@ pub fn set(imports: &impl Imports, policy: &Policy, mut write: Write) -> Result<
         vec![read(lock, &[TOKEN_FIELD]), read(key, &[VERSION_FIELD])],
     )?;
     if !outcome.succeeded {
-        return Err(write_refused(&outcome, write.if_version, write.lock_token.as_deref()));
+        let refused = condition.refused(&outcome, write.lock_token.as_deref(), "written");
+        return Err(refused.unwrap_or_else(|| invalid(vec![outgrown()])));
     }
     let [Reply::Deadline(Some(expires_at_ms)), Reply::Number(version)] = outcome.replies[..] else {
         return Err(unexpected_replies());
@@ -114,10 +110,10 @@ pub fn get(
         None => execute(imports, Vec::new(), vec![whole(key)], Vec::new())?,
         Some(field) => execute(
             imports,
-            vec![Compare::FieldEquals(FieldTest {
+            vec![Compare::FieldAmong(FieldChoice {
                 key: key.clone(),
                 field: field.into(),
-                value: b"1".to_vec(),
+                values: value::TRUE.iter().map(|text| text.to_vec()).collect(),
             })],
             vec![whole(key.clone()), Operation::HashDelete(key.clone())],
             vec![whole(key)],
@@ -132,28 +128,35 @@ pub fn get(
     }
 }
 
-/// Deletes a session, whether or not it exists.
+/// Deletes a session, whether or not it exists; with a version, only at that one.
 ///
 /// # Errors
-/// `unknown-context`; `invalid-request`; `session-locked`;
+/// `unknown-context`; `invalid-request`; `session-locked`; `version-mismatch`;
 /// `store-unavailable`.
 pub fn delete(
     imports: &impl Imports,
     context_name: &str,
     session_key: &str,
+    if_version: Option<u64>,
     lock_token: Option<&str>,
 ) -> Result<(), Fault> {
     let context = context(context_name)?;
     valid_session_key(session_key)?;
     let key = keys::session(context, session_key);
     let lock = keys::lock(&key);
+    let condition = Condition { version: if_version, absent: false };
+    let mut compare = vec![lock_is_open(&lock, lock_token)];
+    compare.extend(condition.compares(&key));
     let outcome = execute(
         imports,
-        vec![lock_is_open(&lock, lock_token)],
-        vec![Operation::HashDelete(key)],
-        vec![read(lock, &[])],
+        compare,
+        vec![Operation::HashDelete(key.clone())],
+        vec![read(lock, &[TOKEN_FIELD]), read(key, &[VERSION_FIELD])],
     )?;
-    if outcome.succeeded { Ok(()) } else { Err(locked(&outcome)) }
+    if outcome.succeeded {
+        return Ok(());
+    }
+    Err(condition.refused(&outcome, lock_token, "deleted").unwrap_or_else(unexpected_replies))
 }
 
 /// Locks a session, whether or not it exists.
@@ -190,7 +193,8 @@ pub fn lock(
     Ok(LockGrant { lock_token, expires_at_ms })
 }
 
-/// Gives a lock back; without a lock there is nothing to do.
+/// Gives a lock back. Without a lock, and so when it has ended by itself, there is nothing
+/// to do: whoever asks again after a lost reply is answered the same.
 ///
 /// # Errors
 /// `unknown-context`; `invalid-request`; `session-locked` when somebody else
@@ -213,7 +217,7 @@ pub fn unlock(
     let lock = keys::lock(&keys::session(context, session_key));
     let outcome = execute(
         imports,
-        vec![lock_is_open(&lock, Some(lock_token))],
+        vec![Compare::FieldEqualsOrAbsent(token_is(&lock, lock_token))],
         vec![Operation::HashDelete(lock.clone())],
         vec![read(lock, &[])],
     )?;
@@ -268,63 +272,88 @@ fn outgrown() -> Violation {
     violation("fields", format!("make the session larger than {SESSION_BYTES_MAX} bytes"))
 }
 
-/// The lock does not exist, or the caller holds it.
+/// What a write or a delete demands of the session that is there.
+#[derive(Clone, Copy)]
+struct Condition {
+    version: Option<u64>,
+    absent: bool,
+}
+
+impl Condition {
+    fn compares(self, key: &str) -> impl Iterator<Item = Compare> {
+        let at = |number| {
+            let field = VERSION_FIELD.into();
+            Compare::CountEquals(CountTest { key: key.into(), field, number })
+        };
+        let absent = self.absent.then(|| Compare::Absent(key.into()));
+        self.version.map(at).into_iter().chain(absent)
+    }
+
+    /// Why a transaction has not succeeded that demands an open lock and this, told by
+    /// what it has read of both instead; none when both hold. The message says what was
+    /// not `done`.
+    fn refused(self, outcome: &Outcome, lock_token: Option<&str>, done: &str) -> Option<Fault> {
+        let [Reply::Record(lock), Reply::Record(current)] = &outcome.replies[..] else {
+            return Some(unexpected_replies());
+        };
+        let token = lock.as_ref().and_then(|lock| lock.entries.first());
+        if token.map(|entry| &entry.value[..]) != lock_token.map(str::as_bytes) {
+            return Some(locked(outcome));
+        }
+        let version = current.as_ref().map_or(0, version);
+        let what = if self.absent && current.is_some() {
+            "There is a session under this key already"
+        } else if self.version.is_some_and(|expected| expected != version) {
+            "The session is at another version"
+        } else {
+            return None;
+        };
+        let message = format!("{what}; nothing was {done}.");
+        let reason = Reason::VersionMismatch;
+        Some(fault_with(reason, message, "currentVersion", version.to_string()))
+    }
+}
+
+/// The caller holds the lock, or says nothing of one and there is none.
 fn lock_is_open(lock: &str, lock_token: Option<&str>) -> Compare {
     match lock_token {
         None => Compare::Absent(lock.into()),
-        Some(token) => Compare::FieldEqualsOrAbsent(FieldTest {
-            key: lock.into(),
-            field: TOKEN_FIELD.into(),
-            value: token.into(),
-        }),
+        Some(token) => Compare::FieldEquals(token_is(lock, token)),
     }
 }
 
-/// Which compare of a write failed, told by what the store holds.
-fn write_refused(outcome: &Outcome, if_version: Option<u64>, lock_token: Option<&str>) -> Fault {
-    let [Reply::Record(lock), Reply::Record(current)] = &outcome.replies[..] else {
-        return unexpected_replies();
-    };
-    let holder = lock.as_ref().and_then(|lock| lock.entries.first());
-    if lock.is_some() && holder.map(|entry| &entry.value[..]) != lock_token.map(str::as_bytes) {
-        return locked(outcome);
-    }
-    let version = current.as_ref().map_or(0, version);
-    match if_version {
-        Some(expected) if expected != version || (expected == 0 && current.is_some()) => {
-            fault_with(
-                Reason::VersionMismatch,
-                "The session is at another version; nothing was written.",
-                "currentVersion",
-                version.to_string(),
-            )
-        }
-        _ => invalid(vec![outgrown()]),
-    }
+fn token_is(lock: &str, token: &str) -> FieldTest {
+    FieldTest { key: lock.into(), field: TOKEN_FIELD.into(), value: token.into() }
 }
 
-/// The fault for a locked session; the first reply is the lock.
+/// The fault for a lock that is not the caller's; the first reply is the lock, if any.
 fn locked(outcome: &Outcome) -> Fault {
-    let remaining_ms = match outcome.replies.first() {
-        Some(Reply::Record(Some(Hash { expires_at_ms: Some(at), .. }))) => {
-            at.saturating_sub(outcome.now_ms)
+    let (message, remaining_ms) = match outcome.replies.first() {
+        Some(Reply::Record(Some(lock))) => {
+            let left_ms = lock.expires_at_ms.unwrap_or(0).saturating_sub(outcome.now_ms);
+            ("Somebody else holds the lock of the session.", left_ms)
         }
-        _ => 0,
+        _ => ("The lock of this lock_token has ended; lock the session again.", 0),
     };
-    fault_with(
-        Reason::SessionLocked,
-        "Somebody else holds the lock of the session.",
-        "remainingMs",
-        remaining_ms.to_string(),
-    )
+    let remaining_ms = remaining_ms.to_string();
+    fault_with(Reason::SessionLocked, message, "remainingMs", remaining_ms)
 }
 
+/// The number of writes; whatever is no plain number is none, and so it is in the store.
 fn version(hash: &Hash) -> u64 {
     hash.entries
         .iter()
         .find(|entry| entry.field == VERSION_FIELD)
-        .and_then(|entry| str::from_utf8(&entry.value).ok()?.parse().ok())
+        .and_then(|entry| plain_number(&entry.value))
         .unwrap_or(0)
+}
+
+/// A number as the store counts: decimal digits without leading zeros.
+fn plain_number(text: &[u8]) -> Option<u64> {
+    let text = str::from_utf8(text).ok()?;
+    let number = text.parse::<u64>().ok().filter(|number| *number <= VERSION_MAX)?;
+    // No other text of the number is one that counts.
+    (number.to_string() == text).then_some(number)
 }
 
 fn session(context: &Context, mut hash: Hash) -> Session {

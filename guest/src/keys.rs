@@ -186,6 +186,8 @@ pub fn device(device_id: &str) -> String {
 pub struct User {
     /// The expiring set of the sessions' ids.
     pub sessions: String,
+    /// The expiring set of the same ids in the order that they began in.
+    pub order: String,
     /// The partition of the user.
     pub partition: Partition,
 }
@@ -194,7 +196,11 @@ impl User {
     /// The keys of the sessions of this user.
     pub fn of(user_id: &str) -> Self {
         let partition = Partition::of(user_id);
-        Self { sessions: partition.key("USER_SESSIONS", user_id), partition }
+        Self {
+            sessions: partition.key("USER_SESSIONS", user_id),
+            order: partition.key("USER_SESSIONS_ORDER", user_id),
+            partition,
+        }
     }
 
     /// An id for a session of the user: what finds its partition, and unguessable
@@ -275,8 +281,15 @@ fn text_violation(text: &str, bytes_max: usize) -> Option<String> {
     if text.len() > bytes_max {
         return Some(format!("has {} bytes, at most {bytes_max} are accepted", text.len()));
     }
-    let control = text.chars().find(|character| character.is_control())?;
-    Some(format!("contains the control character {control:?}"))
+    control_violation(text)
+}
+
+/// Which control character a text has, and where, or `None`.
+pub fn control_violation(text: &str) -> Option<String> {
+    let mut characters = text.chars().enumerate();
+    let (index, control) = characters.find(|(_, character)| character.is_control())?;
+    let place = index + 1;
+    Some(format!("contains the control character {control:?} at character {place}"))
 }
 
 /// Whether a text is a UUID in its canonical form.

@@ -124,9 +124,11 @@ mod component {
         fn delete(
             context: String,
             session_key: String,
+            if_version: Option<u64>,
             lock_token: Option<String>,
         ) -> Result<(), Fault> {
-            super::booking::delete(&Host, &context, &session_key, lock_token.as_deref())
+            let lock_token = lock_token.as_deref();
+            super::booking::delete(&Host, &context, &session_key, if_version, lock_token)
         }
 
         fn lock(context: String, session_key: String) -> Result<LockGrant, Fault> {
@@ -239,8 +241,9 @@ mod component {
         fn update(
             session_id: String,
             attributes: users_types::Attributes,
+            clear: Vec<String>,
         ) -> Result<users_types::Session, Fault> {
-            super::users::update(&Host, policy(), &session_id, attributes)
+            super::users::update(&Host, policy(), &session_id, attributes, &clear)
         }
 
         fn close(session_id: String) -> Result<(), Fault> {

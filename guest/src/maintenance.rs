@@ -284,6 +284,9 @@ impl Session<'_> {
             forget(self.partition, self.kind, self.subject, self.session_id),
             event.append(policy, self.partition),
         ];
+        if self.kind == Kind::User {
+            told.push(users::order::leave(&User::of(self.subject), self.session_id));
+        }
         if self.kind == Kind::Connection && self.record.is_some() {
             told.push(connections::mark_expired(policy, self.partition, self.session_id));
         }

@@ -8,8 +8,9 @@ use crate::catalog::Kind;
 pub const DOCUMENT_BYTES_MAX: u32 = 1 << 20;
 /// The most bytes one text may have.
 pub const TEXT_BYTES_MAX: u32 = 4096;
-/// The most bytes the values of one session may have in all.
-pub const SESSION_BYTES_MAX: u64 = 4 << 20;
+/// The most bytes the values of one session may have in all. What surrounds them in a
+/// message of gRPC has room in the 4 MiB that its clients take unless told otherwise.
+pub const SESSION_BYTES_MAX: u64 = (4 << 20) - (64 << 10);
 /// The most bytes a boolean or number may have in text.
 pub const SCALAR_BYTES_MAX: u32 = 64;
 

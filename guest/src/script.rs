@@ -35,6 +35,12 @@ impl Script {
         self.answers.borrow_mut().push(Err(error));
     }
 
+    /// Has one more outcome to give once the others have been given.
+    pub fn then_answering(&self, succeeded: bool, replies: Vec<Reply>) {
+        let outcome = Outcome { succeeded, replies, now_ms: 1000 };
+        self.answers.borrow_mut().push(Ok(outcome));
+    }
+
     /// The transaction that was asked for last.
     pub fn last_asked(&self) -> Txn {
         self.asked.borrow_mut().pop().expect("a transaction")

@@ -1,47 +1,36 @@
 //! Logins of users. Each session has a record, found by its id alone; a user's ids
 //! are the members of an expiring set in the same partition, each with the deadline of
-//! its record, so that all of them are listed and closed in one step, and none outlives
-//! its session there.
+//! its record, so that all of them are counted and closed in one step, and none outlives
+//! its session there. A second set has the order in which they are listed.
 
 use crate::events::{Event, Type};
-use crate::fault::{fault, fault_with, refuse, violation};
-use crate::faults::{Fault, Reason, Violation};
+use crate::fault::{at_limit, fault, refuse, violation};
+use crate::faults::{Fault, Reason};
 use crate::imports::Imports;
 use crate::keys::{self, User as Keys, check_id};
 use crate::maintenance::{self, Kind};
 use crate::policy::Policy;
 use crate::store::{
-    Compare, Copies, Entry, Expiry, FieldTest, Hash, HashGet, HashSet, HashStamp, Member,
-    MemberBound, MemberClear, MemberList, MemberRef, MemberSet, Operation, Order, Reply,
+    Compare, Copies, Expiry, FieldTest, Hash, HashGet, HashSet, HashStamp, MemberBound,
+    MemberClear, MemberRef, MemberSet, Operation, Reply,
 };
-use crate::transaction::{entry, execute, moment, read, text, unexpected_replies};
-use crate::users_types::{Attributes, Overview, Page, Session};
+use crate::transaction::{execute, moment, read, text, unexpected_replies};
+use crate::users::attributes::{
+    ACCESS_FIELD, CODE_FIELD, EMAIL_FIELD, EXPIRATION_FIELD, REFRESH_FIELD, check, entries,
+    take_back,
+};
+use crate::users_types::{Attributes, Session};
+
+pub use attributes::{DEVICE_FIELD, USER_FIELD};
+pub use listing::list;
 
 /// The most sessions of one user.
 pub const SESSIONS_MAX: u32 = 20_000;
-/// How many sessions a page has when nobody says how many.
-const PAGE_SIZE: u32 = 100;
-/// The most sessions of one page.
-const PAGE_SIZE_MAX: u32 = 1000;
 /// How often at most it is noted that a session was seen.
 const SEEN_EVERY_MS: u64 = 60 * 1000;
 /// The same as a share of the idle limit.
 const SEEN_EVERY_SHARE: u64 = 8;
-const CODE_BYTES_MAX: usize = 4096;
-const TOKEN_BYTES_MAX: usize = 16 << 10;
-const EMAIL_BYTES_MAX: usize = 320;
-/// How many characters of an id mark its place in a list.
-const MARK_CHARACTERS: usize = 16;
 
-/// Whose session it is.
-pub const USER_FIELD: &str = "user_id";
-/// The device.
-pub const DEVICE_FIELD: &str = "device_id";
-const CODE_FIELD: &str = "auth_code";
-const ACCESS_FIELD: &str = "access_token";
-const REFRESH_FIELD: &str = "refresh_token";
-const EXPIRATION_FIELD: &str = "expiration_time";
-const EMAIL_FIELD: &str = "user_email";
 const CREATED_FIELD: &str = "_created";
 const UPDATED_FIELD: &str = "_updated";
 const SEEN_FIELD: &str = "_seen";
@@ -75,6 +64,7 @@ pub fn create(
         Operation::HashStamp(HashStamp { key: record.clone(), field: field.into(), later_ms })
     };
     let event = |type_, session_id| Event { device_id, ..Event::of(type_, user_id, session_id) };
+    let place = order::place(&keys, &session_id);
     let begun = vec![
         Operation::HashSet(HashSet {
             key: record.clone(),
@@ -88,6 +78,7 @@ pub fn create(
             member: session_id.clone(),
             ttl_ms: first_ttl_ms(policy),
         }),
+        place,
         maintenance::note(partition, Kind::User, user_id, &session_id, first_ttl_ms(policy)),
         event(Type::UserCreated, &session_id).append(policy, partition),
     ];
@@ -97,7 +88,7 @@ pub fn create(
     }
     event(Type::UserLimitReached, "").tell(imports, policy, partition);
     let message = format!("The user has {SESSIONS_MAX} sessions, which is the most.");
-    Err(fault_with(Reason::SessionLimitReached, message, "limit", SESSIONS_MAX.to_string()))
+    Err(at_limit(message, SESSIONS_MAX))
 }
 
 /// Reads a session.
@@ -115,51 +106,7 @@ pub fn get(imports: &impl Imports, policy: &Policy, session_id: &str) -> Result<
     }
 }
 
-/// Lists the sessions of a user, the newest first.
-///
-/// # Errors
-/// `invalid-request`; `store-unavailable`.
-pub fn list(
-    imports: &impl Imports,
-    user_id: &str,
-    page_size: i32,
-    page_token: &str,
-) -> Result<Page, Fault> {
-    let mut violations = Vec::new();
-    check_id(USER_FIELD, user_id, &mut violations);
-    let size = u32::try_from(page_size).ok();
-    if size.is_none() {
-        violations.push(violation("page_size", "must not be negative"));
-    }
-    let after = mark(page_token);
-    if !page_token.is_empty() && after.is_none() {
-        violations.push(violation("page_token", "is not what a page before has told"));
-    }
-    refuse(violations)?;
-    let limit = match size {
-        None | Some(0) => PAGE_SIZE,
-        Some(size) => size.min(PAGE_SIZE_MAX),
-    };
-    let keys = Keys::of(user_id);
-    let listing = Operation::MemberList(MemberList {
-        key: keys.sessions.clone(),
-        order: Order::LatestFirst,
-        after,
-        // One more, to know whether there are any behind.
-        limit: limit + 1,
-    });
-    let outcome = execute(imports, Vec::new(), vec![listing], Vec::new())?;
-    let Some(Reply::Members(page)) = outcome.replies.into_iter().next() else {
-        return Err(unexpected_replies());
-    };
-    let mut members = page.members;
-    let more = members.len() > limit as usize;
-    members.truncate(limit as usize);
-    let next_page_token = members.last().filter(|_| more).map(token).unwrap_or_default();
-    Ok(Page { sessions: overviews(imports, &keys, members)?, next_page_token })
-}
-
-/// Changes some attributes of a session that exists.
+/// Changes some attributes of a session that exists, and takes back those named in `clear`.
 ///
 /// # Errors
 /// `invalid-request`; `session-not-found`; `session-exists` when it is another
@@ -169,6 +116,7 @@ pub fn update(
     policy: &Policy,
     session_id: &str,
     mut attributes: Attributes,
+    clear: &[String],
 ) -> Result<Session, Fault> {
     let user_id = attributes.user_id.take();
     let mut violations = Vec::new();
@@ -176,8 +124,9 @@ pub fn update(
         check_id(USER_FIELD, user_id, &mut violations);
     }
     check(&attributes, &mut violations);
-    let changed = entries(&attributes);
-    if changed.is_empty() {
+    let mut changed = entries(&attributes);
+    take_back(clear, &mut changed, &mut violations);
+    if changed.is_empty() && clear.is_empty() {
         violations.push(violation("session_attributes", "must have an attribute to change"));
     }
     refuse(violations)?;
@@ -220,11 +169,11 @@ pub fn close(imports: &impl Imports, policy: &Policy, session_id: &str) -> Resul
     let user_id = known(USER_FIELD).ok_or_else(not_found)?;
     let device_id = known(DEVICE_FIELD).unwrap_or_default();
     let keys = Keys::of(&user_id);
-    let place = MemberRef { key: keys.sessions, member: session_id.into() };
     let event = Event::of(Type::UserClosed, &user_id, session_id);
     let closed = vec![
         Operation::HashDelete(record.clone()),
-        Operation::MemberRemove(place),
+        order::leave(&keys, session_id),
+        Operation::MemberRemove(MemberRef { key: keys.sessions, member: session_id.into() }),
         maintenance::forget(keys.partition, Kind::User, &user_id, session_id),
         Event { device_id: &device_id, ..event }.append(policy, keys.partition),
     ];
@@ -262,6 +211,7 @@ pub fn close_all(
     let keys = Keys::of(user_id);
     let partition = keys.partition;
     let nobody = Compare::MembersBelow(MemberBound { key: keys.sessions.clone(), limit: 1 });
+    let clear_order = order::clear(&keys, keep.clone());
     let clear = Operation::MemberClear(MemberClear {
         record_prefix: Some(keys.session("")),
         key: keys.sessions,
@@ -272,17 +222,17 @@ pub fn close_all(
         }),
     });
     let event = Event::new(Type::UserClosedAll, user_id).append(policy, partition);
-    let closed = vec![clear, event];
+    let closed = vec![clear, clear_order.clone(), event];
     // Without any session there is nothing to tell of.
     let outcome = match keep {
         Some(_) => execute(imports, compare, closed, Vec::new())?,
-        None => execute(imports, vec![nobody], Vec::new(), closed)?,
+        None => execute(imports, vec![nobody], vec![clear_order], closed)?,
     };
     match (outcome.succeeded, keep, &outcome.replies[..]) {
-        (true, Some(_), [Reply::Members(page), _]) | (false, None, [Reply::Members(page), _]) => {
+        (true, Some(_), [Reply::Members(page), ..]) | (false, None, [Reply::Members(page), ..]) => {
             Ok(u32::try_from(page.members.len()).unwrap_or(u32::MAX))
         }
-        (true, None, []) => Ok(0),
+        (true, None, [_]) => Ok(0),
         (false, Some(_), []) => Err(unknown()),
         _ => Err(unexpected_replies()),
     }
@@ -344,39 +294,6 @@ fn seen(
     }
 }
 
-/// What the members of a user's set are, the newest first; one that has ended meanwhile
-/// is left out.
-fn overviews(
-    imports: &impl Imports,
-    keys: &Keys,
-    members: Vec<Member>,
-) -> Result<Vec<Overview>, Fault> {
-    if members.is_empty() {
-        return Ok(Vec::new());
-    }
-    let fields = [DEVICE_FIELD, CREATED_FIELD, UPDATED_FIELD, SEEN_FIELD];
-    let records = members.iter().map(|member| read(keys.session(&member.name), &fields)).collect();
-    let outcome = execute(imports, Vec::new(), records, Vec::new())?;
-    let overview = |(member, reply): (Member, Reply)| {
-        let Reply::Record(Some(hash)) = reply else { return None };
-        let created_at_ms = moment(&hash, CREATED_FIELD).unwrap_or_default();
-        let updated_at_ms = moment(&hash, UPDATED_FIELD).unwrap_or(created_at_ms);
-        let seen_at_ms = moment(&hash, SEEN_FIELD).unwrap_or(created_at_ms);
-        Some(Overview {
-            session_id: member.name,
-            device_id: text(&hash, DEVICE_FIELD).unwrap_or_default(),
-            created_at_ms,
-            updated_at_ms,
-            last_seen_at_ms: seen_at_ms.max(updated_at_ms),
-        })
-    };
-    let mut sessions: Vec<_> =
-        members.into_iter().zip(outcome.replies).filter_map(overview).collect();
-    // Without an idle limit they are in this order already.
-    sessions.sort_by_key(|session| std::cmp::Reverse(session.created_at_ms));
-    Ok(sessions)
-}
-
 fn session(hash: &Hash) -> Session {
     let created_at_ms = moment(hash, CREATED_FIELD).unwrap_or_default();
     let given = |field| text(hash, field);
@@ -396,51 +313,6 @@ fn session(hash: &Hash) -> Session {
     }
 }
 
-/// The attributes that are given, as they are stored.
-fn entries(attributes: &Attributes) -> Vec<Entry> {
-    let Attributes {
-        user_id,
-        device_id,
-        auth_code,
-        access_token,
-        refresh_token,
-        expiration_time,
-        user_email,
-    } = attributes;
-    let expiration_time = expiration_time.map(|seconds| seconds.to_string());
-    let texts = [
-        (USER_FIELD, user_id),
-        (DEVICE_FIELD, device_id),
-        (CODE_FIELD, auth_code),
-        (ACCESS_FIELD, access_token),
-        (REFRESH_FIELD, refresh_token),
-        (EXPIRATION_FIELD, &expiration_time),
-        (EMAIL_FIELD, user_email),
-    ];
-    let given = texts.into_iter().filter_map(|(field, text)| Some(entry(field, text.as_ref()?)));
-    given.collect()
-}
-
-/// What is wrong with attributes other than the user's id.
-fn check(attributes: &Attributes, violations: &mut Vec<Violation>) {
-    // A device that is taken away again is empty.
-    if let Some(device_id) = attributes.device_id.as_deref().filter(|id| !id.is_empty()) {
-        check_id(DEVICE_FIELD, device_id, violations);
-    }
-    for (field, text, bytes_max) in [
-        (CODE_FIELD, &attributes.auth_code, CODE_BYTES_MAX),
-        (ACCESS_FIELD, &attributes.access_token, TOKEN_BYTES_MAX),
-        (REFRESH_FIELD, &attributes.refresh_token, TOKEN_BYTES_MAX),
-        (EMAIL_FIELD, &attributes.user_email, EMAIL_BYTES_MAX),
-    ] {
-        let bytes = text.as_ref().map_or(0, String::len);
-        if bytes > bytes_max {
-            let description = format!("has {bytes} bytes, at most {bytes_max} are accepted");
-            violations.push(violation(field, description));
-        }
-    }
-}
-
 /// The record is one of this user's.
 fn is_of(record: &str, user_id: &str) -> Compare {
     Compare::FieldEquals(FieldTest {
@@ -448,21 +320,6 @@ fn is_of(record: &str, user_id: &str) -> Compare {
         field: USER_FIELD.into(),
         value: user_id.into(),
     })
-}
-
-/// Where a page has ended, without giving away an id.
-fn token(last: &Member) -> String {
-    let name: String = last.name.chars().take(MARK_CHARACTERS).collect();
-    format!("{}.{name}", last.expires_at_ms)
-}
-
-/// The place that a token names. Of ids with one deadline, the longest comes first,
-/// so that the whole id of the beginning that a token has lies before it.
-fn mark(token: &str) -> Option<Member> {
-    let (expires_at, name) = token.split_once('.')?;
-    let expires_at_ms = expires_at.parse().ok()?;
-    let fits = name.len() == MARK_CHARACTERS && name.bytes().all(keys::is_base64url);
-    fits.then(|| Member { name: name.into(), expires_at_ms })
 }
 
 fn first_ttl_ms(policy: &Policy) -> u64 {
@@ -489,5 +346,8 @@ fn not_found() -> Fault {
     fault(Reason::SessionNotFound, "The session does not exist.")
 }
 
+mod attributes;
+mod listing;
+pub mod order;
 #[cfg(test)]
 mod tests;

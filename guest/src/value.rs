@@ -13,6 +13,7 @@ use std::collections::BTreeMap;
 
 use crate::booking_types::Value;
 use crate::catalog::Kind;
+use crate::keys::control_violation;
 use crate::schema::{DOCUMENT_BYTES_MAX, Field};
 
 /// The member that marks a JSON object as bytes that are not JSON.
@@ -37,12 +38,20 @@ pub fn to_stored(field: &Field, value: Value) -> Result<Option<Vec<u8>>, String>
         (Kind::Document, Value::Bytes(bytes)) => bytes,
         (Kind::Document, Value::Json(text)) => document_from_json(text)?,
         (_, Value::Json(text)) if text == b"null" => return Ok(None),
-        (Kind::Text, Value::Bytes(bytes)) => {
-            String::from_utf8(bytes).map_err(|_| "must be UTF-8 text".to_string())?.into_bytes()
+        (Kind::Text, value) => {
+            let text = match value {
+                Value::Bytes(bytes) => {
+                    String::from_utf8(bytes).map_err(|_| "must be UTF-8 text".to_string())?
+                }
+                Value::Json(text) => serde_json::from_slice(&text)
+                    .map_err(|_| "must be a JSON string".to_string())?,
+            };
+            // What is shown to people somewhere else is not to break out of its line.
+            if let Some(violation) = control_violation(&text) {
+                return Err(violation);
+            }
+            text.into_bytes()
         }
-        (Kind::Text, Value::Json(text)) => serde_json::from_slice::<String>(&text)
-            .map_err(|_| "must be a JSON string".to_string())?
-            .into_bytes(),
         (Kind::Boolean, value) => {
             let stored = match &value {
                 Value::Bytes(text) => boolean(text),
@@ -69,15 +78,23 @@ pub fn from_stored(kind: Kind, stored: Vec<u8>) -> Option<Vec<u8>> {
             Cow::Borrowed(_) => stored,
             Cow::Owned(text) => text.into_bytes(),
         }),
-        Kind::Boolean => boolean(&stored).map(<[u8]>::to_vec),
+        Kind::Boolean if TRUE.contains(&&*stored) => Some(TRUE[0].to_vec()),
+        Kind::Boolean => FALSE.contains(&&*stored).then(|| FALSE[0].to_vec()),
         Kind::Number => number(stored).ok(),
     }
 }
 
+/// What reads as true where a boolean is stored: our own way of writing it, and those of
+/// other programs.
+pub const TRUE: [&[u8]; 6] = [b"1", b"true", b"TRUE", b"True", b"t", b"T"];
+/// What reads as false.
+const FALSE: [&[u8]; 6] = [b"0", b"false", b"FALSE", b"False", b"f", b"F"];
+
+/// A boolean as it is stored, from the texts that a request may have.
 fn boolean(text: &[u8]) -> Option<&'static [u8]> {
     match text {
-        b"1" | b"true" => Some(b"1"),
-        b"0" | b"false" => Some(b"0"),
+        b"1" | b"true" => Some(TRUE[0]),
+        b"0" | b"false" => Some(FALSE[0]),
         _ => None,
     }
 }
@@ -139,7 +156,7 @@ mod tests {
             (Kind::Document, json("{ \"$bytes\": \"CP8=\"}"), b"\x08\xff"),
             (Kind::Document, json("{\"$bytes\":\"CP8\"}"), b"\x08\xff"),
             (Kind::Document, json("{\"$bytes\":1}"), b"{\"$bytes\":1}"),
-            (Kind::Text, json("\"a\\u00e9\\n\""), "a\u{e9}\n".as_bytes()),
+            (Kind::Text, json("\"a\\u00e9 b\""), "a\u{e9} b".as_bytes()),
             (Kind::Text, bytes(b"plain"), b"plain"),
             (Kind::Boolean, json("true"), b"1"),
             (Kind::Boolean, bytes(b"false"), b"0"),
@@ -168,6 +185,9 @@ mod tests {
             (Kind::Text, json("7"), "JSON string"),
             (Kind::Text, bytes(b"\xff"), "UTF-8"),
             (Kind::Text, json("\"seventeen letters\""), "17 bytes"),
+            (Kind::Text, json("\"a\\r\\nb\""), "control character '\\r' at character 2"),
+            (Kind::Text, bytes(b"a\0"), "control character '\\0' at character 2"),
+            (Kind::Text, bytes(b"\xc2\x85"), "control character '\\u{85}' at character 1"),
             (Kind::Boolean, json("\"yes\""), "true or false"),
             (Kind::Boolean, json("1"), "true or false"),
             (Kind::Number, json("\"abc\""), "finite number"),
@@ -182,8 +202,21 @@ mod tests {
 
     #[test]
     fn what_other_programs_left_is_read_as_far_as_its_type_allows() {
-        assert_eq!(from_stored(Kind::Boolean, b"true".to_vec()), Some(b"1".to_vec()));
-        assert_eq!(from_stored(Kind::Boolean, b"maybe".to_vec()), None);
+        for (stored, expected) in [
+            ("1", Some("1")),
+            ("true", Some("1")),
+            ("TRUE", Some("1")),
+            ("t", Some("1")),
+            ("0", Some("0")),
+            ("False", Some("0")),
+            ("f", Some("0")),
+            ("maybe", None),
+            ("tRUE", None),
+            ("", None),
+        ] {
+            let read = from_stored(Kind::Boolean, stored.as_bytes().to_vec());
+            assert_eq!(read.as_deref(), expected.map(str::as_bytes), "{stored}");
+        }
         assert_eq!(from_stored(Kind::Number, b"12".to_vec()), Some(b"12".to_vec()));
         assert_eq!(from_stored(Kind::Number, b"many".to_vec()), None);
         assert_eq!(from_stored(Kind::Text, b"\xff".to_vec()), Some("\u{fffd}".as_bytes().to_vec()));

@@ -198,11 +198,16 @@ impl Error {
     }
 
     /// How long to wait before trying again: what is left of a lock, else the
-    /// table's advice.
+    /// table's advice. Nothing is left of a lock that has ended, and to ask again with its
+    /// token does not help.
     pub fn retry(&self) -> Option<Duration> {
+        let advice = self.row().retry?;
         let remaining = self.metadata.iter().find(|(name, _)| name == "remainingMs");
-        let remaining = remaining.and_then(|(_, value)| value.parse().ok());
-        self.row().retry.map(|advice| remaining.map_or(advice, Duration::from_millis))
+        match remaining.and_then(|(_, value)| value.parse().ok()) {
+            None => Some(advice),
+            Some(0) => None,
+            Some(left_ms) => Some(Duration::from_millis(left_ms)),
+        }
     }
 }
 
@@ -214,6 +219,18 @@ mod tests {
     fn every_reason_finds_its_own_row() {
         for (index, row) in TABLE.iter().enumerate() {
             assert_eq!(row.reason as usize, index, "{}", row.name);
+        }
+    }
+
+    #[test]
+    fn what_is_left_of_a_lock_is_the_advice_and_nothing_is_none() {
+        for (metadata, expected) in [
+            (vec![], Some(500)),
+            (vec![("remainingMs".into(), "1200".into())], Some(1200)),
+            (vec![("remainingMs".into(), "0".into())], None),
+        ] {
+            let error = Error { metadata, ..Error::new(Reason::SessionLocked, "") };
+            assert_eq!(error.retry(), expected.map(Duration::from_millis));
         }
     }
 

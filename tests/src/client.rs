@@ -57,10 +57,10 @@ pub struct Written {
     pub version: u64,
 }
 
-/// Conditions of a write.
+/// Conditions of a write or a delete.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Conditions<'a> {
-    /// Write only at this version.
+    /// Only at this version.
     pub if_version: Option<u64>,
     /// The token of a lock.
     pub lock_token: &'a str,
@@ -204,6 +204,35 @@ impl Client {
         Ok(())
     }
 
+    /// Deletes a session under conditions.
+    ///
+    /// # Errors
+    /// The service's refusal.
+    pub async fn delete_if(
+        &self,
+        context: &str,
+        key: &str,
+        conditions: Conditions<'_>,
+    ) -> Result<(), Refusal> {
+        let mut request = json!({ "lock_token": conditions.lock_token });
+        if let Some(version) = conditions.if_version {
+            // A 64-bit number is text in canonical JSON.
+            request["if_version"] = json!(version.to_string());
+        }
+        match &self.inner {
+            Inner::Rest { http, base } => {
+                let path = format!("/v1/{context}/sessions/{key}");
+                rest(asking(http, "DELETE", base, &path, object(request))).await?;
+            }
+            Inner::Grpc(grpc) => {
+                request["context"] = context.into();
+                request["session_key"] = key.into();
+                grpc.json("session.booking.v1.Booking/Delete", request).await?;
+            }
+        }
+        Ok(())
+    }
+
     /// Locks a session and returns the token.
     ///
     /// # Errors
@@ -282,7 +311,12 @@ impl Client {
             Inner::Rest { http, base } => (http, base),
         };
         let mut request = object(request);
-        let attributes = request.remove("session_attributes").map(object);
+        let mut attributes = request.remove("session_attributes").map(object);
+        // What a message names in a list is null in JSON.
+        if let Some(Json::Array(names)) = request.remove("clear") {
+            let names = names.into_iter().filter_map(|name| Some(name.as_str()?.to_owned()));
+            attributes.get_or_insert_default().extend(names.map(|name| (name, Json::Null)));
+        }
         let with_attributes = || {
             let mut whole = request.clone();
             whole.extend(attributes.unwrap_or_default());

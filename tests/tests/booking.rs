@@ -4,11 +4,14 @@
 use std::time::{Duration, Instant};
 
 use serde_json::json;
-use session_tests::client::Conditions;
+use session_tests::client::{Conditions, GrpcClient, Wire};
+use session_tests::redis_server::RedisServer;
 use session_tests::wait;
 
-use crate::everywhere::{Setting, everywhere};
+use crate::everywhere::{On, Setting, everywhere, setting};
 
+/// The most bytes that the values of a session may have in all.
+const SESSION_BYTES_MAX: usize = (4 << 20) - (64 << 10);
 /// Lifetimes are short enough to see their end.
 const SESSION_TTL_MS: u64 = 1500;
 
@@ -21,7 +24,9 @@ everywhere!(
     a_write_restarts_the_lifetime_and_a_read_does_not [("SESSION_TTL", "1500ms")],
     a_session_ends [("SESSION_TTL", "200ms")],
     versions_guard_writes [],
+    versions_guard_deletes [],
     a_lock_keeps_others_out_until_it_ends [("SESSION_LOCK_TTL", "4s")],
+    the_token_of_a_lock_that_has_ended_opens_nothing [("SESSION_LOCK_TTL", "300ms")],
     a_missing_key_is_made [],
     deleting_is_idempotent [],
     a_session_has_a_size_limit [],
@@ -225,6 +230,51 @@ async fn versions_guard_writes(s: Setting) {
     assert_eq!(s.client.get("ez-pay", "k").await.unwrap()["request"], 3);
 }
 
+async fn versions_guard_deletes(s: Setting) {
+    let at = |version| Conditions { if_version: Some(version), ..Conditions::default() };
+    let mismatch = |refused: session_tests::client::Refusal, current: &str| {
+        assert_eq!((refused.reason.as_str(), refused.code), ("VERSION_MISMATCH", 10));
+        assert_eq!(refused.metadata["currentVersion"], current);
+        assert!(refused.message.contains("nothing was deleted"), "{}", refused.message);
+    };
+    // What is not there has no version.
+    mismatch(s.client.delete_if("ez-pay", "k", at(1)).await.unwrap_err(), "0");
+    s.client.delete_if("ez-pay", "k", at(0)).await.unwrap();
+    for _ in 0..2 {
+        s.client.set("ez-pay", "k", json!({"request": 1})).await.unwrap();
+    }
+    for version in [0, 1, 3, u64::MAX] {
+        mismatch(s.client.delete_if("ez-pay", "k", at(version)).await.unwrap_err(), "2");
+    }
+    assert_eq!(s.client.get("ez-pay", "k").await.unwrap()["request"], 1, "nothing was deleted");
+    let token = s.client.lock("ez-pay", "k").await.unwrap();
+    let refused = s.client.delete_if("ez-pay", "k", at(2)).await.unwrap_err();
+    assert_eq!(refused.reason, "SESSION_LOCKED");
+    let both = Conditions { if_version: Some(2), lock_token: &token };
+    s.client.delete_if("ez-pay", "k", both).await.unwrap();
+    assert!(s.client.get("ez-pay", "k").await.is_err());
+}
+
+async fn the_token_of_a_lock_that_has_ended_opens_nothing(s: Setting) {
+    let token = s.client.lock("cititrans", "k").await.unwrap();
+    let fields = || json!({"request": 1});
+    wait::until("the lock ends", async || s.client.set("cititrans", "k", fields()).await.ok())
+        .await;
+    let stale = Conditions { lock_token: &token, ..Conditions::default() };
+    for refused in [
+        s.client.set_if("cititrans", "k", json!({"request": 2}), stale).await.unwrap_err(),
+        s.client.delete_if("cititrans", "k", stale).await.unwrap_err(),
+    ] {
+        assert_eq!((refused.reason.as_str(), refused.code), ("SESSION_LOCKED", 10));
+        assert_eq!(refused.metadata["remainingMs"], "0");
+        assert!(refused.message.contains("has ended"), "{}", refused.message);
+        assert!(!refused.retry, "to ask again does not help");
+    }
+    assert_eq!(s.client.get("cititrans", "k").await.unwrap()["request"], 1);
+    // It has nothing to give back, and that is well.
+    s.client.unlock("cititrans", "k", &token).await.unwrap();
+}
+
 async fn a_lock_keeps_others_out_until_it_ends(s: Setting) {
     let fields = || json!({"request": 1});
     let token = s.client.lock("cititrans", "k").await.unwrap();
@@ -276,11 +326,19 @@ async fn deleting_is_idempotent(s: Setting) {
 
 async fn a_session_has_a_size_limit(s: Setting) {
     let megabyte = "x".repeat((1 << 20) - 2);
-    let documents =
-        ["selected_fleet", "contact_information", "passenger_information", "selected_pickup"];
-    for document in documents {
+    for document in ["selected_fleet", "contact_information", "passenger_information"] {
         s.client.set("rent-revamp", "k", json!({document: megabyte})).await.unwrap();
     }
+    let refused = s.client.set("rent-revamp", "k", json!({"selected_pickup": megabyte})).await;
+    let refused = refused.unwrap_err();
+    assert!(refused.message.contains("larger than 4128768 bytes"), "{}", refused.message);
+    let rest = "x".repeat((1 << 20) - (64 << 10) - 2);
+    s.client.set("rent-revamp", "k", json!({"selected_pickup": rest})).await.unwrap();
+    // A client of gRPC that was told nothing takes messages of 4 MiB.
+    let grpc = GrpcClient::connect(s.host.address("grpc")).await;
+    let key = sessionmanager_key("k");
+    let whole = grpc.raw("/sessionmanager.SessionManager/GetSessionRentRevamp", key).await.unwrap();
+    assert!(whole.len() > SESSION_BYTES_MAX && whole.len() <= 4 << 20, "{}", whole.len());
     // The session is full; what replaces a document of the same size fits.
     let refused = s.client.set("rent-revamp", "k", json!({"fleet_id": "f"})).await.unwrap_err();
     assert_eq!((refused.reason.as_str(), refused.violations.len()), ("INVALID_REQUEST", 1));
@@ -293,6 +351,114 @@ async fn a_session_has_a_size_limit(s: Setting) {
     assert_eq!(session["selected_fleet"], megabyte.as_str(), "nothing was lost");
 }
 
+/// A `GetSessionRequest` in its bytes.
+fn sessionmanager_key(key: &str) -> bytes::Bytes {
+    let length = u8::try_from(key.len()).unwrap();
+    [&[0x0a, length][..], key.as_bytes()].concat().into()
+}
+
+/// What another program or release leaves in Redis: this, under the key.
+async fn leave(redis: &RedisServer, key: &str, fields: &[(&str, &str)]) {
+    let mut connection = redis.connect(5).await;
+    let _: () = redis::pipe()
+        .del(key)
+        .hset_multiple(key, fields)
+        .query_async(&mut connection)
+        .await
+        .unwrap();
+}
+
+async fn on_redis(wire: Wire) -> (Setting, RedisServer) {
+    let mut setting = setting(On::Redis, wire, &[]).await;
+    let redis = setting.redis.take().unwrap();
+    (setting, redis)
+}
+
+#[tokio::test]
+async fn what_another_program_wrote_has_version_0_and_is_written_by_it() {
+    for wire in [Wire::Rest, Wire::Grpc] {
+        let (s, redis) = on_redis(wire).await;
+        let at = |version| Conditions { if_version: Some(version), ..Conditions::default() };
+        let left = [("ValidateEZPayRequest", "1"), ("THEIRS", "x")];
+        leave(&redis, "SESSION_PRE_ORDER_EZ_PAY:k", &left).await;
+        assert_eq!(s.client.get("ez-pay", "k").await.unwrap()["version"], "0");
+        let fields = || json!({"response": 2});
+        let refused = s.client.set_if("ez-pay", "k", fields(), at(1)).await.unwrap_err();
+        assert_eq!(refused.metadata["currentVersion"], "0");
+        assert_eq!(s.client.set_if("ez-pay", "k", fields(), at(0)).await.unwrap().version, 1);
+        assert_eq!(s.client.get("ez-pay", "k").await.unwrap()["request"], 1, "kept");
+        let refused = s.client.set_if("ez-pay", "k", fields(), at(0)).await.unwrap_err();
+        assert_eq!(refused.metadata["currentVersion"], "1");
+        leave(&redis, "SESSION_PRE_ORDER_EZ_PAY:k", &left).await;
+        s.client.delete_if("ez-pay", "k", at(0)).await.unwrap();
+        assert!(s.client.get("ez-pay", "k").await.is_err());
+    }
+}
+
+#[tokio::test]
+async fn a_version_that_is_no_number_reads_as_0_and_is_mended_by_the_next_write() {
+    for wire in [Wire::Rest, Wire::Grpc] {
+        let (s, redis) = on_redis(wire).await;
+        let at = |version| Conditions { if_version: Some(version), ..Conditions::default() };
+        for broken in ["abc", "007", "-3", "9007199254740992", "99999999999999999999", ""] {
+            for condition in [Conditions::default(), at(0)] {
+                let fields = [("ValidateEZPayRequest", "1"), ("_version", broken)];
+                leave(&redis, "SESSION_PRE_ORDER_EZ_PAY:k", &fields).await;
+                assert_eq!(s.client.get("ez-pay", "k").await.unwrap()["version"], "0", "{broken}");
+                let refused = s.client.set_if("ez-pay", "k", json!({"response": 2}), at(7)).await;
+                assert_eq!(refused.unwrap_err().metadata["currentVersion"], "0", "{broken}");
+                let written = s.client.set_if("ez-pay", "k", json!({"response": 2}), condition);
+                assert_eq!(written.await.unwrap().version, 1, "{broken}");
+                let written = s.client.set_if("ez-pay", "k", json!({"response": 2}), at(1));
+                assert_eq!(written.await.unwrap().version, 2, "{broken}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_session_marked_by_another_program_in_its_own_words_is_read_once() {
+    for wire in [Wire::Rest, Wire::Grpc] {
+        let (s, redis) = on_redis(wire).await;
+        for (mark, once) in
+            [("true", true), ("TRUE", true), ("1", true), ("t", true), ("no", false), ("F", false)]
+        {
+            let fields = [("ORDER_ID", "42"), ("DELETE_AFTER_GET", mark)];
+            leave(&redis, "SESSION_RESCHEDULE:o1", &fields).await;
+            let mut readers = tokio::task::JoinSet::new();
+            for _ in 0..8 {
+                let client = s.client.clone();
+                readers.spawn(async move { client.get("reschedule", "o1").await });
+            }
+            let mut got = 0;
+            for read in readers.join_all().await {
+                match read {
+                    Ok(session) => {
+                        assert_eq!(session["delete_after_get"], once, "{mark}");
+                        got += 1;
+                    }
+                    Err(refusal) => assert_eq!(refusal.reason, "SESSION_NOT_FOUND"),
+                }
+            }
+            assert_eq!(got, if once { 1 } else { 8 }, "{mark}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_larger_session_of_before_stays_readable() {
+    for wire in [Wire::Rest, Wire::Grpc] {
+        let (s, redis) = on_redis(wire).await;
+        let document = json!("x".repeat((1 << 20) - 2)).to_string();
+        let names =
+            ["SELECTED_FLEET", "CONTACT_INFORMATION", "PASSENGER_INFORMATION", "SELECTED_PICKUP"];
+        let fields = names.map(|name| (name, document.as_str()));
+        leave(&redis, "SESSION_RENT_REVAMP:k", &fields).await;
+        let session = s.client.get("rent-revamp", "k").await.unwrap();
+        assert_eq!(session["selected_pickup"].to_string(), document);
+    }
+}
+
 async fn all_violations_are_listed(s: Setting) {
     let fields = json!({"fleet_id": "x".repeat(5000), "selected_fleet": "y".repeat(1 << 20)});
     let refused = s.client.set("rent-revamp", "k|k", fields).await;
@@ -303,6 +469,12 @@ async fn all_violations_are_listed(s: Setting) {
     assert_eq!(violations, ["fleet_id", "selected_fleet"]);
     let refused = s.client.set("ez-pay", "k", json!({})).await.unwrap_err();
     assert_eq!(refused.violations, ["fields"]);
+    let fields = json!({"order_id": "4\u{1b}[2J", "promo_code": "A\r\nB", "product_type": "taxi"});
+    let refused = s.client.set("reschedule", "k", fields).await.unwrap_err();
+    let mut violations = refused.violations.clone();
+    violations.sort();
+    assert_eq!(violations, ["order_id", "promo_code"]);
+    assert!(refused.message.contains("control character"), "{}", refused.message);
 }
 
 async fn parallel_writes_of_one_session_all_count(s: Setting) {

@@ -42,6 +42,7 @@ fn write(key: &str, name: &str, json: &str) -> Write {
         session_key: key.into(),
         fields: vec![Field { name: name.into(), value: Value::Json(json.into()) }],
         if_version: None,
+        if_absent: false,
         lock_token: None,
         violations: Vec::new(),
     }

@@ -23,6 +23,7 @@ mod store;
 mod swap;
 mod topology;
 mod traces;
+mod user_lists;
 mod users;
 mod viewing;
 mod walkthrough;

@@ -20,6 +20,8 @@ use crate::everywhere::{Setting, everywhere};
 everywhere!(
     a_user_on_two_devices [],
     an_update_changes_what_it_names [],
+    an_update_takes_back_what_it_says [],
+    no_attribute_takes_control_characters [],
     a_user_id_is_the_same_ever_after [],
     a_session_ends_and_leaves_nothing [("USER_SESSION_TTL", "400ms")],
     a_session_that_is_not_used_ends [("USER_SESSION_IDLE", "3s")],
@@ -112,8 +114,9 @@ async fn a_user_on_two_devices(Setting { client, redis, .. }: Setting) {
     assert_not_found(get(&client, &tablet).await);
     assert_eq!(list(&client, "other").await.len(), 1);
     if let Some(redis) = redis {
-        // The other user's session, its place, and when to look after it are all there is.
-        assert_eq!(keys(&redis).await.len(), 3);
+        // The other user's session, its place, that in the order, and when to look after it
+        // are all there is.
+        assert_eq!(keys(&redis).await.len(), 4);
     }
 }
 
@@ -158,6 +161,103 @@ async fn an_update_changes_what_it_names(Setting { client, .. }: Setting) {
     assert_eq!((&after["access_token"], &after["user_email"]), (&json!("t2"), &json!("")));
     assert_eq!(after["refresh_token"], "r1");
     assert_eq!(get(&client, &id).await.unwrap(), after);
+}
+
+async fn an_update_takes_back_what_it_says(Setting { client, redis, .. }: Setting) {
+    let attributes = json!({
+        "user_id": "u", "device_id": "phone", "auth_code": "code", "access_token": "t1",
+        "refresh_token": "r1", "expiration_time": 3600, "user_email": "u@example.org",
+    });
+    let begun = client.users("Create", json!({ "session_attributes": attributes })).await.unwrap();
+    let id = begun["session_id"].as_str().unwrap();
+    let clear = async |names: &[&str], attributes: Json| {
+        let request = json!({ "session_id": id, "session_attributes": attributes, "clear": names });
+        client.users("Update", request).await.map(|reply| reply["session"].clone())
+    };
+    let names = ["access_token", "expiration_time"];
+    let after = clear(&names, json!({ "refresh_token": "r2" })).await.unwrap();
+    for (name, expected) in [
+        ("access_token", json!("")),
+        ("expiration_time", json!(0)),
+        ("refresh_token", json!("r2")),
+        ("auth_code", json!("code")),
+        ("device_id", json!("phone")),
+    ] {
+        assert_eq!(after[name], expected, "{name}");
+    }
+    assert_eq!(get(&client, id).await.unwrap(), after);
+    // Alone, all that may go.
+    let names = ["device_id", "auth_code", "refresh_token", "user_email", "access_token"];
+    let after = clear(&names, json!({})).await.unwrap();
+    assert!(names.iter().all(|name| after[name] == ""), "{after}");
+    assert_eq!(list(&client, "u").await, [(String::new(), id.to_owned())]);
+    // What it is stored as, a release before reads in the same way: as empty, and as no time.
+    if let Some(redis) = &redis {
+        let mut connection = redis.connect(5).await;
+        let record = keys(redis).await.into_iter().find(|key| key.contains(id)).unwrap();
+        let mut read = redis::cmd("HMGET");
+        read.arg(record).arg("access_token").arg("expiration_time");
+        let stored: Vec<Option<String>> = read.query_async(&mut connection).await.unwrap();
+        assert_eq!(stored, [Some(String::new()), Some(String::new())]);
+    }
+    let refused = clear(&["user_id"], json!({ "device_id": "tv" })).await.unwrap_err();
+    assert_eq!(
+        (refused.reason.as_str(), &*refused.violations),
+        ("INVALID_REQUEST", &["user_id".to_owned()][..])
+    );
+    assert_eq!(get(&client, id).await.unwrap(), after, "nothing was changed");
+}
+
+async fn no_attribute_takes_control_characters(Setting { client, .. }: Setting) {
+    let names =
+        ["user_id", "device_id", "auth_code", "access_token", "refresh_token", "user_email"];
+    let id = log_in(&client, "u", "phone").await;
+    for name in names {
+        let mut attributes = json!({ "user_id": "u", "auth_code": "code" });
+        attributes[name] = json!("a@example.org\r\nBcc: all@example.org");
+        let create = json!({ "session_attributes": attributes });
+        for refused in [
+            client.users("Create", create).await.unwrap_err(),
+            update(&client, &id, attributes).await.unwrap_err(),
+        ] {
+            assert_eq!(refused.reason, "INVALID_REQUEST");
+            assert_eq!(refused.violations, [name]);
+            let place = "contains the control character '\\r' at character 14";
+            assert!(refused.message.contains(place), "{}", refused.message);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_name_that_is_given_and_taken_back_or_unknown_is_refused() {
+    let host = Launch::in_memory().start();
+    let client = host.client(Wire::Grpc).await;
+    let id = log_in(&client, "u", "phone").await;
+    let request = json!({
+        "session_id": id, "session_attributes": { "access_token": "t" },
+        "clear": ["access_token", "colour", "exiration_time"],
+    });
+    let refused = client.users("Update", request).await.unwrap_err();
+    assert_eq!(refused.violations, ["access_token", "clear"]);
+    // Over REST, a null in either form of the request, and the name in the query.
+    let http = session_tests::http();
+    let url = |path: &str| host.url("rest", path);
+    let give = json!({ "access_token": "t", "auth_code": "c", "user_email": "e" });
+    update(&client, &id, give).await.unwrap();
+    let body = json!({ "session_id": id, "session_attributes": { "access_token": null } });
+    let changed: Json =
+        http.patch(url("/session")).json(&body).send().await.unwrap().json().await.unwrap();
+    assert_eq!(changed, json!({ "access_token": "" }));
+    let path = format!("/session/{id}?clear=auth_code");
+    let answer = http.patch(url(&path)).json(&json!({ "userEmail": null })).send().await.unwrap();
+    let session: Json = answer.json().await.unwrap();
+    for name in ["access_token", "auth_code", "user_email"] {
+        assert_eq!(session[name], "", "{name}");
+    }
+    assert_eq!(session["device_id"], "phone");
+    let path = format!("/session/{id}");
+    let answer = http.patch(url(&path)).json(&json!({ "colour": null })).send().await.unwrap();
+    assert_eq!(answer.status(), 400);
 }
 
 async fn a_user_id_is_the_same_ever_after(Setting { client, .. }: Setting) {

@@ -18,6 +18,7 @@ fn write(context: &str, key: &str, fields: &[(&str, &str)]) -> Write {
         session_key: key.into(),
         fields: fields.iter().map(field).collect(),
         if_version: None,
+        if_absent: false,
         lock_token: None,
         violations: Vec::new(),
     }
@@ -65,31 +66,43 @@ fn a_write_is_one_transaction_that_checks_the_lock_and_counts_the_version() {
     );
 }
 
+fn at_version(number: u64) -> Compare {
+    let field = "_version".into();
+    Compare::CountEquals(CountTest { key: PRE_ORDER.into(), field, number })
+}
+
+fn is_mine(token: &str) -> Compare {
+    Compare::FieldEquals(equals(LOCK, "token", token))
+}
+
 #[test]
 fn conditions_become_compares() {
-    for (if_version, lock_token, expected) in [
-        (Some(0), None, vec![Compare::Absent(LOCK.into()), Compare::Absent(PRE_ORDER.into())]),
-        (
-            Some(3),
-            Some("t"),
-            vec![
-                Compare::FieldEqualsOrAbsent(equals(LOCK, "token", "t")),
-                Compare::FieldEquals(equals(PRE_ORDER, "_version", "3")),
-            ],
-        ),
+    let (unlocked, absent) = (Compare::Absent(LOCK.into()), Compare::Absent(PRE_ORDER.into()));
+    for (if_version, if_absent, lock_token, expected) in [
+        (None, false, None, vec![unlocked.clone()]),
+        (Some(0), false, None, vec![unlocked.clone(), at_version(0)]),
+        (Some(3), false, Some("t"), vec![is_mine("t"), at_version(3)]),
+        (None, true, None, vec![unlocked.clone(), absent.clone()]),
+        (Some(0), true, None, vec![unlocked, at_version(0), absent]),
     ] {
         let replies = vec![Reply::Deadline(Some(1)), Reply::Number(1)];
         let script = Script::answering(true, replies);
         let mut request = write("pre-order", "k", &[("fleet_list_request", "1")]);
         request.if_version = if_version;
+        request.if_absent = if_absent;
         request.lock_token = lock_token.map(Into::into);
         set(&script, &POLICY, request).expect("written");
         assert_eq!(script.asked().compare, expected);
+        if !if_absent {
+            let script = Script::answering(true, vec![Reply::Existed(true)]);
+            delete(&script, "pre-order", "k", if_version, lock_token).expect("deleted");
+            assert_eq!(script.asked().compare, expected);
+        }
     }
 }
 
 #[test]
-fn a_refused_write_says_which_condition_failed() {
+fn a_refused_write_or_delete_says_which_condition_failed() {
     let locked = || record(&[("token", "theirs")]);
     let at = |version| record(&[("_version", version)]);
     let absent = || Reply::Record(None);
@@ -99,17 +112,55 @@ fn a_refused_write_says_which_condition_failed() {
         (Some(1), None, vec![absent(), at("2")], Reason::VersionMismatch, "2"),
         (Some(1), None, vec![absent(), absent()], Reason::VersionMismatch, "0"),
         (Some(0), None, vec![absent(), at("2")], Reason::VersionMismatch, "2"),
-        (Some(0), None, vec![absent(), record(&[])], Reason::VersionMismatch, "0"),
+        (Some(1), None, vec![absent(), record(&[])], Reason::VersionMismatch, "0"),
+        (Some(1), None, vec![absent(), at("007")], Reason::VersionMismatch, "0"),
+        (Some(7), None, vec![absent(), at("007")], Reason::VersionMismatch, "0"),
+        (Some(1), None, vec![absent(), at("9007199254740992")], Reason::VersionMismatch, "0"),
         (Some(1), Some("theirs"), vec![locked(), at("2")], Reason::VersionMismatch, "2"),
         (Some(1), Some("mine"), vec![locked(), at("2")], Reason::SessionLocked, "3000"),
+        (None, Some("stale"), vec![absent(), at("2")], Reason::SessionLocked, "0"),
+        (Some(1), Some("stale"), vec![absent(), at("2")], Reason::SessionLocked, "0"),
     ] {
-        let script = Script::answering(false, replies);
+        let script = || {
+            let copies = replies.iter().map(|reply| match reply {
+                Reply::Record(hash) => Reply::Record(hash.clone()),
+                _ => panic!("records alone"),
+            });
+            Script::answering(false, copies.collect())
+        };
         let mut request = write("pre-order", "k", &[("fleet_list_request", "1")]);
         request.if_version = if_version;
         request.lock_token = token.map(Into::into);
-        let fault = set(&script, &POLICY, request).expect_err("refused");
-        assert_eq!((fault.reason, fault.metadata[0].value.as_str()), (reason, fact));
+        let deleted = delete(&script(), "pre-order", "k", if_version, token);
+        for fault in
+            [set(&script(), &POLICY, request).expect_err("refused"), deleted.expect_err("refused")]
+        {
+            assert_eq!((fault.reason, fault.metadata[0].value.as_str()), (reason, fact));
+            let ended = fault.message.contains("has ended");
+            assert_eq!(ended, token == Some("stale"), "{}", fault.message);
+        }
     }
+}
+
+#[test]
+fn a_write_that_demands_nothing_there_is_told_what_is() {
+    for (there, current) in [(record(&[]), "0"), (record(&[("_version", "2")]), "2")] {
+        let script = Script::answering(false, vec![Reply::Record(None), there]);
+        let mut request = write("pre-order", "k", &[("fleet_list_request", "1")]);
+        request.if_absent = true;
+        let fault = set(&script, &POLICY, request).expect_err("refused");
+        assert_eq!(fault.reason, Reason::VersionMismatch);
+        assert_eq!(fault.metadata[0].value, current);
+        assert!(fault.message.contains("already"), "{}", fault.message);
+    }
+}
+
+#[test]
+fn a_lock_that_has_ended_is_given_back_all_the_same() {
+    let script = Script::answering(true, vec![Reply::Existed(false)]);
+    unlock(&script, "pre-order", "k", "stale").expect("nothing to do");
+    let open = Compare::FieldEqualsOrAbsent(equals(LOCK, "token", "stale"));
+    assert_eq!(script.asked().compare, [open]);
 }
 
 #[test]
@@ -187,7 +238,14 @@ fn a_one_time_session_is_deleted_by_the_transaction_that_reads_it() {
     get(&script, "reschedule", "k").expect("read");
     let txn = script.asked();
     let key = "SESSION_RESCHEDULE:k";
-    assert_eq!(txn.compare, [Compare::FieldEquals(equals(key, "DELETE_AFTER_GET", "1"))]);
+    let [Compare::FieldAmong(choice)] = &txn.compare[..] else { panic!("{:?}", txn.compare) };
+    assert_eq!((&*choice.key, &*choice.field), (key, "DELETE_AFTER_GET"));
+    // What reads as true acts as true, and nothing else does.
+    for text in ["1", "true", "TRUE", "t", "0", "false", "F", "yes", ""] {
+        let text = text.as_bytes().to_vec();
+        let is_true = value::from_stored(Kind::Boolean, text.clone()).as_deref() == Some(b"1");
+        assert_eq!(choice.values.contains(&text), is_true, "{text:?}");
+    }
     assert_eq!(txn.success[1], Operation::HashDelete(key.into()));
     assert_eq!(txn.failure.len(), 1);
 }
@@ -197,7 +255,7 @@ fn an_outage_is_never_a_missing_session() {
     let down = || Script::failing(StoreError::Unavailable("down".into()));
     let reasons = [
         get(&down(), "pre-order", "k").expect_err("down").reason,
-        delete(&down(), "pre-order", "k", None).expect_err("down").reason,
+        delete(&down(), "pre-order", "k", None, None).expect_err("down").reason,
         lock(&down(), &POLICY, "pre-order", "k").expect_err("down").reason,
         unlock(&down(), "pre-order", "k", "t").expect_err("down").reason,
     ];

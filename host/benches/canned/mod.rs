@@ -126,6 +126,7 @@ pub fn component_write() -> logic::Write {
             value: logic::Value::Json(document()),
         }],
         if_version: None,
+        if_absent: false,
         lock_token: None,
         violations: Vec::new(),
     }
@@ -140,6 +141,7 @@ pub fn native_write() -> booking_types::Write {
             value: booking_types::Value::Json(document()),
         }],
         if_version: None,
+        if_absent: false,
         lock_token: None,
         violations: Vec::new(),
     }

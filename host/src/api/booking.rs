@@ -59,6 +59,7 @@ pub async fn set(api: &Api, request: v1::SetRequest) -> Result<DefaultResponse, 
         session_key: request.session_key,
         fields,
         if_version: request.if_version,
+        if_absent: false,
         lock_token: given(request.lock_token),
         violations: Vec::new(),
     };
@@ -81,14 +82,15 @@ pub async fn get(api: &Api, request: v1::GetRequest) -> Result<v1::Session, Erro
     })
 }
 
-/// Deletes a session, whether or not it exists.
+/// Deletes a session, whether or not it exists; with a version, only at that one.
 ///
 /// # Errors
-/// `UNKNOWN_CONTEXT`, `INVALID_REQUEST`, `SESSION_LOCKED`, or the service
-/// itself.
+/// `UNKNOWN_CONTEXT`, `INVALID_REQUEST`, `SESSION_LOCKED`, `VERSION_MISMATCH`, or the
+/// service itself.
 pub async fn delete(api: &Api, request: v1::DeleteRequest) -> Result<DefaultResponse, Error> {
-    let v1::DeleteRequest { context, session_key, lock_token } = request;
-    api.logic.booking_delete(&context, &session_key, given(lock_token).as_deref()).await?;
+    let v1::DeleteRequest { context, session_key, if_version, lock_token } = request;
+    let lock_token = given(lock_token);
+    api.logic.booking_delete(&context, &session_key, if_version, lock_token.as_deref()).await?;
     Ok(done())
 }
 

@@ -7,6 +7,8 @@ use crate::error::Error;
 use crate::logic::users::{Attributes, Session};
 use crate::proto::session::users::v1;
 
+/// The most attributes that an update may say to take back; there are fewer.
+const CLEARED_MAX: usize = 64;
 /// How many sessions are asked for at a time when all are wanted.
 const PAGE_SIZE: i32 = 1000;
 
@@ -74,16 +76,41 @@ pub async fn list_by_id(
     }
 }
 
-/// Changes a session.
+/// Changes a session, and takes back what `clear` names.
 ///
 /// # Errors
 /// `INVALID_REQUEST`, `SESSION_NOT_FOUND`, `SESSION_EXISTS` when it is another user's,
 /// or the service itself.
 pub async fn update(api: &Api, request: v1::UpdateRequest) -> Result<v1::UpdateReply, Error> {
-    let given = request.session_attributes.unwrap_or_default();
+    let v1::UpdateRequest { session_id, session_attributes, mut clear } = request;
+    if clear.len() > CLEARED_MAX {
+        return Err(Error::invalid("clear", format!("names more than {CLEARED_MAX} attributes")));
+    }
+    for name in clear.iter_mut().filter(|name| *name == "exiration_time") {
+        *name = "expiration_time".into();
+    }
+    let mut given = session_attributes.unwrap_or_default();
     let changed = attributes(given.clone())?;
-    let updated = api.logic.users_update(&request.session_id, &changed).await?;
+    let updated = api.logic.users_update(&session_id, &changed, &clear).await?;
+    taken_back(&clear, &mut given);
     Ok(v1::UpdateReply { session: Some(session(updated)), session_attributes: Some(given) })
+}
+
+/// Says of what was taken back what it is now: an empty text. A time is none.
+fn taken_back(clear: &[String], given: &mut v1::Attributes) {
+    let v1::Attributes { device_id, auth_code, access_token, refresh_token, user_email, .. } =
+        given;
+    for (name, text) in [
+        ("device_id", device_id),
+        ("auth_code", auth_code),
+        ("access_token", access_token),
+        ("refresh_token", refresh_token),
+        ("user_email", user_email),
+    ] {
+        if clear.iter().any(|cleared| cleared == name) {
+            *text = Some(String::new());
+        }
+    }
 }
 
 /// Closes a session.

@@ -93,6 +93,7 @@ macro_rules! context_message {
                     session_key,
                     fields,
                     if_version,
+                    if_absent: false,
                     lock_token: given(lock_token),
                     violations: Vec::new(),
                 }
@@ -184,7 +185,7 @@ impl Service {
         let request = DeleteRequest {
             context: M::CONTEXT.into(),
             session_key: request.into_inner().session_key,
-            lock_token: String::new(),
+            ..DeleteRequest::default()
         };
         respond(booking::delete(&self.0, request).await)
     }

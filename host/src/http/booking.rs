@@ -48,6 +48,7 @@ fn write(context: &str, session_key: Option<&str>, body: &[u8]) -> Result<Write,
         session_key: session_key.unwrap_or_default().into(),
         fields: Vec::with_capacity(members.len()),
         if_version: None,
+        if_absent: false,
         lock_token: None,
         violations: Vec::new(),
     };

@@ -21,6 +21,9 @@ use crate::http::json;
 /// The most query parameters of one request.
 const QUERY_PARAMETERS_MAX: usize = 32;
 
+/// The field that has the names of those to take back of a message beside it.
+const CLEAR: &str = "clear";
+
 /// A request message in the making.
 pub struct Request {
     message: DynamicMessage,
@@ -28,6 +31,8 @@ pub struct Request {
     /// The fields that the path has set.
     in_path: Vec<FieldDescriptor>,
     violations: Vec<Violation>,
+    /// The fields that a body has said are null.
+    nulls: Vec<FieldDescriptor>,
 }
 
 impl Request {
@@ -38,6 +43,7 @@ impl Request {
             seen: Vec::new(),
             in_path: Vec::new(),
             violations: Vec::new(),
+            nulls: Vec::new(),
         }
     }
 
@@ -92,8 +98,12 @@ impl Request {
                         == self.message.get_field(field).as_str()
             });
             // A null says that there is none.
-            let null = value.get() == "null" && self.field(&name).is_some();
-            if repeated || null {
+            let null = Some(value.get()).filter(|value| *value == "null");
+            if let Some(field) = null.and_then(|_| self.field(&name)) {
+                self.nulls.push(field);
+                continue;
+            }
+            if repeated {
                 continue;
             }
             let Some(field) = self.claim(&name, false) else { continue };
@@ -121,7 +131,20 @@ impl Request {
         self.seen.push(field.number());
         self.message.set_field(field, Value::Message(inner.message));
         self.violations.extend(inner.violations);
+        self.clear(&inner.nulls);
         Ok(())
+    }
+
+    /// Takes back the fields of a message that are null in it, where the request has a list
+    /// for that.
+    fn clear(&mut self, nulls: &[FieldDescriptor]) {
+        let Some(list) = self.message.descriptor().get_field_by_name(CLEAR) else { return };
+        if nulls.is_empty() {
+            return;
+        }
+        if let Value::List(names) = self.message.get_field_mut(&list) {
+            names.extend(nulls.iter().map(|field| Value::String(field.name().into())));
+        }
     }
 
     /// Demands that a field was given, whatever its value.
@@ -267,6 +290,7 @@ mod tests {
     use crate::proto::DESCRIPTORS;
     use crate::proto::com::example::sm::{Home, Session, SessionSetup};
     use crate::proto::session::booking::v1::{DeleteRequest, LockReply};
+    use crate::proto::session::users::v1::UpdateRequest;
     use prost_reflect::DescriptorPool;
 
     fn descriptor(name: &str) -> MessageDescriptor {
@@ -282,7 +306,7 @@ mod tests {
     fn a_request_is_put_together_from_path_query_and_body() {
         let mut request = delete();
         request.path("context", "pre-order");
-        request.query("lock_token=a%2Fb+c");
+        request.query("lock_token=a%2Fb+c&if_version=3");
         request.body(br#"{"sessionKey": "k"}"#).expect("an object");
         let (message, violations) = request.finish();
         assert_eq!(violations, []);
@@ -290,6 +314,7 @@ mod tests {
         let expected = DeleteRequest {
             context: "pre-order".into(),
             session_key: "k".into(),
+            if_version: Some(3),
             lock_token: "a/b c".into(),
         };
         assert_eq!(message, expected);
@@ -309,6 +334,39 @@ mod tests {
         let (_, violations) = request.finish();
         let fields: Vec<_> = violations.iter().map(|v| v.field.as_str()).collect();
         assert_eq!(fields, ["context", "lock_token"]);
+    }
+
+    #[test]
+    fn a_null_takes_a_field_of_a_message_back_where_the_request_can_say_so() {
+        let type_ = descriptor("session.users.v1.UpdateRequest");
+        let attributes = type_.get_field_by_name("session_attributes").expect("a field");
+        let inner = r#"{"accessToken":null,"device_id":"d","user_email":null}"#;
+        let mut alone = Request::new(type_.clone());
+        alone.path("session_id", "s");
+        alone.body_of(&attributes, inner.as_bytes()).expect("an object");
+        let mut whole = Request::new(type_);
+        let body =
+            format!(r#"{{"clear":["auth_code"],"session_attributes":{inner},"session_id":"s"}}"#);
+        whole.body(body.as_bytes()).expect("an object");
+        for (request, expected) in [
+            (alone, &["access_token", "user_email"][..]),
+            (whole, &["auth_code", "access_token", "user_email"]),
+        ] {
+            let (message, violations) = request.finish();
+            assert_eq!(violations, []);
+            let message = UpdateRequest::decode(message).expect("decodes");
+            assert_eq!(message.clear, expected);
+            let attributes = message.session_attributes.expect("attributes");
+            assert_eq!(
+                (attributes.device_id.as_deref(), attributes.access_token),
+                (Some("d"), None)
+            );
+        }
+        // A login begins without what is null.
+        let mut create = Request::new(descriptor("session.users.v1.CreateRequest"));
+        let body = br#"{"session_attributes":{"user_id":"u","device_id":null}}"#;
+        create.body(body).expect("an object");
+        assert_eq!(create.finish().1, []);
     }
 
     #[test]

@@ -28,10 +28,14 @@ impl Logic {
         &self,
         context: &str,
         session_key: &str,
+        if_version: Option<u64>,
         lock_token: Option<&str>,
     ) -> Result<(), Failure> {
-        call!(self, session_manager_booking.call_delete(context, session_key, lock_token))?
-            .map_err(Failure::Fault)
+        let deleted = call!(
+            self,
+            session_manager_booking.call_delete(context, session_key, if_version, lock_token)
+        );
+        deleted?.map_err(Failure::Fault)
     }
 
     /// Locks a booking session.

@@ -39,6 +39,12 @@ macro_rules! conversions {
                     wit::Compare::Absent(key) => Self::Absent(key),
                     wit::Compare::FieldEquals(test) => field(test, false),
                     wit::Compare::FieldEqualsOrAbsent(test) => field(test, true),
+                    wit::Compare::FieldAmong(wit::FieldChoice { key, field, values }) => {
+                        Self::FieldAmong { key, field, values: all(values) }
+                    }
+                    wit::Compare::CountEquals(wit::CountTest { key, field, number }) => {
+                        Self::CountEquals { key, field, number }
+                    }
                     wit::Compare::SizeAtMost(wit::SizeBound { key, except, limit }) => {
                         Self::SizeAtMost { key, except, limit }
                     }
@@ -76,6 +82,11 @@ macro_rules! conversions {
                     wit::Operation::MemberRenew(wit::MemberSet { key, member, ttl_ms }) => {
                         Self::MemberRenew { key, member, ttl: ttl_ms }
                     }
+                    wit::Operation::MemberSetUntil(wit::MemberUntil {
+                        key,
+                        member,
+                        expires_at_ms,
+                    }) => Self::MemberSetUntil { key, member, expires_at: expires_at_ms },
                     wit::Operation::MemberRemove(wit::MemberRef { key, member }) => {
                         Self::MemberRemove { key, member }
                     }

@@ -21,6 +21,8 @@ mod pool;
 mod races;
 mod schema;
 mod trial;
+#[cfg(test)]
+mod user_lists;
 pub mod users;
 mod viewing;
 mod world;

@@ -141,6 +141,7 @@ impl Logic {
             session_key: write.session_key.clone(),
             fields: write.fields.iter().map(field).collect(),
             if_version: write.if_version,
+            if_absent: write.if_absent,
             lock_token: write.lock_token.clone(),
             violations: write.violations.iter().map(violation).collect(),
         };
@@ -179,12 +180,14 @@ impl Logic {
         &self,
         context: &str,
         session_key: &str,
+        if_version: Option<u64>,
         lock_token: Option<&str>,
     ) -> Result<(), Failure> {
         let (context, session_key) = (context.to_owned(), session_key.to_owned());
         let lock_token = lock_token.map(str::to_owned);
         let delete = move |host: &Host<'_>| {
-            session_guest::booking::delete(host, &context, &session_key, lock_token.as_deref())
+            let lock_token = lock_token.as_deref();
+            session_guest::booking::delete(host, &context, &session_key, if_version, lock_token)
         };
         self.run(delete).await.map_err(failure)
     }

@@ -26,10 +26,10 @@ const ID: &str = "tab";
 /// How many orders are tried of each race.
 const ORDERS: u32 = 400;
 
-type Answer = Result<own::Outcome, store::Error>;
+pub(super) type Answer = Result<own::Outcome, store::Error>;
 
 /// What the rules find outside: a store that is asked through this.
-struct Outside<'a>(Box<dyn Fn(own::Txn) -> Answer + 'a>);
+pub(super) struct Outside<'a>(pub(super) Box<dyn Fn(own::Txn) -> Answer + 'a>);
 
 impl Imports for Outside<'_> {
     fn execute(&self, txn: &Txn) -> Result<Outcome, StoreError> {
@@ -37,7 +37,9 @@ impl Imports for Outside<'_> {
     }
 
     fn token(&self, length: u32) -> String {
-        uuid::Uuid::new_v4().simple().to_string().chars().take(length as usize).collect()
+        let parts = [uuid::Uuid::new_v4(), uuid::Uuid::new_v4()];
+        let text: String = parts.iter().map(|part| part.simple().to_string()).collect();
+        text.chars().take(length as usize).collect()
     }
 
     fn uuid(&self) -> String {
@@ -99,23 +101,23 @@ enum Step {
 }
 
 /// A store of its own and a clock that stands.
-struct World {
-    clock: Clock,
+pub(super) struct World {
+    pub(super) clock: Clock,
     memory: Memory,
 }
 
 impl World {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let clock = Clock::manual(1_800_000_000_000);
         Self { memory: Memory::new(clock.clone()), clock }
     }
 
-    fn at_once(&self, txn: own::Txn) -> Answer {
+    pub(super) fn at_once(&self, txn: own::Txn) -> Answer {
         self.memory.execute(txn).now_or_never().expect("memory keeps nobody waiting")
     }
 
     /// Without anybody else.
-    fn alone(&self) -> Outside<'_> {
+    pub(super) fn alone(&self) -> Outside<'_> {
         Outside(Box::new(|txn| self.at_once(txn)))
     }
 

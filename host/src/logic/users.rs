@@ -45,8 +45,9 @@ impl Logic {
         &self,
         session_id: &str,
         attributes: &Attributes,
+        clear: &[String],
     ) -> Result<Session, Failure> {
-        call!(self, session_manager_users.call_update(session_id, attributes))?
+        call!(self, session_manager_users.call_update(session_id, attributes, clear))?
             .map_err(Failure::Fault)
     }
 

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use crate::clock::Milliseconds;
 use crate::store::rows::Changes;
 use crate::store::transaction::{
-    Compare, Copies, Entry, Hash, NUMBER_MAX, Operation, Order, Outcome, Reply, Shape, Txn,
+    Compare, Copies, Entry, Hash, Operation, Order, Outcome, Reply, Shape, Txn, added, counted,
 };
 use crate::store::value::{HashValue, LogValue, SetValue, Value};
 use crate::store::{Error, Event, EventId, LogMark, LogPage};
@@ -40,7 +40,7 @@ impl Shard {
     ///
     /// # Errors
     /// [`Error::Rejected`] when a key holds another type than the transaction
-    /// expects, or a counter leaves its range; nothing has changed then.
+    /// expects; nothing has changed then.
     pub fn execute(
         &mut self,
         now: Milliseconds,
@@ -53,7 +53,6 @@ impl Shard {
         }
         let succeeded = txn.compare.iter().all(|compare| self.holds(compare));
         let branch = if succeeded { txn.success } else { txn.failure };
-        self.check_sums(&branch)?;
         let replies =
             branch.into_iter().map(|operation| self.perform(now, operation, changes)).collect();
         Ok(Outcome { succeeded, replies, now })
@@ -142,22 +141,18 @@ impl Shard {
         }
     }
 
-    /// The additions of a branch, before anything is written.
-    fn check_sums(&self, branch: &[Operation]) -> Result<(), Error> {
-        for operation in branch {
-            if let Operation::HashAdd { key, field, delta } = operation {
-                sum(self.field(key, field), *delta)?;
-            }
-        }
-        Ok(())
-    }
-
     fn holds(&self, compare: &Compare) -> bool {
         match compare {
             Compare::Exists(key) => self.slots.contains_key(&**key),
             Compare::Absent(key) => !self.slots.contains_key(&**key),
             Compare::FieldEquals { key, field, value, or_absent } => {
                 self.field(key, field).map_or(*or_absent, |found| found == value)
+            }
+            Compare::FieldAmong { key, field, values } => {
+                self.field(key, field).is_some_and(|found| values.contains(found))
+            }
+            Compare::CountEquals { key, field, number } => {
+                counted(self.field(key, field)) == *number
             }
             Compare::SizeAtMost { key, except, limit } => {
                 let fields = match self.slots.get(&**key) {
@@ -204,12 +199,11 @@ impl Shard {
                 if hash.fields.is_empty() {
                     changes.put_deadline(&key, None);
                 }
-                let number = sum(hash.get(&field), delta)
-                    .expect("sums are checked before anything is written");
+                let number = added(hash.get(&field), delta);
                 let value = Bytes::from(number.to_string());
                 changes.put_field(&key, &field, &value);
                 hash.put(field, value);
-                Reply::Number(number)
+                Reply::Number(i64::try_from(number).unwrap_or(i64::MAX))
             }
             Operation::HashStamp { key, field, later } => {
                 let hash = self.hash(&key);
@@ -249,6 +243,16 @@ impl Shard {
                     self.enqueue(&key);
                 }
                 Reply::Deadline(alive.then_some(now + ttl))
+            }
+            Operation::MemberSetUntil { key, member, expires_at } if expires_at > now => {
+                changes.put_member(&key, &member, expires_at);
+                self.set(&key).insert(&member, expires_at);
+                self.enqueue(&key);
+                Reply::Deadline(Some(expires_at))
+            }
+            Operation::MemberSetUntil { key, member, .. } => {
+                self.remove_members(&key, &[member.into()], changes);
+                Reply::Deadline(None)
             }
             Operation::MemberRemove { key, member } => {
                 let existed =
@@ -446,20 +450,6 @@ impl Shard {
             _ => unreachable!("types are checked before anything is written"),
         }
     }
-}
-
-/// A counter after an addition.
-fn sum(current: Option<&Bytes>, delta: i64) -> Result<i64, Error> {
-    let rejected = || Error::Rejected("a counter is not a number, or leaves its range".into());
-    let current = match current {
-        None => 0,
-        Some(text) => str::from_utf8(text)
-            .ok()
-            .and_then(|text| text.parse::<i64>().ok().filter(|number| number.to_string() == text))
-            .ok_or_else(rejected)?,
-    };
-    let sum = delta.checked_add(current).ok_or_else(rejected)?;
-    if sum.unsigned_abs() > NUMBER_MAX.unsigned_abs() { Err(rejected()) } else { Ok(sum) }
 }
 
 #[cfg(test)]

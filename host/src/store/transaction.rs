@@ -20,7 +20,7 @@ pub const NAME_BYTES_MAX: usize = 1024;
 /// The longest lifetime: a hundred years.
 pub const TTL_MS_MAX: u64 = 100 * 366 * 24 * 3600 * 1000;
 /// Counters stay within what every store can represent exactly.
-pub const NUMBER_MAX: i64 = (1 << 53) - 1;
+pub const NUMBER_MAX: u64 = (1 << 53) - 1;
 
 /// One field of a hash.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,6 +48,24 @@ pub enum Compare {
         value: Bytes,
         /// Whether an absent field or hash will do too.
         or_absent: bool,
+    },
+    /// The field has one of these values.
+    FieldAmong {
+        /// The hash.
+        key: String,
+        /// The field.
+        field: String,
+        /// The values.
+        values: Vec<Bytes>,
+    },
+    /// The field counts this number, as [`counted`] reads it.
+    CountEquals {
+        /// The hash.
+        key: String,
+        /// The field.
+        field: String,
+        /// The number.
+        number: u64,
     },
     /// The values of all fields but some sum up to at most `limit` bytes.
     SizeAtMost {
@@ -122,14 +140,14 @@ pub enum Operation {
         /// The fields.
         fields: Option<Vec<String>>,
     },
-    /// Add to a field that holds a decimal integer.
+    /// Add to a field that counts, as [`added`] does.
     HashAdd {
         /// The hash.
         key: String,
         /// The field.
         field: String,
         /// What to add.
-        delta: i64,
+        delta: u64,
     },
     /// Write the store's clock into a field, in decimal milliseconds.
     HashStamp {
@@ -166,6 +184,15 @@ pub enum Operation {
         member: String,
         /// Its lifetime.
         ttl: Milliseconds,
+    },
+    /// Put a member into a set with this deadline; one that has passed removes it.
+    MemberSetUntil {
+        /// The set.
+        key: String,
+        /// The member.
+        member: String,
+        /// Its deadline.
+        expires_at: Milliseconds,
     },
     /// Remove a member.
     MemberRemove {
@@ -271,6 +298,21 @@ pub fn tag(key: &str) -> &str {
         .unwrap_or(key)
 }
 
+/// The number that a field counts: a plain number from 0 to [`NUMBER_MAX`], without
+/// leading zeros. Whatever else it holds counts 0.
+pub fn counted(value: Option<&Bytes>) -> u64 {
+    let text = value.and_then(|value| str::from_utf8(value).ok()).unwrap_or_default();
+    let plain = text == "0" || !text.starts_with(['0', '+']);
+    let number = text.parse::<u64>().ok().filter(|number| plain && *number <= NUMBER_MAX);
+    number.unwrap_or(0)
+}
+
+/// What a field counts after an addition; it begins anew rather than leave the range of
+/// a count.
+pub fn added(value: Option<&Bytes>, delta: u64) -> u64 {
+    Some(counted(value) + delta).filter(|sum| *sum <= NUMBER_MAX).unwrap_or(delta)
+}
+
 /// The type of what lives under a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Shape {
@@ -289,6 +331,8 @@ impl Compare {
             Self::Exists(key)
             | Self::Absent(key)
             | Self::FieldEquals { key, .. }
+            | Self::FieldAmong { key, .. }
+            | Self::CountEquals { key, .. }
             | Self::SizeAtMost { key, .. } => (key, Shape::Hash),
             Self::Member { key, .. } | Self::MembersBelow { key, .. } => (key, Shape::Set),
         }
@@ -307,6 +351,7 @@ impl Operation {
             | Self::HashExpire { key, .. } => (key, Shape::Hash),
             Self::MemberSet { key, .. }
             | Self::MemberRenew { key, .. }
+            | Self::MemberSetUntil { key, .. }
             | Self::MemberRemove { key, .. }
             | Self::MemberList { key, .. }
             | Self::MemberClear { key, .. } => (key, Shape::Set),
@@ -334,13 +379,14 @@ impl Operation {
             Self::HashGet { fields, .. } => fields.as_ref().is_some_and(|fields| {
                 fields.len() > FIELDS_MAX || fields.iter().any(name) || repeats(fields)
             }),
-            Self::HashAdd { field, delta, .. } => {
-                name(field) || delta.unsigned_abs() > NUMBER_MAX.unsigned_abs()
-            }
+            Self::HashAdd { field, delta, .. } => name(field) || *delta > NUMBER_MAX,
             Self::HashStamp { field, later, .. } => name(field) || *later > TTL_MS_MAX,
             Self::HashExpire { ttl, .. } => lifetime(ttl),
             Self::MemberSet { member, ttl, .. } | Self::MemberRenew { member, ttl, .. } => {
                 name(member) || lifetime(ttl)
+            }
+            Self::MemberSetUntil { member, expires_at, .. } => {
+                name(member) || *expires_at > NUMBER_MAX
             }
             Self::MemberRemove { member, .. } => name(member),
             Self::MemberList { limit, .. } => *limit > MEMBERS_MAX,
@@ -407,9 +453,6 @@ impl Txn {
         if shapes.windows(2).any(|pair| pair[0].0 == pair[1].0 && pair[0].1 != pair[1].1) {
             return Err(rejected("a key is used as two types"));
         }
-        if branches.into_iter().any(|branch| sets_and_adds_a_field(branch)) {
-            return Err(rejected("a field is set or added to beside an addition"));
-        }
         for operation in operations() {
             if let Operation::MemberClear { record_prefix: Some(prefix), .. } = operation
                 && tag(&[prefix, "x"].concat()) != shared
@@ -423,24 +466,6 @@ impl Txn {
 
 fn repeats(names: &[String]) -> bool {
     names.iter().enumerate().any(|(index, name)| names[..index].contains(name))
-}
-
-/// Whether the outcome of an addition would hang on an earlier operation, which
-/// no store could refuse before it has begun to write.
-fn sets_and_adds_a_field(branch: &[Operation]) -> bool {
-    branch.iter().enumerate().any(|(index, operation)| {
-        let Operation::HashAdd { key: added, field: name, .. } = operation else { return false };
-        branch.iter().enumerate().any(|(other_index, other)| match other {
-            Operation::HashSet { key, entries, .. } => {
-                key == added && entries.iter().any(|entry| entry.field == *name)
-            }
-            Operation::HashAdd { key, field, .. } => {
-                index != other_index && key == added && field == name
-            }
-            Operation::HashStamp { key, field, .. } => key == added && field == name,
-            _ => false,
-        })
-    })
 }
 
 #[cfg(test)]
@@ -461,6 +486,32 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_field_counts_when_it_holds_a_plain_number_and_begins_anew_at_the_end() {
+        let most = NUMBER_MAX.to_string();
+        for (text, counts, one_more) in [
+            ("0", 0, 1),
+            ("7", 7, 8),
+            (most.as_str(), NUMBER_MAX, 1),
+            ("9007199254740992", 0, 1),
+            ("99999999999999999999", 0, 1),
+            ("007", 0, 1),
+            ("00", 0, 1),
+            ("+7", 0, 1),
+            ("-7", 0, 1),
+            ("", 0, 1),
+            ("abc", 0, 1),
+            (" 7", 0, 1),
+            ("7.0", 0, 1),
+        ] {
+            let value = Bytes::copy_from_slice(text.as_bytes());
+            assert_eq!(counted(Some(&value)), counts, "{text}");
+            assert_eq!(added(Some(&value), 1), one_more, "{text}");
+        }
+        assert_eq!((counted(None), added(None, 5)), (0, 5));
+        assert_eq!(counted(Some(&Bytes::from_static(b"\xff"))), 0);
+    }
+
     fn get(key: &str) -> Operation {
         Operation::HashGet { key: key.into(), fields: None }
     }
@@ -469,7 +520,7 @@ mod tests {
     fn a_transaction_that_no_store_can_apply_is_refused() {
         let entry = Entry { field: "f".into(), value: Bytes::new() };
         let set = |entries, ttl| Operation::HashSet { key: "k".into(), entries, ttl };
-        let add = Operation::HashAdd { key: "k".into(), field: "f".into(), delta: 1 };
+        let add = |delta| Operation::HashAdd { key: "k".into(), field: "f".into(), delta };
         let clear = Operation::MemberClear {
             key: "k{t}".into(),
             except: None,
@@ -490,7 +541,7 @@ mod tests {
             (vec![set(vec![], None)], "empty"),
             (vec![set(vec![entry.clone()], Some(0))], "lifetime"),
             (vec![set(vec![entry.clone()], Some(TTL_MS_MAX + 1))], "lifetime"),
-            (vec![set(vec![entry.clone()], None), add], "beside an addition"),
+            (vec![add(NUMBER_MAX + 1)], "number"),
             (vec![get("k"), listing("k", 1)], "two types"),
             (vec![listing("k", MEMBERS_MAX + 1)], "oversized"),
             (vec![clear], "another tag"),

@@ -29,7 +29,8 @@ suite!(
     a_delete_says_whether_there_was_something,
     compares_hold_as_documented,
     one_branch_runs_and_the_other_does_not,
-    a_counter_counts_and_refuses_what_is_no_number,
+    a_counter_counts_and_mends_what_is_no_number,
+    a_deadline_that_was_told_is_kept_and_one_that_has_passed_removes,
     a_stamp_is_the_time_of_the_transaction,
     a_refused_transaction_changes_nothing,
     members_end_one_by_one,
@@ -130,6 +131,11 @@ async fn compares_hold_as_documented(f: &Fixture) {
         value: value.to_owned().into(),
         or_absent,
     };
+    let among = |key: &str, field: &str, values: &[&'static str]| Compare::FieldAmong {
+        key: key.into(),
+        field: field.into(),
+        values: values.iter().map(|value| bytes::Bytes::from_static(value.as_bytes())).collect(),
+    };
     let size = |key: &str, except: &[&str], limit| Compare::SizeAtMost {
         key: key.into(),
         except: except.iter().map(|&field| field.into()).collect(),
@@ -154,6 +160,12 @@ async fn compares_hold_as_documented(f: &Fixture) {
         (field("k{t}", "a", "2", true), false),
         (field("k{t}", "x", "1", true), true),
         (field("absent{t}", "a", "1", true), true),
+        (among("k{t}", "b", &["1", "22", "3"]), true),
+        (among("k{t}", "b", &["22"]), true),
+        (among("k{t}", "b", &["2", "222"]), false),
+        (among("k{t}", "b", &[]), false),
+        (among("k{t}", "x", &["", "0", "false"]), false),
+        (among("absent{t}", "a", &["1"]), false),
         (size("k{t}", &[], 3), true),
         (size("k{t}", &[], 2), false),
         (size("k{t}", &["b"], 1), true),
@@ -189,13 +201,63 @@ async fn one_branch_runs_and_the_other_does_not(f: &Fixture) {
     assert!(f.hash("m{t}").await.is_some());
 }
 
-async fn a_counter_counts_and_refuses_what_is_no_number(f: &Fixture) {
+async fn a_counter_counts_and_mends_what_is_no_number(f: &Fixture) {
+    let counts = async |number| {
+        f.holds(Compare::CountEquals { key: "k{t}".into(), field: "n".into(), number }).await
+    };
+    assert!(counts(0).await && !counts(1).await);
     assert_eq!(f.perform(vec![add("k{t}", "n", 5)]).await, [Reply::Number(5)]);
-    assert_eq!(f.perform(vec![add("k{t}", "n", -7)]).await, [Reply::Number(-2)]);
-    for text in ["x", "", "1.5", "007", "+1", " 1", "9007199254740992", "99999999999999999999"] {
+    let both = vec![add("k{t}", "n", 2), add("k{t}", "n", 0)];
+    assert_eq!(f.perform(both).await, [Reply::Number(7), Reply::Number(7)]);
+    assert!(counts(7).await && !counts(0).await && !counts(u64::MAX).await);
+    for text in [
+        "x",
+        "",
+        "1.5",
+        "007",
+        "+1",
+        "-1",
+        " 1",
+        "1e3",
+        "0x1",
+        "inf",
+        "9007199254740992",
+        "99999999999999999999",
+    ] {
         f.perform(vec![set("k{t}", &[("n", text)], None)]).await;
-        f.rejected(Txn { success: vec![add("k{t}", "n", 1)], ..Txn::default() }).await;
+        assert!(counts(0).await && !counts(1).await, "{text}");
+        assert_eq!(f.perform(vec![add("k{t}", "n", 1)]).await, [Reply::Number(1)], "{text}");
+        assert_eq!(fields(&f.hash("k{t}").await.unwrap()), [("n".into(), "1".into())], "{text}");
     }
+    // The last number that every store can represent, and then from the beginning.
+    f.perform(vec![set("k{t}", &[("n", "9007199254740990")], None)]).await;
+    let last = 9_007_199_254_740_991;
+    assert_eq!(f.perform(vec![add("k{t}", "n", 1)]).await, [Reply::Number(last)]);
+    assert!(counts(last.unsigned_abs()).await);
+    assert_eq!(f.perform(vec![add("k{t}", "n", 1)]).await, [Reply::Number(1)]);
+}
+
+async fn a_deadline_that_was_told_is_kept_and_one_that_has_passed_removes(f: &Fixture) {
+    let until = |member: &str, expires_at| Operation::MemberSetUntil {
+        key: "s{t}".into(),
+        member: member.into(),
+        expires_at,
+    };
+    let now = f.now().await;
+    let later = Reply::Deadline(Some(now + 60_000));
+    assert_eq!(f.perform(vec![until("a", now + 60_000)]).await, std::slice::from_ref(&later));
+    f.pass(20).await;
+    // Again is the same, whatever the time.
+    assert_eq!(f.perform(vec![until("a", now + 60_000)]).await, [later]);
+    f.perform(vec![until("b", now + 30_000), until("gone", now)]).await;
+    assert_eq!(f.members("s{t}").await, ["b", "a"]);
+    assert_eq!(f.perform(vec![until("a", 1)]).await, [Reply::Deadline(None)]);
+    assert_eq!(f.members("s{t}").await, ["b"]);
+    assert_eq!(
+        f.perform(vec![until("b", 1), until("x", 1)]).await,
+        [Reply::Deadline(None), Reply::Deadline(None)]
+    );
+    assert!(f.members("s{t}").await.is_empty());
 }
 
 async fn a_stamp_is_the_time_of_the_transaction(f: &Fixture) {
@@ -218,9 +280,7 @@ async fn a_stamp_is_the_time_of_the_transaction(f: &Fixture) {
 
 async fn a_refused_transaction_changes_nothing(f: &Fixture) {
     f.perform(vec![set("k{t}", &[("text", "x")], None), put("s{t}", "m", 60_000)]).await;
-    for culprit in
-        [add("k{t}", "text", 1), set("s{t}", &[("a", "1")], None), put("k{t}", "m", 1000)]
-    {
+    for culprit in [add("s{t}", "m", 1), set("s{t}", &[("a", "1")], None), put("k{t}", "m", 1000)] {
         let success = vec![set("new{t}", &[("a", "1")], None), culprit];
         f.rejected(Txn { success, ..Txn::default() }).await;
         assert_eq!(f.hash("new{t}").await, None);

@@ -135,7 +135,7 @@ pub fn entries(fields: &[(&str, &str)]) -> Vec<Entry> {
     fields.iter().map(entry).collect()
 }
 
-pub fn add(key: &str, field: &str, delta: i64) -> Operation {
+pub fn add(key: &str, field: &str, delta: u64) -> Operation {
     Operation::HashAdd { key: key.into(), field: field.into(), delta }
 }
 

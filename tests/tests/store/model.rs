@@ -12,6 +12,8 @@ use super::*;
 const HOUR: u64 = 3_600_000;
 /// Lifetimes differ by this much, so that orders do not hang on milliseconds.
 const STEP: u64 = 60_000;
+/// A deadline that is far behind all others, as it is.
+const FAR: u64 = 5_000_000_000_000;
 
 fn name(names: &'static [&'static str]) -> impl Strategy<Value = String> {
     prop::sample::select(names).prop_map(Into::into)
@@ -30,8 +32,10 @@ fn member() -> impl Strategy<Value = String> {
 }
 
 fn value() -> impl Strategy<Value = bytes::Bytes> {
-    prop::sample::select(&["", "1", "-20", "text", "9007199254740992"][..])
-        .prop_map(|text| bytes::Bytes::from_static(text.as_bytes()))
+    prop::sample::select(
+        &["", "1", "-20", "007", "text", "9007199254740991", "9007199254740992"][..],
+    )
+    .prop_map(|text| bytes::Bytes::from_static(text.as_bytes()))
 }
 
 fn compare() -> impl Strategy<Value = Compare> {
@@ -41,6 +45,10 @@ fn compare() -> impl Strategy<Value = Compare> {
         (key(), field(), value(), any::<bool>()).prop_map(|(key, field, value, or_absent)| {
             Compare::FieldEquals { key, field, value, or_absent }
         }),
+        (key(), field(), prop::collection::vec(value(), 0..3))
+            .prop_map(|(key, field, values)| Compare::FieldAmong { key, field, values }),
+        (key(), field(), prop::sample::select(&[0, 1, 2, 4, (1 << 53) - 1, u64::MAX][..]))
+            .prop_map(|(key, field, number)| Compare::CountEquals { key, field, number }),
         (key(), prop::collection::vec(field(), 0..3), 0_u64..8)
             .prop_map(|(key, except, limit)| Compare::SizeAtMost { key, except, limit }),
         (key(), member(), any::<bool>()).prop_map(|(key, member, alive)| Compare::Member {
@@ -60,7 +68,7 @@ fn operation() -> impl Strategy<Value = Operation> {
         ),
         2 => (key(), prop::option::of(prop::collection::vec(field(), 0..3)))
             .prop_map(|(key, fields)| Operation::HashGet { key, fields }),
-        2 => (key(), field(), -3_i64..4)
+        2 => (key(), field(), 0_u64..4)
             .prop_map(|(key, field, delta)| Operation::HashAdd { key, field, delta }),
         1 => (key(), field())
             .prop_map(|(key, field)| Operation::HashStamp { key, field, later: HOUR }),
@@ -75,6 +83,9 @@ fn operation() -> impl Strategy<Value = Operation> {
         }),
         1 => (key(), member())
             .prop_map(|(key, member)| Operation::MemberRenew { key, member, ttl: HOUR }),
+        1 => (key(), member(), prop::sample::select(&[1_u64, FAR][..])).prop_map(
+            |(key, member, expires_at)| Operation::MemberSetUntil { key, member, expires_at }
+        ),
         1 => (key(), prop::option::of(member()), any::<bool>(), prop::option::of(key())).prop_map(
             |(key, except, records, copies)| {
                 let record_prefix = records.then(|| "a{t}".into());
@@ -117,7 +128,10 @@ fn comparable(result: Result<Outcome, Error>) -> Result<(bool, Vec<Reply>), &'st
         Err(Error::Rejected(_)) => return Err("rejected"),
         Err(Error::Unavailable(message)) => panic!("unavailable: {message}"),
     };
-    let left = |at: u64| (at - now + STEP / 2) / STEP * STEP;
+    let left = |at: u64| match at {
+        FAR => FAR,
+        at => (at - now + STEP / 2) / STEP * STEP,
+    };
     // What was stamped, and perhaps added to.
     let stamped = |number: u64| (now..now + 10 * HOUR).contains(&number);
     for reply in &mut replies {

@@ -44,7 +44,9 @@ impl Schemas {
         properties.insert("session_key".into(), key);
         properties.insert(
             "if_version".into(),
-            uint64("Write only at this version; 0 means the session must not exist."),
+            uint64(
+                "Write only at this version; 0 means that the session has none, or is not there.",
+            ),
         );
         properties.insert(
             "lock_token".into(),

@@ -80,7 +80,8 @@ fn reply(operation: &Operation, value: Value) -> Option<Reply> {
         Operation::HashSet { .. }
         | Operation::HashExpire { .. }
         | Operation::MemberSet { .. }
-        | Operation::MemberRenew { .. } => Reply::Deadline(expires_at(integer(&value)?)),
+        | Operation::MemberRenew { .. }
+        | Operation::MemberSetUntil { .. } => Reply::Deadline(expires_at(integer(&value)?)),
         Operation::HashAdd { .. } | Operation::HashStamp { .. } => Reply::Number(integer(&value)?),
         Operation::HashDelete(_) | Operation::MemberRemove { .. } => {
             Reply::Existed(integer(&value)? != 0)

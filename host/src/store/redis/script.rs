@@ -1,6 +1,6 @@
 //! A transaction as the arguments of `transaction.lua`: for each key its type;
-//! where the success and the failure branch begin; the compares; the branches,
-//! each led by the additions it contains. Keys are given by their place in KEYS.
+//! where the success and the failure branch begin; the compares; the branches. Keys
+//! are given by their place in KEYS.
 
 use redis::{Cmd, Script};
 
@@ -86,7 +86,8 @@ impl<'a> Arguments<'a> {
         self
     }
 
-    /// A number of things in memory, or a lifetime that was checked: it fits.
+    /// A number of things in memory, or a lifetime that was checked: it fits. One that a
+    /// caller expects may not, and is then more than any that is counted.
     fn count(&mut self, count: u64) -> &mut Self {
         self.number(i64::try_from(count).unwrap_or(i64::MAX))
     }
@@ -111,6 +112,16 @@ impl<'a> Arguments<'a> {
             Compare::FieldEquals { key, field, value, or_absent } => {
                 self.name("field").key(key).bytes(field).bytes(value).flag(*or_absent)
             }
+            Compare::FieldAmong { key, field, values } => {
+                self.name("among").key(key).bytes(field).count(values.len() as u64);
+                for value in values {
+                    self.bytes(value);
+                }
+                self
+            }
+            Compare::CountEquals { key, field, number } => {
+                self.name("count").key(key).bytes(field).count(*number)
+            }
             Compare::SizeAtMost { key, except, limit } => {
                 self.name("size").key(key).count(*limit).count(except.len() as u64);
                 for field in except {
@@ -128,16 +139,6 @@ impl<'a> Arguments<'a> {
     }
 
     fn branch(&mut self, operations: &'a [Operation]) {
-        let additions = || {
-            operations.iter().filter_map(|operation| match operation {
-                Operation::HashAdd { key, field, delta } => Some((key, field, *delta)),
-                _ => None,
-            })
-        };
-        self.count(additions().count() as u64);
-        for (key, field, delta) in additions() {
-            self.key(key).bytes(field).number(delta);
-        }
         self.count(operations.len() as u64);
         for operation in operations {
             self.operation(operation);
@@ -170,7 +171,7 @@ impl<'a> Arguments<'a> {
                 self
             }
             Operation::HashAdd { key, field, delta } => {
-                self.name("hash_add").key(key).bytes(field).number(*delta)
+                self.name("hash_add").key(key).bytes(field).count(*delta)
             }
             Operation::HashStamp { key, field, later } => {
                 self.name("hash_stamp").key(key).bytes(field).count(*later)
@@ -182,6 +183,9 @@ impl<'a> Arguments<'a> {
             }
             Operation::MemberRenew { key, member, ttl } => {
                 self.name("member_renew").key(key).bytes(member).count(*ttl)
+            }
+            Operation::MemberSetUntil { key, member, expires_at } => {
+                self.name("member_set_until").key(key).bytes(member).count(*expires_at)
             }
             Operation::MemberRemove { key, member } => {
                 self.name("member_remove").key(key).bytes(member)

@@ -35,6 +35,16 @@ for i = 1, #KEYS do
   end
 end
 
+-- The number that a field counts, in its text: a plain one, else 0.
+local function counted(k, field)
+  local found = redis.call('HGET', k, field)
+  if found and #found <= 16 and string.match(found, '^[1-9]%d*$')
+    and tonumber(found) <= NUMBER_MAX then
+    return found
+  end
+  return '0'
+end
+
 local compare = {}
 
 function compare.exists()
@@ -50,6 +60,18 @@ function compare.field()
   local found = redis.call('HGET', k, field)
   if not found then return or_absent == '1' end
   return found == value
+end
+
+function compare.among()
+  local k, field, count = key(), take(), number()
+  local found, among = redis.call('HGET', k, field), false
+  for _ = 1, count do among = take() == found or among end
+  return among
+end
+
+function compare.count()
+  local k, field, expected = key(), take(), take()
+  return counted(k, field) == expected
 end
 
 function compare.size()
@@ -133,8 +155,11 @@ function perform.hash_get()
 end
 
 function perform.hash_add()
-  local k, field, delta = key(), take(), take()
-  return redis.call('HINCRBY', k, field, delta)
+  local k, field, delta = key(), take(), number()
+  local sum = tonumber(counted(k, field)) + delta
+  if sum > NUMBER_MAX then sum = delta end
+  redis.call('HSET', k, field, string.format('%.0f', sum))
+  return sum
 end
 
 function perform.hash_stamp()
@@ -166,6 +191,18 @@ function perform.member_renew()
   redis.call('ZADD', k, now + ttl, member)
   end_with_last(k)
   return now + ttl
+end
+
+function perform.member_set_until()
+  local k, member, deadline = key(), take(), number()
+  local lives = deadline > now
+  if lives then
+    redis.call('ZADD', k, deadline, member)
+  else
+    redis.call('ZREM', k, member)
+  end
+  end_with_last(k)
+  return lives and deadline or -1
 end
 
 function perform.member_remove()
@@ -232,16 +269,6 @@ for _ = 1, compares do
   end
 end
 at = succeeded and success_at or failure_at
-
--- A branch begins with the additions that must be possible.
-for _ = 1, number() do
-  local current = redis.call('HGET', key(), take()) or '0'
-  local delta = number()
-  if current ~= '0' and not string.match(current, '^%-?[1-9]%d*$')
-    or math.abs(tonumber(current) + delta) > NUMBER_MAX then
-    return redis.error_reply('REJECTED a counter is not a number, or leaves its range')
-  end
-end
 
 local replies = { succeeded and 1 or 0, now }
 for i = 1, number() do

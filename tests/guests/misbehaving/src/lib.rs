@@ -101,7 +101,7 @@ mod component {
             refused()
         }
 
-        fn delete(_: String, _: String, _: Option<String>) -> Result<(), Fault> {
+        fn delete(_: String, _: String, _: Option<u64>, _: Option<String>) -> Result<(), Fault> {
             refused()
         }
 
@@ -189,7 +189,11 @@ mod component {
             refused()
         }
 
-        fn update(_: String, _: users::Attributes) -> Result<users::Session, Fault> {
+        fn update(
+            _: String,
+            _: users::Attributes,
+            _: Vec<String>,
+        ) -> Result<users::Session, Fault> {
             refused()
         }
 

@@ -1,0 +1,141 @@
+//! Lists of a user's sessions, page by page, the newest first. A page ends at a place in
+//! the order of creation, which stays where it is whatever comes, goes or is used: a
+//! session that lives through the paging is on exactly one page.
+
+use std::collections::BTreeSet;
+
+use crate::fault::{refuse, violation};
+use crate::faults::Fault;
+use crate::imports::Imports;
+use crate::keys::{self, User as Keys, check_id};
+use crate::store::{Member, MemberList, MemberPage, Operation, Order, Reply};
+use crate::transaction::{execute, moment, read, text, unexpected_replies};
+use crate::users::attributes::{DEVICE_FIELD, USER_FIELD};
+use crate::users::{CREATED_FIELD, SEEN_FIELD, UPDATED_FIELD, order};
+use crate::users_types::{Overview, Page};
+
+/// How many sessions a page has when nobody says how many.
+const PAGE_SIZE: u32 = 100;
+/// The most sessions of one page.
+pub const PAGE_SIZE_MAX: u32 = 1000;
+/// The most sessions that the first page compares one by one with the order; of more, it
+/// compares how many there are.
+const COMPARED_MAX: u32 = PAGE_SIZE_MAX + 1;
+/// How many characters of an id mark its place in a list.
+const MARK_CHARACTERS: usize = 16;
+/// What a page token begins with. Those of releases before were places in another order.
+const TOKEN: char = 'c';
+
+/// Lists the sessions of a user, the newest first.
+///
+/// # Errors
+/// `invalid-request`; `store-unavailable`.
+pub fn list(
+    imports: &impl Imports,
+    user_id: &str,
+    page_size: i32,
+    page_token: &str,
+) -> Result<Page, Fault> {
+    let mut violations = Vec::new();
+    check_id(USER_FIELD, user_id, &mut violations);
+    let size = u32::try_from(page_size).ok();
+    if size.is_none() {
+        violations.push(violation("page_size", "must not be negative"));
+    }
+    let after = mark(page_token);
+    if !page_token.is_empty() && after.is_none() {
+        let description = "is not what a page before has told; begin again without one";
+        violations.push(violation("page_token", description));
+    }
+    refuse(violations)?;
+    let limit = match size {
+        None | Some(0) => PAGE_SIZE,
+        Some(size) => size.min(PAGE_SIZE_MAX),
+    };
+    let keys = Keys::of(user_id);
+    let (mut members, in_order) = page(imports, &keys, after.as_ref(), limit)?;
+    // A store that takes no writes now is listed as it is. What changes again meanwhile is
+    // for the next list.
+    if !in_order && order::repair(imports, &keys).is_ok() {
+        members = page(imports, &keys, after.as_ref(), limit)?.0;
+    }
+    let more = members.len() > limit as usize;
+    members.truncate(limit as usize);
+    let next_page_token = members.last().filter(|_| more).map(token).unwrap_or_default();
+    Ok(Page { sessions: overviews(imports, &keys, members)?, next_page_token })
+}
+
+/// The sessions of a page, and those behind it that were read; and whether the order is
+/// one of the sessions that are alive, as far as can be seen from here.
+fn page(
+    imports: &impl Imports,
+    keys: &Keys,
+    after: Option<&Member>,
+    limit: u32,
+) -> Result<(Vec<Member>, bool), Fault> {
+    let first = after.is_none();
+    // One more than the page has, to know whether there are any behind it.
+    let listed = if first { COMPARED_MAX } else { limit + 1 };
+    let listing = |key: &String, order, after, limit| {
+        Operation::MemberList(MemberList { key: key.clone(), order, after, limit })
+    };
+    let listings = vec![
+        listing(&keys.order, Order::LatestFirst, after.cloned(), listed),
+        listing(&keys.sessions, Order::SoonestFirst, None, if first { COMPARED_MAX } else { 0 }),
+    ];
+    let outcome = execute(imports, Vec::new(), listings, Vec::new())?;
+    let [Reply::Members(ordered), Reply::Members(alive)] = &outcome.replies[..] else {
+        return Err(unexpected_replies());
+    };
+    let whole = |page: &MemberPage| page.members.len() == page.live as usize;
+    let same = || {
+        let names: BTreeSet<&String> = alive.members.iter().map(|member| &member.name).collect();
+        ordered.members.iter().all(|member| names.contains(&member.name))
+    };
+    let compared = first && whole(ordered) && whole(alive);
+    let in_order = ordered.live == alive.live && (!compared || same());
+    Ok((ordered.members.clone(), in_order))
+}
+
+/// What the members of the order are; one that has ended meanwhile is left out.
+fn overviews(
+    imports: &impl Imports,
+    keys: &Keys,
+    members: Vec<Member>,
+) -> Result<Vec<Overview>, Fault> {
+    if members.is_empty() {
+        return Ok(Vec::new());
+    }
+    let fields = [DEVICE_FIELD, CREATED_FIELD, UPDATED_FIELD, SEEN_FIELD];
+    let records = members.iter().map(|member| read(keys.session(&member.name), &fields)).collect();
+    let outcome = execute(imports, Vec::new(), records, Vec::new())?;
+    let overview = |(member, reply): (Member, Reply)| {
+        let Reply::Record(Some(hash)) = reply else { return None };
+        let created_at_ms = moment(&hash, CREATED_FIELD).unwrap_or_default();
+        let updated_at_ms = moment(&hash, UPDATED_FIELD).unwrap_or(created_at_ms);
+        let seen_at_ms = moment(&hash, SEEN_FIELD).unwrap_or(created_at_ms);
+        Some(Overview {
+            session_id: member.name,
+            device_id: text(&hash, DEVICE_FIELD).unwrap_or_default(),
+            created_at_ms,
+            updated_at_ms,
+            last_seen_at_ms: seen_at_ms.max(updated_at_ms),
+        })
+    };
+    Ok(members.into_iter().zip(outcome.replies).filter_map(overview).collect())
+}
+
+/// Where a page has ended, without giving away an id.
+pub fn token(last: &Member) -> String {
+    let name: String = last.name.chars().take(MARK_CHARACTERS).collect();
+    format!("{TOKEN}{}.{name}", order::created_at_ms(last))
+}
+
+/// The place that a token names. Of ids with one deadline, the longest comes first,
+/// so that the whole id of the beginning that a token has lies before it.
+pub fn mark(token: &str) -> Option<Member> {
+    let (created_at, name) = token.strip_prefix(TOKEN)?.split_once('.')?;
+    let expires_at_ms = order::place_of(created_at.parse().ok()?)?;
+    let fits = name.len() == MARK_CHARACTERS && name.bytes().all(keys::is_base64url);
+    fits.then(|| Member { name: name.into(), expires_at_ms })
+}
