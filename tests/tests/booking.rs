@@ -3,7 +3,9 @@
 
 use std::time::{Duration, Instant};
 
+use prost::Message;
 use serde_json::json;
+use session_client::proto::sessionmanager::SessionReschedule;
 use session_tests::client::{Conditions, GrpcClient, Wire};
 use session_tests::redis_server::RedisServer;
 use session_tests::wait;
@@ -336,7 +338,7 @@ async fn a_session_has_a_size_limit(s: Setting) {
     s.client.set("rent-revamp", "k", json!({"selected_pickup": rest})).await.unwrap();
     // A client of gRPC that was told nothing takes messages of 4 MiB.
     let grpc = GrpcClient::connect(s.host.address("grpc")).await;
-    let key = sessionmanager_key("k");
+    let key = key_request("k");
     let whole = grpc.raw("/sessionmanager.SessionManager/GetSessionRentRevamp", key).await.unwrap();
     assert!(whole.len() > SESSION_BYTES_MAX && whole.len() <= 4 << 20, "{}", whole.len());
     // The session is full; what replaces a document of the same size fits.
@@ -352,7 +354,7 @@ async fn a_session_has_a_size_limit(s: Setting) {
 }
 
 /// A `GetSessionRequest` in its bytes.
-fn sessionmanager_key(key: &str) -> bytes::Bytes {
+fn key_request(key: &str) -> bytes::Bytes {
     let length = u8::try_from(key.len()).unwrap();
     [&[0x0a, length][..], key.as_bytes()].concat().into()
 }
@@ -372,6 +374,22 @@ async fn on_redis(wire: Wire) -> (Setting, RedisServer) {
     let mut setting = setting(On::Redis, wire, &[]).await;
     let redis = setting.redis.take().unwrap();
     (setting, redis)
+}
+
+#[tokio::test]
+async fn an_unset_scalar_has_its_default_in_json_and_no_field_in_a_message() {
+    let s = setting(On::Memory, Wire::Rest, &[]).await;
+    s.client.set("reschedule", "k", json!({"order_id": "42"})).await.unwrap();
+    let session = s.client.get("reschedule", "k").await.unwrap();
+    let scalars = [&session["promo_code"], &session["fixed"], &session["is_promo_valid"]];
+    assert_eq!(scalars, [&json!(""), &json!(0), &json!(false)]);
+    assert!(!session.contains_key("localized_message"), "{session:?}");
+    let grpc = GrpcClient::connect(s.host.address("grpc")).await;
+    let path = "/sessionmanager.SessionManager/GetSessionReschedule";
+    let message = grpc.raw(path, key_request("k")).await.unwrap();
+    let message = SessionReschedule::decode(message).unwrap();
+    assert_eq!(message.order_id.as_deref(), Some("42"));
+    assert_eq!((message.promo_code, message.fixed, message.is_promo_valid), (None, None, None));
 }
 
 #[tokio::test]

@@ -171,7 +171,7 @@ fn pages_are_right_while_a_release_without_the_order_begins_and_closes() {
     let world = World::new();
     let begun: Vec<String> = (0..12).map(|_| begin(&world, &POLICY)).collect();
     let seen = paged(&world, 3, |round| {
-        begin_before(&world, &["p", "q", "r", "s"][round], POLICY.user_session_ttl_ms);
+        begin_before(&world, ["p", "q", "r", "s"][round], POLICY.user_session_ttl_ms);
         if round == 0 {
             close_before(&world, &begun[2]);
         }
