@@ -2,7 +2,7 @@
 //! some minutes after the last write. Every rule is one transaction, so nothing
 //! is ever half done, and needs no retry.
 
-use crate::booking_types::{Field, LockGrant, Session, StoredField, Write, Written};
+use crate::booking_types::{Condition, Field, LockGrant, Session, StoredField, Write, Written};
 use crate::catalog::Kind;
 use crate::fault::{fault, fault_with, field_name, invalid, quote, refuse, violation};
 use crate::faults::{Fault, Reason, Violation};
@@ -55,9 +55,9 @@ pub fn set(imports: &impl Imports, policy: &Policy, mut write: Write) -> Result<
 
     let key = keys::session(context, &write.session_key);
     let lock = keys::lock(&key);
-    let condition = Condition { version: write.if_version, absent: write.if_absent };
+    let condition = write.condition;
     let mut compare = vec![lock_is_open(&lock, write.lock_token.as_deref())];
-    compare.extend(condition.compares(&key));
+    compare.extend(compares(condition, &key));
     if context.may_outgrow_session() {
         compare.push(Compare::SizeAtMost(SizeBound {
             key: key.clone(),
@@ -83,7 +83,7 @@ pub fn set(imports: &impl Imports, policy: &Policy, mut write: Write) -> Result<
         vec![read(lock, &[TOKEN_FIELD]), read(key, &[VERSION_FIELD])],
     )?;
     if !outcome.succeeded {
-        let refused = condition.refused(&outcome, write.lock_token.as_deref(), "written");
+        let refused = refused(condition, &outcome, write.lock_token.as_deref(), "written");
         return Err(refused.unwrap_or_else(|| invalid(vec![outgrown()])));
     }
     let [Reply::Deadline(Some(expires_at_ms)), Reply::Number(version)] = outcome.replies[..] else {
@@ -128,7 +128,7 @@ pub fn get(
     }
 }
 
-/// Deletes a session, whether or not it exists; with a version, only at that one.
+/// Deletes a session, whether or not it exists, when a condition holds.
 ///
 /// # Errors
 /// `unknown-context`; `invalid-request`; `session-locked`; `version-mismatch`;
@@ -137,16 +137,15 @@ pub fn delete(
     imports: &impl Imports,
     context_name: &str,
     session_key: &str,
-    if_version: Option<u64>,
+    condition: Condition,
     lock_token: Option<&str>,
 ) -> Result<(), Fault> {
     let context = context(context_name)?;
     valid_session_key(session_key)?;
     let key = keys::session(context, session_key);
     let lock = keys::lock(&key);
-    let condition = Condition { version: if_version, absent: false };
     let mut compare = vec![lock_is_open(&lock, lock_token)];
-    compare.extend(condition.compares(&key));
+    compare.extend(compares(condition, &key));
     let outcome = execute(
         imports,
         compare,
@@ -156,7 +155,7 @@ pub fn delete(
     if outcome.succeeded {
         return Ok(());
     }
-    Err(condition.refused(&outcome, lock_token, "deleted").unwrap_or_else(unexpected_replies))
+    Err(refused(condition, &outcome, lock_token, "deleted").unwrap_or_else(unexpected_replies))
 }
 
 /// Locks a session, whether or not it exists.
@@ -272,46 +271,47 @@ fn outgrown() -> Violation {
     violation("fields", format!("make the session larger than {SESSION_BYTES_MAX} bytes"))
 }
 
-/// What a write or a delete demands of the session that is there.
-#[derive(Clone, Copy)]
-struct Condition {
-    version: Option<u64>,
-    absent: bool,
+/// The compares of a condition.
+fn compares(condition: Condition, key: &str) -> impl Iterator<Item = Compare> {
+    let at = |number| {
+        let field = VERSION_FIELD.into();
+        Compare::CountEquals(CountTest { key: key.into(), field, number })
+    };
+    let exists = condition.exists.map(|exists| match exists {
+        true => Compare::Exists(key.into()),
+        false => Compare::Absent(key.into()),
+    });
+    condition.version.map(at).into_iter().chain(exists)
 }
 
-impl Condition {
-    fn compares(self, key: &str) -> impl Iterator<Item = Compare> {
-        let at = |number| {
-            let field = VERSION_FIELD.into();
-            Compare::CountEquals(CountTest { key: key.into(), field, number })
-        };
-        let absent = self.absent.then(|| Compare::Absent(key.into()));
-        self.version.map(at).into_iter().chain(absent)
+/// Why a transaction has not succeeded that demands an open lock and a condition, told by
+/// what it has read of both instead; none when both hold. The message says what was not
+/// `done`.
+fn refused(
+    condition: Condition,
+    outcome: &Outcome,
+    lock_token: Option<&str>,
+    done: &str,
+) -> Option<Fault> {
+    let [Reply::Record(lock), Reply::Record(current)] = &outcome.replies[..] else {
+        return Some(unexpected_replies());
+    };
+    let token = lock.as_ref().and_then(|lock| lock.entries.first());
+    if token.map(|entry| &entry.value[..]) != lock_token.map(str::as_bytes) {
+        return Some(locked(outcome));
     }
-
-    /// Why a transaction has not succeeded that demands an open lock and this, told by
-    /// what it has read of both instead; none when both hold. The message says what was
-    /// not `done`.
-    fn refused(self, outcome: &Outcome, lock_token: Option<&str>, done: &str) -> Option<Fault> {
-        let [Reply::Record(lock), Reply::Record(current)] = &outcome.replies[..] else {
-            return Some(unexpected_replies());
-        };
-        let token = lock.as_ref().and_then(|lock| lock.entries.first());
-        if token.map(|entry| &entry.value[..]) != lock_token.map(str::as_bytes) {
-            return Some(locked(outcome));
-        }
-        let version = current.as_ref().map_or(0, version);
-        let what = if self.absent && current.is_some() {
-            "There is a session under this key already"
-        } else if self.version.is_some_and(|expected| expected != version) {
+    let version = current.as_ref().map_or(0, version);
+    let what = match condition.exists {
+        Some(false) if current.is_some() => "There is a session under this key already",
+        Some(true) if current.is_none() => "There is no session under this key",
+        _ if condition.version.is_some_and(|expected| expected != version) => {
             "The session is at another version"
-        } else {
-            return None;
-        };
-        let message = format!("{what}; nothing was {done}.");
-        let reason = Reason::VersionMismatch;
-        Some(fault_with(reason, message, "currentVersion", version.to_string()))
-    }
+        }
+        _ => return None,
+    };
+    let message = format!("{what}; nothing was {done}.");
+    let reason = Reason::VersionMismatch;
+    Some(fault_with(reason, message, "currentVersion", version.to_string()))
 }
 
 /// The caller holds the lock, or says nothing of one and there is none.

@@ -60,6 +60,10 @@ pub fn describe(policy: &policy::Policy) -> catalog::Description {
             })
             .collect(),
         ttl_ms: policy.session_ttl_ms,
+        one_time_field: context.one_time_field.map(|stored_as| {
+            let field = context.fields.iter().find(|field| field.stored_as == stored_as);
+            field.map_or(stored_as, |field| field.name).into()
+        }),
     });
     catalog::Description { version: env!("CARGO_PKG_VERSION").into(), contexts: contexts.collect() }
 }
@@ -72,7 +76,7 @@ mod component {
     use std::sync::OnceLock;
 
     use super::bindings::{self, exports, session::manager::tokens, wasi::config};
-    use super::booking_types::{LockGrant, Session, Write, Written};
+    use super::booking_types::{Condition, LockGrant, Session, Write, Written};
     use super::connections::Only;
     use super::connections_types::{Connection, Count, Drained, Page, Renewed};
     use super::faults::Fault;
@@ -124,11 +128,11 @@ mod component {
         fn delete(
             context: String,
             session_key: String,
-            if_version: Option<u64>,
+            condition: Condition,
             lock_token: Option<String>,
         ) -> Result<(), Fault> {
             let lock_token = lock_token.as_deref();
-            super::booking::delete(&Host, &context, &session_key, if_version, lock_token)
+            super::booking::delete(&Host, &context, &session_key, condition, lock_token)
         }
 
         fn lock(context: String, session_key: String) -> Result<LockGrant, Fault> {

@@ -16,6 +16,8 @@ pub enum Reason {
     RequestTooLarge,
     /// The body is of a type that the service does not read.
     UnsupportedMediaType,
+    /// The body or message is compressed in a way that the service does not read.
+    UnsupportedEncoding,
     /// No such path.
     RouteNotFound,
     /// The path exists for other methods.
@@ -34,16 +36,28 @@ pub enum Reason {
     DeviceNotRegistered,
     /// Another version than the request demands.
     VersionMismatch,
+    /// A condition in a header of the request does not hold.
+    PreconditionFailed,
     /// Somebody else holds the lock.
     SessionLocked,
     /// Another user holds the id.
     SessionExists,
     /// All slots are taken.
     SessionLimitReached,
+    /// A page of another origin has a browser ask.
+    ForeignOrigin,
+    /// The request is for another host.
+    Misdirected,
     /// The store does not answer.
     StoreUnavailable,
     /// Too many requests at the same time.
     Overloaded,
+    /// A gate refuses a component.
+    ComponentRefused,
+    /// Another component is on its way.
+    SwapInProgress,
+    /// There is no generation to go back to, or another runs by now.
+    RollbackRefused,
     /// The rules ran for too long.
     LogicTimeout,
     /// The rules or the store did something unforeseen.
@@ -61,8 +75,12 @@ pub enum Code {
     NotFound = 5,
     /// 6.
     AlreadyExists = 6,
+    /// 7.
+    PermissionDenied = 7,
     /// 8.
     ResourceExhausted = 8,
+    /// 9.
+    FailedPrecondition = 9,
     /// 10.
     Aborted = 10,
     /// 12.
@@ -90,7 +108,7 @@ pub struct Row {
 }
 
 /// The table, in the order of [`Reason`].
-pub const TABLE: [Row; 19] = {
+pub const TABLE: [Row; 26] = {
     use Reason as R;
     const fn row(
         reason: Reason,
@@ -109,6 +127,10 @@ pub const TABLE: [Row; 19] = {
     const METHOD: StatusCode = StatusCode::METHOD_NOT_ALLOWED;
     const MISSING_METHOD: StatusCode = StatusCode::NOT_IMPLEMENTED;
     const CONFLICT: StatusCode = StatusCode::CONFLICT;
+    const CONDITION: StatusCode = StatusCode::PRECONDITION_FAILED;
+    const FORBIDDEN: StatusCode = StatusCode::FORBIDDEN;
+    const ELSEWHERE: StatusCode = StatusCode::MISDIRECTED_REQUEST;
+    const UNFIT: StatusCode = StatusCode::UNPROCESSABLE_ENTITY;
     const MANY: StatusCode = StatusCode::TOO_MANY_REQUESTS;
     const BUSY: StatusCode = StatusCode::SERVICE_UNAVAILABLE;
     const SLOW: StatusCode = StatusCode::GATEWAY_TIMEOUT;
@@ -117,6 +139,7 @@ pub const TABLE: [Row; 19] = {
         row(R::InvalidRequest, "INVALID_REQUEST", Code::InvalidArgument, BAD, 0),
         row(R::RequestTooLarge, "REQUEST_TOO_LARGE", Code::InvalidArgument, LARGE, 0),
         row(R::UnsupportedMediaType, "UNSUPPORTED_MEDIA_TYPE", Code::InvalidArgument, MEDIA, 0),
+        row(R::UnsupportedEncoding, "UNSUPPORTED_ENCODING", Code::Unimplemented, MEDIA, 0),
         row(R::RouteNotFound, "ROUTE_NOT_FOUND", Code::NotFound, MISSING, 0),
         row(R::MethodNotAllowed, "METHOD_NOT_ALLOWED", Code::Unimplemented, METHOD, 0),
         row(R::MethodNotFound, "METHOD_NOT_FOUND", Code::Unimplemented, MISSING_METHOD, 0),
@@ -126,11 +149,17 @@ pub const TABLE: [Row; 19] = {
         row(R::SessionTerminated, "SESSION_TERMINATED", Code::NotFound, MISSING, 0),
         row(R::DeviceNotRegistered, "DEVICE_NOT_REGISTERED", Code::NotFound, MISSING, 0),
         row(R::VersionMismatch, "VERSION_MISMATCH", Code::Aborted, CONFLICT, 0),
+        row(R::PreconditionFailed, "PRECONDITION_FAILED", Code::FailedPrecondition, CONDITION, 0),
         row(R::SessionLocked, "SESSION_LOCKED", Code::Aborted, CONFLICT, 500),
         row(R::SessionExists, "SESSION_EXISTS", Code::AlreadyExists, CONFLICT, 0),
         row(R::SessionLimitReached, "SESSION_LIMIT_REACHED", Code::ResourceExhausted, MANY, 0),
+        row(R::ForeignOrigin, "FOREIGN_ORIGIN", Code::PermissionDenied, FORBIDDEN, 0),
+        row(R::Misdirected, "MISDIRECTED", Code::PermissionDenied, ELSEWHERE, 0),
         row(R::StoreUnavailable, "STORE_UNAVAILABLE", Code::Unavailable, BUSY, 1000),
         row(R::Overloaded, "OVERLOADED", Code::Unavailable, BUSY, 250),
+        row(R::ComponentRefused, "COMPONENT_REFUSED", Code::InvalidArgument, UNFIT, 0),
+        row(R::SwapInProgress, "SWAP_IN_PROGRESS", Code::Aborted, CONFLICT, 5000),
+        row(R::RollbackRefused, "ROLLBACK_REFUSED", Code::Aborted, CONFLICT, 0),
         row(R::LogicTimeout, "LOGIC_TIMEOUT", Code::DeadlineExceeded, SLOW, 0),
         row(R::LogicFailed, "LOGIC_FAILED", Code::Internal, BROKEN, 0),
     ]
@@ -248,6 +277,7 @@ mod tests {
             "INVALID_REQUEST 3 400 -",
             "REQUEST_TOO_LARGE 3 413 -",
             "UNSUPPORTED_MEDIA_TYPE 3 415 -",
+            "UNSUPPORTED_ENCODING 12 415 -",
             "ROUTE_NOT_FOUND 5 404 -",
             "METHOD_NOT_ALLOWED 12 405 -",
             "METHOD_NOT_FOUND 12 501 -",
@@ -257,11 +287,17 @@ mod tests {
             "SESSION_TERMINATED 5 404 -",
             "DEVICE_NOT_REGISTERED 5 404 -",
             "VERSION_MISMATCH 10 409 -",
+            "PRECONDITION_FAILED 9 412 -",
             "SESSION_LOCKED 10 409 500ms",
             "SESSION_EXISTS 6 409 -",
             "SESSION_LIMIT_REACHED 8 429 -",
+            "FOREIGN_ORIGIN 7 403 -",
+            "MISDIRECTED 7 421 -",
             "STORE_UNAVAILABLE 14 503 1s",
             "OVERLOADED 14 503 250ms",
+            "COMPONENT_REFUSED 3 422 -",
+            "SWAP_IN_PROGRESS 10 409 5s",
+            "ROLLBACK_REFUSED 10 409 -",
             "LOGIC_TIMEOUT 4 504 -",
             "LOGIC_FAILED 13 500 -",
         ];

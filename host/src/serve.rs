@@ -22,8 +22,11 @@ use crate::clock::Clock;
 use crate::component_file::ComponentFile;
 use crate::config::{self, PortSettings, Settings, StoreChoice};
 use crate::events::{self, Feed};
-use crate::listener::{self, Acceptor, Loads};
-use crate::logic::{self, Limits, Logic, Source};
+use crate::http::browsers::Browsers;
+use crate::logic::{self, Compiler, Limits, Logic, Source};
+use crate::network::Network;
+use crate::network::door::Door;
+use crate::network::listener::{self, Acceptor, Loads};
 use crate::store::Store;
 use crate::store::embedded::{Embedded, OpenError};
 use crate::store::memory::Memory;
@@ -31,7 +34,7 @@ use crate::store::redis::Redis;
 use crate::telemetry::Metrics;
 use crate::telemetry::traces::Traces;
 use crate::workers::{self, Workers};
-use crate::{grpc, http, telemetry};
+use crate::{grpc, http, probes, telemetry};
 
 /// Connections for users at the same time, when the system allows as many.
 const CONNECTIONS_MAX: u64 = 16_384;
@@ -76,11 +79,16 @@ pub async fn start(settings: &Settings) -> Result<Running> {
     let grpc = listen(config::GRPC, network.bind_address, network.grpc_port)?;
     let rest = listen(config::REST, network.bind_address, network.rest_port)?;
     let admin = listen(config::ADMIN, network.admin_address, network.admin_port)?;
-    let addresses = vec![
+    let probe = settings.callers.probe_port();
+    let probe = probe.map(|port| listen(config::PROBE, network.bind_address, port)).transpose()?;
+    let mut addresses = vec![
         ("grpc", grpc.local_addr()?),
         ("rest", rest.local_addr()?),
         ("admin", admin.local_addr()?),
     ];
+    if let Some(probe) = &probe {
+        addresses.push(("probe", probe.local_addr()?));
+    }
 
     // Redis and the collector of traces may be spoken to over TLS. Whoever has chosen
     // another provider before is fine too.
@@ -93,7 +101,11 @@ pub async fn start(settings: &Settings) -> Result<Running> {
     metrics.named(&settings.process.app_name);
     let export = settings.traces().map_err(|refusal| anyhow::anyhow!(refusal.text))?;
     let traces = export.map(|export| Traces::start(export, &metrics)).transpose()?;
-    let limits = Limits { instances: settings.rules.logic_instances, ..Limits::default() };
+    let limits = Limits {
+        instances: settings.rules.logic_instances,
+        compiler: Compiler::apart().context("this program does not find itself")?,
+        ..Limits::default()
+    };
     let (file, component, source) = match settings.rules.component() {
         None => (None, Bytes::from_static(logic::BUILT_IN), Source::BuiltIn),
         Some(path) => {
@@ -136,13 +148,28 @@ pub async fn start(settings: &Settings) -> Result<Running> {
 
     metrics.connections_max.set(i64::try_from(places).unwrap_or(i64::MAX));
     let loads = (0..workers.count()).map(|_| AtomicUsize::new(0)).collect();
-    let wires = Wires { api, metrics, stopping: Arc::default(), places, loads };
+    let network = Network::new(settings.callers.limits());
+    let (hosts, origins) = (settings.callers.allowed_hosts(), settings.callers.cors_origins());
+    let wires = Wires {
+        api,
+        metrics,
+        stopping: Arc::default(),
+        door: Door::new(&network, places),
+        network,
+        rest_browsers: Browsers::new(hosts, origins, settings.network.bind_address),
+        admin_browsers: Browsers::new(hosts, origins, settings.network.admin_address),
+        loads,
+    };
     let (health, _) = tonic_health::server::health_reporter();
     let mut told = report_health(&wires, &health, None).await;
     wires.serve_users([grpc, rest], &workers, &health, &mut tasks, &stopped);
     let (stop_admin, admin_stopped) = watch::channel(false);
     let mut operators = JoinSet::new();
-    wires.serve_operators(admin, &mut operators, admin_stopped);
+    wires.serve_operators(admin, &mut operators, admin_stopped.clone());
+    if let Some(probe) = probe {
+        let (api, stopping) = (wires.api.clone(), Arc::clone(&wires.stopping));
+        operators.spawn(probes::serve(probe, api, stopping, admin_stopped));
+    }
     let stopping = Arc::clone(&wires.stopping);
     tasks.spawn(async move {
         while !*stopped.borrow() {
@@ -203,8 +230,11 @@ struct Wires {
     api: Api,
     metrics: Arc<Metrics>,
     stopping: Arc<AtomicBool>,
-    /// How many connections of users there may be.
-    places: usize,
+    network: Arc<Network>,
+    /// Lets in connections of users.
+    door: Arc<Door>,
+    rest_browsers: Browsers,
+    admin_browsers: Browsers,
     /// How many each worker has.
     loads: Loads,
 }
@@ -219,15 +249,15 @@ impl Wires {
         tasks: &mut JoinSet<Result<()>>,
         stopped: &watch::Receiver<bool>,
     ) {
-        let places = Arc::new(Semaphore::new(self.places));
-        let (grpc, connections) = listener::spread(grpc, Arc::clone(&places), &self.loads);
+        let (grpc, connections) = listener::spread(grpc, Arc::clone(&self.door), &self.loads);
         let mut serving = workers.spawn_on_each(connections, |connections| {
             let (api, metrics) = (self.api.clone(), Arc::clone(&self.metrics));
             grpc::serve(connections, api, metrics, health.clone())
         });
-        let (rest, connections) = listener::spread(rest, places, &self.loads);
+        let (rest, connections) = listener::spread(rest, Arc::clone(&self.door), &self.loads);
         serving.extend(workers.spawn_on_each(connections, |connections| {
-            http::serve(connections, self.api.clone(), Arc::clone(&self.metrics))
+            let (api, browsers) = (self.api.clone(), self.rest_browsers.clone());
+            http::serve(connections, api, browsers, Arc::clone(&self.metrics))
         }));
         for worker in serving {
             tasks.spawn(async { worker.await? });
@@ -245,16 +275,18 @@ impl Wires {
         tasks: &mut JoinSet<Result<()>>,
         stopped: watch::Receiver<bool>,
     ) {
-        let places = Arc::new(Semaphore::new(ADMIN_CONNECTIONS_MAX));
+        let door = Door::new(&self.network, ADMIN_CONNECTIONS_MAX);
         let alone: Loads = Arc::new([AtomicUsize::new(0)]);
-        let (admin, connections) = listener::spread(admin, places, &alone);
+        let (admin, connections) = listener::spread(admin, door, &alone);
         for connections in connections {
             let wire = Admin {
                 api: self.api.clone(),
                 metrics: Arc::clone(&self.metrics),
                 stopping: Arc::clone(&self.stopping),
                 upload: Arc::new(Semaphore::new(1)),
+                network: Arc::clone(&self.network),
                 loads: Arc::clone(&self.loads),
+                browsers: self.admin_browsers.clone(),
             };
             tasks.spawn(async {
                 admin::serve(connections, wire).await;

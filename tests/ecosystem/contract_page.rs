@@ -31,6 +31,15 @@ async fn a_request_sent_from_the_page_gets_its_answer() {
 }
 
 #[tokio::test]
+async fn a_page_of_another_origin_changes_and_reads_nothing() {
+    let host = Launch::in_memory().start();
+    let mut browser = python::command();
+    browser.arg(python::program("foreign_page.py"));
+    browser.args([host.url("rest", ""), host.url("admin", "")]);
+    assert_eq!(python::run(&mut browser).unwrap(), "done\n");
+}
+
+#[tokio::test]
 async fn the_document_is_valid_by_the_specification() {
     let host = Launch::in_memory().start();
     let text = session_tests::get(host.url("rest", "/openapi.json")).await.text().await.unwrap();

@@ -90,7 +90,7 @@ fn first_answer(launch: &Launch) -> (Host, Duration) {
     let started = Instant::now();
     let host = launch.start();
     let mut connection = TcpStream::connect(host.address("rest")).unwrap();
-    connection.write_all(b"GET /health HTTP/1.1\r\nhost: bench\r\n\r\n").unwrap();
+    connection.write_all(b"GET /health HTTP/1.1\r\nhost: localhost\r\n\r\n").unwrap();
     let mut answer = [0; 12];
     connection.read_exact(&mut answer).unwrap();
     assert_eq!(&answer, b"HTTP/1.1 200");
@@ -125,7 +125,7 @@ pub async fn start_and_rest(plan: &Plan) {
     let host = Launch::in_memory().start();
     let connect = |_| {
         let mut connection = TcpStream::connect(host.address("rest")).unwrap();
-        connection.write_all(b"GET /health HTTP/1.1\r\nhost: bench\r\n\r\n").unwrap();
+        connection.write_all(b"GET /health HTTP/1.1\r\nhost: localhost\r\n\r\n").unwrap();
         let mut answer = [0; 1024];
         assert!(connection.read(&mut answer).unwrap() > 0);
         connection

@@ -32,7 +32,7 @@ pub async fn held() {
         let open = |number: usize| {
             let mut stream = TcpStream::connect(host.address("rest")).unwrap();
             let request = format!(
-                "GET /v1/connect?user_id=user-{number}&pod_id=bench HTTP/1.1\r\nhost: bench\r\n\r\n"
+                "GET /v1/connect?user_id=user-{number}&pod_id=bench HTTP/1.1\r\nhost: localhost\r\n\r\n"
             );
             stream.write_all(request.as_bytes()).unwrap();
             let mut head = [0; 1024];

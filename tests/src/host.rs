@@ -119,7 +119,8 @@ impl Launch {
         let stdout = process.child().stdout.take().expect("standard output is a pipe");
         let mut lines = BufReader::new(stdout).lines();
         let mut addresses = HashMap::new();
-        while addresses.len() < 3 {
+        let probe = self.settings.iter().any(|(name, _)| name == "PROBE_PORT");
+        while addresses.len() < 3 + usize::from(probe) {
             let Some(Ok(line)) = lines.next() else {
                 let log = std::fs::read_to_string(log.path()).unwrap_or_default();
                 panic!("the server did not start:\n{log}");
@@ -136,12 +137,17 @@ impl Launch {
 }
 
 impl Host {
-    /// The address of a port: `grpc`, `rest` or `admin`.
+    /// The address of a port: `grpc`, `rest`, `admin` or `probe`.
     ///
     /// # Panics
     /// When there is no port of that name.
     pub fn address(&self, port: &str) -> &str {
         &self.addresses[port]
+    }
+
+    /// Whether the server has announced a port.
+    pub fn has_port(&self, port: &str) -> bool {
+        self.addresses.contains_key(port)
     }
 
     /// A URL of a port.

@@ -8,11 +8,13 @@ pub mod collector;
 pub mod guest;
 pub mod host;
 pub mod process;
+pub mod raw;
 pub mod redis_server;
 pub mod redis_topology;
 pub mod secrets;
 pub mod wait;
 
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -45,12 +47,24 @@ pub fn size<T>(every_run: T, long: T) -> T {
 /// # Panics
 /// Never: there is nothing to configure wrongly.
 pub fn http() -> reqwest::Client {
+    client().build().expect("a client")
+}
+
+/// The same client, from an address of this machine.
+///
+/// # Panics
+/// Never: there is nothing to configure wrongly.
+pub fn http_from(address: IpAddr) -> reqwest::Client {
+    client().local_address(address).build().expect("a client")
+}
+
+fn client() -> reqwest::ClientBuilder {
     // The first one in the process has its way; all are the same.
     drop(tokio_rustls::rustls::crypto::ring::default_provider().install_default());
     let client = reqwest::Client::builder().no_proxy().tls_certs_only([]);
     // The server ends a connection that lies idle for 30 s, and a request that is on its way
     // just then has no answer.
-    client.pool_idle_timeout(Duration::from_secs(5)).build().expect("a client")
+    client.pool_idle_timeout(Duration::from_secs(5))
 }
 
 /// What a server answers to a GET.

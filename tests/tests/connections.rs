@@ -811,7 +811,7 @@ async fn a_subscriber_with_something_to_read_hears_of_the_end_behind_it() {
         // So that little is under way.
         socket.set_recv_buffer_size(4096).unwrap();
         let mut stream = socket.connect(host.address("rest").parse().unwrap()).await.unwrap();
-        let request = "GET /v1/events HTTP/1.1\r\nhost: test\r\n\r\n";
+        let request = "GET /v1/events HTTP/1.1\r\nhost: localhost\r\n\r\n";
         stream.write_all(request.as_bytes()).await.unwrap();
         // Much more than the buffers of the system take.
         let mut makers = tokio::task::JoinSet::new();
@@ -1090,7 +1090,7 @@ async fn rest_speaks_as_the_clients_of_the_original_expect() {
         |query: &str| http.post(host.url("rest", &format!("/api/sse/disconnect{query}")));
     // Whoever else asks for it does nothing.
     let answer = disconnect("?userId=bob&sessionId=tab").send().await.unwrap();
-    assert_eq!((answer.status().as_u16(), answer.text().await.unwrap().as_str()), (200, "{}"));
+    assert_eq!((answer.status().as_u16(), answer.text().await.unwrap().as_str()), (200, "{}\n"));
     assert_eq!(presence(&client, "alice").await, (true, 1));
     let answer = disconnect("").json(&json!({ "userId": "alice", "sessionId": "tab" })).send();
     assert_eq!(answer.await.unwrap().status(), 200);
@@ -1175,7 +1175,7 @@ async fn many_clients_are_held_by_one_host() {
     for number in 0..count {
         let mut stream = TcpStream::connect(host.address("rest")).await.unwrap();
         let request = format!("GET /v1/connect?user_id=user-{number}&pod_id=pod HTTP/1.1\r\n");
-        let request = [&request, "host: test\r\n\r\n"].concat();
+        let request = [&request, "host: localhost\r\n\r\n"].concat();
         stream.write_all(request.as_bytes()).await.unwrap();
         streams.push(stream);
     }

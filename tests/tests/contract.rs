@@ -8,7 +8,7 @@ use session_tests::host::Launch;
 async fn health_is_the_two_words_of_the_contract() {
     let host = Launch::in_memory().start();
     let body = session_tests::get(host.url("rest", "/health")).await.text().await.unwrap();
-    assert_eq!(body, r#"{"code":"200","message":"OK"}"#);
+    assert_eq!(body, "{\"code\":\"200\",\"message\":\"OK\"}\n");
     assert_eq!(host.client(Wire::Grpc).await.health().await.unwrap()["code"], "200");
 }
 

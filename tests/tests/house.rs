@@ -30,7 +30,7 @@ fn room(file: &str) -> &str {
 
 #[test]
 fn rooms_of_the_host_import_only_what_lies_behind_them() {
-    let leaves = ["clock", "error", "listener", "telemetry", "proto", "workers"];
+    let leaves = ["clock", "error", "network", "telemetry", "proto", "workers"];
     let behind: &[(&str, &[&str])] = &[
         (
             "main",
@@ -39,6 +39,7 @@ fn rooms_of_the_host_import_only_what_lies_behind_them() {
                 "check",
                 "config",
                 "health",
+                "logic",
                 "privacy",
                 "serve",
                 "telemetry",
@@ -64,11 +65,13 @@ fn rooms_of_the_host_import_only_what_lies_behind_them() {
                 "grpc",
                 "http",
                 "logic",
+                "probes",
                 "store",
             ],
         ),
-        ("config", &["store"]),
-        ("admin", &["api", "http", "logic"]),
+        ("config", &["logic", "store"]),
+        ("admin", &["api", "http", "logic", "probes"]),
+        ("probes", &["api", "http"]),
         ("grpc", &["api", "logic"]),
         ("http", &["api", "logic"]),
         ("api", &["events", "logic", "store"]),
@@ -77,7 +80,7 @@ fn rooms_of_the_host_import_only_what_lies_behind_them() {
         ("store", &[]),
         ("clock", &[]),
         ("error", &[]),
-        ("listener", &[]),
+        ("network", &[]),
         ("telemetry", &[]),
         ("proto", &[]),
         ("workers", &[]),

@@ -151,7 +151,7 @@ async fn sigterm_answers_what_is_in_flight_and_keeps_everything() {
     let body = r#"{"request":2}"#;
     write!(
         stream,
-        "PUT /v1/ez-pay/sessions/k HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n\
+        "PUT /v1/ez-pay/sessions/k HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n\
          content-length: {}\r\n\r\n{{",
         body.len()
     )
@@ -185,7 +185,7 @@ async fn sigterm_answers_what_is_in_flight_and_keeps_everything() {
 async fn a_second_signal_ends_at_once() {
     let mut host = Launch::in_memory().start();
     let mut stream = TcpStream::connect(host.address("rest")).unwrap();
-    let head = "PUT /v1/ez-pay/sessions/k HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\n";
+    let head = "PUT /v1/ez-pay/sessions/k HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: 9\r\n\r\n";
     stream.write_all(head.as_bytes()).unwrap();
     wait::until("the request is in flight", async || {
         metrics(&host).await.contains("session_manager_requests_in_flight 1").then_some(())
@@ -390,7 +390,7 @@ async fn who_watches_the_health_is_told_and_does_not_hold_up_the_stop() {
 async fn a_request_that_its_caller_drops_is_counted_and_no_longer_in_flight() {
     let host = Launch::in_memory().start();
     let mut stream = TcpStream::connect(host.address("rest")).unwrap();
-    let head = "PUT /v1/ez-pay/sessions/k HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\n";
+    let head = "PUT /v1/ez-pay/sessions/k HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: 9\r\n\r\n";
     stream.write_all(head.as_bytes()).unwrap();
     let in_flight = |n: u32| format!("session_manager_requests_in_flight {n}");
     let until = async |text: String| {
@@ -439,10 +439,10 @@ async fn the_level_of_the_log_is_changed_while_it_runs() {
         let url = host.url("rest", "/v1/pre-order/sessions/none");
         http.get(url).header("x-request-id", "asked").send().await.unwrap();
     };
-    assert_eq!(present().await, r#"{"level":"warn"}"#);
+    assert_eq!(present().await, "{\"level\":\"warn\"}\n");
     ask().await;
     assert!(!host.log().contains("asked"));
-    assert_eq!(put(r#"{"level": "debug"}"#).await, (200, r#"{"level":"debug"}"#.into()));
+    assert_eq!(put(r#"{"level": "debug"}"#).await, (200, "{\"level\":\"debug\"}\n".into()));
     ask().await;
     let log = host.log();
     assert!(log.contains("the level of the log was changed before=warn level=debug"), "{log}");
@@ -456,7 +456,7 @@ async fn the_level_of_the_log_is_changed_while_it_runs() {
     let before = host.log();
     ask().await;
     assert_eq!(host.log(), before);
-    assert_eq!(present().await, r#"{"level":"off"}"#);
+    assert_eq!(present().await, "{\"level\":\"off\"}\n");
     let page = http.put(&url).header("origin", "http://x").body(r#"{"level":"trace"}"#);
     assert_eq!(page.send().await.unwrap().status(), 403);
     assert_eq!(http.delete(&url).send().await.unwrap().status(), 405);

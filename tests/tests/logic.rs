@@ -8,7 +8,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use session_manager::clock::Clock;
 use session_manager::logic::{
-    BUILT_IN, Failure, Field, Limits, Logic, Reason, Refusal, Source, Value, Write,
+    BUILT_IN, Compiler, Condition, Failure, Field, Limits, Logic, Reason, Refusal, Source, Value,
+    Write,
 };
 use session_manager::store::memory::Memory;
 use session_manager::store::transaction::{Outcome, Txn};
@@ -16,6 +17,7 @@ use session_manager::store::{Answer, KeyCount, LogMark, Logs, Store};
 use session_manager::telemetry::Metrics;
 use session_manager::workers::Workers;
 use session_tests::guest::relabelled;
+use session_tests::host::binary;
 use session_tests::{guest, size, wait};
 
 async fn start(
@@ -41,8 +43,7 @@ fn write(key: &str, name: &str, json: &str) -> Write {
         context: "pre-order".into(),
         session_key: key.into(),
         fields: vec![Field { name: name.into(), value: Value::Json(json.into()) }],
-        if_version: None,
-        if_absent: false,
+        condition: Condition { version: None, exists: None },
         lock_token: None,
         violations: Vec::new(),
     }
@@ -53,6 +54,38 @@ fn reason<T: std::fmt::Debug>(result: Result<T, Failure>) -> Reason {
         Err(Failure::Fault(fault)) => fault.reason,
         other => panic!("a fault, not {other:?}"),
     }
+}
+
+/// The real component, with functions whose compilation takes long.
+fn laborious() -> Vec<u8> {
+    let body = "(local.set 0 (i32.add (i32.mul (local.get 0) (i32.const 3)) (local.get 1)))";
+    let function =
+        format!("(func (param i32 i32) (result i32) {} (local.get 0))", body.repeat(3000));
+    let module = wat::parse_str(format!("(module {})", function.repeat(400))).unwrap();
+    let mut component = BUILT_IN.to_vec();
+    // A section of its own: a core module, its length in LEB128.
+    component.push(1);
+    let mut length = module.len();
+    while length >= 0x80 {
+        component.push(u8::try_from(length & 0x7f).unwrap() | 0x80);
+        length >>= 7;
+    }
+    component.push(u8::try_from(length).unwrap());
+    component.extend(module);
+    component
+}
+
+#[tokio::test]
+async fn a_component_that_takes_too_long_to_compile_is_given_up() {
+    let compile = Duration::from_secs(1);
+    let limits = Limits { compile, compiler: Compiler::Apart(binary()), ..Limits::default() };
+    let logic = start(Bytes::from_static(BUILT_IN), memory(), limits).await.unwrap();
+    let refused = logic.swap(laborious().into(), Source::Upload, false).await;
+    let Err(Refusal { gate, message }) = refused else { panic!("it is refused") };
+    assert_eq!(gate.name(), "compiles");
+    assert!(message.contains("within 1 s of processor time"), "{message}");
+    let swapped = logic.swap(relabelled(BUILT_IN, 1).into(), Source::Upload, false).await;
+    assert_eq!(swapped.map(|swapped| swapped.generation.number).ok(), Some(2), "others get in");
 }
 
 #[tokio::test]

@@ -5,15 +5,20 @@
 
 mod bad_input;
 mod booking;
+mod browsers;
 mod client;
 mod command_line;
+mod conditions;
 mod connections;
 mod contract;
 mod deploy;
 mod everywhere;
+mod hostile;
 mod house;
+mod http;
 mod lifecycle;
 mod logic;
+mod network;
 mod openapi;
 mod outage;
 mod protos;

@@ -52,6 +52,12 @@ fn built_for(version: &str) -> Vec<u8> {
     wat::parse_str(text).unwrap()
 }
 
+/// Modules inside a component, each with the same inside.
+fn modules(count: usize, inside: &str) -> Vec<u8> {
+    let modules = format!("(core module {inside})").repeat(count);
+    wat::parse_str(format!("(component {modules})")).unwrap()
+}
+
 fn numbers(report: &Json) -> (u64, String) {
     (report["generation"].as_u64().unwrap(), report["digest"].as_str().unwrap().into())
 }
@@ -68,14 +74,17 @@ async fn each_bad_component_stops_at_its_gate_and_what_runs_goes_on() {
         changed("stillborn", &[change("guest/src/lib.rs", "super::describe(policy())", "loop {}")]);
     let before = numbers(&admin.component().await);
     let mut long = BUILT_IN.to_vec();
-    long.resize((16 << 20) + 1, 0);
+    long.resize((24 << 20) + 1, 0);
     for (component, gate, messages) in [
         (Vec::new(), "size", &["empty"][..]),
-        (long, "size", &["larger than 16 MiB"]),
+        (long, "size", &["larger than 24 MiB"]),
         (b"#!/bin/sh".to_vec(), "valid", &["not WebAssembly"]),
         (BUILT_IN[..BUILT_IN.len() / 2].to_vec(), "valid", &["no valid component"]),
         (wat::parse_str("(module)").unwrap(), "valid", &["core module", "wasm32-wasip2"]),
-        (nested(300), "valid", &["more than 256 modules and components"]),
+        (modules(49, ""), "valid", &["has 49 modules, 48 are accepted"]),
+        (modules(5, "(memory 1)"), "valid", &["has 5 memories, 4 are accepted"]),
+        (modules(17, "(table 1 funcref)"), "valid", &["has 17 tables, 16 are accepted"]),
+        (nested(300), "valid", &["has 300 components inside, 256 are accepted"]),
         (
             built_for("1.0.0"),
             "imports",
@@ -107,7 +116,7 @@ async fn each_bad_component_stops_at_its_gate_and_what_runs_goes_on() {
         assert!(user.set("pre-order", "k", json!({ "fleet_list_request": 1 })).await.is_ok());
     }
     let metrics = admin.metrics().await;
-    let refused = "session_manager_component_swaps_total{outcome=\"refused\",source=\"upload\"} 14";
+    let refused = "session_manager_component_swaps_total{outcome=\"refused\",source=\"upload\"} 17";
     assert!(metrics.contains(refused), "{refused}");
 }
 
@@ -236,14 +245,14 @@ async fn a_component_that_keeps_trapping_is_rolled_back_and_kept_out() {
 async fn components_that_do_not_arrive_keep_nobody_else_waiting() {
     let Setting { host, admin, user: _ } = setting().await;
     let mut stalled = Vec::new();
-    let head = "PUT /component HTTP/1.1\r\nhost: test\r\ncontent-length: 1000000\r\n\r\nx";
+    let head = "PUT /component HTTP/1.1\r\nhost: localhost\r\ncontent-length: 1000000\r\n\r\nx";
     for _ in 0..8 {
         let mut connection = std::net::TcpStream::connect(host.address("admin")).unwrap();
         std::io::Write::write_all(&mut connection, head.as_bytes()).unwrap();
         stalled.push(connection);
     }
     wait::until("a component is on its way", async || {
-        (admin.swap(b"x".to_vec(), "").await.0 == 503).then_some(())
+        (admin.swap(b"x".to_vec(), "").await.0 == 409).then_some(())
     })
     .await;
     assert_eq!(admin.component().await["generation"], 1);
@@ -288,7 +297,7 @@ async fn a_web_page_is_no_operator() {
     let answer = delete.send().await.unwrap();
     assert_eq!(
         (answer.status().as_u16(), &answer.headers()["allow"]),
-        (405, &"GET, PUT".parse().unwrap())
+        (405, &"GET, HEAD, PUT, OPTIONS".parse().unwrap())
     );
 }
 

@@ -451,7 +451,7 @@ async fn rest_speaks_as_the_clients_of_the_seed_expect() {
         assert!(text.contains("2 violations"), "{text}");
         let answer = http.put(url("/session")).send().await.unwrap();
         assert_eq!(answer.status(), 405);
-        assert_eq!(answer.headers()["allow"].to_str().unwrap().split(", ").count(), 4);
+        assert_eq!(answer.headers()["allow"].to_str().unwrap().split(", ").count(), 6);
     }
     // Names in both cases, numbers as text.
     let body = json!({ "userId": "u", "deviceId": "tv", "expirationTime": "60" });

@@ -352,7 +352,7 @@ async fn rest_speaks_as_the_clients_of_the_seed_expect() {
         let expiration = session["expiration"].as_str().unwrap();
         let expected =
             format!(r#"{{"accountId":"MyHome","sessionId":"{id}","expiration":"{expiration}"}}"#);
-        assert_eq!((status, text), (200, expected));
+        assert_eq!((status, text.trim_end()), (200, &*expected));
     }
     // The body that the seed prints is not JSON.
     let (status, text) =

@@ -8,6 +8,8 @@ use crate::store::StoreError;
 
 const POLICY: Policy = Policy::DEFAULTS;
 
+const WHATEVER: Condition = Condition { version: None, exists: None };
+
 fn write(context: &str, key: &str, fields: &[(&str, &str)]) -> Write {
     let field = |(name, json): &(&str, &str)| Field {
         name: (*name).into(),
@@ -17,8 +19,7 @@ fn write(context: &str, key: &str, fields: &[(&str, &str)]) -> Write {
         context: context.into(),
         session_key: key.into(),
         fields: fields.iter().map(field).collect(),
-        if_version: None,
-        if_absent: false,
+        condition: WHATEVER,
         lock_token: None,
         violations: Vec::new(),
     }
@@ -78,26 +79,26 @@ fn is_mine(token: &str) -> Compare {
 #[test]
 fn conditions_become_compares() {
     let (unlocked, absent) = (Compare::Absent(LOCK.into()), Compare::Absent(PRE_ORDER.into()));
-    for (if_version, if_absent, lock_token, expected) in [
-        (None, false, None, vec![unlocked.clone()]),
-        (Some(0), false, None, vec![unlocked.clone(), at_version(0)]),
-        (Some(3), false, Some("t"), vec![is_mine("t"), at_version(3)]),
-        (None, true, None, vec![unlocked.clone(), absent.clone()]),
-        (Some(0), true, None, vec![unlocked, at_version(0), absent]),
+    let there = Compare::Exists(PRE_ORDER.into());
+    for (version, exists, lock_token, expected) in [
+        (None, None, None, vec![unlocked.clone()]),
+        (Some(0), None, None, vec![unlocked.clone(), at_version(0)]),
+        (Some(3), None, Some("t"), vec![is_mine("t"), at_version(3)]),
+        (None, Some(false), None, vec![unlocked.clone(), absent.clone()]),
+        (None, Some(true), None, vec![unlocked.clone(), there]),
+        (Some(0), Some(false), None, vec![unlocked, at_version(0), absent]),
     ] {
         let replies = vec![Reply::Deadline(Some(1)), Reply::Number(1)];
         let script = Script::answering(true, replies);
         let mut request = write("pre-order", "k", &[("fleet_list_request", "1")]);
-        request.if_version = if_version;
-        request.if_absent = if_absent;
+        let condition = Condition { version, exists };
+        request.condition = condition;
         request.lock_token = lock_token.map(Into::into);
         set(&script, &POLICY, request).expect("written");
         assert_eq!(script.asked().compare, expected);
-        if !if_absent {
-            let script = Script::answering(true, vec![Reply::Existed(true)]);
-            delete(&script, "pre-order", "k", if_version, lock_token).expect("deleted");
-            assert_eq!(script.asked().compare, expected);
-        }
+        let script = Script::answering(true, vec![Reply::Existed(true)]);
+        delete(&script, "pre-order", "k", condition, lock_token).expect("deleted");
+        assert_eq!(script.asked().compare, expected);
     }
 }
 
@@ -106,7 +107,7 @@ fn a_refused_write_or_delete_says_which_condition_failed() {
     let locked = || record(&[("token", "theirs")]);
     let at = |version| record(&[("_version", version)]);
     let absent = || Reply::Record(None);
-    for (if_version, token, replies, reason, fact) in [
+    for (version, token, replies, reason, fact) in [
         (None, None, vec![locked(), absent()], Reason::SessionLocked, "3000"),
         (Some(1), None, vec![locked(), at("2")], Reason::SessionLocked, "3000"),
         (Some(1), None, vec![absent(), at("2")], Reason::VersionMismatch, "2"),
@@ -129,9 +130,10 @@ fn a_refused_write_or_delete_says_which_condition_failed() {
             Script::answering(false, copies.collect())
         };
         let mut request = write("pre-order", "k", &[("fleet_list_request", "1")]);
-        request.if_version = if_version;
+        let condition = Condition { version, exists: None };
+        request.condition = condition;
         request.lock_token = token.map(Into::into);
-        let deleted = delete(&script(), "pre-order", "k", if_version, token);
+        let deleted = delete(&script(), "pre-order", "k", condition, token);
         for fault in
             [set(&script(), &POLICY, request).expect_err("refused"), deleted.expect_err("refused")]
         {
@@ -147,7 +149,7 @@ fn a_write_that_demands_nothing_there_is_told_what_is() {
     for (there, current) in [(record(&[]), "0"), (record(&[("_version", "2")]), "2")] {
         let script = Script::answering(false, vec![Reply::Record(None), there]);
         let mut request = write("pre-order", "k", &[("fleet_list_request", "1")]);
-        request.if_absent = true;
+        request.condition.exists = Some(false);
         let fault = set(&script, &POLICY, request).expect_err("refused");
         assert_eq!(fault.reason, Reason::VersionMismatch);
         assert_eq!(fault.metadata[0].value, current);
@@ -255,7 +257,7 @@ fn an_outage_is_never_a_missing_session() {
     let down = || Script::failing(StoreError::Unavailable("down".into()));
     let reasons = [
         get(&down(), "pre-order", "k").expect_err("down").reason,
-        delete(&down(), "pre-order", "k", None, None).expect_err("down").reason,
+        delete(&down(), "pre-order", "k", WHATEVER, None).expect_err("down").reason,
         lock(&down(), &POLICY, "pre-order", "k").expect_err("down").reason,
         unlock(&down(), "pre-order", "k", "t").expect_err("down").reason,
     ];

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use http::{Method, Request, StatusCode};
-use hyper::body::Incoming;
+use http::Method;
+use http::request::Parts;
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 
@@ -11,7 +11,7 @@ use crate::api::booking::type_name;
 use crate::api::timestamp;
 use crate::error::{Error, Reason};
 use crate::http::answer::{self, Answer};
-use crate::http::body::{self, Missing};
+use crate::http::body::{self, Missing, RequestBody};
 use crate::logic::{
     COMPONENT_BYTES_MAX, End, Gate, Generation, Logic, NoWayBack, Passed, Past, Refusal, Source,
     TOO_LARGE,
@@ -19,53 +19,54 @@ use crate::logic::{
 
 /// Shows the running component, or swaps another in.
 pub const PATH: &str = "/component";
+/// What the path takes.
+pub const METHODS: &str = "GET, HEAD, PUT, OPTIONS";
 /// Goes back to the component before.
 pub const ROLLBACK_PATH: &str = "/component/rollback";
+/// What that path takes.
+pub const ROLLBACK_METHODS: &str = "POST, OPTIONS";
 
 /// Answers a request for one of the paths. `upload` has a permit when no component
 /// is on its way.
-pub async fn handle(logic: &Arc<Logic>, upload: &Semaphore, request: Request<Incoming>) -> Answer {
-    let rollback = request.uri().path() == ROLLBACK_PATH;
-    match *request.method() {
-        Method::POST if rollback => {
-            let rolled_back = roll_back(logic, request.uri().query().unwrap_or_default());
-            rolled_back.unwrap_or_else(|error| answer::error(&error))
-        }
-        Method::GET if !rollback => {
-            answer::json(report(logic, &logic.generation(), None).to_string())
-        }
-        Method::PUT if !rollback => {
+///
+/// # Errors
+/// `INVALID_REQUEST`, or a body that does not come.
+pub async fn handle(
+    logic: &Arc<Logic>,
+    upload: &Semaphore,
+    head: &Parts,
+    body: &mut RequestBody,
+) -> Result<Answer, Error> {
+    let query = head.uri.query().unwrap_or_default();
+    match head.method {
+        Method::POST => roll_back(logic, query),
+        Method::PUT => {
+            body::typed(head, &["application/wasm", "application/octet-stream"], true)?;
             // Who probes or goes back is not to wait behind components.
             let Ok(_turn) = upload.try_acquire() else {
                 let message = "Another component is on its way; try again when it has passed.";
-                return answer::error(&Error::new(Reason::Overloaded, message));
+                return Err(Error::new(Reason::SwapInProgress, message));
             };
-            swap(logic, request).await.unwrap_or_else(|error| answer::error(&error))
+            swap(logic, query, body).await
         }
-        _ => {
-            let allowed = if rollback { "POST" } else { "GET, PUT" };
-            let message = format!("The path takes {allowed} only.");
-            let error = Error::new(Reason::MethodNotAllowed, message);
-            answer::method_not_allowed(&error, allowed)
-        }
+        _ => Ok(answer::json(report(logic, &logic.generation(), None).to_string())),
     }
 }
 
-async fn swap(logic: &Arc<Logic>, request: Request<Incoming>) -> Result<Answer, Error> {
-    let force = match request.uri().query().unwrap_or_default() {
+async fn swap(logic: &Arc<Logic>, query: &str, body: &mut RequestBody) -> Result<Answer, Error> {
+    let force = match query {
         "" | "force=false" => false,
         "force=true" => true,
         _ => return Err(Error::invalid("query", "is neither force=true nor force=false")),
     };
-    let component = match body::collect(request.into_body(), COMPONENT_BYTES_MAX).await {
+    let component = match body.collect(COMPONENT_BYTES_MAX).await {
         Ok(component) => component,
         Err(Missing::TooLarge) => {
             let refusal = Refusal::new(Gate::Size, TOO_LARGE);
             logic.refused(Source::Upload, &refusal);
             return Ok(refused(&refusal));
         }
-        Err(Missing::Broken) => return Err(Error::invalid("body", "does not arrive whole")),
-        Err(Missing::Late) => return Err(Error::invalid("body", "does not arrive in time")),
+        Err(missing) => return Err(missing.error(COMPONENT_BYTES_MAX)),
     };
     Ok(match logic.swap(component, Source::Upload, force).await {
         Ok(swapped) => {
@@ -76,9 +77,12 @@ async fn swap(logic: &Arc<Logic>, request: Request<Incoming>) -> Result<Answer, 
     })
 }
 
+/// The answer to a component that a gate refuses; the gate stands beside the error too.
 fn refused(refusal: &Refusal) -> Answer {
-    let body = json!({ "gate": refusal.gate.name(), "message": refusal.message });
-    answer::with_status(StatusCode::UNPROCESSABLE_ENTITY, body.to_string())
+    let gate = refusal.gate.name();
+    let mut error = Error::new(Reason::ComponentRefused, &*refusal.message);
+    error.metadata.push(("gate".into(), gate.into()));
+    answer::error_with(&error, "gate", gate)
 }
 
 /// Goes back; twice the same request goes back once when it says from where.
@@ -93,8 +97,7 @@ fn roll_back(logic: &Logic, query: &str) -> Result<Answer, Error> {
         Err(NoWayBack::Changed) => "Another generation runs by now.",
         Err(NoWayBack::First) => "There is no generation to go back to.",
     };
-    let body = json!({ "message": message });
-    Ok(answer::with_status(StatusCode::CONFLICT, body.to_string()))
+    Err(Error::new(Reason::RollbackRefused, message))
 }
 
 /// All there is to know about a generation, and how it came about.

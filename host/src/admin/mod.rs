@@ -7,21 +7,29 @@ mod log;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use http::header::ORIGIN;
-use http::{HeaderValue, Method, Request, StatusCode};
+use http::request::Parts;
+use http::{HeaderValue, Method, Request};
 use hyper::body::Incoming;
-use serde_json::json;
 use tokio::sync::Semaphore;
 
 use crate::api::Api;
 use crate::error::{Error, Reason};
-use crate::http::{answer, server};
-use crate::listener::{Connections, Loads};
+use crate::http::answer::{self, Answer};
+use crate::http::body::RequestBody;
+use crate::http::browsers::Browsers;
+use crate::http::encoding;
+use crate::network::Network;
+use crate::network::exchange::Exchange;
+use crate::network::listener::{Connections, Loads};
+use crate::network::server::{self, Protocol};
+use crate::probes::{self, LIVE, READY};
 use crate::telemetry::Metrics;
 
+const METRICS: &str = "/metrics";
 const PROMETHEUS: HeaderValue =
     HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
-const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
+/// What a path takes that changes nothing.
+const READS: &str = "GET, HEAD, OPTIONS";
 
 /// The wire.
 #[derive(Clone)]
@@ -34,55 +42,83 @@ pub struct Admin {
     pub stopping: Arc<AtomicBool>,
     /// One component may be on its way at a time.
     pub upload: Arc<Semaphore>,
+    /// What network connections take.
+    pub network: Arc<Network>,
     /// How many connections of users each worker has.
     pub loads: Loads,
+    /// What web pages may ask.
+    pub browsers: Browsers,
 }
 
 /// Serves `connections` until no more come.
 pub async fn serve(connections: Connections, admin: Admin) {
-    let handler = move |request| handle(admin.clone(), request);
-    server::serve(connections, handler).await;
+    let admin = Arc::new(admin);
+    let handler = move |request, exchange| handle(Arc::clone(&admin), request, exchange);
+    server::serve(connections, Protocol::Both(answer::unparsed), handler).await;
 }
 
-async fn handle(admin: Admin, request: Request<Incoming>) -> answer::Answer {
-    let path = request.uri().path();
-    let changes = matches!(path, component::PATH | component::ROLLBACK_PATH | log::PATH);
-    // Browsers name the page that a request comes from. No page is an operator.
-    if changes && request.headers().contains_key(ORIGIN) {
-        let body = json!({ "message": "Requests of web pages are not accepted." });
-        return answer::with_status(StatusCode::FORBIDDEN, body.to_string());
-    }
-    if path == log::PATH {
-        return log::handle(request).await;
-    }
-    if changes {
-        return component::handle(&admin.api.logic, &admin.upload, request).await;
-    }
-    if !matches!(path, "/livez" | "/readyz" | "/metrics") {
-        return answer::error(&Error::new(Reason::RouteNotFound, "There is no such path."));
-    }
-    if request.method() != Method::GET {
-        let error = Error::new(Reason::MethodNotAllowed, "The path takes GET only.");
-        return answer::method_not_allowed(&error, "GET");
-    }
-    match path {
-        "/livez" => answer::of_type(TEXT, "alive\n"),
-        "/readyz" if admin.stopping.load(Ordering::Relaxed) => {
-            answer::error(&Error::new(Reason::Overloaded, "The process is stopping."))
+async fn handle(admin: Arc<Admin>, request: Request<Incoming>, exchange: Arc<Exchange>) -> Answer {
+    let (head, body) = request.into_parts();
+    // An operator gets through when users have taken all memory: what is asked here is
+    // small, but for components.
+    let mut body = RequestBody::new(&head, body, exchange).read_here();
+    let (admitted, answered) = match admin.browsers.admit(&head) {
+        Err(error) => (None, Err(error)),
+        Ok(admitted) => {
+            let mut answered = admin.answer(&head, &mut body).await;
+            if let Ok(answer) = &mut answered
+                && head.method == Method::OPTIONS
+            {
+                admitted.allow(&head, answer);
+            }
+            (Some(admitted), answered)
         }
-        "/readyz" => match admin.api.health().await {
-            Ok(()) => answer::of_type(TEXT, "ready\n"),
-            Err(error) => answer::error(&error),
-        },
-        _ => {
-            let Admin { api, metrics, loads, .. } = &admin;
-            api.logic.measure();
-            let open = loads.iter().map(|load| load.load(Ordering::Relaxed)).sum();
-            let gauge = |count| i64::try_from(count).unwrap_or(i64::MAX);
-            metrics.connections.set(gauge(open));
-            metrics.connects.set(gauge(api.streams.connected()));
-            metrics.subscriptions.set(gauge(api.streams.subscribed()));
-            answer::of_type(PROMETHEUS, admin.metrics.render())
+    };
+    body.drain().await;
+    let mut answer = match answered {
+        Ok(answer) => encoding::compress(&head.headers, answer).await,
+        Err(error) => answer::error(&error),
+    };
+    if let Some(admitted) = admitted {
+        admitted.show(answer.headers_mut());
+    }
+    answer::peeked(&head, answer)
+}
+
+impl Admin {
+    async fn answer(&self, head: &Parts, body: &mut RequestBody) -> Result<Answer, Error> {
+        let methods = match head.uri.path() {
+            LIVE | READY | METRICS => READS,
+            log::PATH => log::METHODS,
+            component::PATH => component::METHODS,
+            component::ROLLBACK_PATH => component::ROLLBACK_METHODS,
+            _ => return Err(Error::new(Reason::RouteNotFound, "There is no such path.")),
+        };
+        if head.method == Method::OPTIONS {
+            return Ok(answer::options(methods));
         }
+        if !methods.split(", ").any(|method| head.method == *method) {
+            return Ok(answer::method_not_allowed(methods));
+        }
+        match head.uri.path() {
+            log::PATH => log::handle(head, body).await,
+            component::PATH | component::ROLLBACK_PATH => {
+                component::handle(&self.api.logic, &self.upload, head, body).await
+            }
+            METRICS => Ok(self.metrics()),
+            probe => Ok(probes::answer(probe, &self.api, &self.stopping).await),
+        }
+    }
+
+    fn metrics(&self) -> Answer {
+        let Self { api, metrics, loads, network, .. } = self;
+        api.logic.measure();
+        let open = loads.iter().map(|load| load.load(Ordering::Relaxed)).sum();
+        let gauge = |count| i64::try_from(count).unwrap_or(i64::MAX);
+        metrics.connections.set(gauge(open));
+        metrics.body_bytes.set(gauge(network.body_bytes()));
+        metrics.connects.set(gauge(api.streams.connected()));
+        metrics.subscriptions.set(gauge(api.streams.subscribed()));
+        answer::of_type(PROMETHEUS, metrics.render())
     }
 }

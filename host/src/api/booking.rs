@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use crate::api::{Api, given, timestamp};
 use crate::error::Error;
-use crate::logic::{self, Kind, Session, Write, Written};
+use crate::logic::{self, Condition, Kind, Session, Write, Written};
 use crate::proto::session::booking::v1;
 use crate::proto::sessionmanager::DefaultResponse;
 
@@ -58,8 +58,7 @@ pub async fn set(api: &Api, request: v1::SetRequest) -> Result<DefaultResponse, 
         context: request.context,
         session_key: request.session_key,
         fields,
-        if_version: request.if_version,
-        if_absent: false,
+        condition: Condition { version: request.if_version, exists: None },
         lock_token: given(request.lock_token),
         violations: Vec::new(),
     };
@@ -88,10 +87,30 @@ pub async fn get(api: &Api, request: v1::GetRequest) -> Result<v1::Session, Erro
 /// `UNKNOWN_CONTEXT`, `INVALID_REQUEST`, `SESSION_LOCKED`, `VERSION_MISMATCH`, or the
 /// service itself.
 pub async fn delete(api: &Api, request: v1::DeleteRequest) -> Result<DefaultResponse, Error> {
-    let v1::DeleteRequest { context, session_key, if_version, lock_token } = request;
+    let condition = Condition { version: request.if_version, exists: None };
+    delete_if(api, request, condition).await
+}
+
+/// Deletes a session, whether or not it exists, when a condition holds.
+///
+/// # Errors
+/// As [`delete`].
+pub async fn delete_if(
+    api: &Api,
+    request: v1::DeleteRequest,
+    condition: Condition,
+) -> Result<DefaultResponse, Error> {
+    let v1::DeleteRequest { context, session_key, if_version: _, lock_token } = request;
     let lock_token = given(lock_token);
-    api.logic.booking_delete(&context, &session_key, if_version, lock_token.as_deref()).await?;
+    api.logic.booking_delete(&context, &session_key, condition, lock_token.as_deref()).await?;
     Ok(done())
+}
+
+/// Whether the first read of a session of a context may be the last one.
+pub fn is_one_time(api: &Api, context: &str) -> bool {
+    let generation = api.logic.generation();
+    let contexts = &generation.description().contexts;
+    contexts.iter().any(|known| known.name == context && known.one_time_field.is_some())
 }
 
 /// Locks a session, whether or not it exists.

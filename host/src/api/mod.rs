@@ -18,6 +18,7 @@ use crate::clock::Milliseconds;
 use crate::error::{Error, Reason, Violation};
 use crate::events::Feed;
 use crate::logic::{self, Failure, Logic};
+use crate::network::exchange;
 use crate::store::{self, Store};
 
 /// What operations work with.
@@ -63,6 +64,10 @@ pub fn given(text: String) -> Option<String> {
 impl From<Failure> for Error {
     fn from(failure: Failure) -> Self {
         match failure {
+            Failure::Fault(_) if exchange::ran_out() => Self::new(
+                Reason::Overloaded,
+                "The memory for requests and replies is in use; try again in a moment.",
+            ),
             Failure::Fault(fault) => fault.into(),
             Failure::Overloaded => Self::new(
                 Reason::Overloaded,

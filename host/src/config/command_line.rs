@@ -43,6 +43,12 @@ pub enum Command {
         #[arg(long)]
         force: bool,
     },
+    /// Compile the component that comes in; the process that serves has it done apart.
+    #[command(name = crate::logic::COMPILE_COMMAND, hide = true)]
+    CompileInput {
+        /// How much processor time it may take, in seconds.
+        processor_seconds: u64,
+    },
     /// Ask the process of the same settings whether it is ready.
     ///
     /// Exits with 1 when it is not, or does not answer.

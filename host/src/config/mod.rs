@@ -2,6 +2,7 @@
 //! before anything starts, and a bad value ends the start with one line that
 //! names the setting, the value and what is accepted.
 
+mod callers;
 mod command_line;
 mod given;
 mod network;
@@ -16,6 +17,7 @@ mod values;
 
 use clap::Args;
 
+pub use callers::{Callers, PROBE};
 pub use command_line::{Command, Subject, completions};
 pub use network::{ADMIN, GRPC, Network, REST};
 pub use process::Process;
@@ -39,6 +41,9 @@ pub struct Settings {
     /// Addresses and ports.
     #[command(flatten)]
     pub network: Network,
+    /// What one caller may take.
+    #[command(flatten)]
+    pub callers: Callers,
     /// Where sessions are kept.
     #[command(flatten)]
     pub storage: Storage,

@@ -4,9 +4,11 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use http::Uri;
+use http::uri::Authority;
 use tracing_subscriber::filter::LevelFilter;
 
 use super::IN_MEMORY;
+use super::callers::{PerPeer, ProbePort, Ranges, Texts};
 use super::refusal::any_of;
 use crate::telemetry::{self, LogFormat};
 
@@ -208,6 +210,85 @@ pub fn sampler(text: &str) -> Result<String, String> {
 pub fn share(text: &str) -> Result<f64, String> {
     let share = text.parse().ok().filter(|share| (0.0..=1.0).contains(share));
     share.ok_or_else(|| "expected a number from 0 to 1".into())
+}
+
+/// Memory for bodies: the largest request fits.
+pub fn body_memory(text: &str) -> Result<usize, String> {
+    let size = size(text).filter(|bytes| (32 << 20..=1 << 40).contains(bytes));
+    size.and_then(|bytes| usize::try_from(bytes).ok())
+        .ok_or_else(|| "expected a size from 32MiB to 1024GiB, such as 128MiB".into())
+}
+
+/// How old, or how idle, a network connection may get.
+pub fn network_age(text: &str) -> Result<Duration, String> {
+    bounded(text, Duration::from_secs(1), Duration::from_secs(30 * 24 * 3600))
+        .ok_or_else(|| "expected a duration from 1s to 720h, such as 1h".into())
+}
+
+/// Network connections of one peer.
+pub fn connections_of_peer(text: &str) -> Result<PerPeer, String> {
+    if text.is_empty() {
+        return Ok(PerPeer(None));
+    }
+    let number = text.parse().ok().filter(|number| (1..=1_000_000).contains(number));
+    let number = number.ok_or_else(|| String::from("expected a number from 1 to 1000000"))?;
+    Ok(PerPeer(Some(number)))
+}
+
+/// Ranges of addresses.
+pub fn ranges(text: &str) -> Result<Ranges, String> {
+    let ranges = listed(text).map(str::parse).collect::<Result<_, _>>();
+    ranges.map(Ranges).map_err(|_| "expected CIDRs, such as 10.0.0.0/8,fd00::/8".into())
+}
+
+/// The port of probes, or none.
+pub fn probe_port(text: &str) -> Result<ProbePort, String> {
+    if text == "off" {
+        return Ok(ProbePort(None));
+    }
+    let port = text.parse().map_err(|_| "expected off, or a port from 0 to 65535")?;
+    Ok(ProbePort(Some(port)))
+}
+
+/// Names of hosts.
+pub fn hosts(text: &str) -> Result<Texts, String> {
+    let host = |host: &str| {
+        let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_');
+        host.chars().all(plain).then(|| host.to_ascii_lowercase())
+    };
+    let hosts: Option<Vec<_>> = listed(text).map(host).collect();
+    hosts.map(Texts).ok_or_else(|| {
+        "expected names of hosts without port, such as sessions.example,localhost".into()
+    })
+}
+
+/// Origins of web pages.
+pub fn origins(text: &str) -> Result<Texts, String> {
+    let origin = |origin: &str| {
+        let rest = origin.strip_prefix("https://").or_else(|| origin.strip_prefix("http://"))?;
+        let host = rest.parse::<Authority>().ok()?;
+        (host == rest && !rest.contains('@')).then(|| origin.to_owned())
+    };
+    let origins: Option<Vec<_>> = listed(text).map(origin).collect();
+    origins.map(Texts).ok_or_else(|| {
+        "expected origins without a path, such as https://app.example,http://localhost:3000".into()
+    })
+}
+
+/// The parts of a list, with commas and blanks between them.
+fn listed(text: &str) -> impl Iterator<Item = &str> {
+    text.split(',').map(str::trim).filter(|part| !part.is_empty())
+}
+
+/// A number of bytes, such as `128MiB`.
+fn size(text: &str) -> Option<u64> {
+    let (number, factor) = [("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30)]
+        .iter()
+        .find_map(|(unit, factor)| Some((text.strip_suffix(unit)?, *factor)))
+        .unwrap_or((text, 1u64));
+    let number = number.trim_end();
+    let digits = !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit());
+    number.parse::<u64>().ok().filter(|_| digits)?.checked_mul(factor)
 }
 
 fn bounded(text: &str, least: Duration, most: Duration) -> Option<Duration> {

@@ -3,7 +3,7 @@
 use tonic::{Request, Response, Status};
 
 use crate::api::{Api, booking};
-use crate::grpc::respond;
+use crate::grpc::{respond, respond_secret};
 use crate::proto::session::booking::v1::booking_server::Booking;
 use crate::proto::session::booking::v1::{
     DeleteRequest, GetRequest, ListContextsReply, ListContextsRequest, LockReply, LockRequest,
@@ -31,7 +31,7 @@ impl Booking for Service {
     }
 
     async fn lock(&self, request: Request<LockRequest>) -> Answer<LockReply> {
-        respond(booking::lock(&self.0, request.into_inner()).await)
+        respond_secret(booking::lock(&self.0, request.into_inner()).await)
     }
 
     async fn unlock(&self, request: Request<UnlockRequest>) -> Answer<DefaultResponse> {

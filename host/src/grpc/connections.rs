@@ -3,7 +3,7 @@
 use tonic::{Request, Response, Status};
 
 use crate::api::{Api, connections};
-use crate::grpc::{Replies, respond, respond_with};
+use crate::grpc::{Replies, respond, respond_secret, respond_with};
 use crate::proto::session::connections::v1::connections_server::Connections;
 use crate::proto::session::connections::v1::{
     CloseReply, CloseRequest, ConnectReply, ConnectRequest, Connection, DrainReply, DrainRequest,
@@ -20,7 +20,7 @@ type Answer<T> = Result<Response<T>, Status>;
 #[tonic::async_trait]
 impl Connections for Service {
     async fn register(&self, request: Request<RegisterRequest>) -> Answer<Connection> {
-        respond(connections::register(&self.0, request.into_inner()).await)
+        respond_secret(connections::register(&self.0, request.into_inner()).await)
     }
 
     async fn get(&self, request: Request<GetRequest>) -> Answer<Connection> {

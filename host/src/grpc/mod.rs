@@ -1,5 +1,6 @@
 //! The gRPC wire: the services of `proto/`, health and reflection, over HTTP/2.
 
+mod body;
 mod booking;
 pub mod codec;
 mod connections;
@@ -10,20 +11,21 @@ pub mod status;
 mod users;
 mod viewing;
 
-use std::sync::Arc;
-use std::time::Duration;
-
 use anyhow::Context;
+use prost::Message;
+use std::sync::Arc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_stream::{Stream, StreamExt};
-use tonic::transport::server::Connected;
+use tonic::codec::CompressionEncoding;
+use tonic::service::Routes;
 use tonic::{Response, Status};
 use tonic_health::server::HealthReporter;
 
 use crate::api::Api;
 use crate::api::streams;
 use crate::error::Error;
-use crate::listener::{Connection, Connections};
+use crate::network::listener::Connections;
+use crate::network::server::{self, Protocol};
 use crate::proto::com::example::sm::sm_server::{self, SmServer};
 use crate::proto::com::example::smdevice::device_server::{self, DeviceServer};
 use crate::proto::session::booking::v1::booking_server::BookingServer;
@@ -36,10 +38,8 @@ use crate::telemetry::Metrics;
 
 /// The most bytes of one message: a session of 4 MiB and what surrounds it.
 pub const MESSAGE_BYTES_MAX: usize = (4 << 20) + (64 << 10);
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
-const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
-const STREAMS_PER_CONNECTION: u32 = 1024;
-const HEADER_BYTES_MAX: u32 = 16 << 10;
+/// Replies with fewer bytes are not compressed.
+const COMPRESSED_BYTES_MIN: usize = 1 << 10;
 
 /// The names of the services, as health reports them; the empty one stands for
 /// the whole server.
@@ -75,59 +75,49 @@ pub async fn serve(
     let health = tonic_health::pb::health_server::HealthServer::new(
         tonic_health::server::HealthService::from_health_reporter(health),
     );
-    tonic::transport::Server::builder()
-        .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
-        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
-        .max_concurrent_streams(STREAMS_PER_CONNECTION)
-        .http2_max_header_list_size(HEADER_BYTES_MAX)
-        .layer(observe::layer(metrics.counts()))
-        .add_service(
-            SessionManagerServer::new(session_manager::Service(api.clone()))
-                .max_decoding_message_size(MESSAGE_BYTES_MAX),
-        )
-        .add_service(
-            SmServer::new(viewing::Service(api.clone()))
-                .max_decoding_message_size(MESSAGE_BYTES_MAX),
-        )
-        .add_service(
-            DeviceServer::new(viewing::Service(api.clone()))
-                .max_decoding_message_size(MESSAGE_BYTES_MAX),
-        )
-        .add_service(
-            UserSessionsServer::new(users::Service(api.clone()))
-                .max_decoding_message_size(MESSAGE_BYTES_MAX),
-        )
-        .add_service(
-            ConnectionsServer::new(connections::Service(api.clone()))
-                .max_decoding_message_size(MESSAGE_BYTES_MAX),
-        )
-        .add_service(
-            EventsServer::new(events::Service(api.clone()))
-                .max_decoding_message_size(MESSAGE_BYTES_MAX),
-        )
-        .add_service(
-            BookingServer::new(booking::Service(api)).max_decoding_message_size(MESSAGE_BYTES_MAX),
-        )
+    /// A service within the bounds of all.
+    macro_rules! service {
+        ($server:ident, $service:expr) => {
+            $server::new($service)
+                .max_decoding_message_size(MESSAGE_BYTES_MAX)
+                .accept_compressed(CompressionEncoding::Gzip)
+                .send_compressed(CompressionEncoding::Gzip)
+        };
+    }
+    let routes = Routes::new(service!(SessionManagerServer, session_manager::Service(api.clone())))
+        .add_service(service!(BookingServer, booking::Service(api.clone())))
+        .add_service(service!(SmServer, viewing::Service(api.clone())))
+        .add_service(service!(DeviceServer, viewing::Service(api.clone())))
+        .add_service(service!(ConnectionsServer, connections::Service(api.clone())))
+        .add_service(service!(UserSessionsServer, users::Service(api.clone())))
+        .add_service(service!(EventsServer, events::Service(api)))
         .add_service(health)
         .add_service(reflection().build_v1().context("reflection v1")?)
         .add_service(reflection().build_v1alpha().context("reflection v1alpha")?)
-        // The end of the connections is the signal; with one that never comes, the
-        // server still waits for what is in flight.
-        .serve_with_incoming_shutdown(connections, std::future::pending())
-        .await
-        .context("the gRPC server failed")
-}
-
-impl Connected for Connection {
-    /// Nothing is decided by where a connection comes from.
-    type ConnectInfo = ();
-
-    fn connect_info(&self) {}
+        .prepare();
+    let observed = observe::Observed::new(routes, &metrics);
+    let handler = move |request, exchange| Arc::clone(&observed).call(request, exchange);
+    server::serve(connections, Protocol::Http2, handler).await;
+    Ok(())
 }
 
 /// The answer of an operation on this wire.
-fn respond<T>(result: Result<T, Error>) -> Result<Response<T>, Status> {
-    result.map(Response::new).map_err(|error| status::from(&error))
+fn respond<T: Message>(result: Result<T, Error>) -> Result<Response<T>, Status> {
+    let reply = result.map_err(|error| status::from(&error))?;
+    let small = reply.encoded_len() < COMPRESSED_BYTES_MIN;
+    let mut response = Response::new(reply);
+    if small {
+        response.disable_compression();
+    }
+    Ok(response)
+}
+
+/// The answer of an operation that tells a secret: whoever can add to an answer and sees
+/// its length compressed could guess what else is in it.
+fn respond_secret<T>(result: Result<T, Error>) -> Result<Response<T>, Status> {
+    let mut response = result.map(Response::new).map_err(|error| status::from(&error))?;
+    response.disable_compression();
+    Ok(response)
 }
 
 /// Replies that go on.
@@ -138,5 +128,5 @@ fn respond_with<T: Send + 'static>(
     result: Result<streams::Replies<T>, Error>,
 ) -> Result<Response<Replies<T>>, Status> {
     let stream = |replies| -> Replies<T> { Box::pin(ReceiverStream::new(replies).map(Ok)) };
-    respond(result.map(stream))
+    respond_secret(result.map(stream))
 }

@@ -3,82 +3,78 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 
-use http::{HeaderValue, Request, Response};
+use bytes::Bytes;
+use http::header::{CONTENT_TYPE, ORIGIN};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
+use http_body_util::Full;
+use hyper::body::Incoming;
 use prost_reflect::DescriptorPool;
 use tonic::body::Body;
+use tonic::service::Routes;
 use tonic::{Code, Status};
-use tower::{Layer, Service};
+use tower::Service;
 use tracing::Instrument;
 
 use crate::error::{Error, Reason};
+use crate::grpc::body::{self, Received};
 use crate::grpc::{MESSAGE_BYTES_MAX, status};
+use crate::network::exchange::{self, Exchange};
+use crate::network::stream::MARK;
 use crate::proto::DESCRIPTORS;
 use crate::telemetry::traces::{Call, Trace};
-use crate::telemetry::{Counts, Operation, REQUEST_ID, microseconds, request_id};
+use crate::telemetry::{Counts, Metrics, Operation, REQUEST_ID, microseconds, request_id};
 
 const DETAILS: &str = "grpc-status-details-bin";
 const STATUS: &str = "grpc-status";
+const ACCEPTED_ENCODINGS: &str = "grpc-accept-encoding";
+/// How the type of every gRPC request begins.
+const GRPC: &[u8] = b"application/grpc";
 
-/// Wraps a service.
-#[derive(Clone)]
-pub struct Observe {
+/// The services, and what is known of their methods.
+pub struct Observed {
+    routes: Routes,
     /// By path of the contract.
-    operations: Arc<HashMap<String, Arc<Operation>>>,
+    methods: HashMap<String, Method>,
     /// What is not in the contract shares one label, so that callers cannot make
     /// labels up.
     other: Arc<Operation>,
 }
 
-/// The layer that records to `counts`.
-///
-/// # Panics
-/// Never: the descriptors were made by the build.
-pub fn layer(counts: &Counts) -> Observe {
-    let pool = DescriptorPool::decode(DESCRIPTORS).expect("the build compiled the descriptors");
-    let operation = |name: &str| Arc::new(counts.operation("grpc", name, name_of(Code::Ok)));
-    let methods = pool.services().flat_map(|service| service.methods().collect::<Vec<_>>());
-    let operations = methods.map(|method| {
-        let name = format!("{}/{}", method.parent_service().full_name(), method.name());
-        (format!("/{name}"), operation(&name))
-    });
-    Observe { operations: Arc::new(operations.collect()), other: operation("other") }
+struct Method {
+    operation: Arc<Operation>,
+    streams: bool,
 }
 
-impl<S> Layer<S> for Observe {
-    type Service = Observed<S>;
-
-    fn layer(&self, inner: S) -> Observed<S> {
-        Observed { inner, observe: self.clone() }
-    }
-}
-
-/// A wrapped service.
-#[derive(Clone)]
-pub struct Observed<S> {
-    inner: S,
-    observe: Observe,
-}
-
-impl<S> Service<Request<Body>> for Observed<S>
-where
-    S: Service<Request<Body>, Response = Response<Body>> + Send + 'static,
-    S::Future: Send,
-{
-    type Response = Response<Body>;
-    type Error = S::Error;
-    type Future = std::pin::Pin<Box<dyn Future<Output = Result<Response<Body>, S::Error>> + Send>>;
-
-    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        self.inner.poll_ready(context)
+impl Observed {
+    /// Watches over `routes`, and records to the metrics.
+    ///
+    /// # Panics
+    /// Never: the descriptors were made by the build.
+    pub fn new(routes: Routes, metrics: &Metrics) -> Arc<Self> {
+        let counts: &Counts = metrics.counts();
+        let pool = DescriptorPool::decode(DESCRIPTORS).expect("the build compiled the descriptors");
+        let operation = |name: &str| Arc::new(counts.operation("grpc", name, name_of(Code::Ok)));
+        let methods = pool.services().flat_map(|service| service.methods().collect::<Vec<_>>());
+        let methods = methods.map(|method| {
+            let name = format!("{}/{}", method.parent_service().full_name(), method.name());
+            let streams = method.is_server_streaming();
+            (format!("/{name}"), Method { operation: operation(&name), streams })
+        });
+        Arc::new(Self { routes, methods: methods.collect(), other: operation("other") })
     }
 
-    fn call(&mut self, request: Request<Body>) -> Self::Future {
+    /// Answers a call.
+    pub fn call(
+        self: Arc<Self>,
+        request: Request<Incoming>,
+        exchange: Arc<Exchange>,
+    ) -> impl Future<Output = Response<Body>> + Send {
         let id = request_id(request.headers().get(REQUEST_ID));
-        let known = self.observe.operations.get(request.uri().path());
-        let operation = Arc::clone(known.unwrap_or(&self.observe.other));
-        let known = known.is_some();
+        let method = self.methods.get(request.uri().path());
+        let known = method.is_some();
+        let streams = method.is_none_or(|method| method.streams);
+        let operation = Arc::clone(method.map_or(&self.other, |method| &method.operation));
         let request_id = id.to_str().unwrap_or_default();
         let trace = Trace::begin(request.headers(), Call::Grpc(&operation.name), request_id);
         let span = tracing::info_span!(
@@ -88,15 +84,19 @@ where
             request_id,
             trace_id = trace.id().map(tracing::field::display)
         );
-        let answer = self.inner.call(request);
         let going = trace.clone();
+        let within = Arc::clone(&exchange);
         let observed = async move {
             let in_flight = operation.begin();
-            let mut response = answer.await?;
+            let mut response = self.answer(request, exchange, streams).await;
             let mut code = code(&response);
             if let Some(error) = transport_error(&response, code, known) {
                 code = status::from(&error).code();
                 response = status::from(&error).into_http();
+                if error.reason == Reason::UnsupportedEncoding {
+                    let accepted = HeaderValue::from_static("identity,gzip");
+                    response.headers_mut().insert(ACCEPTED_ENCODINGS, accepted);
+                }
             }
             let duration = in_flight.answered(name_of(code));
             let failed =
@@ -110,10 +110,62 @@ where
                 tracing::debug!(code, status, duration_us, "request answered");
             }
             response.headers_mut().insert(REQUEST_ID, id);
-            Ok(response)
+            response
         };
-        Box::pin(going.follow(observed.instrument(span)))
+        exchange::within(within, going.follow(observed.instrument(span)))
     }
+
+    async fn answer(
+        &self,
+        request: Request<Incoming>,
+        exchange: Arc<Exchange>,
+        streams: bool,
+    ) -> Response<Body> {
+        if !is_grpc(request.headers()) {
+            return not_grpc();
+        }
+        // Programs that speak gRPC name no origin; a page in a browser cannot but name it.
+        if request.headers().contains_key(ORIGIN) {
+            let message = "Web pages may not ask over gRPC; the REST port has CORS_ORIGINS.";
+            return status::from(&Error::new(Reason::ForeignOrigin, message)).into_http();
+        }
+        if exchange.admit().await.is_err() {
+            return body::no_memory().into_http();
+        }
+        if streams {
+            exchange.streams();
+        }
+        let request = request.map(|body| Received::new(body, exchange));
+        let mut routes = self.routes.clone();
+        match routes.call(request).await {
+            Ok(response) => response,
+            Err(never) => match never {},
+        }
+    }
+}
+
+fn is_grpc(headers: &HeaderMap) -> bool {
+    let content_type = headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes);
+    content_type.is_some_and(|content_type| {
+        let rest = content_type.get(GRPC.len()..);
+        let begins = content_type.len() >= GRPC.len()
+            && content_type[..GRPC.len()].eq_ignore_ascii_case(GRPC);
+        begins && matches!(rest.and_then(<[u8]>::first), None | Some(b'+' | b';' | b' '))
+    })
+}
+
+/// What is told to a request that is not gRPC's, as its sender reads HTTP.
+fn not_grpc() -> Response<Body> {
+    let message =
+        "This port speaks gRPC: content-type application/grpc. REST has a port of its own.";
+    let mut body = serde_json::json!({ "code": 3, "message": message }).to_string();
+    body.push('\n');
+    let mut response = Response::new(Body::new(Full::new(Bytes::from(body))));
+    *response.status_mut() = StatusCode::UNSUPPORTED_MEDIA_TYPE;
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(MARK, HeaderValue::from_static("nosniff"));
+    response
 }
 
 /// An error is told in the head of the answer, success behind its body.
@@ -134,6 +186,10 @@ fn transport_error(response: &Response<Body>, code: Code, known: bool) -> Option
         )),
         Code::Unimplemented if !known => {
             Some(Error::new(Reason::MethodNotFound, "The service has no such method."))
+        }
+        Code::Unimplemented if response.headers().contains_key(ACCEPTED_ENCODINGS) => {
+            let message = "The message must be sent as it is, or with grpc-encoding: gzip.";
+            Some(Error::new(Reason::UnsupportedEncoding, message))
         }
         Code::Internal => {
             let message = Status::from_header_map(response.headers())

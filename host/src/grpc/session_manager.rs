@@ -3,11 +3,12 @@
 //! says which field of it is which field of the schema.
 
 use bytes::Bytes;
+use prost::Message;
 use tonic::{Request, Response, Status};
 
 use crate::api::{Api, booking, given, timestamp};
 use crate::grpc::respond;
-use crate::logic::{Field, Session, Value, Write};
+use crate::logic::{Condition, Field, Session, Value, Write};
 use crate::proto::session::booking::v1::DeleteRequest;
 use crate::proto::sessionmanager::session_manager_server::SessionManager;
 use crate::proto::sessionmanager::{
@@ -19,7 +20,7 @@ use crate::proto::sessionmanager::{
 pub struct Service(pub Api);
 
 /// A message of one context.
-trait ContextMessage: Sized {
+trait ContextMessage: Message {
     /// The context's name.
     const CONTEXT: &'static str;
     fn into_write(self) -> Write;
@@ -92,8 +93,7 @@ macro_rules! context_message {
                     context: $context.into(),
                     session_key,
                     fields,
-                    if_version,
-                    if_absent: false,
+                    condition: Condition { version: if_version, exists: None },
                     lock_token: given(lock_token),
                     violations: Vec::new(),
                 }

@@ -3,7 +3,7 @@
 use tonic::{Request, Response, Status};
 
 use crate::api::{Api, viewing};
-use crate::grpc::respond;
+use crate::grpc::{respond, respond_secret};
 use crate::proto::com::example::sm::sm_server::Sm;
 use crate::proto::com::example::sm::{
     GetHomeInfo, HeartBeatSession, Home, MaxSession, SessionResponse, SessionSetup, TearDownSession,
@@ -22,7 +22,7 @@ type Answer<T> = Result<Response<T>, Status>;
 #[tonic::async_trait]
 impl Sm for Service {
     async fn create_session(&self, request: Request<SessionSetup>) -> Answer<SessionResponse> {
-        respond(viewing::create(&self.0, request.into_inner()).await)
+        respond_secret(viewing::create(&self.0, request.into_inner()).await)
     }
 
     async fn heart_beat(&self, request: Request<HeartBeatSession>) -> Answer<SessionResponse> {
@@ -48,7 +48,7 @@ impl Device for Service {
         &self,
         request: Request<SessionSetupWithDevice>,
     ) -> Answer<SessionResponse> {
-        respond(viewing::create_with_device(&self.0, request.into_inner()).await)
+        respond_secret(viewing::create_with_device(&self.0, request.into_inner()).await)
     }
 
     async fn create_device(&self, request: Request<CreateDeviceParam>) -> Answer<()> {

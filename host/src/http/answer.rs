@@ -5,15 +5,18 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
-use http::{HeaderName, HeaderValue, Response, StatusCode};
-use http_body_util::Full;
+use http::header::{
+    ACCEPT_ENCODING, ALLOW, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER,
+    X_CONTENT_TYPE_OPTIONS,
+};
+use http::request::Parts;
+use http::{HeaderName, HeaderValue, Method, Response, StatusCode};
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 use tokio_stream::Stream;
 
-use crate::error::Error;
+use crate::error::{Error, Reason};
 
 /// An answer.
 pub type Answer = Response<Body>;
@@ -21,7 +24,7 @@ pub type Answer = Response<Body>;
 /// What an answer says.
 pub enum Body {
     /// All of it.
-    Whole(Full<Bytes>),
+    Whole(Bytes),
     /// Piece by piece, as there is something to say.
     Stream(Pin<Box<dyn Stream<Item = Bytes> + Send>>),
 }
@@ -35,7 +38,8 @@ impl HttpBody for Body {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         match self.get_mut() {
-            Self::Whole(whole) => Pin::new(whole).poll_frame(context),
+            Self::Whole(whole) if whole.is_empty() => Poll::Ready(None),
+            Self::Whole(whole) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(whole))))),
             Self::Stream(stream) => {
                 let piece = stream.as_mut().poll_next(context);
                 piece.map(|piece| piece.map(|piece| Ok(Frame::data(piece))))
@@ -45,14 +49,14 @@ impl HttpBody for Body {
 
     fn is_end_stream(&self) -> bool {
         match self {
-            Self::Whole(whole) => whole.is_end_stream(),
+            Self::Whole(whole) => whole.is_empty(),
             Self::Stream(_) => false,
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
-            Self::Whole(whole) => whole.size_hint(),
+            Self::Whole(whole) => SizeHint::with_exact(whole.len() as u64),
             Self::Stream(_) => SizeHint::default(),
         }
     }
@@ -64,31 +68,92 @@ const EVENT_STREAM: HeaderValue = HeaderValue::from_static("text/event-stream");
 const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 /// Sessions are nobody's to cache.
 const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
+/// A browser is not to guess what an answer is.
+const NO_SNIFF: HeaderValue = HeaderValue::from_static("nosniff");
+/// How a body may be compressed.
+const ENCODINGS: HeaderValue = HeaderValue::from_static("gzip, identity");
 
 /// An answer with a JSON body.
-pub fn json(body: impl Into<Bytes>) -> Answer {
+pub fn json(body: impl Into<Vec<u8>>) -> Answer {
     with_status(StatusCode::OK, body)
 }
 
 /// The answer that tells an error.
 pub fn error(error: &Error) -> Answer {
-    let mut answer = with_status(
-        error.row().http,
-        serde_json::to_vec(&error_body(error)).expect("writing to memory does not fail"),
-    );
+    let mut answer = with_status(error.row().http, told(error));
     if let Some(after) = error.retry() {
         let seconds = after.as_secs() + u64::from(after.subsec_nanos() > 0);
         answer.headers_mut().insert(RETRY_AFTER, seconds.into());
     }
+    if error.reason == Reason::UnsupportedEncoding {
+        answer.headers_mut().insert(ACCEPT_ENCODING, ENCODINGS);
+    }
+    answer
+}
+
+/// The answer that tells an error, with one more member in its body.
+pub fn error_with(error_: &Error, name: &str, value: &str) -> Answer {
+    let mut body = json!(error_body(error_));
+    body[name] = value.into();
+    let mut answer = error(error_);
+    let mut told = body.to_string();
+    told.push('\n');
+    *answer.body_mut() = Body::Whole(told.into());
+    answer
+}
+
+/// What the parser of HTTP/1 refuses by itself, as bytes for the connection.
+pub fn unparsed(status: u16) -> Vec<u8> {
+    let error = match status {
+        431 => Error::new(Reason::RequestTooLarge, "The head of the request is too large."),
+        414 => Error::new(Reason::RequestTooLarge, "The target of the request is too long."),
+        _ => Error::invalid("request", "is not HTTP/1.1 with lines that end with CR LF"),
+    };
+    let body = told(&error);
+    let status = StatusCode::from_u16(status).unwrap_or(error.row().http);
+    let mut text = format!(
+        "HTTP/1.1 {status}\r\ncontent-type: application/json\r\nx-content-type-options: \
+         nosniff\r\ncache-control: no-store\r\nconnection: close\r\ncontent-length: {}\r\n\r\n",
+        body.len()
+    )
+    .into_bytes();
+    text.extend(body);
+    text
+}
+
+/// The answer to whoever asks what a path takes; `allowed` lists its methods.
+pub fn options(allowed: &str) -> Answer {
+    let mut answer = empty(StatusCode::NO_CONTENT);
+    if let Ok(allowed) = HeaderValue::try_from(allowed) {
+        answer.headers_mut().insert(ALLOW, allowed);
+    }
+    answer
+}
+
+fn empty(status: StatusCode) -> Answer {
+    let mut answer = Response::new(Body::Whole(Bytes::new()));
+    *answer.status_mut() = status;
+    answer.headers_mut().insert(X_CONTENT_TYPE_OPTIONS, NO_SNIFF);
     answer
 }
 
 /// The answer to a method that the path does not have; `allowed` lists those it
 /// has, separated by commas.
-pub fn method_not_allowed(error_: &Error, allowed: &str) -> Answer {
-    let mut answer = error(error_);
+pub fn method_not_allowed(allowed: &str) -> Answer {
+    let message = format!("The path takes {allowed} only.");
+    let mut answer = error(&Error::new(Reason::MethodNotAllowed, message));
     if let Ok(allowed) = HeaderValue::try_from(allowed) {
         answer.headers_mut().insert(ALLOW, allowed);
+    }
+    answer
+}
+
+/// The answer as its client asked for it: with HEAD, all but the body.
+pub fn peeked(head: &Parts, mut answer: Answer) -> Answer {
+    if head.method == Method::HEAD {
+        let length = answer.body().size_hint().exact().unwrap_or_default();
+        answer.headers_mut().insert(CONTENT_LENGTH, length.into());
+        *answer.body_mut() = Body::Whole(Bytes::new());
     }
     answer
 }
@@ -99,12 +164,17 @@ pub fn events(events: impl Stream<Item = Bytes> + Send + 'static) -> Answer {
     let headers = answer.headers_mut();
     headers.insert(CONTENT_TYPE, EVENT_STREAM);
     headers.insert(CACHE_CONTROL, NO_STORE);
+    headers.insert(X_CONTENT_TYPE_OPTIONS, NO_SNIFF);
     headers.insert(X_ACCEL_BUFFERING, HeaderValue::from_static("no"));
     answer
 }
 
 /// An answer with a JSON body and a status of its own.
-pub fn with_status(status: StatusCode, body: impl Into<Bytes>) -> Answer {
+pub fn with_status(status: StatusCode, body: impl Into<Vec<u8>>) -> Answer {
+    let mut body = body.into();
+    if body.last() != Some(&b'\n') {
+        body.push(b'\n');
+    }
     let mut answer = of_type(JSON, body);
     *answer.status_mut() = status;
     answer.headers_mut().insert(CACHE_CONTROL, NO_STORE);
@@ -113,9 +183,16 @@ pub fn with_status(status: StatusCode, body: impl Into<Bytes>) -> Answer {
 
 /// A whole answer with a body of this type.
 pub fn of_type(content_type: HeaderValue, body: impl Into<Bytes>) -> Answer {
-    let mut answer = Response::new(Body::Whole(Full::new(body.into())));
+    let mut answer = empty(StatusCode::OK);
+    *answer.body_mut() = Body::Whole(body.into());
     answer.headers_mut().insert(CONTENT_TYPE, content_type);
     answer
+}
+
+fn told(error: &Error) -> Vec<u8> {
+    let mut body = serde_json::to_vec(&error_body(error)).expect("writing to memory does not fail");
+    body.push(b'\n');
+    body
 }
 
 /// The body of an error; the order of its members is the order people read in.
@@ -158,7 +235,7 @@ fn error_body(error: &Error) -> ErrorBody<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::{Reason, Violation};
+    use crate::error::Violation;
 
     #[test]
     fn an_error_is_told_in_the_form_of_grpc_gateway() {

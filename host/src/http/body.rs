@@ -1,15 +1,25 @@
-//! Bodies of requests, received whole and within bounds.
+//! Bodies of requests: received whole and within bounds of size, time and memory,
+//! decompressed on the way, or received and dropped.
 
+use std::io::Write;
+use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::{BufMut, Bytes, BytesMut};
+use flate2::write::MultiGzDecoder;
+use http::header::{CONTENT_ENCODING, CONTENT_TYPE, EXPECT, ORIGIN};
+use http::request::Parts;
+use http::{HeaderValue, Version};
 use http_body_util::BodyExt;
-use hyper::body::{Body, Incoming};
+use hyper::body::{Body as _, Incoming};
+
+use crate::error::{Error, Reason};
+use crate::network::exchange::Exchange;
 
 /// The most bytes set aside for a body before they have come.
 const RESERVED_BYTES_MAX: usize = 64 << 10;
-/// The most bytes of a body that is too large to be received and dropped.
-const DISCARDED_BYTES_MAX: usize = 64 << 20;
+/// The most bytes of a refused body that are received and dropped.
+const DRAINED_BYTES_MAX: usize = 8 << 20;
 /// How long a body may take to arrive.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -22,44 +32,237 @@ pub enum Missing {
     Broken,
     /// It did not come in time.
     Late,
+    /// It is compressed in a way that is not read here.
+    Encoding,
+    /// It is not the gzip that it says it is.
+    NotGzip,
+    /// There is no memory for it now.
+    NoMemory,
 }
 
-/// A body of at most `bytes_max` bytes. Most
-/// callers read no answer before they have sent everything, so what is too large is
-/// still received, up to a limit, and dropped.
+impl Missing {
+    /// The error that tells it, of a body that may have so many bytes.
+    pub fn error(self, bytes_max: usize) -> Error {
+        match self {
+            Self::TooLarge => {
+                let message = format!("The body is larger than {bytes_max} bytes.");
+                Error::new(Reason::RequestTooLarge, message)
+            }
+            Self::Broken => Error::invalid("body", "does not arrive whole"),
+            Self::Late => Error::invalid("body", "does not arrive in time"),
+            Self::Encoding => Error::new(
+                Reason::UnsupportedEncoding,
+                "The body must be sent as it is, or with content-encoding: gzip.",
+            ),
+            Self::NotGzip => Error::invalid("body", "is not the gzip that content-encoding says"),
+            Self::NoMemory => no_memory(),
+        }
+    }
+}
+
+/// The error of a request for whose bodies there is no memory now.
+pub fn no_memory() -> Error {
+    let message = "The memory for requests and replies is in use; try again in a moment.";
+    Error::new(Reason::Overloaded, message)
+}
+
+/// Whether a body says that it is of one of these types; when `optional`, it may also say
+/// nothing. A web page always has to say it, as no form can.
 ///
 /// # Errors
-/// Why it is not there.
-pub async fn collect(body: Incoming, bytes_max: usize) -> Result<Bytes, Missing> {
-    match tokio::time::timeout(TIMEOUT, receive(body, bytes_max)).await {
-        Ok(Ok(Some(body))) => Ok(body),
-        Ok(Ok(None)) => Err(Missing::TooLarge),
-        Ok(Err(_)) => Err(Missing::Broken),
-        Err(_) => Err(Missing::Late),
+/// `UNSUPPORTED_MEDIA_TYPE`.
+pub fn typed(head: &Parts, types: &[&str], optional: bool) -> Result<(), Error> {
+    let given = head.headers.get(CONTENT_TYPE).map(|value| value.to_str().unwrap_or_default());
+    let fits = match given {
+        None => optional && !head.headers.contains_key(ORIGIN),
+        Some(given) => {
+            let essence = given.split(';').next().unwrap_or_default().trim();
+            types.iter().any(|accepted| accepted.eq_ignore_ascii_case(essence))
+        }
+    };
+    if fits {
+        return Ok(());
+    }
+    let message = format!("The body must be announced as content-type: {}.", types.join(" or "));
+    Err(Error::new(Reason::UnsupportedMediaType, message))
+}
+
+/// A body that is on its way.
+pub struct RequestBody {
+    body: Incoming,
+    exchange: Arc<Exchange>,
+    /// It is for the store, and takes memory on its way there.
+    travels: bool,
+    /// How it is compressed; none when it is not known.
+    encoding: Option<Encoding>,
+    /// The client sends it only once it is asked for.
+    awaits_word: bool,
+    /// A connection that speaks HTTP/1 can end in order only behind its bodies.
+    blocks_connection: bool,
+}
+
+#[derive(Clone, Copy)]
+enum Encoding {
+    Identity,
+    Gzip,
+}
+
+impl RequestBody {
+    /// The body of a request.
+    pub fn new(head: &Parts, body: Incoming, exchange: Arc<Exchange>) -> Self {
+        if body.is_end_stream() {
+            exchange.received();
+        }
+        let mut encodings = head.headers.get_all(CONTENT_ENCODING).iter();
+        let encoding = match (encodings.next().map(HeaderValue::as_bytes), encodings.next()) {
+            (None, _) => Some(Encoding::Identity),
+            (Some(value), None) if value.eq_ignore_ascii_case(b"identity") => {
+                Some(Encoding::Identity)
+            }
+            (Some(value), None) if value.eq_ignore_ascii_case(b"gzip") => Some(Encoding::Gzip),
+            _ => None,
+        };
+        Self {
+            body,
+            exchange,
+            travels: true,
+            encoding,
+            awaits_word: head.headers.contains_key(EXPECT),
+            blocks_connection: head.version < Version::HTTP_2,
+        }
+    }
+
+    /// It is read here, and not handed on.
+    #[must_use]
+    pub fn read_here(mut self) -> Self {
+        self.travels = false;
+        self
+    }
+
+    /// Whether there is nothing in it.
+    pub fn is_empty(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    /// The whole body, decompressed, of at most `bytes_max` bytes.
+    ///
+    /// # Errors
+    /// Why it is not there. What has not come of it is left for [`Self::drain`].
+    pub async fn collect(&mut self, bytes_max: usize) -> Result<Bytes, Missing> {
+        let encoding = self.encoding.ok_or(Missing::Encoding)?;
+        let announced = usize::try_from(self.body.size_hint().lower()).unwrap_or(usize::MAX);
+        if announced > bytes_max {
+            return Err(Missing::TooLarge);
+        }
+        self.awaits_word = false;
+        let receiving = async {
+            match encoding {
+                Encoding::Identity => self.receive(announced, bytes_max).await,
+                Encoding::Gzip => self.decompress(bytes_max).await,
+            }
+        };
+        let body = tokio::time::timeout(TIMEOUT, receiving).await.map_err(|_| Missing::Late)??;
+        self.exchange.received();
+        Ok(body)
+    }
+
+    async fn receive(&mut self, announced: usize, bytes_max: usize) -> Result<Bytes, Missing> {
+        let mut collected = BytesMut::new();
+        while let Some(data) = self.data().await? {
+            if collected.len() + data.len() > bytes_max {
+                return Err(Missing::TooLarge);
+            }
+            charge(&self.exchange, self.travels, data.len())?;
+            if collected.is_empty() && self.body.is_end_stream() {
+                // All of it in one piece, which needs no copy.
+                return Ok(data);
+            }
+            // What is announced need not come, so little is set aside for it.
+            collected.reserve(announced.min(RESERVED_BYTES_MAX).saturating_sub(collected.len()));
+            collected.extend_from_slice(&data);
+        }
+        Ok(collected.freeze())
+    }
+
+    async fn decompress(&mut self, bytes_max: usize) -> Result<Bytes, Missing> {
+        let exchange = Arc::clone(&self.exchange);
+        let (bytes, travels) = (BytesMut::new(), self.travels);
+        let output = Output { bytes, bytes_max, exchange, travels, missing: None };
+        let mut decoder = MultiGzDecoder::new(output);
+        while let Some(data) = self.data().await? {
+            if decoder.write_all(&data).is_err() {
+                return Err(decoder.get_ref().missing.unwrap_or(Missing::NotGzip));
+            }
+        }
+        if decoder.try_finish().is_err() {
+            return Err(decoder.get_ref().missing.unwrap_or(Missing::NotGzip));
+        }
+        Ok(decoder.get_mut().bytes.split().freeze())
+    }
+
+    /// The next bytes; none at the end.
+    async fn data(&mut self) -> Result<Option<Bytes>, Missing> {
+        while let Some(frame) = self.body.frame().await {
+            if let Ok(data) = frame.map_err(|_| Missing::Broken)?.into_data() {
+                return Ok(Some(data));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Receives and drops what is left of the body, up to a limit, before the answer is
+    /// sent: most clients read no answer before they have sent everything, and a
+    /// connection that is closed before loses the answer.
+    pub async fn drain(&mut self) {
+        if !self.blocks_connection || self.awaits_word || self.body.is_end_stream() {
+            return;
+        }
+        let dropping = async {
+            let mut dropped = 0;
+            while dropped < DRAINED_BYTES_MAX
+                && let Ok(Some(data)) = self.data().await
+            {
+                dropped += data.len();
+            }
+        };
+        // Whoever is late loses the connection.
+        drop(tokio::time::timeout(TIMEOUT, dropping).await);
+        if self.body.is_end_stream() {
+            self.exchange.received();
+        }
     }
 }
 
-async fn receive(mut body: Incoming, bytes_max: usize) -> Result<Option<Bytes>, hyper::Error> {
-    let announced = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
-    let mut received = 0;
-    let mut collected = BytesMut::new();
-    while let Some(frame) = body.frame().await {
-        let Ok(data) = frame?.into_data() else { continue };
-        received += data.len();
-        if received > bytes_max {
-            collected.clear();
-            if received > DISCARDED_BYTES_MAX {
-                return Ok(None);
-            }
-            continue;
+fn charge(exchange: &Exchange, travels: bool, bytes: usize) -> Result<(), Missing> {
+    let charged = if travels { exchange.receive(bytes) } else { exchange.need(bytes) };
+    charged.map_err(|_| Missing::NoMemory)
+}
+
+/// What comes out of a compressed body, within its bounds.
+struct Output {
+    bytes: BytesMut,
+    bytes_max: usize,
+    exchange: Arc<Exchange>,
+    travels: bool,
+    /// Why no more is taken.
+    missing: Option<Missing>,
+}
+
+impl Write for Output {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.missing = if self.bytes.len() + bytes.len() > self.bytes_max {
+            Some(Missing::TooLarge)
+        } else {
+            charge(&self.exchange, self.travels, bytes.len()).err()
+        };
+        if self.missing.is_some() {
+            return Err(std::io::ErrorKind::StorageFull.into());
         }
-        if received == data.len() && body.is_end_stream() {
-            // All of it in one piece, which needs no copy.
-            return Ok(Some(data));
-        }
-        // What is announced need not come, so little is set aside for it.
-        collected.reserve(announced.min(RESERVED_BYTES_MAX).saturating_sub(collected.len()));
-        collected.extend_from_slice(&data);
+        self.bytes.put_slice(bytes);
+        Ok(bytes.len())
     }
-    Ok((received <= bytes_max).then(|| collected.freeze()))
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
 }

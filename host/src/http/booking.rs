@@ -11,11 +11,16 @@ use serde_json::value::RawValue;
 
 use crate::api::{Api, booking, given, timestamp};
 use crate::error::{Error, Reason, Violation};
+use crate::http::conditions;
 use crate::http::json::{self, Member};
-use crate::logic::{Field, Kind, Session, StoredField, Value, Violation as WireViolation, Write};
+use crate::logic::{
+    Condition, Field, Kind, Session, StoredField, Value, Violation as WireViolation, Write,
+};
+use crate::proto::session::booking::v1::DeleteRequest;
 use crate::proto::sessionmanager::DefaultResponse;
 
-/// Writes what a body says; `session_key` is the path's, when it has one.
+/// Writes what a body says, when the condition in the headers holds; `session_key` is the
+/// path's, when it has one.
 ///
 /// # Errors
 /// Those of [`booking::write`], or a body that is not a JSON object.
@@ -23,20 +28,39 @@ pub async fn set(
     api: &Api,
     context: &str,
     session_key: Option<&str>,
+    headers: Option<Condition>,
     body: &[u8],
 ) -> Result<DefaultResponse, Error> {
-    booking::write(api, &write(context, session_key, body)?).await
+    let mut write = write(context, session_key, body)?;
+    write.condition = conditions::together(headers, write.condition)?;
+    booking::write(api, &write).await.map_err(|error| conditions::failed(headers, error))
 }
 
-/// Reads a session into a JSON body.
+/// Deletes the session that a message names, when the condition in the headers holds.
+///
+/// # Errors
+/// Those of [`booking::delete`].
+pub async fn delete(
+    api: &Api,
+    headers: Option<Condition>,
+    request: DeleteRequest,
+) -> Result<DefaultResponse, Error> {
+    let message = Condition { version: request.if_version, exists: None };
+    let condition = conditions::together(headers, message)?;
+    let deleted = booking::delete_if(api, request, condition).await;
+    deleted.map_err(|error| conditions::failed(headers, error))
+}
+
+/// Reads a session: its version, and a JSON body.
 ///
 /// # Errors
 /// Those of [`booking::read`].
-pub async fn get(api: &Api, context: &str, session_key: &str) -> Result<Vec<u8>, Error> {
+pub async fn get(api: &Api, context: &str, session_key: &str) -> Result<(u64, Vec<u8>), Error> {
     let session = booking::read(api, context, session_key).await?;
-    render(session_key, &session).map_err(|()| {
+    let body = render(session_key, &session).map_err(|()| {
         Error::new(Reason::LogicFailed, "The component answered with a broken value.")
-    })
+    })?;
+    Ok((session.version, body))
 }
 
 fn write(context: &str, session_key: Option<&str>, body: &[u8]) -> Result<Write, Error> {
@@ -47,8 +71,7 @@ fn write(context: &str, session_key: Option<&str>, body: &[u8]) -> Result<Write,
         context: context.into(),
         session_key: session_key.unwrap_or_default().into(),
         fields: Vec::with_capacity(members.len()),
-        if_version: None,
-        if_absent: false,
+        condition: Condition { version: None, exists: None },
         lock_token: None,
         violations: Vec::new(),
     };
@@ -77,7 +100,7 @@ fn write(context: &str, session_key: Option<&str>, body: &[u8]) -> Result<Write,
                     reader.violations.push(violation(name, "differs from the path's"));
                 }
             }
-            "if_version" => write.if_version = reader.number(name, &member),
+            "if_version" => write.condition.version = reader.number(name, &member),
             "lock_token" => {
                 write.lock_token = reader.text(name, &member).and_then(given);
             }
@@ -267,7 +290,7 @@ mod tests {
     fn a_body_gives_fields_and_conditions_in_both_cases() {
         let body = br#"{"fleetListRequest":{"a":1},"ifVersion":"3","lock_token":"t","version":9}"#;
         let write = write("pre-order", Some("k"), body).expect("a write");
-        assert_eq!((write.session_key.as_str(), write.if_version), ("k", Some(3)));
+        assert_eq!((write.session_key.as_str(), write.condition.version), ("k", Some(3)));
         assert_eq!(write.lock_token.as_deref(), Some("t"));
         assert_eq!(write.fields.len(), 1);
         assert_eq!(write.fields[0].name, "fleetListRequest");

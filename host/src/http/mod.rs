@@ -5,20 +5,23 @@
 pub mod answer;
 pub mod body;
 mod booking;
+pub mod browsers;
+mod conditions;
 mod docs;
+pub mod encoding;
 mod json;
 mod openapi;
 mod routes;
-pub mod server;
 mod sse;
+mod target;
 mod transcode;
 
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, CONTENT_TYPE, EXPECT};
+use http::header::ORIGIN;
 use http::request::Parts;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request};
+use http::{HeaderName, Method, Request};
 use hyper::body::Incoming;
 use percent_encoding::percent_decode_str;
 use prost::Message;
@@ -28,25 +31,31 @@ use tracing::Instrument;
 use crate::api::Api;
 use crate::error::{Error, Reason, Violation};
 use crate::http::answer::Answer;
-use crate::http::body::Missing;
+use crate::http::body::RequestBody;
+use crate::http::browsers::Browsers;
 use crate::http::openapi::OpenApi;
-use crate::http::routes::{Action, BodyRule, PathRoutes, Reply, Route, Routes};
-use crate::listener::Connections;
+use crate::http::routes::{Action, BodyRule, Reply, Route, Routes};
+use crate::http::target::{Refusal, Target};
 use crate::logic;
+use crate::network::exchange::{self, Exchange};
+use crate::network::listener::Connections;
+use crate::network::server::{self, Protocol};
 use crate::proto::DESCRIPTORS;
+use crate::proto::session::booking::v1::DeleteRequest;
 use crate::telemetry::traces::{Call, Trace};
 use crate::telemetry::{Counts, Metrics, Operation, REQUEST_ID, microseconds, request_id};
 
 /// The most bytes of one body.
 const BODY_BYTES_MAX: usize = 4 << 20;
+/// What the service takes on one path or another.
+const EVERY_METHOD: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
 /// What a client has seen last of events that go on.
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
-/// The length of a body that needs no type.
-const NOTHING: HeaderValue = HeaderValue::from_static("0");
 
 /// The wire.
 pub struct Rest {
     api: Api,
+    browsers: Browsers,
     routes: Routes,
     openapi: OpenApi,
     counts_openapi: Operation,
@@ -63,19 +72,21 @@ pub struct Rest {
 pub async fn serve(
     connections: Connections,
     api: Api,
+    browsers: Browsers,
     metrics: Arc<Metrics>,
 ) -> anyhow::Result<()> {
-    let rest = Arc::new(Rest::new(api, metrics.counts())?);
-    let handler = move |request| Arc::clone(&rest).handle(request);
-    server::serve(connections, handler).await;
+    let rest = Arc::new(Rest::new(api, browsers, metrics.counts())?);
+    let handler = move |request, exchange| Arc::clone(&rest).handle(request, exchange);
+    server::serve(connections, Protocol::Both(answer::unparsed), handler).await;
     Ok(())
 }
 
 impl Rest {
-    fn new(api: Api, counts: &Counts) -> anyhow::Result<Self> {
+    fn new(api: Api, browsers: Browsers, counts: &Counts) -> anyhow::Result<Self> {
         let pool = DescriptorPool::decode(DESCRIPTORS)?;
         Ok(Self {
             api,
+            browsers,
             routes: Routes::read(&pool, counts)?,
             openapi: OpenApi::new(&pool)?,
             counts_openapi: counts.operation("rest", "OpenApi", "200"),
@@ -84,7 +95,11 @@ impl Rest {
         })
     }
 
-    async fn handle(self: Arc<Self>, request: Request<Incoming>) -> Answer {
+    async fn handle(
+        self: Arc<Self>,
+        request: Request<Incoming>,
+        exchange: Arc<Exchange>,
+    ) -> Answer {
         let (head, body) = request.into_parts();
         let id = request_id(head.headers.get(REQUEST_ID));
         let target = self.target(&head);
@@ -92,7 +107,9 @@ impl Rest {
             Target::Route(route, operation, _) => (*operation, Some(&*route.template)),
             Target::OpenApi => (&self.counts_openapi, Some(openapi::PATH)),
             Target::Docs(_) => (&self.counts_docs, Some(docs::PATH)),
-            Target::OtherMethod(_) | Target::Nothing => (&self.counts_other, None),
+            Target::Options(_) | Target::OtherMethod(_) | Target::Nothing => {
+                (&self.counts_other, None)
+            }
         };
         let request_id = id.to_str().unwrap_or_default();
         let trace = Trace::begin(&head.headers, Call::Http(&head.method, route), request_id);
@@ -105,8 +122,8 @@ impl Rest {
         );
         let answering = async {
             let in_flight = operation.begin();
-            let answered = self.answer(target, &head, body).await;
-            let mut answer = answered.unwrap_or_else(Refusal::answer);
+            let body = RequestBody::new(&head, body, Arc::clone(&exchange));
+            let mut answer = self.answer(target, &head, body, &exchange).await;
             let status = answer.status();
             let duration = in_flight.answered(status.as_str());
             trace.answered_http(status.as_u16());
@@ -119,38 +136,78 @@ impl Rest {
             answer.headers_mut().insert(REQUEST_ID, id.clone());
             answer
         };
-        trace.follow(answering.instrument(span)).await
+        let answering = trace.follow(answering.instrument(span));
+        exchange::within(Arc::clone(&exchange), answering).await
     }
 
     fn target<'a>(&'a self, head: &'a Parts) -> Target<'a> {
         let path = head.uri.path();
-        let Ok(found) = self.routes.router.at(path) else {
-            return match docs::asset(path) {
-                Some(asset) => Target::Docs(asset),
-                None if path == openapi::PATH => Target::OpenApi,
-                None => Target::Nothing,
-            };
-        };
-        match found.value.iter().find(|(route, _)| route.http_method == head.method) {
-            Some((route, operation)) => Target::Route(route, operation, found.params),
-            None => Target::OtherMethod(found.value),
+        if let Ok(found) = self.routes.router.at(path) {
+            return Target::of_path(&head.method, found.value, found.params);
+        }
+        match docs::asset(path) {
+            Some(asset) => Target::page(&head.method, Target::Docs(asset)),
+            None if path == openapi::PATH => Target::page(&head.method, Target::OpenApi),
+            None if path == "*" => Target::Options(EVERY_METHOD.into()),
+            None => Target::Nothing,
         }
     }
 
+    /// The answer to a request, as browsers and other clients may have it.
     async fn answer(
         &self,
         target: Target<'_>,
         head: &Parts,
-        body: Incoming,
+        mut body: RequestBody,
+        exchange: &Arc<Exchange>,
+    ) -> Answer {
+        let compressible = match &target {
+            Target::Route(route, ..) => route.compressible,
+            _ => true,
+        };
+        let answered = match self.browsers.admit(head) {
+            Err(error) => (None, Err(error.into())),
+            Ok(admitted) => match (&target, exchange.admit().await) {
+                (_, Err(_)) => (Some(admitted), Err(body::no_memory().into())),
+                (Target::Options(methods), Ok(())) => {
+                    let mut answer = answer::options(methods);
+                    admitted.allow(head, &mut answer);
+                    (Some(admitted), Ok(answer))
+                }
+                (_, Ok(())) => {
+                    (Some(admitted), self.reply(target, head, &mut body, exchange).await)
+                }
+            },
+        };
+        let (admitted, answered) = answered;
+        body.drain().await;
+        let mut answer = match answered {
+            Ok(answer) if compressible => encoding::compress(&head.headers, answer).await,
+            Ok(answer) => answer,
+            Err(refusal) => Refusal::answer(refusal),
+        };
+        if let Some(admitted) = admitted {
+            admitted.show(answer.headers_mut());
+        }
+        answer::peeked(head, answer)
+    }
+
+    async fn reply(
+        &self,
+        target: Target<'_>,
+        head: &Parts,
+        body: &mut RequestBody,
+        exchange: &Arc<Exchange>,
     ) -> Result<Answer, Refusal> {
         let (route, parameters) = match target {
             Target::Route(route, _, parameters) => (route, parameters),
-            Target::OpenApi => return self.openapi(&head.method),
-            Target::Docs(asset) if head.method == Method::GET => return Ok(asset.answer()),
-            Target::Docs(_) => return Err(Refusal::method("GET")),
-            Target::OtherMethod(routes) => {
-                let allowed = routes.iter().map(|(route, _)| route.http_method.as_str());
-                return Err(Refusal::method(&allowed.collect::<Vec<_>>().join(", ")));
+            Target::OpenApi => {
+                let document = self.openapi.document(&self.api.logic.generation());
+                return Ok(answer::json(document));
+            }
+            Target::Docs(asset) => return Ok(asset.answer()),
+            Target::Options(methods) | Target::OtherMethod(methods) => {
+                return Err(Refusal::method(methods));
             }
             Target::Nothing => {
                 return Err(Error::new(Reason::RouteNotFound, "There is no such path.").into());
@@ -165,6 +222,12 @@ impl Rest {
             let found = decoded.iter().find(|(name, _)| *name == wanted);
             found.map(|(_, value)| &**value)
         };
+        if matches!(route.action, Action::GetFlat)
+            && head.method == Method::HEAD
+            && crate::api::booking::is_one_time(&self.api, parameter("context").unwrap_or_default())
+        {
+            return Err(Refusal::method("GET, PUT, DELETE, OPTIONS".into()));
+        }
         let query = head.uri.query().unwrap_or_default();
         let body = match route.body {
             BodyRule::Nothing => Bytes::new(),
@@ -194,6 +257,7 @@ impl Rest {
         };
         match &route.action {
             Action::Unary(call) => {
+                conditions::refuse_all(&head.method, &head.headers)?;
                 let (message, violations) = message()?;
                 let calling = call(self.api.clone(), message);
                 if !violations.is_empty() {
@@ -207,67 +271,39 @@ impl Rest {
                     return Err(Error::violations(violations).into());
                 }
                 let pieces = call(self.api.clone(), message).await?;
+                exchange.streams();
                 Ok(answer::events(sse::encoded(route.method.output(), pieces)))
             }
             Action::SetFlat => {
                 no_query(query)?;
                 let context = parameter("context").unwrap_or_default();
                 let key = parameter("session_key");
-                let written = booking::set(&self.api, context, key, &body).await?;
-                Ok(reply(route, &written))
+                let condition = conditions::read(&head.headers)?;
+                let written = booking::set(&self.api, context, key, condition, &body).await?;
+                let mut answer = reply(route, &written);
+                conditions::tag(&mut answer, written.version());
+                Ok(answer)
             }
             Action::GetFlat => {
                 no_query(query)?;
                 let context = parameter("context").unwrap_or_default();
                 let key = parameter("session_key").unwrap_or_default();
-                Ok(answer::json(booking::get(&self.api, context, key).await?))
+                let (version, body) = booking::get(&self.api, context, key).await?;
+                let mut answer = answer::json(body);
+                conditions::tag(&mut answer, version);
+                Ok(answer)
             }
-        }
-    }
-
-    fn openapi(&self, method: &Method) -> Result<Answer, Refusal> {
-        if method != Method::GET {
-            return Err(Refusal::method("GET"));
-        }
-        Ok(answer::json(self.openapi.document(&self.api.logic.generation())))
-    }
-}
-
-/// What a request is for.
-enum Target<'a> {
-    /// A route, what it counts, and its parameters.
-    Route(&'a Route, &'a Operation, matchit::Params<'a, 'a>),
-    OpenApi,
-    /// A part of the page that shows the contract.
-    Docs(&'static docs::Asset),
-    /// The path has other methods.
-    OtherMethod(&'a PathRoutes),
-    Nothing,
-}
-
-/// Why a request has no reply.
-struct Refusal {
-    error: Error,
-    /// The methods that the path has, when the one used is not among them.
-    allowed: Option<String>,
-}
-
-impl From<Error> for Refusal {
-    fn from(error: Error) -> Self {
-        Self { error, allowed: None }
-    }
-}
-
-impl Refusal {
-    fn method(allowed: &str) -> Self {
-        let message = format!("The path takes {allowed} only.");
-        Self { error: Error::new(Reason::MethodNotAllowed, message), allowed: Some(allowed.into()) }
-    }
-
-    fn answer(self) -> Answer {
-        match self.allowed {
-            Some(allowed) => answer::method_not_allowed(&self.error, &allowed),
-            None => answer::error(&self.error),
+            Action::DeleteFlat => {
+                let condition = conditions::read(&head.headers)?;
+                let (message, violations) = message()?;
+                if !violations.is_empty() {
+                    return Err(Error::violations(violations).into());
+                }
+                let request = DeleteRequest::decode(message);
+                let request =
+                    request.map_err(|error| Error::invalid("query", error.to_string()))?;
+                Ok(reply(route, &booking::delete(&self.api, condition, request).await?))
+            }
         }
     }
 }
@@ -312,33 +348,9 @@ fn no_query(query: &str) -> Result<(), Error> {
 }
 
 /// The whole body of a request that says it is JSON, or has none.
-async fn collected(head: &Parts, body: Incoming) -> Result<Bytes, Error> {
-    let too_large = || {
-        let message = format!("The body is larger than {BODY_BYTES_MAX} bytes.");
-        Error::new(Reason::RequestTooLarge, message)
-    };
-    if !is_json(&head.headers) && head.headers.get(CONTENT_LENGTH) != Some(&NOTHING) {
-        return Err(Error::new(
-            Reason::UnsupportedMediaType,
-            "The body must be JSON, announced as content-type: application/json.",
-        ));
+async fn collected(head: &Parts, body: &mut RequestBody) -> Result<Bytes, Error> {
+    if !body.is_empty() || head.headers.contains_key(ORIGIN) {
+        body::typed(head, &["application/json"], false)?;
     }
-    let length = head.headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok());
-    let length: usize = length.and_then(|length| length.parse().ok()).unwrap_or(0);
-    if length > BODY_BYTES_MAX && head.headers.contains_key(EXPECT) {
-        return Err(too_large());
-    }
-    body::collect(body, BODY_BYTES_MAX).await.map_err(|missing| match missing {
-        Missing::TooLarge => too_large(),
-        Missing::Broken => Error::invalid("body", "does not arrive whole"),
-        Missing::Late => Error::invalid("body", "does not arrive in time"),
-    })
-}
-
-/// A body without a type is taken for what the wire speaks.
-fn is_json(headers: &HeaderMap) -> bool {
-    let Some(value) = headers.get(CONTENT_TYPE) else { return true };
-    let value = value.to_str().unwrap_or_default();
-    let essence = value.split(';').next().unwrap_or_default().trim();
-    essence.eq_ignore_ascii_case("application/json")
+    body.collect(BODY_BYTES_MAX).await.map_err(|missing| missing.error(BODY_BYTES_MAX))
 }

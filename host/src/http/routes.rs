@@ -46,6 +46,8 @@ pub enum Action {
     SetFlat,
     /// Read a booking session into a flat body.
     GetFlat,
+    /// Delete a booking session, on a condition.
+    DeleteFlat,
 }
 
 /// What of a request message is in the body.
@@ -74,6 +76,9 @@ pub struct Route {
     /// Whether names are told in lowerCamelCase, as proto3 JSON does by itself, or as
     /// they stand in the contract.
     pub camel_case: bool,
+    /// Whether its answers may be compressed: not those that hold a secret, which somebody
+    /// who can add to one and see its length could guess.
+    pub compressible: bool,
     /// The operation.
     pub method: MethodDescriptor,
     /// `package.Service/Method`, for metrics and logs.
@@ -187,6 +192,7 @@ fn route(method: &MethodDescriptor, rule: &DynamicMessage) -> Result<Route> {
     Ok(Route {
         required: required(method)?,
         response_body,
+        compressible: compressible(&operation),
         camel_case: CAMEL_CASE.contains(&method.parent_file().package_name()),
         http_method,
         template: text(name).unwrap_or_default(),
@@ -195,6 +201,19 @@ fn route(method: &MethodDescriptor, rule: &DynamicMessage) -> Result<Route> {
         action: action(&operation)?,
         operation,
     })
+}
+
+/// Whether the answers of an operation may be compressed.
+pub fn compressible(operation: &str) -> bool {
+    const SECRET: [&str; 6] = [
+        "session.booking.v1.Booking/Lock",
+        "session.connections.v1.Connections/Register",
+        "session.connections.v1.Connections/Connect",
+        "session.events.v1.Events/Subscribe",
+        "com.example.sm.SM/CreateSession",
+        "com.example.smdevice.Device/CreateSessionWithDevice",
+    ];
+    !operation.starts_with("session.users.v1.UserSessions/") && !SECRET.contains(&operation)
 }
 
 /// The packages whose clients expect lowerCamelCase.
@@ -227,9 +246,7 @@ fn action(operation: &str) -> Result<Action> {
         }
         "session.booking.v1.Booking/Set" => Action::SetFlat,
         "session.booking.v1.Booking/Get" => Action::GetFlat,
-        "session.booking.v1.Booking/Delete" => {
-            unary(|api, request| async move { booking::delete(&api, request).await })
-        }
+        "session.booking.v1.Booking/Delete" => Action::DeleteFlat,
         "session.booking.v1.Booking/Lock" => {
             unary(|api, request| async move { booking::lock(&api, request).await })
         }

@@ -1,7 +1,7 @@
 //! The calls of the component about booking sessions.
 
 use crate::logic::call::call;
-use crate::logic::{Failure, LockGrant, Logic, Session, Write, Written};
+use crate::logic::{Condition, Failure, LockGrant, Logic, Session, Write, Written};
 
 impl Logic {
     /// Writes fields of a booking session.
@@ -28,12 +28,12 @@ impl Logic {
         &self,
         context: &str,
         session_key: &str,
-        if_version: Option<u64>,
+        condition: Condition,
         lock_token: Option<&str>,
     ) -> Result<(), Failure> {
         let deleted = call!(
             self,
-            session_manager_booking.call_delete(context, session_key, if_version, lock_token)
+            session_manager_booking.call_delete(context, session_key, condition, lock_token)
         );
         deleted?.map_err(Failure::Fault)
     }

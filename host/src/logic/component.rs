@@ -1,6 +1,7 @@
 //! From bytes to a component that is ready to run: the engine it is compiled
 //! for, what it finds when it looks around, and its first instance.
 
+use std::io::Write;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -13,12 +14,15 @@ use wasmtime::{
 
 use crate::logic::Limits;
 use crate::logic::bindings::{SessionManager, SessionManagerPre, session};
-use crate::logic::instance::Instance;
+use crate::logic::instance::{Instance, TABLE_ELEMENTS_MAX};
 
 /// How often running guests are looked at.
 pub const TICK: Duration = Duration::from_millis(10);
-/// The core instances and tables of one component, with room.
-const CORE_INSTANCES_MAX: u32 = 8;
+/// The most core instances of one instance: as many as there may be modules.
+const CORE_INSTANCES_MAX: u32 = 48;
+/// The most memories and tables of one instance.
+pub const MEMORIES_MAX: u32 = 4;
+pub const TABLES_MAX: u32 = 16;
 
 /// A component ready to be instantiated. It has an engine of its own: what the
 /// engine gathers while it compiles goes when the component does.
@@ -35,41 +39,106 @@ pub struct Warm {
     pub exports: SessionManager,
 }
 
+/// A compiled component: code for this engine, and what an instance of it needs.
+pub struct Artifact {
+    code: Vec<u8>,
+    memories: u32,
+    tables: u32,
+}
+
+impl Artifact {
+    /// Reads what [`Self::write`] wrote; none when that is not whole.
+    pub fn read(bytes: &[u8]) -> Option<Self> {
+        let (memories, rest) = bytes.split_first_chunk::<4>()?;
+        let (tables, code) = rest.split_first_chunk::<4>()?;
+        let [memories, tables] = [*memories, *tables].map(u32::from_le_bytes);
+        Some(Self { code: code.to_vec(), memories, tables })
+    }
+
+    /// Writes it for another process of this program.
+    ///
+    /// # Errors
+    /// When nobody reads it.
+    pub fn write(&self, to: &mut impl Write) -> std::io::Result<()> {
+        to.write_all(&self.memories.to_le_bytes())?;
+        to.write_all(&self.tables.to_le_bytes())?;
+        to.write_all(&self.code)?;
+        to.flush()
+    }
+
+    /// Whether an instance stays within its bounds.
+    fn check(&self) -> Result<(), String> {
+        for (what, count, most) in
+            [("memories", self.memories, MEMORIES_MAX), ("tables", self.tables, TABLES_MAX)]
+        {
+            if count > most {
+                return Err(format!("an instance has {count} {what}, {most} are accepted"));
+            }
+        }
+        Ok(())
+    }
+}
+
 /// A compiled component that has not met its imports.
 pub struct Compiled {
     engine: Engine,
     component: Component,
 }
 
-/// Compiles a component. Takes up to seconds of processor time: never call it on a
+/// Compiles a component. Takes up to minutes of processor time: never call it on a
 /// thread that serves.
 ///
 /// # Errors
-/// When the machine does not offer the address space for its instances, or the
-/// component does not compile.
-pub fn compile(bytes: &[u8], limits: &Limits, parallel: bool) -> Result<Compiled, String> {
-    let mut pool = PoolingAllocationConfig::new();
-    // One more, for the instance on trial.
-    let slots = limits.instances + 1;
-    pool.total_component_instances(slots)
-        .total_core_instances(slots * CORE_INSTANCES_MAX)
-        .total_memories(slots)
-        .total_tables(slots * CORE_INSTANCES_MAX)
-        .total_stacks(slots)
-        .max_memories_per_component(1)
-        .max_memory_size(limits.memory_bytes);
+/// When it does not compile, or an instance of it would have too much.
+pub fn compile(bytes: &[u8], parallel: bool) -> Result<Artifact, String> {
+    let compiling = || {
+        let engine = Engine::new(config().parallel_compilation(parallel))?;
+        let component = Component::from_binary(&engine, bytes)?;
+        let needed = component.resources_required();
+        let needed = needed.ok_or_else(|| wasmtime::format_err!("it imports modules"))?;
+        let (memories, tables) = (needed.num_memories, needed.num_tables);
+        Ok(Artifact { code: component.serialize()?, memories, tables })
+    };
+    let compiled: wasmtime::Result<Artifact> = compiling();
+    let artifact = compiled.map_err(|error| format!("it does not compile: {error:#}"))?;
+    artifact.check()?;
+    Ok(artifact)
+}
+
+/// What code is compiled for; where instances live makes no difference to it.
+fn config() -> Config {
     let mut config = Config::new();
-    config
-        .concurrency_support(false)
-        .epoch_interruption(true)
-        .parallel_compilation(parallel)
-        .allocation_strategy(InstanceAllocationStrategy::Pooling(pool));
+    config.concurrency_support(false).epoch_interruption(true);
     // In a debug build the compiler itself is slow, and each test starts a server.
     if cfg!(debug_assertions) {
         config
             .cranelift_opt_level(OptLevel::None)
             .cranelift_regalloc_algorithm(RegallocAlgorithm::SinglePass);
     }
+    config
+}
+
+/// Makes room for the instances of a compiled component.
+///
+/// # Errors
+/// When the machine does not offer the address space.
+pub fn load(artifact: &Artifact, limits: &Limits) -> Result<Compiled, String> {
+    artifact.check()?;
+    let mut pool = PoolingAllocationConfig::new();
+    // One more, for the instance on trial.
+    let slots = limits.instances + 1;
+    pool.total_component_instances(slots)
+        .total_core_instances(slots * CORE_INSTANCES_MAX)
+        .max_core_instances_per_component(CORE_INSTANCES_MAX)
+        .total_memories(slots * artifact.memories)
+        .max_memories_per_component(artifact.memories)
+        .total_tables(slots * artifact.tables)
+        .max_tables_per_component(artifact.tables)
+        .table_elements(TABLE_ELEMENTS_MAX)
+        .total_stacks(slots)
+        .max_memory_size(limits.memory_bytes);
+    let mut config = config();
+    config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool));
     let engine = Engine::new(&config).map_err(|error| {
         format!(
             "this host has no address space for {} more instances, fewer LOGIC_INSTANCES need \
@@ -77,8 +146,11 @@ pub fn compile(bytes: &[u8], limits: &Limits, parallel: bool) -> Result<Compiled
             limits.instances
         )
     })?;
-    let component = Component::from_binary(&engine, bytes)
-        .map_err(|error| format!("it does not compile: {error:#}"))?;
+    // SAFETY: the code comes from this program's own compiler, in this process or in one
+    // that this process has started and whose output nobody else can write to.
+    #[allow(unsafe_code, reason = "compiled code is trusted, and only our compiler makes it")]
+    let component = unsafe { Component::deserialize(&engine, &artifact.code) };
+    let component = component.map_err(|error| format!("it cannot be loaded: {error:#}"))?;
     Ok(Compiled { engine, component })
 }
 
@@ -101,7 +173,7 @@ impl Loaded {
     /// When the component traps while it starts, or no slot is free.
     pub async fn instantiate(&self, instance: Instance) -> wasmtime::Result<Warm> {
         let mut store = Store::new(&self.engine, instance);
-        store.limiter(|instance| &mut instance.limits);
+        store.limiter(|instance| &mut instance.memory);
         store.epoch_deadline_callback(|mut context| Ok(context.data_mut().meter.tick()));
         store.data_mut().meter.start();
         store.set_epoch_deadline(1);

@@ -4,9 +4,9 @@
 use std::time::{Duration, Instant};
 
 /// The most bytes of a component.
-pub const COMPONENT_BYTES_MAX: usize = 16 << 20;
+pub const COMPONENT_BYTES_MAX: usize = 24 << 20;
 /// What is said of one that has more.
-pub const TOO_LARGE: &str = "it is larger than 16 MiB";
+pub const TOO_LARGE: &str = "it is larger than 24 MiB";
 
 /// One check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

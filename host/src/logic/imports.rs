@@ -11,6 +11,7 @@ use wasmtime::Result;
 
 use crate::logic::bindings::session::manager::{faults, store as wit, tokens};
 use crate::logic::instance::Instance;
+use crate::network::exchange;
 use crate::store::transaction::Txn;
 use crate::telemetry::traces::{self, Step};
 use crate::telemetry::{StoreOperation, StoreOutcome};
@@ -39,7 +40,8 @@ impl wit::Host for Instance {
             return Ok(Err(wit::StoreError::Rejected("This call has no store.".into())));
         }
         let txn: Txn = txn.into();
-        let operation = if txn.only_reads() { StoreOperation::Read } else { StoreOperation::Write };
+        let only_reads = txn.only_reads();
+        let operation = if only_reads { StoreOperation::Read } else { StoreOperation::Write };
         let asked = Instant::now();
         self.meter.pause(asked);
         let exchange = async {
@@ -55,6 +57,12 @@ impl wit::Host for Instance {
         let answered = Instant::now();
         self.meter.resume(answered);
         self.metrics.store.call(operation, outcome, answered - asked);
+        if let Ok(outcome) = &result
+            && exchange::store_replied(outcome.bytes(), !only_reads).is_err()
+        {
+            let message = "There is no memory for what the store holds; try again in a moment.";
+            return Ok(Err(wit::StoreError::Unavailable(message.into())));
+        }
         Ok(result.map(Into::into).map_err(Into::into))
     }
 }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use tokio::io::AsyncWrite;
 use wasmtime::component::ResourceTable;
-use wasmtime::{StoreLimits, StoreLimitsBuilder, UpdateDeadline};
+use wasmtime::{ResourceLimiter, UpdateDeadline};
 use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 use wasmtime_wasi_config::WasiConfigVariables;
@@ -20,6 +20,8 @@ use crate::logic::component::TICK;
 use crate::store::Store;
 use crate::telemetry::LogicMetrics;
 
+/// The most elements of a table.
+pub const TABLE_ELEMENTS_MAX: usize = 20_000;
 /// The most lines of error output that all instances of a component may log.
 const LOG_LINES_MAX: u32 = 100;
 /// The most bytes of one such line.
@@ -32,7 +34,7 @@ pub struct Instance {
     /// Where its transactions are counted.
     pub metrics: Arc<LogicMetrics>,
     /// What it may use.
-    pub limits: StoreLimits,
+    pub memory: Memory,
     /// What it has used in the present call.
     pub meter: Meter,
     /// What `wasi:config/store` answers.
@@ -53,7 +55,7 @@ impl Instance {
         Self {
             store,
             metrics,
-            limits: StoreLimitsBuilder::new().memory_size(limits.memory_bytes).build(),
+            memory: Memory { bytes: 0, bytes_max: limits.memory_bytes },
             meter: Meter::new(limits.cpu),
             settings: settings.iter().cloned().collect(),
             wasi: WasiCtx::builder()
@@ -63,6 +65,38 @@ impl Instance {
                 .build(),
             table: ResourceTable::new(),
         }
+    }
+}
+
+/// The memories of one instance: what they have grown to, and what they may.
+pub struct Memory {
+    /// Bytes of all memories together, which never become fewer.
+    pub bytes: usize,
+    bytes_max: usize,
+}
+
+impl ResourceLimiter for Memory {
+    fn memory_growing(
+        &mut self,
+        current: usize,
+        desired: usize,
+        maximum: Option<usize>,
+    ) -> wasmtime::Result<bool> {
+        let bytes = self.bytes.saturating_add(desired.saturating_sub(current));
+        if bytes > self.bytes_max || maximum.is_some_and(|maximum| desired > maximum) {
+            return Ok(false);
+        }
+        self.bytes = bytes;
+        Ok(true)
+    }
+
+    fn table_growing(
+        &mut self,
+        _: usize,
+        desired: usize,
+        maximum: Option<usize>,
+    ) -> wasmtime::Result<bool> {
+        Ok(desired <= TABLE_ELEMENTS_MAX && maximum.is_none_or(|maximum| desired <= maximum))
     }
 }
 

@@ -6,6 +6,7 @@ mod bindings;
 #[cfg(not(feature = "native-rules"))]
 mod booking;
 mod call;
+mod compiler;
 mod component;
 pub mod connections;
 mod conversions;
@@ -34,13 +35,14 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 
 pub use bindings::exports::session::manager::booking::{
-    Field, LockGrant, Session, StoredField, Value, Write, Written,
+    Condition, Field, LockGrant, Session, StoredField, Value, Write, Written,
 };
 pub use bindings::exports::session::manager::catalog::{
     Context, Description, Field as FieldDescription, Kind,
 };
 pub use bindings::exports::session::manager::viewing::{Home, Setup, Slot};
 pub use bindings::session::manager::faults::{Fault, Reason, Violation};
+pub use compiler::{COMMAND as COMPILE_COMMAND, Compiler, compile_input};
 pub use gates::{COMPONENT_BYTES_MAX, Gate, Passed, Refusal, TOO_LARGE};
 pub use generation::{End, Generation, Past};
 pub use imports::without_store;
@@ -63,8 +65,12 @@ pub struct Limits {
     pub wait: Duration,
     /// Processor time of one call, without waiting for the store.
     pub cpu: Duration,
-    /// Memory of one instance.
+    /// All memories of one instance together.
     pub memory_bytes: usize,
+    /// Processor time of compiling a component that we were not built with.
+    pub compile: Duration,
+    /// Where such a component is compiled.
+    pub compiler: Compiler,
 }
 
 impl Default for Limits {
@@ -74,6 +80,8 @@ impl Default for Limits {
             wait: Duration::from_millis(500),
             cpu: Duration::from_millis(100),
             memory_bytes: 64 << 20,
+            compile: Duration::from_secs(120),
+            compiler: Compiler::Here,
         }
     }
 }

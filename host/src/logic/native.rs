@@ -19,8 +19,8 @@ use session_guest::viewing_types as viewing;
 
 use crate::logic::imports::store_is_withheld;
 use crate::logic::{
-    Failure, Fault, Field, Kind, LockGrant, Logic, Reason, Session, Setup, Slot, StoredField,
-    Value, Violation, Write, Written,
+    Condition, Failure, Fault, Field, Kind, LockGrant, Logic, Reason, Session, Setup, Slot,
+    StoredField, Value, Violation, Write, Written,
 };
 use crate::store;
 use crate::store::transaction as own;
@@ -140,8 +140,7 @@ impl Logic {
             context: write.context.clone(),
             session_key: write.session_key.clone(),
             fields: write.fields.iter().map(field).collect(),
-            if_version: write.if_version,
-            if_absent: write.if_absent,
+            condition: given_condition(write.condition),
             lock_token: write.lock_token.clone(),
             violations: write.violations.iter().map(violation).collect(),
         };
@@ -180,14 +179,15 @@ impl Logic {
         &self,
         context: &str,
         session_key: &str,
-        if_version: Option<u64>,
+        condition: Condition,
         lock_token: Option<&str>,
     ) -> Result<(), Failure> {
         let (context, session_key) = (context.to_owned(), session_key.to_owned());
         let lock_token = lock_token.map(str::to_owned);
+        let given = given_condition(condition);
         let delete = move |host: &Host<'_>| {
             let lock_token = lock_token.as_deref();
-            session_guest::booking::delete(host, &context, &session_key, if_version, lock_token)
+            session_guest::booking::delete(host, &context, &session_key, given, lock_token)
         };
         self.run(delete).await.map_err(failure)
     }
@@ -286,4 +286,9 @@ fn failure(fault: faults::Fault) -> Failure {
         metadata: Vec::new(),
         violations: Vec::new(),
     })
+}
+
+fn given_condition(condition: Condition) -> guest::Condition {
+    let Condition { version, exists } = condition;
+    guest::Condition { version, exists }
 }

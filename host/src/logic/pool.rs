@@ -21,6 +21,10 @@ use crate::workers::PerWorker;
 /// so that instances do not retire together.
 const CALLS_MIN: u32 = 10_000;
 
+/// An instance whose memory has grown beyond this is dropped after its call: memory never
+/// shrinks, and a few large sessions would leave every instance at its largest.
+const KEPT_BYTES_MAX: usize = 4 << 20;
+
 /// The bound on instances, shared by all generations, and the callers that wait
 /// for one.
 pub struct Places {
@@ -312,7 +316,8 @@ impl Lease<'_> {
                 metrics.answered.inc();
                 if let Some(mut idle) = self.idle.take() {
                     idle.calls_left -= 1;
-                    if idle.calls_left > 0 {
+                    let grown = idle.warm.store.data().memory.bytes > KEPT_BYTES_MAX;
+                    if idle.calls_left > 0 && !grown {
                         self.pool.push(idle);
                     }
                 }

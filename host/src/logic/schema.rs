@@ -195,7 +195,7 @@ mod tests {
 
     fn context(name: &str, fields: Vec<FieldDescription>) -> Context {
         let key_prefix = format!("SESSION_{}:", name.to_uppercase());
-        Context { name: name.into(), key_prefix, fields, ttl_ms: 900_000 }
+        Context { name: name.into(), key_prefix, fields, ttl_ms: 900_000, one_time_field: None }
     }
 
     fn description() -> Description {

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
+use crate::logic::compiler::Compiler;
 use crate::logic::component::{self, Loaded, Ticker};
 use crate::logic::gates::{COMPONENT_BYTES_MAX, Gate, Passed, Refusal, TOO_LARGE};
 use crate::logic::instance::Instance;
@@ -100,8 +101,14 @@ impl Trial {
             Ok(world)
         })?;
         passed.gate(Gate::Exports, || world.exports())?;
-        let compiled =
-            passed.gate(Gate::Compiles, || component::compile(bytes, &self.limits, self.alone))?;
+        let compiled = passed.gate(Gate::Compiles, || {
+            let compiler = match source {
+                Source::BuiltIn => &Compiler::Here,
+                Source::File | Source::Upload => &self.limits.compiler,
+            };
+            let artifact = compiler.compile(bytes, self.limits.compile, self.alone)?;
+            component::load(&artifact, &self.limits)
+        })?;
         // The names were found before; now their types are compared as well.
         let loaded =
             compiled.link().map_err(|error| Refusal::new(Gate::Imports, format!("{error:#}")))?;

@@ -11,6 +11,8 @@ use wit_parser::{
     WorldId, WorldItem, WorldKey,
 };
 
+use crate::logic::component::{MEMORIES_MAX, TABLES_MAX};
+
 /// What the names of our own interfaces begin with.
 const CONTRACT: &str = "session:manager/";
 
@@ -26,9 +28,10 @@ const OFFERED: [&str; 7] = [
     "wasi:random/",
 ];
 
-/// The most modules and components inside a component. A dozen is many; checking
+/// The most modules inside a component, and the most components. A dozen is many; checking
 /// them takes time that grows with their square.
-const PARTS_MAX: usize = 256;
+const MODULES_MAX: u32 = 48;
+const COMPONENTS_MAX: u32 = 256;
 /// The most breaches that are told of; the author will come again.
 const BREACHES_MAX: usize = 20;
 
@@ -77,17 +80,49 @@ pub fn valid(bytes: &[u8]) -> Result<(), String> {
     if !wasmparser::Parser::is_component(bytes) {
         return Err("it is a core module, not a component; build it for wasm32-wasip2".into());
     }
-    let mut parts = 0;
-    for payload in wasmparser::Parser::new(0).parse_all(bytes) {
-        use wasmparser::Payload::{ComponentSection, ModuleSection};
-        let payload = payload.map_err(|error| format!("it is no valid component: {error}"))?;
-        parts += usize::from(matches!(payload, ComponentSection { .. } | ModuleSection { .. }));
-        if parts > PARTS_MAX {
-            return Err(format!("it has more than {PARTS_MAX} modules and components inside"));
-        }
-    }
+    Parts::of(bytes)?.check()?;
     let validated = wasmparser::Validator::new().validate_all(bytes);
     validated.map(drop).map_err(|error| format!("it is no valid component: {error}"))
+}
+
+/// What a component is made of, and how many of each it may have.
+#[derive(Default)]
+struct Parts {
+    modules: u32,
+    components: u32,
+    memories: u32,
+    tables: u32,
+}
+
+impl Parts {
+    fn of(bytes: &[u8]) -> Result<Self, String> {
+        use wasmparser::Payload;
+        let mut parts = Self::default();
+        for payload in wasmparser::Parser::new(0).parse_all(bytes) {
+            match payload.map_err(|error| format!("it is no valid component: {error}"))? {
+                Payload::ModuleSection { .. } => parts.modules += 1,
+                Payload::ComponentSection { .. } => parts.components += 1,
+                Payload::MemorySection(memories) => parts.memories += memories.count(),
+                Payload::TableSection(tables) => parts.tables += tables.count(),
+                _ => {}
+            }
+        }
+        Ok(parts)
+    }
+
+    fn check(&self) -> Result<(), String> {
+        let over = [
+            ("modules", self.modules, MODULES_MAX),
+            ("components inside", self.components, COMPONENTS_MAX),
+            ("memories", self.memories, MEMORIES_MAX),
+            ("tables", self.tables, TABLES_MAX),
+        ];
+        let over = over.into_iter().filter(|(_, count, most)| count > most);
+        let over: Vec<_> = over
+            .map(|(what, count, most)| format!("it has {count} {what}, {most} are accepted"))
+            .collect();
+        all_well(&over)
+    }
 }
 
 impl World {

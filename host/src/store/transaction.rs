@@ -287,6 +287,26 @@ pub struct Outcome {
     pub now: Milliseconds,
 }
 
+impl Outcome {
+    /// How many bytes of names and values it has.
+    pub fn bytes(&self) -> usize {
+        let of_reply = |reply: &Reply| match reply {
+            Reply::Record(Some(hash)) => {
+                hash.entries.iter().map(|entry| entry.field.len() + entry.value.len()).sum()
+            }
+            Reply::Members { members, .. } => {
+                members.iter().map(|member| member.name.len() + size_of::<Member>()).sum()
+            }
+            Reply::Record(None)
+            | Reply::Deadline(_)
+            | Reply::Number(_)
+            | Reply::Existed(_)
+            | Reply::Appended(_) => 0,
+        };
+        self.replies.iter().map(of_reply).sum()
+    }
+}
+
 /// The part of a key that places it: all keys of a transaction share it.
 pub fn tag(key: &str) -> &str {
     key.find('{')

@@ -38,6 +38,8 @@ pub struct Metrics {
     pub connections: IntGauge,
     /// How many of those there may be.
     pub connections_max: IntGauge,
+    /// Memory that bodies of requests and replies take.
+    pub body_bytes: IntGauge,
     /// Connections that this process holds.
     pub connects: IntGauge,
     /// Subscriptions to events.
@@ -232,6 +234,10 @@ impl Metrics {
             connections_max: gauge(
                 "session_manager_network_connections_max",
                 "Network connections to the gRPC and REST ports that there may be.",
+            ),
+            body_bytes: gauge(
+                "session_manager_body_memory_bytes",
+                "Memory that bodies of requests and replies take, with what is made of them, in bytes.",
             ),
             connects: gauge(
                 "session_manager_connects_open",

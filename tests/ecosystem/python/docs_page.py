@@ -4,11 +4,10 @@ Usage: docs_page.py URL, where URL is that of a server on which the user alice h
 """
 
 import json
-import os
-import shutil
 import sys
 import tempfile
 
+import chromium
 from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support import expected_conditions
@@ -16,29 +15,6 @@ from selenium.webdriver.support.wait import WebDriverWait
 
 PATIENCE_S = 60
 OPERATION = "div[id$='Connections_GetPresence'] "
-
-
-def chromium(profile: str) -> webdriver.Chrome:
-    options = webdriver.ChromeOptions()
-    options.binary_location = shutil.which("chromium")
-    for argument in (
-        "--headless",
-        "--disable-gpu",
-        "--disable-dev-shm-usage",
-        "--no-first-run",
-        "--no-proxy-server",
-        "--disable-background-networking",
-        "--disable-component-update",
-        "--disable-sync",
-        "--window-size=1200,1600",
-        f"--user-data-dir={profile}",
-    ):
-        options.add_argument(argument)
-    # Chromium does not start its sandbox for root.
-    if os.getuid() == 0:
-        options.add_argument("--no-sandbox")
-    driver = webdriver.ChromeService(executable_path=shutil.which("chromedriver"))
-    return webdriver.Chrome(options=options, service=driver)
 
 
 def check(browser: webdriver.Chrome, url: str) -> None:
@@ -68,7 +44,7 @@ def check(browser: webdriver.Chrome, url: str) -> None:
 
 
 with tempfile.TemporaryDirectory() as profile:
-    browser = chromium(profile)
+    browser = chromium.start(profile)
     try:
         check(browser, sys.argv[1])
     finally:

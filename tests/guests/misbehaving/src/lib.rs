@@ -22,7 +22,7 @@ mod bindings {
 mod component {
     use super::bindings;
     use super::bindings::exports::session::manager::booking::{
-        Guest as Booking, LockGrant, Session, StoredField, Write, Written,
+        Condition, Guest as Booking, LockGrant, Session, StoredField, Write, Written,
     };
     use super::bindings::exports::session::manager::catalog::{
         Description, Guest as Catalog, Kind,
@@ -101,7 +101,7 @@ mod component {
             refused()
         }
 
-        fn delete(_: String, _: String, _: Option<u64>, _: Option<String>) -> Result<(), Fault> {
+        fn delete(_: String, _: String, _: Condition, _: Option<String>) -> Result<(), Fault> {
             refused()
         }
 

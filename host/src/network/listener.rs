@@ -1,8 +1,7 @@
-//! Connections as they come, for every wire: a bounded number, spread evenly over
-//! the workers, without delay for small answers, given up when nothing is said
-//! over them, and with a pause when one cannot be accepted.
+//! Network connections as they come, for every wire: as many as a door lets in, spread
+//! evenly over the workers, without delay for small answers, and with a pause when one
+//! cannot be accepted.
 
-use std::io::{Error, ErrorKind};
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -10,12 +9,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::Sleep;
-use tokio_stream::Stream;
+
+use super::door::{Door, Place};
+use super::stream::Stream;
 
 /// Connections that wait to be accepted; the system may allow fewer. One that
 /// finds no room tries again after a second, and the usual 128 are soon taken when
@@ -27,10 +25,6 @@ const QUEUE_MAX: u32 = 4096;
 const UNACKNOWLEDGED_MS: u32 = 60_000;
 /// Pause after an accept that failed.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-/// How long a connection may take to say which protocol it speaks.
-const PREFACE_TIMEOUT: Duration = Duration::from_secs(30);
-/// The length of HTTP/2's preface: what is longer has said it.
-const PREFACE_BYTES: usize = 24;
 
 /// A port with room for a burst of connections.
 ///
@@ -50,11 +44,10 @@ pub fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
 /// How many connections each worker has.
 pub type Loads = Arc<[AtomicUsize]>;
 
-/// Accepts connections while there is a place for them; the rest waits to be
-/// accepted.
+/// Accepts connections while a door lets them in.
 pub struct Acceptor {
     listener: TcpListener,
-    places: Arc<Semaphore>,
+    door: Arc<Door>,
     loads: Loads,
     /// Who gets a connection when all have as many.
     turn: AtomicUsize,
@@ -67,17 +60,18 @@ pub struct Connections(UnboundedReceiver<Accepted>);
 /// A connection on its way to a worker; bounded by the places.
 struct Accepted {
     stream: std::net::TcpStream,
-    place: Place,
+    seat: Seat,
 }
 
-/// A place among the connections allowed, and on a worker.
-struct Place {
-    _permit: OwnedSemaphorePermit,
+/// A place behind the door, and on a worker.
+pub struct Seat {
+    /// The place behind the door.
+    pub place: Place,
     loads: Loads,
     worker: usize,
 }
 
-impl Drop for Place {
+impl Drop for Seat {
     fn drop(&mut self) {
         self.loads[self.worker].fetch_sub(1, Ordering::Relaxed);
     }
@@ -87,14 +81,14 @@ impl Drop for Place {
 /// as `loads` has, each to the one that has the fewest.
 pub fn spread(
     listener: TcpListener,
-    places: Arc<Semaphore>,
+    door: Arc<Door>,
     loads: &Loads,
 ) -> (Acceptor, Vec<Connections>) {
     let channels = loads.iter().map(|_| mpsc::unbounded_channel());
     let (shares, connections) =
         channels.map(|(share, connections)| (share, Connections(connections))).unzip();
     let turn = AtomicUsize::new(0);
-    (Acceptor { listener, places, loads: Arc::clone(loads), turn, shares }, connections)
+    (Acceptor { listener, door, loads: Arc::clone(loads), turn, shares }, connections)
 }
 
 impl Acceptor {
@@ -107,11 +101,12 @@ impl Acceptor {
                 () = &mut stop => return,
             };
             match accepted {
-                Ok((stream, place)) => {
-                    let worker = place.worker;
+                Ok(Some(accepted)) => {
+                    let worker = accepted.seat.worker;
                     // A worker that has ended is stopping with all others.
-                    drop(self.shares[worker].send(Accepted { stream, place }));
+                    drop(self.shares[worker].send(accepted));
                 }
+                Ok(None) => {}
                 Err(error) => {
                     tracing::warn!(%error, "a connection was not accepted");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -120,17 +115,19 @@ impl Acceptor {
         }
     }
 
-    async fn accept(&self) -> std::io::Result<(std::net::TcpStream, Place)> {
-        let permit = Arc::clone(&self.places).acquire_owned().await.map_err(Error::other)?;
-        let (stream, _) = self.listener.accept().await?;
+    /// The next connection; none when it was not let in.
+    async fn accept(&self) -> std::io::Result<Option<Accepted>> {
+        self.door.opens().await;
+        let (stream, address) = self.listener.accept().await?;
+        let Some(place) = self.door.enter(address.ip()).await else { return Ok(None) };
         // Without it small answers wait for the peer's acknowledgement.
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "a connection keeps its delay");
         }
         let worker = fewest(&self.loads, self.turn.fetch_add(1, Ordering::Relaxed));
         self.loads[worker].fetch_add(1, Ordering::Relaxed);
-        let place = Place { _permit: permit, loads: Arc::clone(&self.loads), worker };
-        Ok((stream.into_std()?, place))
+        let seat = Seat { place, loads: Arc::clone(&self.loads), worker };
+        Ok(Some(Accepted { stream: stream.into_std()?, seat }))
     }
 }
 
@@ -140,19 +137,18 @@ fn fewest(loads: &[AtomicUsize], turn: usize) -> usize {
     workers.min_by_key(|worker| loads[*worker].load(Ordering::Relaxed)).unwrap_or(0)
 }
 
-impl Stream for Connections {
-    type Item = std::io::Result<Connection>;
+impl tokio_stream::Stream for Connections {
+    type Item = (Stream, Seat);
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         loop {
-            let Some(Accepted { stream, place }) = ready!(self.0.poll_recv(context)) else {
+            let Some(Accepted { stream, seat }) = ready!(self.0.poll_recv(context)) else {
                 return Poll::Ready(None);
             };
             match TcpStream::from_std(stream) {
                 Ok(stream) => {
-                    let patience = Some(Box::pin(tokio::time::sleep(PREFACE_TIMEOUT)));
-                    let connection = Connection { stream, received: 0, patience, _place: place };
-                    return Poll::Ready(Some(Ok(connection)));
+                    let connection = Arc::clone(&seat.place.connection);
+                    return Poll::Ready(Some((Stream::new(stream, connection), seat)));
                 }
                 Err(error) => tracing::warn!(%error, "a connection was not taken over"),
             }
@@ -160,78 +156,10 @@ impl Stream for Connections {
     }
 }
 
-/// A connection, and its place among those allowed.
-pub struct Connection {
-    stream: TcpStream,
-    received: usize,
-    /// Until it has said which protocol it speaks.
-    patience: Option<Pin<Box<Sleep>>>,
-    _place: Place,
-}
-
-impl AsyncRead for Connection {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<std::io::Result<()>> {
-        let this = &mut *self;
-        if let Some(patience) = &mut this.patience
-            && patience.as_mut().poll(context).is_ready()
-        {
-            return Poll::Ready(Err(Error::new(ErrorKind::TimedOut, "nothing was said")));
-        }
-        let before = buffer.filled().len();
-        let result = ready!(Pin::new(&mut this.stream).poll_read(context, buffer));
-        if this.patience.is_some() {
-            this.received += buffer.filled().len() - before;
-            if this.received >= PREFACE_BYTES {
-                this.patience = None;
-            }
-        }
-        Poll::Ready(result)
-    }
-}
-
-impl AsyncWrite for Connection {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<std::io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(context, bytes)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        slices: &[std::io::IoSlice<'_>],
-    ) -> Poll<std::io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(context, slices)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
-    }
-
-    fn poll_shutdown(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::network::Network;
     use tokio_stream::StreamExt;
 
     #[test]
@@ -261,8 +189,8 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
         let loads: Loads = (0..2).map(|_| AtomicUsize::new(0)).collect();
-        let places = Arc::new(Semaphore::new(5));
-        let (acceptor, mut connections) = spread(listener, Arc::clone(&places), &loads);
+        let door = Door::new(&Network::for_tests(), 5);
+        let (acceptor, mut connections) = spread(listener, Arc::clone(&door), &loads);
         let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
         let accepting = tokio::spawn(acceptor.run(async {
             drop(stopped.await);
@@ -272,8 +200,7 @@ mod tests {
             ends.push(TcpStream::connect(address).await.expect("is accepted"));
         }
         for connections in &mut connections {
-            let connection = connections.next().await.expect("each worker has one");
-            drop(connection.expect("a connection"));
+            drop(connections.next().await.expect("each worker has one"));
         }
         assert!(loads.iter().all(|load| load.load(Ordering::Relaxed) == 0));
         // One that was accepted before the stop is served after it.
@@ -289,7 +216,7 @@ mod tests {
                 served += 1;
             }
         }
-        assert_eq!((served, places.available_permits()), (1, 5));
+        assert_eq!((served, door.taken()), (1, 0));
         assert!(TcpStream::connect(address).await.is_err(), "nobody listens any more");
     }
 }

@@ -1,0 +1,97 @@
+//! Addresses of peers, and ranges of addresses as CIDR writes them.
+
+use std::net::{IpAddr, Ipv6Addr};
+use std::str::FromStr;
+
+/// A provider gives each of its customers a network of IPv6 of at least this size.
+const PEER_BITS_V6: u32 = 64;
+
+/// The address that stands for all addresses of a peer.
+pub fn peer_of(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => {
+            let network = u128::from(address) & (u128::MAX << (128 - PEER_BITS_V6));
+            Ipv6Addr::from(network).into()
+        }
+        address @ IpAddr::V4(_) => address,
+    }
+}
+
+/// A range of addresses, such as `10.0.0.0/8`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Range {
+    address: IpAddr,
+    bits: u32,
+}
+
+impl Range {
+    /// Whether an address is in the range.
+    pub fn contains(&self, address: IpAddr) -> bool {
+        let network = |bits: u128, of: u32| match of - self.bits {
+            128.. => 0,
+            free => bits >> free,
+        };
+        match (self.address, address.to_canonical()) {
+            (IpAddr::V4(range), IpAddr::V4(address)) => {
+                network(u32::from(range).into(), 32) == network(u32::from(address).into(), 32)
+            }
+            (IpAddr::V6(range), IpAddr::V6(address)) => {
+                network(range.into(), 128) == network(address.into(), 128)
+            }
+            _ => false,
+        }
+    }
+}
+
+/// A text that is no range.
+#[derive(Debug, PartialEq, Eq)]
+pub struct NoRange;
+
+impl FromStr for Range {
+    type Err = NoRange;
+
+    fn from_str(text: &str) -> Result<Self, NoRange> {
+        let (address, bits) = match text.split_once('/') {
+            Some((address, bits)) => (address, Some(bits)),
+            None => (text, None),
+        };
+        let address: IpAddr = address.parse().map_err(|_| NoRange)?;
+        let bits_max = if address.is_ipv4() { 32 } else { 128 };
+        let bits = bits.map_or(Ok(bits_max), |bits| bits.parse().map_err(|_| NoRange))?;
+        if bits > bits_max { Err(NoRange) } else { Ok(Self { address, bits }) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_range_contains_what_begins_like_it() {
+        for (range, address, expected) in [
+            ("10.0.0.0/8", "10.255.0.1", true),
+            ("10.0.0.0/8", "11.0.0.1", false),
+            ("10.0.0.1", "10.0.0.1", true),
+            ("10.0.0.1", "10.0.0.2", false),
+            ("0.0.0.0/0", "203.0.113.9", true),
+            ("10.0.0.0/8", "::ffff:10.1.1.1", true),
+            ("10.0.0.0/8", "::1", false),
+            ("fd00::/8", "fd12::1", true),
+            ("::/0", "2001:db8::1", true),
+        ] {
+            let range: Range = range.parse().expect(range);
+            assert_eq!(range.contains(address.parse().expect(address)), expected, "{address}");
+        }
+        for wrong in ["", "10.0.0.0/33", "10.0.0/8", "a", "10.0.0.0/", "::/129", "10.0.0.0/-1"] {
+            assert_eq!(wrong.parse::<Range>(), Err(NoRange), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_network_of_ipv6_is_one_peer() {
+        let peer = |address: &str| peer_of(address.parse().expect(address));
+        assert_eq!(peer("2001:db8::1"), peer("2001:db8::2"));
+        assert_ne!(peer("2001:db8::1"), peer("2001:db8:0:1::1"));
+        assert_eq!(peer("::ffff:10.0.0.1"), peer("10.0.0.1"));
+    }
+}

@@ -1,0 +1,418 @@
+//! One request and its reply on a network connection: the memory that they take in all,
+//! and since when the client has read nothing of the reply. It ends when the last byte
+//! has left the process.
+
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use http::{HeaderMap, HeaderName};
+use tokio::task_local;
+use tokio::time::Instant;
+
+use super::Peer;
+use super::connection::{Connection, Full};
+use super::memory::{Line, PATIENCE};
+
+const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+/// What every request takes: its head, its task, its place in an instance.
+const BASE_BYTES: usize = 8 << 10;
+/// What a byte of a request's body takes on its way to the store, in bytes.
+const REQUEST_FACTOR: usize = 6;
+/// What a byte of the store's reply takes on its way to the client, in bytes.
+const STORE_FACTOR: usize = 4;
+/// A peer whose requests have taken more than this has its next ones wait in line while
+/// so much is not to be had. One that takes more than the most is refused instead: small
+/// ones are not to wait for as much as the largest need.
+const EXPECTED_BYTES_MIN: usize = 64 << 10;
+const EXPECTED_BYTES_MAX: usize = 512 << 10;
+
+task_local! {
+    static CURRENT: Arc<Exchange>;
+}
+
+/// A request and its reply.
+pub struct Exchange {
+    connection: Arc<Connection>,
+    slot: usize,
+    /// Whose it is, when a trusted proxy has said so.
+    forwarded: OnceLock<(IpAddr, Arc<Peer>)>,
+    /// Bytes that it holds, and the most that it has held.
+    charged: AtomicUsize,
+    peak: AtomicUsize,
+    /// What it takes in all: its body, and what the store has replied, each with what is
+    /// made of it.
+    needed: AtomicUsize,
+    /// A reply of the store was dropped, as there was no memory for it.
+    ran_out: AtomicBool,
+    /// The request has come whole.
+    received: AtomicBool,
+    /// The reply goes on until one side ends it.
+    streaming: AtomicBool,
+    /// Milliseconds after the connection was opened, and one; 0 when nothing waits.
+    unread_since: AtomicU64,
+    /// Parts of the reply that the connection has not sent.
+    unsent: AtomicUsize,
+}
+
+impl Exchange {
+    pub(super) fn new(connection: Arc<Connection>, slot: usize) -> Self {
+        Self {
+            connection,
+            slot,
+            forwarded: OnceLock::new(),
+            charged: AtomicUsize::new(0),
+            peak: AtomicUsize::new(0),
+            needed: AtomicUsize::new(BASE_BYTES),
+            ran_out: AtomicBool::new(false),
+            received: AtomicBool::new(false),
+            streaming: AtomicBool::new(false),
+            unread_since: AtomicU64::new(0),
+            unsent: AtomicUsize::new(0),
+        }
+    }
+
+    /// The address that the request comes from: that of its connection, or what a trusted
+    /// proxy has said.
+    pub fn address(&self) -> IpAddr {
+        self.forwarded.get().map_or(self.connection.address, |(address, _)| *address)
+    }
+
+    /// The head of the request is there. When its connection is a trusted proxy's, the last
+    /// address in X-Forwarded-For that is no trusted proxy's says whose it is.
+    pub(super) fn came(&self, headers: &HeaderMap) {
+        let network = &self.connection.network;
+        if !network.trusts(self.connection.address) {
+            return;
+        }
+        let values = headers.get_all(FORWARDED_FOR).iter().rev();
+        let values = values.filter_map(|value| value.to_str().ok());
+        // Behind what is no address, nobody is known.
+        let mut known = values
+            .flat_map(|value| value.rsplit(','))
+            .map_while(|address| address.trim().parse().ok());
+        if let Some(address) = known.find(|address| !network.trusts(*address)) {
+            self.forwarded.get_or_init(|| (address, network.peer(address)));
+        }
+    }
+
+    fn peer(&self) -> &Peer {
+        self.forwarded.get().map_or(&self.connection.peer, |(_, peer)| peer)
+    }
+
+    fn line_of(&self, full: Full) -> &Line {
+        match full {
+            Full::Peer => &self.peer().memory.line,
+            _ => self.connection.line_of(full),
+        }
+    }
+
+    /// Takes what the request is expected to need, before anything of it is held: the
+    /// least, or what the larger ones of its peer have needed lately. Waits a little
+    /// while others have it.
+    ///
+    /// # Errors
+    /// The bound that leaves no room.
+    pub async fn admit(&self) -> Result<(), Full> {
+        let expected = self.peer().expected.load(Ordering::Relaxed);
+        let needed = expected.max(BASE_BYTES);
+        let Err(mut full) = self.grow_to(needed) else { return Ok(()) };
+        let waiting = async {
+            loop {
+                let mut again = Err(full);
+                let line = self.line_of(full);
+                let blocked = || {
+                    again = self.grow_to(needed);
+                    again == Err(full)
+                };
+                if line.wait(blocked).await.is_err() {
+                    return Err(full);
+                }
+                match again {
+                    Ok(()) => return Ok(()),
+                    Err(elsewhere) => full = elsewhere,
+                }
+            }
+        };
+        tokio::time::timeout(PATIENCE, waiting).await.unwrap_or(Err(full))
+    }
+
+    /// Bytes of the request's body have come, on their way to the store.
+    ///
+    /// # Errors
+    /// The bound that leaves no room; whoever holds the bytes drops them.
+    pub fn receive(&self, bytes: usize) -> Result<(), Full> {
+        self.need(bytes.saturating_mul(REQUEST_FACTOR))
+    }
+
+    /// So many bytes more are held for the request.
+    ///
+    /// # Errors
+    /// The bound that leaves no room; whoever holds the bytes drops them.
+    pub fn need(&self, bytes: usize) -> Result<(), Full> {
+        let before = self.needed.fetch_add(bytes, Ordering::Relaxed);
+        self.grow_to(before.saturating_add(bytes))
+    }
+
+    /// The request has come whole.
+    pub fn received(&self) {
+        self.received.store(true, Ordering::Relaxed);
+    }
+
+    /// The reply goes on until one side ends it, and is told in small parts.
+    pub fn streams(&self) {
+        self.streaming.store(true, Ordering::Relaxed);
+        self.shrink_to(BASE_BYTES);
+    }
+
+    /// The reply is there, with so many bytes; what was needed to make it is not held
+    /// any more.
+    pub(super) fn replied(&self, bytes: usize) {
+        let needed = BASE_BYTES + bytes;
+        let charged = self.charged.load(Ordering::Relaxed);
+        if needed > charged {
+            self.take_anyway(needed - charged);
+        } else {
+            self.shrink_to(needed);
+        }
+    }
+
+    fn take_anyway(&self, bytes: usize) {
+        self.connection.take_anyway(bytes);
+        if let Some((_, peer)) = self.forwarded.get() {
+            peer.memory.take_anyway(bytes);
+        }
+        self.charged.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    fn grow_to(&self, bytes: usize) -> Result<(), Full> {
+        let charged = self.charged.load(Ordering::Relaxed);
+        if bytes > charged {
+            // Also when it is refused: the next of its kind needs as much.
+            self.peak.fetch_max(bytes, Ordering::Relaxed);
+            let more = bytes - charged;
+            self.connection.take(self.slot, charged, more)?;
+            if let Some((_, peer)) = self.forwarded.get()
+                && !peer.memory.take(more, Some(charged))
+            {
+                self.connection.put_back(more);
+                return Err(Full::Peer);
+            }
+            self.charged.store(bytes, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    fn shrink_to(&self, bytes: usize) {
+        let charged = self.charged.load(Ordering::Relaxed);
+        if bytes < charged {
+            self.charged.store(bytes, Ordering::Relaxed);
+            self.put_back(charged - bytes);
+        }
+    }
+
+    fn put_back(&self, bytes: usize) {
+        self.connection.put_back(bytes);
+        if let Some((_, peer)) = self.forwarded.get() {
+            peer.memory.put_back(bytes);
+        }
+    }
+
+    /// Since when the client has read nothing of what waits for it.
+    pub(super) fn unread_since(&self) -> Option<Instant> {
+        let milliseconds = self.unread_since.load(Ordering::Relaxed).checked_sub(1)?;
+        Some(self.connection.opened + Duration::from_millis(milliseconds))
+    }
+
+    /// Something waits to be read from now on.
+    pub(super) fn unread(&self) {
+        let since = self.connection.opened.elapsed().as_millis();
+        let since = u64::try_from(since).unwrap_or(u64::MAX - 1) + 1;
+        self.unread_since.store(since, Ordering::Relaxed);
+    }
+
+    /// A part of the reply is handed to the connection.
+    pub(super) fn hand_over(&self) {
+        if self.unsent.fetch_add(1, Ordering::Relaxed) == 0 {
+            self.unread();
+        }
+    }
+
+    /// The connection has sent a part of the reply.
+    pub(super) fn sent(&self) {
+        let last = self.unsent.fetch_sub(1, Ordering::Relaxed) == 1;
+        if last && self.is_streaming() {
+            self.unread_since.store(0, Ordering::Relaxed);
+        } else {
+            self.unread();
+        }
+    }
+
+    /// Whether the reply goes on until one side ends it.
+    pub(super) fn is_streaming(&self) -> bool {
+        self.streaming.load(Ordering::Relaxed)
+    }
+
+    /// Whether the request has come whole, and its answer has an end.
+    pub(super) fn is_due(&self, came_whole: bool) -> bool {
+        (came_whole || self.received.load(Ordering::Relaxed)) && !self.is_streaming()
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        let (charged, peak) = (*self.charged.get_mut(), *self.peak.get_mut());
+        self.connection.end(self.slot, charged);
+        if let Some((_, peer)) = self.forwarded.get() {
+            peer.memory.put_back(charged);
+        }
+        let Peer { expected, .. } = self.peer();
+        let before = expected.load(Ordering::Relaxed);
+        // Small requests after small ones write nothing that others read.
+        let peak = peak.min(EXPECTED_BYTES_MAX);
+        if peak > before.max(EXPECTED_BYTES_MIN) {
+            expected.store(peak, Ordering::Relaxed);
+        } else if before > 0 {
+            let less = before - before.saturating_sub(peak).div_ceil(8);
+            expected.store(if less < EXPECTED_BYTES_MIN { 0 } else { less }, Ordering::Relaxed);
+        }
+    }
+}
+
+/// Does the work of a request: what the store replies meanwhile is charged to it.
+pub fn within<F: Future>(exchange: Arc<Exchange>, work: F) -> impl Future<Output = F::Output> {
+    CURRENT.scope(exchange, work)
+}
+
+/// The store has replied so many bytes to the present request, which are taken from the
+/// memory for bodies. A reply that tells of a change is kept in any case: the change has
+/// happened. Work that no request has asked for is not bounded here.
+///
+/// # Errors
+/// The bound that leaves no room; whoever holds the reply drops it.
+pub fn store_replied(bytes: usize, changed: bool) -> Result<(), Full> {
+    let need = bytes.saturating_mul(STORE_FACTOR);
+    let charge = |exchange: &Arc<Exchange>| match exchange.need(need) {
+        Err(_) if changed => {
+            exchange.take_anyway(need);
+            Ok(())
+        }
+        Err(full) => {
+            exchange.ran_out.store(true, Ordering::Relaxed);
+            Err(full)
+        }
+        Ok(()) => Ok(()),
+    };
+    CURRENT.try_with(charge).unwrap_or(Ok(()))
+}
+
+/// Whether a reply of the store to the present request was dropped.
+pub fn ran_out() -> bool {
+    CURRENT.try_with(|exchange| exchange.ran_out.load(Ordering::Relaxed)).unwrap_or(false)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::network::Network;
+
+    const MIB: usize = 1 << 20;
+
+    fn connection(network: &Arc<Network>, last: u8) -> Arc<Connection> {
+        Connection::new(network, [192, 0, 2, last].into())
+    }
+
+    #[tokio::test]
+    async fn what_requests_hold_is_given_back_when_they_end() {
+        let network = Network::for_tests();
+        let connection = connection(&network, 1);
+        let exchange = connection.begin();
+        exchange.admit().await.expect("there is room");
+        exchange.receive(100_000).expect("there is room");
+        assert!(network.body_bytes() >= 100_000 * REQUEST_FACTOR);
+        within(Arc::clone(&exchange), async { store_replied(100_000, false) })
+            .await
+            .expect("there is room");
+        exchange.replied(10);
+        assert!(network.body_bytes() < 100_000);
+        drop(exchange);
+        connection.settle();
+        assert_eq!(network.body_bytes(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_connection_and_one_peer_have_a_share_each_and_one_request_may_go_beyond() {
+        let network = Network::for_tests();
+        let one = connection(&network, 1);
+        let large = one.begin();
+        large.need(3 * MIB).expect("the largest fits, though a connection has 1 MiB");
+        let other = one.begin();
+        assert_eq!(other.need(2 * MIB), Err(Full::Connection), "only one goes beyond");
+        let more: Vec<_> = (0..8).map(|_| connection(&network, 1)).collect();
+        let full: Vec<_> = more
+            .iter()
+            .map(|connection| {
+                let exchange = connection.begin();
+                let result = exchange.need(MIB / 2);
+                (exchange, result)
+            })
+            .collect();
+        assert!(full.iter().any(|(_, result)| *result == Err(Full::Peer)));
+        let another = connection(&network, 2).begin();
+        another.need(MIB).expect("another peer has a share of its own");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_waits_while_those_of_its_peer_hold_what_it_is_expected_to_need() {
+        let network = Network::for_tests();
+        let one = connection(&network, 1);
+        let first = one.begin();
+        first.need(MIB / 2).expect("there is room");
+        drop(first);
+        let holding = [one.begin(), one.begin()];
+        holding[0].need(MIB * 3 / 4).expect("there is room");
+        holding[1].need(MIB).expect("one goes beyond");
+        let next = one.begin();
+        assert_eq!(next.admit().await, Err(Full::Connection), "it has waited for long enough");
+        let waiting = tokio::spawn(async move { next.admit().await });
+        tokio::task::yield_now().await;
+        drop(holding);
+        assert_eq!(waiting.await.expect("no panic"), Ok(()));
+    }
+
+    #[tokio::test]
+    async fn a_change_that_has_happened_is_told_whatever_it_takes() {
+        let network = Network::for_tests();
+        let exchange = connection(&network, 1).begin();
+        let told = within(Arc::clone(&exchange), async {
+            (store_replied(8 * MIB, false).is_err(), ran_out(), store_replied(8 * MIB, true))
+        });
+        assert_eq!(told.await, (true, true, Ok(())));
+        drop(exchange);
+        assert_eq!(network.body_bytes(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_trusted_proxy_says_whose_a_request_is() {
+        let network = Network::for_tests();
+        let proxy = Connection::new(&network, [10, 0, 0, 1].into());
+        let headers = |forwarded: &str| {
+            let value = forwarded.parse().expect("a header");
+            HeaderMap::from_iter([(FORWARDED_FOR, value)])
+        };
+        for (forwarded, expected) in [
+            ("203.0.113.9, 10.0.0.2", "203.0.113.9"),
+            ("198.51.100.1, 203.0.113.9", "203.0.113.9"),
+            ("203.0.113.9, nonsense, 10.0.0.2", "10.0.0.1"),
+            ("", "10.0.0.1"),
+        ] {
+            let exchange = proxy.begin();
+            exchange.came(&headers(forwarded));
+            assert_eq!(exchange.address().to_string(), expected, "{forwarded}");
+        }
+        let exchange = connection(&network, 1).begin();
+        exchange.came(&headers("203.0.113.9"));
+        assert_eq!(exchange.address().to_string(), "192.0.2.1", "nobody else is believed");
+    }
+}

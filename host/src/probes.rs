@@ -1,0 +1,106 @@
+//! Probes on a port of their own: is the process alive, and is it ready. Nobody's
+//! connections keep a probe waiting, as a new one always takes the place of the oldest.
+
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use anyhow::Result;
+use http::{HeaderValue, Method, Request};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::AbortHandle;
+
+use crate::api::Api;
+use crate::error::{Error, Reason};
+use crate::http::answer::{self, Answer};
+
+/// The process is alive.
+pub const LIVE: &str = "/livez";
+/// The process can do its work.
+pub const READY: &str = "/readyz";
+
+/// Probes at the same time.
+const PROBES_MAX: usize = 64;
+/// How long one may take.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How long the port rests when a probe could not be accepted.
+const PAUSE: Duration = Duration::from_millis(50);
+const METHODS: &str = "GET, HEAD, OPTIONS";
+const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
+
+/// Answers the probes that come to a port until the service stops.
+///
+/// # Errors
+/// None: a probe that fails is its own.
+pub async fn serve(
+    listener: TcpListener,
+    api: Api,
+    stopping: Arc<AtomicBool>,
+    mut stopped: watch::Receiver<bool>,
+) -> Result<()> {
+    let mut probes: VecDeque<AbortHandle> = VecDeque::new();
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            // A sender that is gone means the same.
+            _ = stopped.wait_for(|stopped| *stopped) => return Ok(()),
+        };
+        let Ok((stream, _)) = accepted else {
+            tokio::time::sleep(PAUSE).await;
+            continue;
+        };
+        probes.retain(|probe| !probe.is_finished());
+        if probes.len() >= PROBES_MAX
+            && let Some(oldest) = probes.pop_front()
+        {
+            oldest.abort();
+        }
+        let answering = answer_one(stream, api.clone(), Arc::clone(&stopping));
+        probes.push_back(tokio::spawn(answering).abort_handle());
+    }
+}
+
+/// Answers one request, and ends the connection.
+async fn answer_one(stream: TcpStream, api: Api, stopping: Arc<AtomicBool>) {
+    let service = service_fn(|request: Request<Incoming>| {
+        let (api, stopping) = (api.clone(), Arc::clone(&stopping));
+        async move {
+            let (head, _) = request.into_parts();
+            let answer = match (head.uri.path(), &head.method) {
+                (LIVE | READY, &Method::OPTIONS) => answer::options(METHODS),
+                (path @ (LIVE | READY), &(Method::GET | Method::HEAD)) => {
+                    answer(path, &api, &stopping).await
+                }
+                (LIVE | READY, _) => answer::method_not_allowed(METHODS),
+                _ => answer::error(&Error::new(Reason::RouteNotFound, "There is no such path.")),
+            };
+            Ok::<_, Infallible>(answer::peeked(&head, answer))
+        }
+    });
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new()).header_read_timeout(PATIENCE).keep_alive(false);
+    let serving = http.serve_connection(TokioIo::new(stream), service);
+    // Whoever probes tries again.
+    drop(tokio::time::timeout(PATIENCE, serving).await);
+}
+
+/// The answer to a probe.
+pub async fn answer(path: &str, api: &Api, stopping: &AtomicBool) -> Answer {
+    if path == LIVE {
+        return answer::of_type(TEXT, "alive\n");
+    }
+    if stopping.load(Ordering::Relaxed) {
+        return answer::error(&Error::new(Reason::Overloaded, "The process is stopping."));
+    }
+    match api.health().await {
+        Ok(()) => answer::of_type(TEXT, "ready\n"),
+        Err(error) => answer::error(&error),
+    }
+}

@@ -1,0 +1,169 @@
+//! Network connections by age, idleness and peer, and probes on a door of their own.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use bytes::Bytes;
+use h2::client::{ResponseFuture, SendRequest};
+use session_tests::host::{Host, Launch};
+use session_tests::wait;
+use tokio::net::TcpSocket;
+use tokio::task::JoinHandle;
+
+/// An HTTP/2 connection from an address of this machine, which answers pings.
+struct Line {
+    send: SendRequest<Bytes>,
+    connection: JoinHandle<Result<(), h2::Error>>,
+}
+
+impl Line {
+    async fn open(host: &Host, port: &str, from: &str) -> Option<Self> {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind(SocketAddr::new(from.parse().unwrap(), 0)).unwrap();
+        let stream = socket.connect(host.address(port).parse().unwrap()).await.ok()?;
+        let (send, connection) = h2::client::handshake(stream).await.ok()?;
+        Some(Self { send, connection: tokio::spawn(connection) })
+    }
+
+    /// Asks; the answer is told when there is one.
+    fn ask(&mut self, path: &str) -> ResponseFuture {
+        let request = http::Request::get(format!("http://localhost{path}")).body(()).unwrap();
+        self.send.send_request(request, true).unwrap().0
+    }
+
+    async fn ended(&self) {
+        wait::until("the connection ends", async || self.connection.is_finished().then_some(()))
+            .await;
+    }
+}
+
+/// What a server answers to whoever asks from an address.
+async fn status_from(host: &Host, port: &str, path: &str, from: &str) -> Option<u16> {
+    let client = session_tests::http_from(from.parse().unwrap());
+    let answer = client.get(host.url(port, path)).timeout(Duration::from_secs(20)).send().await;
+    answer.ok().map(|answer| answer.status().as_u16())
+}
+
+#[tokio::test]
+async fn a_connection_without_streams_ends_after_a_while_and_one_with_a_stream_stays() {
+    let launch = Launch::in_memory().set("NETWORK_IDLE", "1s");
+    let host = launch.set("CONNECTION_HEARTBEAT", "200ms").start();
+    let idle = [
+        Line::open(&host, "grpc", "127.0.0.1").await,
+        Line::open(&host, "rest", "127.0.0.1").await,
+    ];
+    let mut busy = Line::open(&host, "rest", "127.0.0.1").await.unwrap();
+    let answer = busy.ask("/v1/connect?user_id=u&pod_id=p").await.unwrap();
+    let mut events = answer.into_body();
+    for line in idle.iter().flatten() {
+        line.ended().await;
+    }
+    let data = events.data().await.unwrap().unwrap();
+    events.flow_control().release_capacity(data.len()).unwrap();
+    assert!(events.data().await.is_some_and(|data| data.is_ok()), "the stream goes on");
+}
+
+#[tokio::test]
+async fn at_its_maximum_age_a_connection_takes_no_more_requests_and_keeps_its_streams() {
+    let launch = Launch::in_memory().set("NETWORK_MAX_AGE", "1s");
+    let host = launch.set("CONNECTION_HEARTBEAT", "200ms").start();
+    let unused = Line::open(&host, "grpc", "127.0.0.1").await.unwrap();
+    let mut streaming = Line::open(&host, "rest", "127.0.0.1").await.unwrap();
+    let answer = streaming.ask("/v1/connect?user_id=u&pod_id=p").await.unwrap();
+    let mut events = answer.into_body();
+    unused.ended().await;
+    // The other one was told as well, but goes on for as long as its stream does.
+    wait::until("no more requests are taken", async || {
+        std::future::poll_fn(|context| streaming.send.poll_ready(context)).await.err().map(drop)
+    })
+    .await;
+    for _ in 0..3 {
+        let data = events.data().await.unwrap().unwrap();
+        events.flow_control().release_capacity(data.len()).unwrap();
+    }
+    // Over HTTP/1.1 the answer says that it is the last.
+    let mut client = tokio::net::TcpStream::connect(host.address("rest")).await.unwrap();
+    wait::until("the answer says that it is the last", async || {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        let request = b"GET /health HTTP/1.1\r\nhost: localhost\r\n\r\n";
+        client.write_all(request).await.ok()?;
+        let mut answer = [0; 1024];
+        let read = client.read(&mut answer).await.ok()?;
+        let text = String::from_utf8_lossy(&answer[..read]).to_lowercase();
+        (read == 0 || text.contains("connection: close")).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn idle_connections_of_one_peer_keep_nobody_out_not_even_the_peer() {
+    // Of 272 places, a peer may have 256.
+    let host = Launch::in_memory().files_max(400).start();
+    let mut idle = Vec::new();
+    for _ in 0..290 {
+        idle.extend(Line::open(&host, "grpc", "127.0.0.1").await);
+    }
+    assert_eq!(status_from(&host, "rest", "/health", "127.0.0.1").await, Some(200));
+    assert_eq!(status_from(&host, "rest", "/health", "127.0.0.2").await, Some(200));
+    wait::until("the oldest gave way", async || {
+        let open = idle.iter().filter(|line| !line.connection.is_finished()).count();
+        (open <= 256).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_peer_whose_connections_are_all_at_work_gets_no_more_than_its_share() {
+    let host = Launch::in_memory().set("NETWORK_PER_PEER", "4").start();
+    let mut busy = Vec::new();
+    for _ in 0..4 {
+        let mut line = Line::open(&host, "rest", "127.0.0.1").await.unwrap();
+        let answer = line.ask("/v1/events").await.unwrap();
+        busy.push((line, answer));
+    }
+    assert_eq!(status_from(&host, "rest", "/health", "127.0.0.1").await, None);
+    assert_eq!(status_from(&host, "rest", "/health", "127.0.0.2").await, Some(200));
+    drop(busy.pop());
+    wait::until("there is a place again", async || {
+        status_from(&host, "rest", "/health", "127.0.0.1").await
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn idle_connections_on_the_admin_port_keep_no_probe_and_no_operator_waiting() {
+    let host = Launch::in_memory().set("PROBE_PORT", "0").start();
+    let mut idle = Vec::new();
+    for _ in 0..40 {
+        idle.extend(Line::open(&host, "admin", "127.0.0.1").await);
+    }
+    for path in ["/livez", "/readyz", "/metrics"] {
+        assert_eq!(status_from(&host, "admin", path, "127.0.0.1").await, Some(200), "{path}");
+    }
+}
+
+#[tokio::test]
+async fn probes_have_a_port_of_their_own_on_which_nobody_waits() {
+    let host = Launch::in_memory().set("PROBE_PORT", "0").start();
+    let silent: Vec<_> =
+        (0..200).map(|_| std::net::TcpStream::connect(host.address("probe")).unwrap()).collect();
+    for (path, status) in [("/livez", 200), ("/readyz", 200), ("/metrics", 404), ("/health", 404)] {
+        assert_eq!(status_from(&host, "probe", path, "127.0.0.1").await, Some(status), "{path}");
+    }
+    drop(silent);
+    let without = Launch::in_memory().start();
+    assert!(!without.has_port("probe"), "it is off by default");
+}
+
+#[tokio::test]
+async fn a_trusted_proxy_may_have_as_many_connections_as_it_needs() {
+    let launch = Launch::in_memory().set("NETWORK_PER_PEER", "1");
+    let host = launch.set("TRUSTED_PROXIES", "127.0.0.3/32").start();
+    let mut busy = Vec::new();
+    for _ in 0..3 {
+        let mut line = Line::open(&host, "rest", "127.0.0.3").await.unwrap();
+        let answer = line.ask("/v1/events").await.unwrap();
+        busy.push((line, answer));
+    }
+    assert_eq!(status_from(&host, "rest", "/health", "127.0.0.3").await, Some(200));
+}
