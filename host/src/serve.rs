@@ -28,7 +28,7 @@ use crate::network::Network;
 use crate::network::door::Door;
 use crate::network::listener::{self, Acceptor, Loads};
 use crate::store::Store;
-use crate::store::embedded::{Embedded, OpenError};
+use crate::store::embedded::Embedded;
 use crate::store::memory::Memory;
 use crate::store::redis::Redis;
 use crate::telemetry::Metrics;
@@ -377,13 +377,7 @@ async fn open_store(
             let opening =
                 tokio::task::spawn_blocking(move || Embedded::open(&directory, Clock::System));
             let opened = opening.await.context("the store did not open")?;
-            Arc::new(opened.map_err(|error| {
-                let hint = match error {
-                    OpenError::InUse => "; give every process a DATA_DIR of its own",
-                    _ => "",
-                };
-                anyhow::anyhow!("DATA_DIR {}: {error}{hint}", settings.storage.data_dir)
-            })?)
+            Arc::new(opened.with_context(|| format!("DATA_DIR {}", settings.storage.data_dir))?)
         }
         StoreChoice::Redis(locator) => {
             let redis = Arc::new(Redis::new(locator, settings.storage.redis_timeout)?);

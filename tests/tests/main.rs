@@ -11,6 +11,7 @@ mod command_line;
 mod conditions;
 mod connections;
 mod contract;
+mod data_directory;
 mod deploy;
 mod everywhere;
 mod hostile;

@@ -161,17 +161,6 @@ async fn nothing_acknowledged_is_lost_by_kill_9() {
 }
 
 #[tokio::test]
-async fn a_second_process_does_not_share_a_data_directory() {
-    let directory = tempfile::tempdir().unwrap();
-    let launch = Launch::embedded(directory.path());
-    let _host = launch.start();
-    let second = launch.command().output().unwrap();
-    assert_eq!(second.status.code(), Some(1));
-    let message = String::from_utf8_lossy(&second.stderr);
-    assert!(message.contains("in use by another process"), "{message}");
-}
-
-#[tokio::test]
 async fn a_redis_that_evicts_is_refused_unless_allowed() {
     let redis = RedisServer::with(&["--maxmemory-policy", "allkeys-lru"]).await;
     let refused = Launch::redis(&redis).command().output().unwrap();

@@ -4,6 +4,8 @@
 //! within a second. A loss of power costs at most that second, unless the disk writes it
 //! half and out of order: then the start is refused, rather than guessed.
 
+mod obstacle;
+
 use std::collections::BTreeMap;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
@@ -19,9 +21,10 @@ use tokio::sync::oneshot;
 
 use crate::clock::Clock;
 use crate::store::memory::{self, Memory};
-use crate::store::rows::{self, Changes, MalformedRow, Row};
+use crate::store::rows::{self, Changes, Row};
 use crate::store::transaction::{Outcome, Txn};
 use crate::store::{Answer, Error, KeyCount, LogMark, Logs, Store};
+pub use obstacle::OpenError;
 
 /// How long an acknowledged write may stay unsynced.
 const SYNC_INTERVAL: Duration = Duration::from_secs(1);
@@ -32,20 +35,6 @@ const GROUP_BYTES_MAX: usize = 4 << 20;
 const DISK_CACHE_BYTES: u64 = 4 << 20;
 const JOURNAL_BYTES_MAX: u64 = 64 << 20;
 const MEMTABLE_BYTES_MAX: u64 = 8 << 20;
-
-/// Why a directory cannot be opened as a store.
-#[derive(Debug, thiserror::Error)]
-pub enum OpenError {
-    /// Another process has it.
-    #[error("it is in use by another process")]
-    InUse,
-    /// The disk or its files do not allow it.
-    #[error("it cannot be opened: {0}")]
-    Disk(fjall::Error),
-    /// A row is not one of ours.
-    #[error("it holds data of another program")]
-    Malformed(#[from] MalformedRow),
-}
 
 /// A store that keeps its data in a directory.
 pub struct Embedded {
@@ -84,14 +73,11 @@ impl Embedded {
     /// # Errors
     /// See [`OpenError`].
     pub fn open(directory: &Path, clock: Clock) -> Result<Self, OpenError> {
-        let opened = |error| match error {
-            fjall::Error::Locked => OpenError::InUse,
-            error => OpenError::Disk(error),
-        };
+        let opened = |error: fjall::Error| OpenError::of(&error, directory);
         // What is in it is nobody else's to read.
         let mut made = std::fs::DirBuilder::new();
         made.recursive(true).mode(0o700);
-        made.create(directory).map_err(|error| OpenError::Disk(error.into()))?;
+        made.create(directory).map_err(|error| OpenError::of_system(&error, directory))?;
         let database = Database::builder(directory)
             .cache_size(DISK_CACHE_BYTES)
             .max_journaling_size(JOURNAL_BYTES_MAX)
@@ -103,7 +89,7 @@ impl Embedded {
         let memory = Memory::new(clock);
         for guard in keyspace.iter() {
             let (key, value) = guard.into_inner().map_err(opened)?;
-            rows::restore(&memory, &key, &value)?;
+            rows::restore(&memory, &key, &value).map_err(|row| OpenError::of_row(&row))?;
         }
         let (journal, messages) = mpsc::channel();
         let failed = Arc::new(AtomicBool::new(false));
@@ -112,7 +98,7 @@ impl Embedded {
         let writer = std::thread::Builder::new()
             .name("store-journal".into())
             .spawn(move || writer.run(&messages))
-            .map_err(|error| OpenError::Disk(error.into()))?;
+            .map_err(|error| OpenError::of_system(&error, directory))?;
         let inner = Arc::new(Inner { memory, journal, failed });
         memory::sweep_in_background(Arc::downgrade(&inner), Inner::sweep);
         Ok(Self { inner, writer: Some(writer) })
@@ -266,6 +252,7 @@ impl Writer {
     /// After a failure nobody knows what the disk holds; only a new start does.
     fn guard(&self, result: fjall::Result<()>) -> Result<(), Error> {
         result.map_err(|error| {
+            let error = obstacle::refusal(&error);
             tracing::error!(%error, "the disk refused a write; restart when it is mended");
             self.failed.store(true, Ordering::Relaxed);
             disk_failure()
