@@ -4,7 +4,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use bytes::Bytes;
@@ -33,6 +33,7 @@ use crate::store::memory::Memory;
 use crate::store::redis::Redis;
 use crate::telemetry::Metrics;
 use crate::telemetry::traces::Traces;
+use crate::telemetry::waiting::Waiting;
 use crate::workers::{self, Workers};
 use crate::{grpc, http, probes, telemetry};
 
@@ -161,7 +162,8 @@ pub async fn start(settings: &Settings) -> Result<Running> {
         loads,
     };
     let (health, _) = tonic_health::server::health_reporter();
-    let mut told = report_health(&wires, &health, None).await;
+    let mut waiting = Waiting::on(settings.storage.name());
+    let mut told = report_health(&wires, &health, None, &mut waiting).await;
     wires.serve_users([grpc, rest], &workers, &health, &mut tasks, &stopped);
     let (stop_admin, admin_stopped) = watch::channel(false);
     let mut operators = JoinSet::new();
@@ -173,12 +175,12 @@ pub async fn start(settings: &Settings) -> Result<Running> {
     let stopping = Arc::clone(&wires.stopping);
     tasks.spawn(async move {
         while !*stopped.borrow() {
-            told = report_health(&wires, &health, Some(told)).await;
+            told = report_health(&wires, &health, Some(told), &mut waiting).await;
             let pause = tokio::time::timeout(HEALTH_INTERVAL, stopped.changed());
             // Either a second has passed, or it is time to stop.
             drop(pause.await);
         }
-        report_health(&wires, &health, Some(told)).await;
+        report_health(&wires, &health, Some(told), &mut waiting).await;
         // Who watches has been told; without a status the streams end.
         let mut health = health;
         for service in grpc::SERVICES {
@@ -412,12 +414,13 @@ async fn refuse_unfit(redis: Arc<Redis>, mut stopped: watch::Receiver<bool>) -> 
     }
 }
 
-/// Tells gRPC health and the metrics how the store is, and returns what gRPC was told, now
-/// or before: who watches hears of changes only.
+/// Tells gRPC health and the metrics how the store is, and the log now and then, and returns
+/// what gRPC was told, now or before: who watches hears of changes only.
 async fn report_health(
     wires: &Wires,
     health: &HealthReporter,
     told: Option<ServingStatus>,
+    waiting: &mut Waiting,
 ) -> ServingStatus {
     let Wires { api, metrics, stopping, .. } = wires;
     let up = api.health().await;
@@ -427,6 +430,13 @@ async fn report_health(
         Ok(()) if !was_up => tracing::info!(store = api.store.name(), "the store answers"),
         Err(error) if was_up => tracing::warn!(%error, "the store does not answer"),
         _ => {}
+    }
+    match &up {
+        Ok(()) => waiting.succeeded(),
+        Err(error) => {
+            let why = api.store.obstacle().unwrap_or_else(|| error.message.clone());
+            drop(waiting.failed(Instant::now(), &why));
+        }
     }
     let serving = up.is_ok() && !stopping.load(Ordering::Relaxed);
     let status = if serving { ServingStatus::Serving } else { ServingStatus::NotServing };

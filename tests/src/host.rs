@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 
 use crate::client::{Client, Wire};
+use crate::fake_clock;
 use crate::process::{self, Process};
 use crate::redis_server::RedisServer;
 use crate::secrets;
@@ -77,6 +78,13 @@ impl Launch {
     /// A server on whatever Redis is at a URL.
     pub fn redis_at(url: &str) -> Self {
         Self::new().set("REDIS_URL", url).set("REDIS_TIMEOUT", "5s")
+    }
+
+    /// A server with another clock; see [`fake_clock::environment`].
+    #[must_use]
+    pub fn clock(mut self, faked: &str, only_time_of_day: bool) -> Self {
+        self.settings.extend(fake_clock::environment(faked, only_time_of_day));
+        self
     }
 
     /// Adds a setting.

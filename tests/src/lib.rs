@@ -5,6 +5,7 @@ pub mod admin;
 pub mod certificate;
 pub mod client;
 pub mod collector;
+pub mod fake_clock;
 pub mod guest;
 pub mod host;
 pub mod process;

@@ -170,3 +170,34 @@ async fn a_redis_that_evicts_is_refused_unless_allowed() {
     let host = Launch::redis(&redis).set("REDIS_ALLOW_EVICTION", "true").start();
     assert!(host.client(Wire::Rest).await.health().await.is_ok());
 }
+
+#[tokio::test]
+async fn a_server_that_waits_for_redis_says_so_each_minute_without_a_secret() {
+    let port = session_tests::redis_server::free_port();
+    let url = format!("redis://user:s3cret-word@127.0.0.1:{port}/5");
+    // An hour passes in a minute.
+    let quick = |launch: Launch| launch.set("REDIS_TIMEOUT", "30s").clock("+0 x60", false);
+    for (launch, setting) in [
+        (Launch::in_memory().set("REDIS_URL", &url), "REDIS_URL"),
+        (
+            Launch::in_memory()
+                .set("REDIS_HOST", "127.0.0.1")
+                .set("REDIS_PORT", &port.to_string())
+                .set("REDIS_PASSWORD", "s3cret-word"),
+            "REDIS_HOST",
+        ),
+    ] {
+        let host = quick(launch).start();
+        let line = format!(
+            "{setting} \"127.0.0.1:{port}\" does not answer: Connection refused; tried for "
+        );
+        for tried in ["1m", "2m"] {
+            let line = [&line, tried].concat();
+            wait::until("it says what it waits for", async || {
+                host.log().contains(&line).then_some(())
+            })
+            .await;
+        }
+        assert!(!host.log().contains("s3cret-word"));
+    }
+}

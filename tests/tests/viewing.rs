@@ -414,16 +414,7 @@ async fn rest_speaks_as_the_clients_of_the_seed_expect() {
 
 /// A host whose clock is wrong, on a Redis.
 fn skewed(redis: &RedisServer, by: &str) -> Host {
-    let library = ["/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu", "/usr/lib64"]
-        .map(|directory| std::path::Path::new(directory).join("faketime/libfaketimeMT.so.1"))
-        .into_iter()
-        .find(|library| library.exists())
-        .expect("install faketime (Debian and Ubuntu: apt-get install faketime)");
-    Launch::redis(redis)
-        .set("LD_PRELOAD", library.to_str().unwrap())
-        .set("FAKETIME", by)
-        .set("FAKETIME_DONT_FAKE_MONOTONIC", "1")
-        .start()
+    Launch::redis(redis).clock(by, true).start()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

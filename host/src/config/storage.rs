@@ -121,6 +121,18 @@ impl Storage {
         })))
     }
 
+    /// What the store is, by the setting that names it, for people and without a secret.
+    pub fn name(&self) -> String {
+        let url = self.url().read().unwrap_or_default();
+        let setting = match (&*url, &*self.redis_host) {
+            ("", "") => return format!("DATA_DIR {:?}", self.data_dir),
+            ("", _) => "REDIS_HOST",
+            _ => "REDIS_URL",
+        };
+        let place = self.address(&url, "").map_or_else(|_| String::new(), |it| it.to_string());
+        format!("{setting} {place:?}")
+    }
+
     /// Where Redis is.
     fn address(&self, url: &str, password: &str) -> Result<Address, Refusal> {
         if !url.is_empty() {

@@ -253,3 +253,19 @@ fn a_port_that_cannot_be_opened_is_refused_by_its_setting() {
         assert!(told.starts_with(names), "{told}");
     }
 }
+
+#[test]
+fn a_store_is_named_by_its_setting_without_a_secret() {
+    for (arguments, expected) in [
+        (&["--data-dir", "sessions"][..], "DATA_DIR \"sessions\""),
+        (&["--redis-host", "redis", "--redis-password", "s3cret"], "REDIS_HOST \"redis:6379\""),
+        (&["--redis-url", "redis://u:s3cret@a:1/5"], "REDIS_URL \"a:1\""),
+        (
+            &["--redis-url", "redis-sentinel://u:s3cret@a,b:1/main/5"],
+            "REDIS_URL \"a:26379,b:1/main\"",
+        ),
+        (&["--redis-url", "rediss-cluster://:s3cret@a,b:1"], "REDIS_URL \"a:6379,b:1\""),
+    ] {
+        assert_eq!(read(arguments).expect("accepted").storage.name(), expected);
+    }
+}

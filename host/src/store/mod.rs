@@ -124,6 +124,12 @@ pub trait Store: Send + Sync + 'static {
     /// met twice while its table grows.
     fn count_keys<'a>(&'a self, prefixes: &'a [String], cursor: &'a str) -> Answer<'a, KeyCount>;
 
+    /// Why it does not answer, when it knows more than its errors say: for operators, and
+    /// without a secret.
+    fn obstacle(&self) -> Option<String> {
+        None
+    }
+
     /// Whether the store can take a transaction now.
     fn ping(&self) -> Answer<'_, ()>;
 

@@ -5,6 +5,7 @@ mod merge;
 mod metrics;
 mod process;
 pub mod traces;
+pub mod waiting;
 
 use std::cell::Cell;
 use std::path::Path;

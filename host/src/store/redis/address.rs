@@ -150,19 +150,17 @@ impl Address {
     }
 }
 
+/// Where it is, without users and passwords.
 impl fmt::Display for Address {
-    /// The servers it names, without users and passwords.
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let servers: Vec<&ConnectionAddr> = match self {
-            Self::Server(server) => vec![server.addr()],
-            Self::Sentinels(sentinels) => sentinels.addresses.iter().collect(),
-            Self::Cluster(nodes) => nodes.iter().map(ConnectionInfo::addr).collect(),
+        let at = |address: &ConnectionAddr| address.to_string();
+        let (hosts, service) = match self {
+            Self::Server(server) => (vec![at(server.addr())], None),
+            Self::Sentinels(it) => (it.addresses.iter().map(at).collect(), Some(&it.service)),
+            Self::Cluster(nodes) => (nodes.iter().map(|node| at(node.addr())).collect(), None),
         };
-        for (place, server) in servers.into_iter().enumerate() {
-            let comma = if place == 0 { "" } else { "," };
-            write!(formatter, "{comma}{server}")?;
-        }
-        Ok(())
+        formatter.write_str(&hosts.join(","))?;
+        service.map_or(Ok(()), |service| write!(formatter, "/{service}"))
     }
 }
 
@@ -365,6 +363,7 @@ mod tests {
         ] {
             let address = Address::from_url(url).expect(url);
             assert_eq!(shown(&address), expected, "{url}");
+            assert!(!address.to_string().contains(['@', 'p']), "{address}");
         }
         for wrong in [
             "",

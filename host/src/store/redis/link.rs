@@ -2,9 +2,11 @@
 //! reason: a server that is starting, full or closed to us may change its mind.
 //! While there is none, calls are told so at once.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use redis::RedisError;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
@@ -15,8 +17,6 @@ use crate::store::redis::commands::Commands;
 const PING_INTERVAL: Duration = Duration::from_secs(1);
 const RECONNECT_DELAY_MIN: Duration = Duration::from_millis(50);
 const RECONNECT_DELAY_MAX: Duration = Duration::from_secs(1);
-/// How often the log says what still cannot be reached.
-const REMINDER_INTERVAL: Duration = Duration::from_secs(60);
 /// Calls in a row without an answer after which a connection is given up: its
 /// peer may be gone without a word.
 const TIMEOUTS_MAX: u32 = 3;
@@ -45,7 +45,8 @@ enum State {
         commands: Commands,
         number: u64,
     },
-    Down,
+    /// Why the last attempt failed, in words without a secret; empty when none was made yet.
+    Down(Arc<str>),
 }
 
 /// There is no connection.
@@ -65,7 +66,7 @@ impl Link {
         let lender = self.state.subscribe();
         let state = match &*lender.borrow() {
             State::Up { commands, .. } => State::Up { commands: commands.clone(), number: LENT },
-            State::Starting | State::Down => State::Starting,
+            State::Starting | State::Down(_) => State::Starting,
         };
         Self::from_state(connector, timeout, state, Some(lender))
     }
@@ -98,7 +99,15 @@ impl Link {
         };
         match state {
             State::Up { commands, number } => Ok(Connection { commands, number }),
-            State::Starting | State::Down => Err(Disconnected),
+            State::Starting | State::Down(_) => Err(Disconnected),
+        }
+    }
+
+    /// Why there is no connection, when an attempt to make one has failed.
+    pub fn obstacle(&self) -> Option<String> {
+        match &*self.state.borrow() {
+            State::Down(why) if !why.is_empty() => Some(why.to_string()),
+            _ => None,
         }
     }
 
@@ -125,7 +134,7 @@ impl Link {
                 State::Up { commands: Commands::Server(_), number } if *number == lost
             );
             if present {
-                *state = State::Down;
+                *state = State::Down(Arc::default());
             }
             present
         });
@@ -154,7 +163,7 @@ async fn keep(
     lender: Option<watch::Receiver<State>>,
 ) {
     let mut delay = RECONNECT_DELAY_MIN;
-    let mut reminder = Reminder::default();
+    let mut told = false;
     let mut successor = None;
     for (attempt, number) in (1..).enumerate() {
         let connected = match successor.take() {
@@ -164,10 +173,10 @@ async fn keep(
         match connected {
             Ok((commands, mut watch)) => {
                 delay = RECONNECT_DELAY_MIN;
-                reminder = Reminder::default();
+                told = false;
                 state.send_replace(State::Up { commands: commands.clone(), number });
                 tokio::select! {
-                    lost = watched.wait_for(|state| matches!(state, State::Down)) => {
+                    lost = watched.wait_for(|state| matches!(state, State::Down(_))) => {
                         if lost.is_err() {
                             return;
                         }
@@ -177,14 +186,14 @@ async fn keep(
                         if successor.is_some() {
                             continue;
                         }
-                        state.send_replace(State::Down);
+                        state.send_replace(State::Down(Arc::default()));
                     }
                 }
                 tracing::warn!("the connection to Redis is lost");
             }
             Err(error) => {
                 // Links that were lent a connection go where the first one goes.
-                if lender.is_none() && reminder.is_due(Instant::now()) {
+                if lender.is_none() && !std::mem::replace(&mut told, true) {
                     tracing::warn!(redis = connector.shown(), %error, "Redis cannot be reached");
                 }
                 // What is lent is of use as long as it is to the lender, who watches it.
@@ -194,7 +203,7 @@ async fn keep(
                     if is_kept && matches!(state, State::Up { number: LENT, .. }) {
                         return false;
                     }
-                    *state = State::Down;
+                    *state = State::Down(obstacle(&error));
                     true
                 });
                 tokio::time::sleep(delay).await;
@@ -204,18 +213,14 @@ async fn keep(
     }
 }
 
-/// When the log was last told of an outage that goes on.
-#[derive(Default)]
-struct Reminder(Option<Instant>);
-
-impl Reminder {
-    /// Whether it is time to tell it, at first and then once a minute.
-    fn is_due(&mut self, now: Instant) -> bool {
-        let due = self.0.is_none_or(|last| now.duration_since(last) >= REMINDER_INTERVAL);
-        if due {
-            self.0 = Some(now);
-        }
-        due
+/// Why a connection cannot be made. What a server says may name a user, so only words of
+/// the system are repeated.
+fn obstacle(error: &RedisError) -> Arc<str> {
+    let text = error.to_string();
+    match text.find(" (os error") {
+        Some(end) if error.is_io_error() => text[..end].into(),
+        _ if error.is_io_error() => text.into(),
+        _ => error.category().into(),
     }
 }
 
@@ -250,23 +255,6 @@ async fn end(
         };
         if !alive || watch.has_moved(timeout).await {
             return None;
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_outage_is_told_of_at_first_and_then_once_a_minute() {
-        let start = Instant::now();
-        let mut reminder = Reminder::default();
-        for (seconds, expected) in
-            [(0, true), (1, false), (59, false), (60, true), (61, false), (119, false), (121, true)]
-        {
-            let now = start + Duration::from_secs(seconds);
-            assert_eq!(reminder.is_due(now), expected, "{seconds}");
         }
     }
 }

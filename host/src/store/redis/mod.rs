@@ -275,6 +275,10 @@ impl Store for Redis {
         Box::pin(self.call(async |connection| connection.ping().await))
     }
 
+    fn obstacle(&self) -> Option<String> {
+        self.first.obstacle()
+    }
+
     /// Durability is the server's own affair.
     fn flush(&self) -> Answer<'_, ()> {
         Box::pin(std::future::ready(Ok(())))
