@@ -170,6 +170,11 @@ impl Reason {
     pub fn row(self) -> &'static Row {
         &TABLE[self as usize]
     }
+
+    /// Whether it is told on the admin port alone.
+    pub fn is_for_operators(self) -> bool {
+        matches!(self, Self::ComponentRefused | Self::SwapInProgress | Self::RollbackRefused)
+    }
 }
 
 /// One breach of a rule of form.

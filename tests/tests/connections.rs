@@ -1130,7 +1130,7 @@ async fn rest_speaks_as_the_clients_of_the_original_expect() {
     let answer = http.post(host.url("rest", "/v1/connect")).send().await.unwrap();
     assert_eq!(
         (answer.status().as_u16(), answer.headers()["allow"].to_str().unwrap()),
-        (405, "GET")
+        (405, "GET, OPTIONS")
     );
 }
 

@@ -4,15 +4,15 @@
 use serde_json::{Map, Value, json};
 
 use super::schemas::reference;
-use crate::error::TABLE;
+use crate::error::{Row, TABLE};
 use crate::http::routes::{BodyRule, Route};
 
 /// What may happen to any operation.
-const ALWAYS: [u16; 4] = [400, 500, 503, 504];
+const ALWAYS: [u16; 6] = [400, 403, 421, 500, 503, 504];
 /// What may happen when a session is named.
 const NAMED: [u16; 1] = [404];
 /// What may happen when something is changed.
-const CHANGED: [u16; 2] = [409, 429];
+const CHANGED: [u16; 3] = [409, 412, 429];
 /// What may happen to a body.
 const SENT: [u16; 2] = [413, 415];
 
@@ -42,13 +42,18 @@ pub fn responses() -> Map<String, Value> {
     let all = [&ALWAYS[..], &NAMED, &CHANGED, &SENT].concat();
     let mut responses = Map::new();
     for status in all {
-        let reasons = TABLE.iter().filter(|row| row.http.as_u16() == status).map(|row| row.name);
-        let reasons = reasons.collect::<Vec<_>>().join(", ");
+        let rows = told().filter(|row| row.http.as_u16() == status);
+        let reasons = rows.map(|row| row.name).collect::<Vec<_>>().join(", ");
         responses.insert(name(status), response(reasons));
     }
     let any = "The request has no result; `details` say why.";
     responses.insert("Error".into(), response(any.into()));
     responses
+}
+
+/// The rows of the error table that operations tell, and not the admin port alone.
+fn told() -> impl Iterator<Item = &'static Row> {
+    TABLE.iter().filter(|row| !row.reason.is_for_operators())
 }
 
 fn name(status: u16) -> String {
@@ -61,7 +66,7 @@ fn to(response: &str) -> Value {
 
 /// The body of every failure.
 pub fn schema() -> Value {
-    let mut reasons: Vec<&str> = TABLE.iter().map(|row| row.name).collect();
+    let mut reasons: Vec<&str> = told().map(|row| row.name).collect();
     reasons.sort_unstable();
     json!({
         "type": "object",
