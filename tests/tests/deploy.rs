@@ -136,3 +136,22 @@ async fn the_binary_probes_itself() {
     // Where nobody listens.
     assert_eq!(probe("1"), (Some(1), String::new()));
 }
+
+#[test]
+fn manifests_need_the_password_and_let_nobody_in_by_a_label_of_its_own() {
+    let read = |path: &str| std::fs::read_to_string(deploy(path)).unwrap();
+    let deployment = read("kubernetes/deployment.yaml");
+    for part in ["REDIS_PASSWORD_FILE", "secretName: session-manager", "defaultMode: 0440"] {
+        assert!(deployment.contains(part), "{part}");
+    }
+    let volumes = deployment.split("\n      volumes:\n").nth(1).expect("the Secret is mounted");
+    assert!(!volumes.contains("optional") && !deployment.contains("secretRef"), "{deployment}");
+    for policy in ["kubernetes/networkpolicy.yaml", "kubernetes/embedded/networkpolicy.yaml"] {
+        let policy = read(policy);
+        let ingress = policy.split("ingress:").nth(1).expect("somebody is let in");
+        let ingress = ingress.split("egress:").next().unwrap();
+        assert!(ingress.contains("session-manager/client"), "{ingress}");
+        // Every pod of a namespace that is not named could carry a label.
+        assert!(!ingress.contains("namespaceSelector: {}"), "{ingress}");
+    }
+}
