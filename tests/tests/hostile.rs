@@ -135,6 +135,7 @@ async fn watch(host: &Host, seen: &Seen) {
 }
 
 /// Attacks a server on several connections, and sees that it lives.
+#[allow(clippy::print_stdout, reason = "figures for whoever asks to see what a test prints")]
 async fn survives(launch: Launch, what: &str, attack: impl AsyncFn(&Host, &mut Vec<Attack>)) {
     let host = launch.start();
     let large = json!({

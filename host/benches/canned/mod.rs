@@ -7,7 +7,7 @@ use bytes::Bytes;
 use session_guest::booking_types;
 use session_guest::imports::Imports;
 use session_guest::store as guest_store;
-use session_manager::logic::{self, Condition, Limits, Logic};
+use session_manager::logic::{self, Limits, Logic};
 use session_manager::store::transaction::{Entry, Hash, Operation, Outcome, Reply, Txn};
 use session_manager::store::{Answer, KeyCount, LogMark, Logs, Store};
 use session_manager::telemetry::Metrics;
@@ -125,7 +125,7 @@ pub fn component_write() -> logic::Write {
             name: "fleet_list_request".into(),
             value: logic::Value::Json(document()),
         }],
-        condition: Condition { version: None, exists: None },
+        condition: logic::Condition { version: None, exists: None },
         lock_token: None,
         violations: Vec::new(),
     }
@@ -139,7 +139,7 @@ pub fn native_write() -> booking_types::Write {
             name: "fleet_list_request".into(),
             value: booking_types::Value::Json(document()),
         }],
-        condition: Condition { version: None, exists: None },
+        condition: booking_types::Condition { version: None, exists: None },
         lock_token: None,
         violations: Vec::new(),
     }

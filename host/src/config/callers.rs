@@ -56,8 +56,7 @@ pub struct Callers {
           hide_default_value = true, value_parser = given(values::hosts))]
     allowed_hosts: Texts,
 
-    /// Origins, such as https://app.example, with commas between them, whose web pages may
-    /// ask.
+    /// Origins, each a scheme and a host, with commas between them, whose web pages may ask.
     #[arg(long, env = "CORS_ORIGINS", default_value = "", global = true,
           hide_default_value = true, value_parser = given(values::origins))]
     cors_origins: Texts,
