@@ -360,7 +360,7 @@ async fn rest_speaks_as_the_clients_of_the_seed_expect() {
     assert_eq!(status, 400);
     assert!(text.contains("is not a JSON object: expected `:` at line 1 column 14"), "{text}");
     // The account of a device in the query, as the seed's clients send it.
-    assert_eq!(post("/device/TV/create?account_id=MyHome", "").await, (200, "{}".into()));
+    assert_eq!(post("/device/TV/create?account_id=MyHome", "").await, (200, "{}\n".into()));
     assert_eq!(post("/device/Box/create?accountId=MyHome", "{}").await.0, 200);
     // What the wire finds wrong and what the rules find is told together.
     let body = r#"{"device_id": "a\u0001b", "replace": "x", "colour": 1}"#;
