@@ -36,7 +36,7 @@ def check_container(where: Path, container: dict, pod: dict) -> None:
     for name, value in HARDENED.items():
         require(security.get(name) == value, where, f"{name} is not {value}")
     for probe in ["startupProbe", "livenessProbe", "readinessProbe"]:
-        require(container.get(probe, {}).get("httpGet", {}).get("port") == "admin", where, f"no {probe}")
+        require(container.get(probe, {}).get("httpGet", {}).get("port") == "probe", where, f"no {probe}")
     for kind in ["requests", "limits"]:
         given = container.get("resources", {}).get(kind, {})
         require({"cpu", "memory"} <= given.keys(), where, f"no {kind} of cpu and memory")
@@ -82,7 +82,7 @@ def check_selection(where: Path, document: dict, workload: dict) -> None:
         labels = (selector if kind == "Service" else selector.get("matchLabels", {})).items()
         require(labels and labels <= template["metadata"]["labels"].items(), where, f"{kind} selects no pod")
     if kind == "Service":
-        ports = {port["name"] for port in template["spec"]["containers"][0]["ports"]} - {"admin"}
+        ports = {port["name"] for port in template["spec"]["containers"][0]["ports"]} - {"admin", "probe"}
         for port in spec["ports"]:
             require(port.get("targetPort") in ports, where, f"{port['name']} leads to none of {ports}")
 
