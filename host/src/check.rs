@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 
 use crate::component_file;
 use crate::config::Settings;
-use crate::logic::{self, BUILT_IN, Compiler, Limits, Passed};
+use crate::logic::{self, BUILT_IN, Limits, Passed};
 
 /// Leads the component in `file` through the gates and prints one line for each; with
 /// `force`, it may lack what the running one has. Whether it passed them all.
@@ -25,11 +25,8 @@ pub fn run(file: &Path, force: bool, settings: &Settings) -> Result<bool> {
         None => Cow::Borrowed(BUILT_IN),
     };
     let mut passed = Passed::default();
-    let limits = Limits {
-        instances: settings.rules.logic_instances,
-        compiler: Compiler::apart().context("this program does not find itself")?,
-        ..Limits::default()
-    };
+    let limits = Limits::of_process(settings.rules.logic_instances);
+    let limits = limits.context("this program does not find itself")?;
     let settings = settings.for_component();
     let checked = logic::check(&candidate, &running, settings, limits, force, &mut passed);
     let mut out = std::io::stdout().lock();

@@ -206,6 +206,12 @@ impl Error {
         Self { reason, message: message.into(), metadata: Vec::new(), violations: Vec::new() }
     }
 
+    /// A request for whose bodies there is no memory now.
+    pub fn no_memory() -> Self {
+        let message = "The memory for requests and replies is in use; try again in a moment.";
+        Self::new(Reason::Overloaded, message)
+    }
+
     /// A request that breaks one rule.
     pub fn invalid(field: impl Into<String>, description: impl Into<String>) -> Self {
         Self::violations(vec![Violation { field: field.into(), description: description.into() }])

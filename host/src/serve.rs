@@ -23,7 +23,7 @@ use crate::component_file::ComponentFile;
 use crate::config::{self, PortSettings, Settings, StoreChoice};
 use crate::events::{self, Feed};
 use crate::http::browsers::Browsers;
-use crate::logic::{self, Compiler, Limits, Logic, Source};
+use crate::logic::{self, Limits, Logic, Source};
 use crate::network::Network;
 use crate::network::door::Door;
 use crate::network::listener::{self, Acceptor, Loads};
@@ -102,11 +102,8 @@ pub async fn start(settings: &Settings) -> Result<Running> {
     metrics.named(&settings.process.app_name);
     let export = settings.traces().map_err(|refusal| anyhow::anyhow!(refusal.text))?;
     let traces = export.map(|export| Traces::start(export, &metrics)).transpose()?;
-    let limits = Limits {
-        instances: settings.rules.logic_instances,
-        compiler: Compiler::apart().context("this program does not find itself")?,
-        ..Limits::default()
-    };
+    let limits = Limits::of_process(settings.rules.logic_instances);
+    let limits = limits.context("this program does not find itself")?;
     let (file, component, source) = match settings.rules.component() {
         None => (None, Bytes::from_static(logic::BUILT_IN), Source::BuiltIn),
         Some(path) => {
@@ -287,7 +284,7 @@ impl Wires {
                 stopping: Arc::clone(&self.stopping),
                 upload: Arc::new(Semaphore::new(1)),
                 network: Arc::clone(&self.network),
-                loads: Arc::clone(&self.loads),
+                door: Arc::clone(&self.door),
                 browsers: self.admin_browsers.clone(),
             };
             tasks.spawn(async {

@@ -5,7 +5,7 @@ mod component;
 mod log;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 
 use http::request::Parts;
 use http::{HeaderValue, Method, Request};
@@ -17,10 +17,12 @@ use crate::error::{Error, Reason};
 use crate::http::answer::{self, Answer};
 use crate::http::body::RequestBody;
 use crate::http::browsers::Browsers;
-use crate::http::encoding;
+use crate::http::delivery;
+use crate::http::target::Refusal;
 use crate::network::Network;
+use crate::network::door::Door;
 use crate::network::exchange::Exchange;
-use crate::network::listener::{Connections, Loads};
+use crate::network::listener::Connections;
 use crate::network::server::{self, Protocol};
 use crate::probes::{self, LIVE, READY};
 use crate::telemetry::Metrics;
@@ -32,7 +34,6 @@ const PROMETHEUS: HeaderValue =
 const READS: &str = "GET, HEAD, OPTIONS";
 
 /// The wire.
-#[derive(Clone)]
 pub struct Admin {
     /// What is asked about.
     pub api: Api,
@@ -44,8 +45,8 @@ pub struct Admin {
     pub upload: Arc<Semaphore>,
     /// What network connections take.
     pub network: Arc<Network>,
-    /// How many connections of users each worker has.
-    pub loads: Loads,
+    /// Where users' connections come in.
+    pub door: Arc<Door>,
     /// What web pages may ask.
     pub browsers: Browsers,
 }
@@ -63,47 +64,31 @@ async fn handle(admin: Arc<Admin>, request: Request<Incoming>, exchange: Arc<Exc
     // small, but for components.
     let mut body = RequestBody::new(&head, body, exchange).read_here();
     let (admitted, answered) = match admin.browsers.admit(&head) {
-        Err(error) => (None, Err(error)),
-        Ok(admitted) => {
-            let mut answered = admin.answer(&head, &mut body).await;
-            if let Ok(answer) = &mut answered
-                && head.method == Method::OPTIONS
-            {
-                admitted.allow(&head, answer);
-            }
-            (Some(admitted), answered)
-        }
+        Err(error) => (None, Err(error.into())),
+        Ok(admitted) => (Some(admitted), admin.answer(&head, &mut body).await),
     };
-    body.drain().await;
-    let mut answer = match answered {
-        Ok(answer) => encoding::compress(&head.headers, answer).await,
-        Err(error) => answer::error(&error),
-    };
-    if let Some(admitted) = admitted {
-        admitted.show(answer.headers_mut());
-    }
-    answer::peeked(&head, answer)
+    delivery::deliver(&head, &mut body, admitted, answered, true).await
 }
 
 impl Admin {
-    async fn answer(&self, head: &Parts, body: &mut RequestBody) -> Result<Answer, Error> {
+    async fn answer(&self, head: &Parts, body: &mut RequestBody) -> Result<Answer, Refusal> {
         let methods = match head.uri.path() {
             LIVE | READY | METRICS => READS,
             log::PATH => log::METHODS,
             component::PATH => component::METHODS,
             component::ROLLBACK_PATH => component::ROLLBACK_METHODS,
-            _ => return Err(Error::new(Reason::RouteNotFound, "There is no such path.")),
+            _ => return Err(Error::new(Reason::RouteNotFound, "There is no such path.").into()),
         };
         if head.method == Method::OPTIONS {
             return Ok(answer::options(methods));
         }
         if !methods.split(", ").any(|method| head.method == *method) {
-            return Ok(answer::method_not_allowed(methods));
+            return Err(Refusal::Method(methods.into()));
         }
         match head.uri.path() {
-            log::PATH => log::handle(head, body).await,
+            log::PATH => Ok(log::handle(head, body).await?),
             component::PATH | component::ROLLBACK_PATH => {
-                component::handle(&self.api.logic, &self.upload, head, body).await
+                Ok(component::handle(&self.api.logic, &self.upload, head, body).await?)
             }
             METRICS => Ok(self.metrics()),
             probe => Ok(probes::answer(probe, &self.api, &self.stopping).await),
@@ -111,11 +96,10 @@ impl Admin {
     }
 
     fn metrics(&self) -> Answer {
-        let Self { api, metrics, loads, network, .. } = self;
+        let Self { api, metrics, door, network, .. } = self;
         api.logic.measure();
-        let open = loads.iter().map(|load| load.load(Ordering::Relaxed)).sum();
         let gauge = |count| i64::try_from(count).unwrap_or(i64::MAX);
-        metrics.connections.set(gauge(open));
+        metrics.connections.set(gauge(door.taken()));
         metrics.body_bytes.set(gauge(network.body_bytes()));
         metrics.connects.set(gauge(api.streams.connected()));
         metrics.subscriptions.set(gauge(api.streams.subscribed()));

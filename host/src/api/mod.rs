@@ -64,10 +64,7 @@ pub fn given(text: String) -> Option<String> {
 impl From<Failure> for Error {
     fn from(failure: Failure) -> Self {
         match failure {
-            Failure::Fault(_) if exchange::ran_out() => Self::new(
-                Reason::Overloaded,
-                "The memory for requests and replies is in use; try again in a moment.",
-            ),
+            Failure::Fault(_) if exchange::ran_out() => Self::no_memory(),
             Failure::Fault(fault) => fault.into(),
             Failure::Overloaded => Self::new(
                 Reason::Overloaded,

@@ -10,7 +10,7 @@ use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio::time::Sleep;
 use tonic::Status;
 
-use crate::error::{Error, Reason};
+use crate::error::Error;
 use crate::grpc::status;
 use crate::network::exchange::Exchange;
 
@@ -33,12 +33,6 @@ impl Received {
     pub fn new(body: Incoming, exchange: Arc<Exchange>) -> Self {
         Self { body, exchange, deadline: None }
     }
-}
-
-/// The status of a request for whose bodies there is no memory now.
-pub fn no_memory() -> Status {
-    let message = "The memory for requests and replies is in use; try again in a moment.";
-    status::from(&Error::new(Reason::Overloaded, message))
 }
 
 impl Body for Received {
@@ -68,7 +62,10 @@ impl Body for Received {
         let charged =
             frame.map_err(|error| Status::from_error(Box::new(error))).and_then(|frame| {
                 let bytes = frame.data_ref().map_or(0, Bytes::len);
-                this.exchange.receive(bytes).map(|()| frame).map_err(|_| no_memory())
+                this.exchange
+                    .receive(bytes)
+                    .map(|()| frame)
+                    .map_err(|_| status::from(&Error::no_memory()))
             });
         Poll::Ready(Some(charged))
     }

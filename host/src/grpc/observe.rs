@@ -17,7 +17,7 @@ use tower::Service;
 use tracing::Instrument;
 
 use crate::error::{Error, Reason};
-use crate::grpc::body::{self, Received};
+use crate::grpc::body::Received;
 use crate::grpc::{MESSAGE_BYTES_MAX, status};
 use crate::network::exchange::{self, Exchange};
 use crate::network::stream::MARK;
@@ -130,7 +130,7 @@ impl Observed {
             return status::from(&Error::new(Reason::ForeignOrigin, message)).into_http();
         }
         if exchange.admit().await.is_err() {
-            return body::no_memory().into_http();
+            return status::from(&Error::no_memory()).into_http();
         }
         if streams {
             exchange.streams();

@@ -55,15 +55,9 @@ impl Missing {
                 "The body must be sent as it is, or with content-encoding: gzip.",
             ),
             Self::NotGzip => Error::invalid("body", "is not the gzip that content-encoding says"),
-            Self::NoMemory => no_memory(),
+            Self::NoMemory => Error::no_memory(),
         }
     }
-}
-
-/// The error of a request for whose bodies there is no memory now.
-pub fn no_memory() -> Error {
-    let message = "The memory for requests and replies is in use; try again in a moment.";
-    Error::new(Reason::Overloaded, message)
 }
 
 /// Whether a body says that it is of one of these types; when `optional`, it may also say

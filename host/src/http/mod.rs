@@ -7,13 +7,14 @@ pub mod body;
 mod booking;
 pub mod browsers;
 mod conditions;
+pub mod delivery;
 mod docs;
-pub mod encoding;
+mod encoding;
 mod json;
 mod openapi;
 mod routes;
 mod sse;
-mod target;
+pub mod target;
 mod transcode;
 
 use std::sync::Arc;
@@ -21,14 +22,14 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::header::ORIGIN;
 use http::request::Parts;
-use http::{HeaderName, Method, Request};
+use http::{HeaderName, Request};
 use hyper::body::Incoming;
 use percent_encoding::percent_decode_str;
 use prost::Message;
 use prost_reflect::{DescriptorPool, Kind, MessageDescriptor};
 use tracing::Instrument;
 
-use crate::api::Api;
+use crate::api::{Api, booking as operations};
 use crate::error::{Error, Reason, Violation};
 use crate::http::answer::Answer;
 use crate::http::body::RequestBody;
@@ -143,7 +144,11 @@ impl Rest {
     fn target<'a>(&'a self, head: &'a Parts) -> Target<'a> {
         let path = head.uri.path();
         if let Ok(found) = self.routes.router.at(path) {
-            return Target::of_path(&head.method, found.value, found.params);
+            let one_time = |context: &str| {
+                let context = percent_decode_str(context).decode_utf8_lossy();
+                operations::is_one_time(&self.api, &context)
+            };
+            return Target::of_path(&head.method, found.value, found.params, one_time);
         }
         match docs::asset(path) {
             Some(asset) => Target::page(&head.method, Target::Docs(asset)),
@@ -165,31 +170,17 @@ impl Rest {
             Target::Route(route, ..) => route.compressible,
             _ => true,
         };
-        let answered = match self.browsers.admit(head) {
+        let (admitted, answered) = match self.browsers.admit(head) {
             Err(error) => (None, Err(error.into())),
-            Ok(admitted) => match (&target, exchange.admit().await) {
-                (_, Err(_)) => (Some(admitted), Err(body::no_memory().into())),
-                (Target::Options(methods), Ok(())) => {
-                    let mut answer = answer::options(methods);
-                    admitted.allow(head, &mut answer);
-                    (Some(admitted), Ok(answer))
-                }
-                (_, Ok(())) => {
-                    (Some(admitted), self.reply(target, head, &mut body, exchange).await)
-                }
-            },
+            Ok(admitted) => {
+                let answered = match exchange.admit().await {
+                    Ok(()) => self.reply(target, head, &mut body, exchange).await,
+                    Err(_) => Err(Error::no_memory().into()),
+                };
+                (Some(admitted), answered)
+            }
         };
-        let (admitted, answered) = answered;
-        body.drain().await;
-        let mut answer = match answered {
-            Ok(answer) if compressible => encoding::compress(&head.headers, answer).await,
-            Ok(answer) => answer,
-            Err(refusal) => Refusal::answer(refusal),
-        };
-        if let Some(admitted) = admitted {
-            admitted.show(answer.headers_mut());
-        }
-        answer::peeked(head, answer)
+        delivery::deliver(head, &mut body, admitted, answered, compressible).await
     }
 
     async fn reply(
@@ -206,9 +197,8 @@ impl Rest {
                 return Ok(answer::json(document));
             }
             Target::Docs(asset) => return Ok(asset.answer()),
-            Target::Options(methods) | Target::OtherMethod(methods) => {
-                return Err(Refusal::method(methods));
-            }
+            Target::Options(methods) => return Ok(answer::options(&methods)),
+            Target::OtherMethod(methods) => return Err(Refusal::Method(methods)),
             Target::Nothing => {
                 return Err(Error::new(Reason::RouteNotFound, "There is no such path.").into());
             }
@@ -222,12 +212,6 @@ impl Rest {
             let found = decoded.iter().find(|(name, _)| *name == wanted);
             found.map(|(_, value)| &**value)
         };
-        if matches!(route.action, Action::GetFlat)
-            && head.method == Method::HEAD
-            && crate::api::booking::is_one_time(&self.api, parameter("context").unwrap_or_default())
-        {
-            return Err(Refusal::method("GET, PUT, DELETE, OPTIONS".into()));
-        }
         let query = head.uri.query().unwrap_or_default();
         let body = match route.body {
             BodyRule::Nothing => Bytes::new(),

@@ -1,9 +1,9 @@
 //! What a request is for: a route of the contract, a page about it, or nothing; and the
 //! methods that a path has.
 
-use http::{HeaderName, HeaderValue, Method};
+use http::Method;
 
-use crate::error::{Error, Reason};
+use crate::error::Error;
 use crate::http::answer::{self, Answer};
 use crate::http::docs;
 use crate::http::routes::{Action, PathRoutes, Route};
@@ -38,33 +38,40 @@ impl<'a> Target<'a> {
         }
     }
 
-    /// A route of a path, for one of the methods that it has.
+    /// A route of a path, for one of the methods that it has. `one_time` says of a context
+    /// whether what is read of it may be gone then.
     pub fn of_path(
         method: &Method,
         routes: &'a PathRoutes,
         params: matchit::Params<'a, 'a>,
+        one_time: impl Fn(&str) -> bool,
     ) -> Self {
+        // Whether the head of an answer can be had without the rest: not of one that goes
+        // on, and not where reading has an effect.
+        let has_head = |route: &Route| {
+            let safe = match route.action {
+                Action::Stream { .. } => false,
+                Action::GetFlat => !params.get("context").is_some_and(&one_time),
+                _ => true,
+            };
+            route.http_method == Method::GET && safe
+        };
         let wanted = if method == Method::HEAD { &Method::GET } else { method };
         let found = routes.iter().find(|(route, _)| route.http_method == *wanted);
         match found {
-            Some((route, operation)) if method != Method::HEAD || may_be_peeked(route) => {
+            Some((route, operation)) if method != Method::HEAD || has_head(route) => {
                 Self::Route(route, operation, params)
             }
-            _ if method == Method::OPTIONS => Self::Options(allowed(routes)),
-            _ => Self::OtherMethod(allowed(routes)),
+            _ if method == Method::OPTIONS => Self::Options(allowed(routes, has_head)),
+            _ => Self::OtherMethod(allowed(routes, has_head)),
         }
     }
 }
 
-/// Whether the head of an answer can be had without the rest: not of one that goes on.
-fn may_be_peeked(route: &Route) -> bool {
-    route.http_method == Method::GET && !matches!(route.action, Action::Stream { .. })
-}
-
 /// The methods that a path has.
-fn allowed(routes: &PathRoutes) -> String {
+fn allowed(routes: &PathRoutes, has_head: impl Fn(&Route) -> bool) -> String {
     let mut methods: Vec<_> = routes.iter().map(|(route, _)| route.http_method.as_str()).collect();
-    if routes.iter().any(|(route, _)| may_be_peeked(route)) {
+    if routes.iter().any(|(route, _)| has_head(route)) {
         methods.push(Method::HEAD.as_str());
     }
     methods.push(Method::OPTIONS.as_str());
@@ -72,34 +79,25 @@ fn allowed(routes: &PathRoutes) -> String {
 }
 
 /// Why a request has no reply.
-pub struct Refusal {
-    error: Error,
-    /// A fact for clients beside the error.
-    header: Option<(HeaderName, String)>,
+pub enum Refusal {
+    /// An error.
+    Error(Error),
+    /// The path has only these methods.
+    Method(String),
 }
 
 impl From<Error> for Refusal {
     fn from(error: Error) -> Self {
-        Self { error, header: None }
+        Self::Error(error)
     }
 }
 
 impl Refusal {
-    /// The path has only these methods.
-    pub fn method(allowed: String) -> Self {
-        let message = format!("The path takes {allowed} only.");
-        let error = Error::new(Reason::MethodNotAllowed, message);
-        Self { error, header: Some((http::header::ALLOW, allowed)) }
-    }
-
     /// The answer that tells it.
     pub fn answer(self) -> Answer {
-        let mut answer = answer::error(&self.error);
-        if let Some((name, value)) = self.header
-            && let Ok(value) = HeaderValue::try_from(value)
-        {
-            answer.headers_mut().insert(name, value);
+        match self {
+            Self::Error(error) => answer::error(&error),
+            Self::Method(allowed) => answer::method_not_allowed(&allowed),
         }
-        answer
     }
 }

@@ -73,6 +73,17 @@ pub struct Limits {
     pub compiler: Compiler,
 }
 
+impl Limits {
+    /// Those of a process with so many instances, which has foreign components compiled
+    /// apart.
+    ///
+    /// # Errors
+    /// When the system does not say which program runs.
+    pub fn of_process(instances: u32) -> std::io::Result<Self> {
+        Ok(Self { instances, compiler: Compiler::apart()?, ..Self::default() })
+    }
+}
+
 impl Default for Limits {
     fn default() -> Self {
         Self {

@@ -54,6 +54,13 @@ enum Entry {
     Refused,
 }
 
+impl Inside {
+    /// The connections of the peer that has the most.
+    fn largest(&self) -> &[Arc<Connection>] {
+        self.by_peer.values().max_by_key(|those| those.len()).map_or(&[], Vec::as_slice)
+    }
+}
+
 impl Door {
     /// A door with so many places behind it.
     pub fn new(network: &Arc<Network>, places: usize) -> Arc<Self> {
@@ -75,7 +82,7 @@ impl Door {
     /// Completes when the next connection may find a place, so that those that cannot be
     /// served wait where they cost nothing.
     pub async fn opens(&self) {
-        self.until(|| self.may_open(&mut self.inside()).then_some(())).await;
+        self.until(|| self.may_open(&self.inside()).then_some(())).await;
     }
 
     /// Lets a connection in, when its peer does not have its share already.
@@ -105,8 +112,10 @@ impl Door {
         let peer = peer_of(address);
         let mut inside = self.inside();
         let those = inside.by_peer.get(&peer).map_or(&[][..], Vec::as_slice);
-        let staying = those.iter().filter(|connection| !connection.is_leaving()).count();
-        if staying >= self.per_peer && !self.network.trusts(address) {
+        let staying = || those.iter().filter(|connection| !connection.is_leaving()).count();
+        // Few peers have so many that those who leave need to be counted.
+        let has_share = those.len() >= self.per_peer && staying() >= self.per_peer;
+        if has_share && !self.network.trusts(address) {
             if !evict_idle(those) {
                 drop(inside);
                 tracing::debug!(%peer, "a connection was not let in, as its peer has its share");
@@ -124,25 +133,26 @@ impl Door {
     }
 
     /// Whether there is a place, or one that can be made.
-    fn may_open(&self, inside: &mut Inside) -> bool {
-        let largest = inside.by_peer.values().max_by_key(|those| those.len());
-        let idle = |those: &Vec<Arc<Connection>>| {
-            those.iter().any(|those| !those.is_leaving() && those.idle_since().is_some())
-        };
-        inside.count < self.places + inside.leaving.min(LEAVING_MAX)
-            || (inside.leaving < LEAVING_MAX && largest.is_some_and(idle))
+    fn may_open(&self, inside: &Inside) -> bool {
+        let is_idle = |one: &Arc<Connection>| !one.is_leaving() && one.idle_since().is_some();
+        self.has_place(inside)
+            || (inside.leaving < LEAVING_MAX && inside.largest().iter().any(is_idle))
     }
 
     /// Makes room where there is none: of the peer with the most connections, the one that
     /// has been idle for longest gives way.
     fn make_room(&self, inside: &mut Inside) -> bool {
-        if inside.count < self.places + inside.leaving.min(LEAVING_MAX) {
+        if self.has_place(inside) {
             return true;
         }
-        let largest = inside.by_peer.values().max_by_key(|those| those.len());
-        let room = inside.leaving < LEAVING_MAX && largest.is_some_and(|those| evict_idle(those));
+        let room = inside.leaving < LEAVING_MAX && evict_idle(inside.largest());
         inside.leaving += usize::from(room);
         room
+    }
+
+    /// Whether there is a place, or one whose connection was asked to end.
+    fn has_place(&self, inside: &Inside) -> bool {
+        inside.count < self.places + inside.leaving.min(LEAVING_MAX)
     }
 
     /// No code panics while it holds this lock.

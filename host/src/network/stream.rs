@@ -61,8 +61,7 @@ impl Stream {
         self
     }
 
-    /// Writes what stands in the place of a refusal of the parser; true when there is
-    /// nothing more.
+    /// Writes what stands in the place of a refusal of the parser.
     fn poll_refusal(&mut self, context: &mut Context<'_>) -> Poll<std::io::Result<()>> {
         while let Some((refusal, written)) = &mut self.refusal
             && *written < refusal.len()
