@@ -33,6 +33,8 @@ pub enum Reason {
     SessionLimitReached,
     /// The store did not answer: nobody knows whether the call has happened.
     StoreUnavailable,
+    /// The store had no memory left for what the call would have added.
+    StoreFull,
     /// The service was too busy to begin.
     Overloaded,
     /// The rules ran past their limit.
@@ -57,6 +59,7 @@ impl Reason {
             "SESSION_EXISTS" => Self::SessionExists,
             "SESSION_LIMIT_REACHED" => Self::SessionLimitReached,
             "STORE_UNAVAILABLE" => Self::StoreUnavailable,
+            "STORE_FULL" => Self::StoreFull,
             "OVERLOADED" => Self::Overloaded,
             "LOGIC_TIMEOUT" => Self::LogicTimeout,
             "LOGIC_FAILED" => Self::LogicFailed,

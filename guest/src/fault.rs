@@ -61,6 +61,7 @@ pub fn from_store(error: StoreError) -> Fault {
     match error {
         StoreError::Unavailable(message) => fault(Reason::StoreUnavailable, message),
         StoreError::Rejected(message) => fault(Reason::StoreRejected, message),
+        StoreError::Full(message) => fault(Reason::StoreFull, message),
     }
 }
 

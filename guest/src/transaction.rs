@@ -30,7 +30,7 @@ pub fn read(key: impl Into<String>, fields: &[&str]) -> Operation {
 /// Applies one transaction.
 ///
 /// # Errors
-/// `store-unavailable`, or `store-rejected`.
+/// `store-unavailable`, `store-rejected` or `store-full`.
 pub fn execute(
     imports: &impl Imports,
     compare: Vec<Compare>,

@@ -282,7 +282,7 @@ fn seen(
     }
     match execute(imports, vec![Compare::Exists(record)], noted, Vec::new()) {
         // It was read; a store that takes no writes now does not change that.
-        Err(fault) if fault.reason == Reason::StoreUnavailable => Ok(session),
+        Err(Fault { reason: Reason::StoreUnavailable | Reason::StoreFull, .. }) => Ok(session),
         Err(fault) => Err(fault),
         Ok(outcome) if !outcome.succeeded => Err(not_found()),
         Ok(outcome) => match outcome.replies.last() {

@@ -474,7 +474,12 @@ fn limit_reached(
 ) -> Result<Fault, Fault> {
     let shown = &members[..members.len().min(HOLDERS_MAX as usize)];
     let mut sessions = String::from("[");
-    for holder in holders(imports, keys, shown, Some(event))? {
+    let holders = match holders(imports, keys, shown, Some(event)) {
+        // What the refusal says does not depend on whether its event has room.
+        Err(fault) if fault.reason == Reason::StoreFull => holders(imports, keys, shown, None),
+        found => found,
+    };
+    for holder in holders? {
         let mut device: String = holder.device_id.chars().take(HOLDER_CHARACTERS_MAX).collect();
         if device.len() < holder.device_id.len() {
             device.push('\u{2026}');

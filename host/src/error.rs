@@ -50,6 +50,8 @@ pub enum Reason {
     Misdirected,
     /// The store does not answer.
     StoreUnavailable,
+    /// The store has no memory left for what the request would add.
+    StoreFull,
     /// Too many requests at the same time.
     Overloaded,
     /// A gate refuses a component.
@@ -108,7 +110,7 @@ pub struct Row {
 }
 
 /// The table, in the order of [`Reason`].
-pub const TABLE: [Row; 26] = {
+pub const TABLE: [Row; 27] = {
     use Reason as R;
     const fn row(
         reason: Reason,
@@ -156,6 +158,7 @@ pub const TABLE: [Row; 26] = {
         row(R::ForeignOrigin, "FOREIGN_ORIGIN", Code::PermissionDenied, FORBIDDEN, 0),
         row(R::Misdirected, "MISDIRECTED", Code::PermissionDenied, ELSEWHERE, 0),
         row(R::StoreUnavailable, "STORE_UNAVAILABLE", Code::Unavailable, BUSY, 1000),
+        row(R::StoreFull, "STORE_FULL", Code::ResourceExhausted, MANY, 5000),
         row(R::Overloaded, "OVERLOADED", Code::Unavailable, BUSY, 250),
         row(R::ComponentRefused, "COMPONENT_REFUSED", Code::InvalidArgument, UNFIT, 0),
         row(R::SwapInProgress, "SWAP_IN_PROGRESS", Code::Aborted, CONFLICT, 5000),
@@ -305,6 +308,7 @@ mod tests {
             "FOREIGN_ORIGIN 7 403 -",
             "MISDIRECTED 7 421 -",
             "STORE_UNAVAILABLE 14 503 1s",
+            "STORE_FULL 8 429 5s",
             "OVERLOADED 14 503 250ms",
             "COMPONENT_REFUSED 3 422 -",
             "SWAP_IN_PROGRESS 10 409 5s",

@@ -371,10 +371,12 @@ async fn open_store(
 ) -> Result<Arc<dyn Store>> {
     let choice = settings.storage.choice().map_err(|refusal| anyhow::anyhow!(refusal.text))?;
     Ok(match choice {
-        StoreChoice::Memory => Memory::swept(Clock::System),
+        StoreChoice::Memory => Memory::swept(Clock::System, settings.storage.memory_max.0),
         StoreChoice::Embedded(directory) => {
-            let opening =
-                tokio::task::spawn_blocking(move || Embedded::open(&directory, Clock::System));
+            let bytes_max = settings.storage.memory_max.0;
+            let opening = tokio::task::spawn_blocking(move || {
+                Embedded::limited(&directory, Clock::System, bytes_max)
+            });
             let opened = opening.await.context("the store did not open")?;
             Arc::new(opened.with_context(|| format!("DATA_DIR {}", settings.storage.data_dir))?)
         }

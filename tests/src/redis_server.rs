@@ -95,6 +95,17 @@ impl RedisServer {
         client.get_multiplexed_async_connection_with_config(&config).await
     }
 
+    /// Allows it so many bytes of memory; 0 for as much as there is, 1 makes it full.
+    ///
+    /// # Panics
+    /// When it does not answer.
+    pub async fn limit_memory(&self, bytes: u64) {
+        let mut connection = self.connect(0).await;
+        let mut limit = redis::cmd("CONFIG");
+        limit.arg("SET").arg("maxmemory").arg(bytes);
+        limit.query_async::<()>(&mut connection).await.expect("redis-server answers");
+    }
+
     /// Whether it answers, or has ended instead.
     async fn answers(&mut self) -> bool {
         wait::until("redis-server answers", async || {

@@ -14,6 +14,8 @@ mod contract;
 mod data_directory;
 mod deploy;
 mod everywhere;
+mod foreign_keys;
+mod full;
 mod hostile;
 mod house;
 mod http;

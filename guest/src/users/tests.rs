@@ -113,9 +113,11 @@ fn a_session_past_its_end_is_gone_whatever_its_record_says() {
 
 #[test]
 fn a_session_is_read_from_a_store_that_takes_no_writes() {
-    let store = Script::answering(true, vec![record(0, 60_000)]);
-    store.then_failing(StoreError::Unavailable("full".into()));
-    assert_eq!(get(&store, &IDLE, &id()).expect("a session").expires_at_ms, 5000);
+    for error in [StoreError::Unavailable("down".into()), StoreError::Full("full".into())] {
+        let store = Script::answering(true, vec![record(0, 60_000)]);
+        store.then_failing(error);
+        assert_eq!(get(&store, &IDLE, &id()).expect("a session").expires_at_ms, 5000);
+    }
 }
 
 #[test]

@@ -65,6 +65,18 @@ fn a_home_that_never_rests_is_given_up() {
 }
 
 #[test]
+fn a_home_without_a_free_slot_is_told_so_though_the_store_has_no_room_for_the_event() {
+    let refused = || (false, vec![Reply::Record(None), alive(&[])]);
+    let store = Script::answering_each([(true, vec![Reply::Record(None)]), refused()]);
+    store.then_failing(StoreError::Full("full".into()));
+    let fault = create(&store, &POLICY, setup(&[])).expect_err("no slot");
+    assert_eq!(fault.reason, Reason::SessionLimitReached);
+    let full = Script::failing(StoreError::Full("full".into()));
+    let fault = create(&full, &POLICY, setup(&[])).expect_err("full");
+    assert_eq!(fault.reason, Reason::StoreFull);
+}
+
+#[test]
 fn a_heartbeat_is_one_transaction() {
     let store = Script::answering_each([granted()]);
     assert!(heartbeat(&store, &POLICY, "home".into(), ID.into()).is_ok());

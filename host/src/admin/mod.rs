@@ -103,6 +103,9 @@ impl Admin {
         metrics.body_bytes.set(gauge(network.body_bytes()));
         metrics.connects.set(gauge(api.streams.connected()));
         metrics.subscriptions.set(gauge(api.streams.subscribed()));
+        if let Some(used) = api.store.memory() {
+            metrics.store_memory(used.bytes, used.bytes_max);
+        }
         answer::of_type(PROMETHEUS, metrics.render())
     }
 }

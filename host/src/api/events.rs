@@ -197,7 +197,9 @@ impl From<Silence> for Error {
         match silence {
             Silence::Logic(failure) => failure.into(),
             Silence::Store(
-                store::Error::Unavailable(message) | store::Error::Rejected(message),
+                store::Error::Unavailable(message)
+                | store::Error::Rejected(message)
+                | store::Error::Full(message),
             ) => Self::new(Reason::StoreUnavailable, message),
         }
     }

@@ -41,9 +41,9 @@ impl Api {
     /// `STORE_UNAVAILABLE`.
     pub async fn health(&self) -> Result<(), Error> {
         self.store.ping().await.map_err(|error| match error {
-            store::Error::Unavailable(message) | store::Error::Rejected(message) => {
-                Error::new(Reason::StoreUnavailable, message)
-            }
+            store::Error::Unavailable(message)
+            | store::Error::Rejected(message)
+            | store::Error::Full(message) => Error::new(Reason::StoreUnavailable, message),
         })
     }
 }
@@ -94,6 +94,7 @@ impl From<logic::Fault> for Error {
             R::SessionLimitReached => Reason::SessionLimitReached,
             R::StoreUnavailable => Reason::StoreUnavailable,
             R::StoreRejected => Reason::LogicFailed,
+            R::StoreFull => Reason::StoreFull,
         };
         let violation = |violation: logic::Violation| Violation {
             field: violation.field,

@@ -79,6 +79,13 @@ pub struct Storage {
     #[arg(long, env = "DATA_DIR", default_value = "data", global = true,
           value_parser = given(values::not_empty))]
     pub data_dir: String,
+
+    /// Memory that the data of the embedded store may take, events included: bytes, KiB,
+    /// MiB or GiB, or off. Over it nothing is added; reads, renewals, closes and deletes
+    /// go on. Of no use with Redis, which has maxmemory.
+    #[arg(long, env = "MEMORY_MAX", default_value = "off", global = true,
+          value_parser = given(values::memory_limit))]
+    pub memory_max: values::MemoryLimit,
 }
 
 /// Where sessions are to be kept.

@@ -71,6 +71,21 @@ pub fn interval(text: &str) -> Result<Duration, String> {
         .ok_or_else(|| "expected a duration from 100ms to 24h, such as 30s".into())
 }
 
+/// How much memory may be taken, in bytes; `None` for as much as there is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MemoryLimit(pub Option<u64>);
+
+/// An amount of memory, or none.
+pub fn memory_limit(text: &str) -> Result<MemoryLimit, String> {
+    const LEAST: u64 = 1 << 20;
+    let limit = match text {
+        "off" => Some(None),
+        text => bytes(text).filter(|bytes| *bytes >= LEAST).map(Some),
+    };
+    let expected = "expected off, or at least 1 MiB in bytes, KiB, MiB or GiB, such as 512 MiB";
+    limit.map(MemoryLimit).ok_or_else(|| expected.into())
+}
+
 /// A name.
 pub fn name(text: &str) -> Result<String, String> {
     if text.len() > 256 || text.chars().any(char::is_control) {
@@ -214,7 +229,7 @@ pub fn share(text: &str) -> Result<f64, String> {
 
 /// Memory for bodies: the largest request fits.
 pub fn body_memory(text: &str) -> Result<usize, String> {
-    let size = size(text).filter(|bytes| (32 << 20..=1 << 40).contains(bytes));
+    let size = bytes(text).filter(|bytes| (32 << 20..=1 << 40).contains(bytes));
     size.and_then(|bytes| usize::try_from(bytes).ok())
         .ok_or_else(|| "expected a size from 32MiB to 1024GiB, such as 128MiB".into())
 }
@@ -280,15 +295,18 @@ fn listed(text: &str) -> impl Iterator<Item = &str> {
     text.split(',').map(str::trim).filter(|part| !part.is_empty())
 }
 
-/// A number of bytes, such as `128MiB`.
-fn size(text: &str) -> Option<u64> {
-    let (number, factor) = [("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30)]
-        .iter()
-        .find_map(|(unit, factor)| Some((text.strip_suffix(unit)?, *factor)))
-        .unwrap_or((text, 1u64));
-    let number = number.trim_end();
-    let digits = !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit());
-    number.parse::<u64>().ok().filter(|_| digits)?.checked_mul(factor)
+/// A size: a whole number of bytes, or of the unit behind it.
+fn bytes(text: &str) -> Option<u64> {
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let factor: u64 = match unit.trim_start() {
+        "" => 1,
+        "KiB" => 1 << 10,
+        "MiB" => 1 << 20,
+        "GiB" => 1 << 30,
+        _ => return None,
+    };
+    number.parse::<u64>().ok()?.checked_mul(factor)
 }
 
 fn bounded(text: &str, least: Duration, most: Duration) -> Option<Duration> {
@@ -351,6 +369,28 @@ mod tests {
         ] {
             let read = duration(text).map(|duration| duration.as_millis());
             assert_eq!(read, milliseconds, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_size_is_a_number_of_bytes_or_of_the_unit_behind_it() {
+        for (text, expected) in [
+            ("off", Some(None)),
+            ("1048576", Some(Some(1 << 20))),
+            ("1024KiB", Some(Some(1 << 20))),
+            ("512 MiB", Some(Some(512 << 20))),
+            ("2GiB", Some(Some(2 << 30))),
+            ("1048575", None),
+            ("0", None),
+            ("", None),
+            ("MiB", None),
+            ("512 MB", None),
+            ("512mib", None),
+            ("1.5GiB", None),
+            ("-1", None),
+            ("18446744073709551615GiB", None),
+        ] {
+            assert_eq!(memory_limit(text).ok().map(|limit| limit.0), expected, "{text:?}");
         }
     }
 }

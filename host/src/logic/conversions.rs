@@ -174,6 +174,7 @@ macro_rules! conversions {
                 match error {
                     store::Error::Unavailable(message) => Self::Unavailable(message),
                     store::Error::Rejected(message) => Self::Rejected(message),
+                    store::Error::Full(message) => Self::Full(message),
                 }
             }
         }

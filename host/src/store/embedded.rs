@@ -23,7 +23,7 @@ use crate::clock::Clock;
 use crate::store::memory::{self, Memory};
 use crate::store::rows::{self, Changes, Row};
 use crate::store::transaction::{Outcome, Txn};
-use crate::store::{Answer, Error, KeyCount, LogMark, Logs, Store};
+use crate::store::{Answer, Error, KeyCount, LogMark, Logs, MemoryUse, Store};
 pub use obstacle::OpenError;
 
 /// How long an acknowledged write may stay unsynced.
@@ -73,6 +73,18 @@ impl Embedded {
     /// # Errors
     /// See [`OpenError`].
     pub fn open(directory: &Path, clock: Clock) -> Result<Self, OpenError> {
+        Self::limited(directory, clock, None)
+    }
+
+    /// The same, whose data takes so much memory at most.
+    ///
+    /// # Errors
+    /// See [`OpenError`].
+    pub fn limited(
+        directory: &Path,
+        clock: Clock,
+        bytes_max: Option<u64>,
+    ) -> Result<Self, OpenError> {
         let opened = |error: fjall::Error| OpenError::of(&error, directory);
         // What is in it is nobody else's to read.
         let mut made = std::fs::DirBuilder::new();
@@ -86,7 +98,7 @@ impl Embedded {
             .map_err(opened)?;
         let options = || KeyspaceCreateOptions::default().max_memtable_size(MEMTABLE_BYTES_MAX);
         let keyspace = database.keyspace("rows", options).map_err(opened)?;
-        let memory = Memory::new(clock);
+        let memory = Memory::limited(clock, bytes_max);
         for guard in keyspace.iter() {
             let (key, value) = guard.into_inner().map_err(opened)?;
             rows::restore(&memory, &key, &value).map_err(|row| OpenError::of_row(&row))?;
@@ -149,6 +161,10 @@ impl Store for Embedded {
 
     fn count_keys<'a>(&'a self, prefixes: &'a [String], _: &'a str) -> Answer<'a, KeyCount> {
         Box::pin(std::future::ready(Ok(self.inner.memory.keys(prefixes))))
+    }
+
+    fn memory(&self) -> Option<MemoryUse> {
+        Some(self.inner.memory.memory())
     }
 
     fn ping(&self) -> Answer<'_, ()> {

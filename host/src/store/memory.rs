@@ -8,10 +8,11 @@ use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::Duration;
 
 use crate::clock::Clock;
+use crate::store::capacity::Capacity;
 use crate::store::rows::Changes;
 use crate::store::shard::Shard;
 use crate::store::transaction::{self, Outcome, Txn};
-use crate::store::{Answer, Error, KeyCount, LogMark, Logs, Store};
+use crate::store::{Answer, Error, KeyCount, LogMark, Logs, MemoryUse, Store};
 
 const SHARDS: usize = 64;
 /// How often data past its deadline is looked for.
@@ -24,21 +25,28 @@ pub struct Memory {
     shards: Box<[Mutex<Shard>]>,
     hasher: RandomState,
     clock: Clock,
+    capacity: Capacity,
 }
 
 impl Memory {
-    /// An empty store that goes by `clock`.
+    /// An empty store that goes by `clock` and takes as much memory as there is.
     pub fn new(clock: Clock) -> Self {
+        Self::limited(clock, None)
+    }
+
+    /// An empty store that goes by `clock`, and takes so much memory at most.
+    pub fn limited(clock: Clock, bytes_max: Option<u64>) -> Self {
         Self {
             shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
             hasher: RandomState::new(),
             clock,
+            capacity: Capacity::new(bytes_max),
         }
     }
 
-    /// An empty store whose data past its deadline is removed in the background.
-    pub fn swept(clock: Clock) -> Arc<Self> {
-        let memory = Arc::new(Self::new(clock));
+    /// The same, whose data past its deadline is removed in the background.
+    pub fn swept(clock: Clock, bytes_max: Option<u64>) -> Arc<Self> {
+        let memory = Arc::new(Self::limited(clock, bytes_max));
         sweep_in_background(Arc::downgrade(&memory), |memory| memory.sweep(false, drop));
         memory
     }
@@ -48,7 +56,7 @@ impl Memory {
     /// transactions, and returns what `record` made of it.
     ///
     /// # Errors
-    /// [`Error::Rejected`]; then nothing has changed.
+    /// [`Error::Rejected`], [`Error::Full`]; then nothing has changed.
     pub fn apply<R>(
         &self,
         txn: Txn,
@@ -56,9 +64,12 @@ impl Memory {
         record: impl FnOnce(Changes) -> R,
     ) -> Result<(Outcome, R), Error> {
         let mut shard = self.shard(txn.check()?);
-        let outcome = shard.execute(self.clock.now(), txn, &mut changes)?;
+        let mut account = self.capacity.open(shard.bytes());
+        let executed = shard.execute(self.clock.now(), txn, &mut changes, &mut account);
+        account.settle(shard.bytes());
+        // What a refused transaction has found dead is gone all the same.
         let recorded = record(changes);
-        Ok((outcome, recorded))
+        Ok((executed?, recorded))
     }
 
     /// Removes values past their deadline that nobody has touched since, and
@@ -68,7 +79,9 @@ impl Memory {
             loop {
                 let mut changes = Changes::new(journaled);
                 let mut shard = lock(shard);
+                let account = self.capacity.open(shard.bytes());
                 let visited = shard.sweep(self.clock.now(), SWEEP_BATCH, &mut changes);
+                account.settle(shard.bytes());
                 if !changes.is_empty() {
                     record(changes);
                 }
@@ -85,8 +98,20 @@ impl Memory {
         KeyCount { keys: self.shards.iter().map(in_shard).sum(), next: None }
     }
 
-    /// The shard of a tag, locked.
-    pub fn shard(&self, tag: &str) -> MutexGuard<'_, Shard> {
+    /// Puts something back that was recorded, in the shard of a tag.
+    pub fn restore(&self, tag: &str, restoring: impl FnOnce(&mut Shard)) {
+        let mut shard = self.shard(tag);
+        let account = self.capacity.open(shard.bytes());
+        restoring(&mut shard);
+        account.settle(shard.bytes());
+    }
+
+    /// The memory that its data takes.
+    pub fn memory(&self) -> MemoryUse {
+        self.capacity.now()
+    }
+
+    fn shard(&self, tag: &str) -> MutexGuard<'_, Shard> {
         let hash = self.hasher.hash_one(tag);
         // The modulus is far below 2^32, so the cast loses nothing that counts.
         lock(&self.shards[(hash as usize) % SHARDS])
@@ -137,6 +162,10 @@ impl Store for Memory {
 
     fn count_keys<'a>(&'a self, prefixes: &'a [String], _: &'a str) -> Answer<'a, KeyCount> {
         Box::pin(std::future::ready(Ok(self.keys(prefixes))))
+    }
+
+    fn memory(&self) -> Option<MemoryUse> {
+        Some(self.memory())
     }
 
     fn ping(&self) -> Answer<'_, ()> {

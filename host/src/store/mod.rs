@@ -2,7 +2,9 @@
 //! time; it knows no kind of session. Three implementations pass one suite (in
 //! `tests/tests/store`): memory, embedded (durable on disk), Redis.
 
+mod capacity;
 pub mod embedded;
+mod growth;
 pub mod memory;
 pub mod redis;
 mod rows;
@@ -13,7 +15,7 @@ mod value;
 use std::pin::Pin;
 
 use crate::clock::Milliseconds;
-use crate::store::transaction::{Entry, Outcome, Txn};
+use crate::store::transaction::{Entry, Outcome, Shape, Txn};
 use crate::telemetry::StoreOutcome;
 
 /// A future of a store's answer.
@@ -28,6 +30,21 @@ pub enum Error {
     /// The store refused it and will again; nothing happened.
     #[error("the store refused the transaction: {0}")]
     Rejected(String),
+    /// The store has no memory left for what it would add; nothing happened.
+    #[error("{0}")]
+    Full(String),
+}
+
+impl Error {
+    /// A key holds something else than the transaction expects of it.
+    fn holds_another(found: &str, expected: Shape) -> Self {
+        let expected = match expected {
+            Shape::Hash => "a session",
+            Shape::Set => "a set of sessions",
+            Shape::Log => "a log of events",
+        };
+        Self::Rejected(format!("The key holds a {found}, not {expected}."))
+    }
 }
 
 impl<T> From<&Result<T, Error>> for StoreOutcome {
@@ -36,6 +53,7 @@ impl<T> From<&Result<T, Error>> for StoreOutcome {
             Ok(_) => Self::Answered,
             Err(Error::Unavailable(_)) => Self::Unavailable,
             Err(Error::Rejected(_)) => Self::Rejected,
+            Err(Error::Full(_)) => Self::Full,
         }
     }
 }
@@ -110,6 +128,15 @@ pub struct KeyCount {
     pub next: Option<String>,
 }
 
+/// How much memory the data of a store takes, events included, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MemoryUse {
+    /// What it takes now.
+    pub bytes: u64,
+    /// What it may take; `None` for as much as there is.
+    pub bytes_max: Option<u64>,
+}
+
 /// Applies transactions: all of one or nothing of it, one after the other for
 /// each tag, in an order that respects what callers have seen.
 pub trait Store: Send + Sync + 'static {
@@ -123,6 +150,11 @@ pub trait Store: Send + Sync + 'static {
     /// About right: what changes meanwhile may be counted or not, and on Redis a key may be
     /// met twice while its table grows.
     fn count_keys<'a>(&'a self, prefixes: &'a [String], cursor: &'a str) -> Answer<'a, KeyCount>;
+
+    /// The memory that its data takes; `None` when that is another process's to know.
+    fn memory(&self) -> Option<MemoryUse> {
+        None
+    }
 
     /// Why it does not answer, when it knows more than its errors say: for operators, and
     /// without a secret.

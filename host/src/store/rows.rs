@@ -100,23 +100,32 @@ pub fn restore(memory: &Memory, key: &[u8], value: &[u8]) -> Result<(), Malforme
     let number = |bytes: &[u8]| {
         bytes.first_chunk().map(|chunk| u64::from_be_bytes(*chunk)).ok_or(MalformedRow)
     };
-    let mut shard = memory.shard(transaction::tag(name));
+    let tag = transaction::tag(name);
     match letter {
         HASH if suffix.is_empty() => {
-            shard.restore_deadline(name, Some(number(value)?).filter(|&at| at != 0));
+            let expires_at = Some(number(value)?).filter(|&at| at != 0);
+            memory.restore(tag, |shard| shard.restore_deadline(name, expires_at));
         }
-        HASH => shard.restore_field(name, text(suffix)?, Bytes::copy_from_slice(value)),
-        SET => shard.restore_member(name, text(suffix)?, number(value)?),
+        HASH => {
+            let (field, value) = (text(suffix)?, Bytes::copy_from_slice(value));
+            memory.restore(tag, |shard| shard.restore_field(name, field, value));
+        }
+        SET => {
+            let (member, expires_at) = (text(suffix)?, number(value)?);
+            memory.restore(tag, |shard| shard.restore_member(name, member, expires_at));
+        }
         LOG => {
             let id = |bytes: &[u8]| {
                 let sequence = number(bytes.get(8..).ok_or(MalformedRow)?)?;
                 Ok(EventId { milliseconds: number(bytes)?, sequence })
             };
             if suffix.is_empty() {
-                shard.restore_dropped(name, id(value)?);
+                let dropped = id(value)?;
+                memory.restore(tag, |shard| shard.restore_dropped(name, dropped));
             } else {
                 let entries = decode_entries(value).ok_or(MalformedRow)?;
-                shard.restore_event(name, id(suffix)?, entries);
+                let at = id(suffix)?;
+                memory.restore(tag, |shard| shard.restore_event(name, at, entries));
             }
         }
         _ => return Err(MalformedRow),

@@ -2,16 +2,22 @@
 //! time passed in, no lock, no I/O. Invariant: a refused transaction has
 //! changed nothing, and a value past its deadline is never seen.
 
+mod growing;
+
 use std::collections::{BTreeSet, HashMap};
 
 use bytes::Bytes;
 
 use crate::clock::Milliseconds;
+use crate::store::capacity::Account;
+use crate::store::growth;
 use crate::store::rows::Changes;
 use crate::store::transaction::{
     Compare, Copies, Entry, Hash, Operation, Order, Outcome, Reply, Shape, Txn, added, counted,
 };
-use crate::store::value::{HashValue, LogValue, SetValue, Value};
+use crate::store::value::{
+    HashValue, LogValue, SetValue, Value, event_bytes, field_bytes, key_bytes, member_bytes,
+};
 use crate::store::{Error, Event, EventId, LogMark, LogPage};
 
 struct Slot {
@@ -28,6 +34,8 @@ pub struct Shard {
     queue: BTreeSet<(Milliseconds, Box<str>)>,
     /// How many keys there are of each kind.
     counts: HashMap<Box<str>, u64>,
+    /// What all of it takes.
+    bytes: u64,
 }
 
 /// The kind of a key: what stands before its first colon, and that.
@@ -40,12 +48,14 @@ impl Shard {
     ///
     /// # Errors
     /// [`Error::Rejected`] when a key holds another type than the transaction
-    /// expects; nothing has changed then.
+    /// expects; [`Error::Full`] when `account` has no room for what it adds; nothing has
+    /// changed then.
     pub fn execute(
         &mut self,
         now: Milliseconds,
         txn: Txn,
         changes: &mut Changes,
+        account: &mut Account<'_>,
     ) -> Result<Outcome, Error> {
         for (key, shape) in txn.targets() {
             self.expire(now, key, changes);
@@ -53,9 +63,20 @@ impl Shard {
         }
         let succeeded = txn.compare.iter().all(|compare| self.holds(compare));
         let branch = if succeeded { txn.success } else { txn.failure };
+        if account.is_limited() {
+            let growth = self.growth(&branch);
+            if growth.needs_room() && !account.reserve(growth.bytes) {
+                return Err(growth::full("The store", "MEMORY_MAX"));
+            }
+        }
         let replies =
             branch.into_iter().map(|operation| self.perform(now, operation, changes)).collect();
         Ok(Outcome { succeeded, replies, now })
+    }
+
+    /// What all of it takes, in bytes.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
     }
 
     /// How many keys begin with one of the prefixes, those included that have ended and
@@ -101,6 +122,7 @@ impl Shard {
 
     /// Puts back a field as it was recorded; the empty name stands for the head.
     pub fn restore_field(&mut self, key: &str, field: &str, value: Bytes) {
+        self.bytes += field_bytes(field, value.len());
         let hash = self.hash(key);
         hash.fields.push((field.into(), value));
     }
@@ -113,12 +135,13 @@ impl Shard {
 
     /// Puts back a member as it was recorded.
     pub fn restore_member(&mut self, key: &str, member: &str, expires_at: Milliseconds) {
-        self.set(key).insert(member, expires_at);
+        self.put_member(key, member, expires_at);
         self.enqueue(key);
     }
 
     /// Puts back an event as it was recorded.
     pub fn restore_event(&mut self, log: &str, id: EventId, entries: Vec<Entry>) {
+        self.bytes += event_bytes(&entries);
         let log = self.log(log);
         log.events.push_back((id, entries));
         log.last = log.last.max(id);
@@ -135,7 +158,7 @@ impl Shard {
     fn expect(&self, key: &str, shape: Shape) -> Result<(), Error> {
         match self.slots.get(key) {
             Some(slot) if slot.value.shape() != shape => {
-                Err(Error::Rejected("a key holds another type of value".into()))
+                Err(Error::holds_another(slot.value.name(), shape))
             }
             _ => Ok(()),
         }
@@ -177,12 +200,11 @@ impl Shard {
     fn perform(&mut self, now: u64, operation: Operation, changes: &mut Changes) -> Reply {
         match operation {
             Operation::HashSet { key, entries, ttl } => {
-                let hash = self.hash(&key);
-                let created = hash.fields.is_empty();
+                let created = self.hash(&key).fields.is_empty();
                 for Entry { field, value } in entries {
-                    changes.put_field(&key, &field, &value);
-                    hash.put(field, value);
+                    self.put_field(&key, field, value, changes);
                 }
+                let hash = self.hash(&key);
                 if let Some(ttl) = ttl {
                     hash.expires_at = Some(now + ttl);
                 }
@@ -200,9 +222,7 @@ impl Shard {
                     changes.put_deadline(&key, None);
                 }
                 let number = added(hash.get(&field), delta);
-                let value = Bytes::from(number.to_string());
-                changes.put_field(&key, &field, &value);
-                hash.put(field, value);
+                self.put_field(&key, field, Bytes::from(number.to_string()), changes);
                 Reply::Number(i64::try_from(number).unwrap_or(i64::MAX))
             }
             Operation::HashStamp { key, field, later } => {
@@ -210,9 +230,7 @@ impl Shard {
                 if hash.fields.is_empty() {
                     changes.put_deadline(&key, None);
                 }
-                let value = Bytes::from((now + later).to_string());
-                changes.put_field(&key, &field, &value);
-                hash.put(field, value);
+                self.put_field(&key, field, Bytes::from((now + later).to_string()), changes);
                 Reply::Number(i64::try_from(now + later).unwrap_or(i64::MAX))
             }
             Operation::HashDelete(key) => Reply::Existed(self.remove_hash(&key, changes)),
@@ -230,7 +248,7 @@ impl Shard {
             }
             Operation::MemberSet { key, member, ttl } => {
                 changes.put_member(&key, &member, now + ttl);
-                self.set(&key).insert(&member, now + ttl);
+                self.put_member(&key, &member, now + ttl);
                 self.enqueue(&key);
                 Reply::Deadline(Some(now + ttl))
             }
@@ -239,14 +257,14 @@ impl Shard {
                     self.existing_set(&key).is_some_and(|s| s.by_name.contains_key(&*member));
                 if alive {
                     changes.put_member(&key, &member, now + ttl);
-                    self.set(&key).insert(&member, now + ttl);
+                    self.put_member(&key, &member, now + ttl);
                     self.enqueue(&key);
                 }
                 Reply::Deadline(alive.then_some(now + ttl))
             }
             Operation::MemberSetUntil { key, member, expires_at } if expires_at > now => {
                 changes.put_member(&key, &member, expires_at);
-                self.set(&key).insert(&member, expires_at);
+                self.put_member(&key, &member, expires_at);
                 self.enqueue(&key);
                 Reply::Deadline(Some(expires_at))
             }
@@ -274,22 +292,48 @@ impl Shard {
                 self.clear(&key, except, record_prefix.as_deref(), also_in.as_ref(), changes)
             }
             Operation::AppendEvent { log, entries, keep } => {
-                let value = self.log(&log);
-                let id = match value.last {
-                    last if now > last.milliseconds => EventId { milliseconds: now, sequence: 0 },
-                    last => EventId { sequence: last.sequence + 1, ..last },
-                };
-                value.last = id;
-                changes.put_event(&log, id, &entries);
-                value.events.push_back((id, entries));
-                while value.events.len() > keep as usize {
-                    if let Some((oldest, _)) = value.events.pop_front() {
-                        changes.drop_event(&log, oldest);
-                        value.dropped = oldest;
-                    }
-                }
-                Reply::Appended(id.to_string())
+                Reply::Appended(self.append(now, &log, entries, keep, changes).to_string())
             }
+        }
+    }
+
+    fn append(
+        &mut self,
+        now: Milliseconds,
+        log: &str,
+        entries: Vec<Entry>,
+        keep: u32,
+        changes: &mut Changes,
+    ) -> EventId {
+        let (added, mut dropped) = (event_bytes(&entries), 0);
+        let value = self.log(log);
+        let id = match value.last {
+            last if now > last.milliseconds => EventId { milliseconds: now, sequence: 0 },
+            last => EventId { sequence: last.sequence + 1, ..last },
+        };
+        value.last = id;
+        changes.put_event(log, id, &entries);
+        value.events.push_back((id, entries));
+        while value.events.len() > keep as usize {
+            if let Some((oldest, entries)) = value.events.pop_front() {
+                dropped += event_bytes(&entries);
+                changes.drop_event(log, oldest);
+                value.dropped = oldest;
+            }
+        }
+        self.bytes = self.bytes + added - dropped;
+        id
+    }
+
+    fn put_field(&mut self, key: &str, field: String, value: Bytes, changes: &mut Changes) {
+        changes.put_field(key, &field, &value);
+        let (before, after) = self.hash(key).put(field, value);
+        self.bytes = self.bytes + after - before;
+    }
+
+    fn put_member(&mut self, key: &str, member: &str, expires_at: Milliseconds) {
+        if self.set(key).insert(member, expires_at) {
+            self.bytes += member_bytes(member);
         }
     }
 
@@ -349,7 +393,9 @@ impl Shard {
         let Some(Slot { value: Value::Set(set), .. }) = self.slots.get_mut(key) else { return };
         for name in names {
             changes.remove_member(key, name);
-            set.remove(name);
+            if set.remove(name) {
+                self.bytes -= member_bytes(name);
+            }
         }
         if set.by_name.is_empty() {
             self.remove_slot(key);
@@ -394,6 +440,7 @@ impl Shard {
     /// Takes away everything under a key, and its place in the queue.
     fn remove_slot(&mut self, key: &str) {
         let Some(slot) = self.slots.remove(key) else { return };
+        self.bytes -= key_bytes(key) + slot.value.bytes();
         if let Some(queued) = slot.queued {
             self.queue.remove(&(queued, key.into()));
         }
@@ -421,6 +468,7 @@ impl Shard {
 
     fn slot(&mut self, key: &str, empty: fn() -> Value) -> &mut Value {
         if !self.slots.contains_key(key) {
+            self.bytes += key_bytes(key);
             self.slots.insert(key.into(), Slot { value: empty(), queued: None });
             match self.counts.get_mut(kind(key)) {
                 Some(count) => *count += 1,
@@ -455,10 +503,13 @@ impl Shard {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::capacity::Capacity;
 
     fn run(shard: &mut Shard, now: Milliseconds, success: Vec<Operation>) {
         let txn = Txn { success, ..Txn::default() };
-        shard.execute(now, txn, &mut Changes::new(false)).expect("accepted");
+        let capacity = Capacity::new(None);
+        let mut account = capacity.open(0);
+        shard.execute(now, txn, &mut Changes::new(false), &mut account).expect("accepted");
     }
 
     fn set(key: &str, ttl: Milliseconds) -> Operation {
@@ -487,6 +538,7 @@ mod tests {
             run(&mut shard, n, vec![Operation::HashDelete(key), clear]);
         }
         assert!(shard.slots.is_empty() && shard.queue.is_empty() && shard.counts.is_empty());
+        assert_eq!(shard.bytes, 0);
     }
 
     #[test]

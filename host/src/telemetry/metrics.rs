@@ -49,6 +49,8 @@ pub struct Metrics {
     build: IntGaugeVec,
     expired: IntCounter,
     sessions: IntGaugeVec,
+    store_bytes: IntGaugeVec,
+    store_bytes_max: IntGaugeVec,
     swaps: IntCounterVec,
     rollbacks: IntCounterVec,
     gates: HistogramVec,
@@ -86,7 +88,7 @@ pub struct LogicMetrics {
 #[derive(Clone)]
 pub struct StoreMetrics {
     /// By operation, and by outcome.
-    calls: [[IntCounter; 3]; 4],
+    calls: [[IntCounter; 4]; 4],
     durations: [Histogram; 4],
 }
 
@@ -141,10 +143,12 @@ pub enum StoreOutcome {
     Unavailable,
     /// With a refusal.
     Rejected,
+    /// With a refusal for want of memory.
+    Full,
 }
 
 impl StoreOutcome {
-    const ALL: [Self; 3] = [Self::Answered, Self::Unavailable, Self::Rejected];
+    const ALL: [Self; 4] = [Self::Answered, Self::Unavailable, Self::Rejected, Self::Full];
 
     /// What it is called in metrics and traces.
     pub fn name(self) -> &'static str {
@@ -152,6 +156,7 @@ impl StoreOutcome {
             Self::Answered => "answered",
             Self::Unavailable => "unavailable",
             Self::Rejected => "rejected",
+            Self::Full => "full",
         }
     }
 }
@@ -261,6 +266,27 @@ impl Metrics {
                     &["kind"],
                 ),
             ),
+            // Without labels, and without a value until there is one: Redis has its own.
+            store_bytes: registered(
+                &registry,
+                IntGaugeVec::new(
+                    Opts::new(
+                        "session_manager_store_bytes",
+                        "Memory that the data of the embedded store takes, events included, in bytes.",
+                    ),
+                    &[],
+                ),
+            ),
+            store_bytes_max: registered(
+                &registry,
+                IntGaugeVec::new(
+                    Opts::new(
+                        "session_manager_store_bytes_max",
+                        "Memory that the data of the embedded store may take, in bytes.",
+                    ),
+                    &[],
+                ),
+            ),
             swaps,
             rollbacks,
             gates: registered(&registry, gates),
@@ -300,6 +326,15 @@ impl Metrics {
         if let Some(kind) = KINDS.iter().find(|known| **known == kind) {
             let count = i64::try_from(count).unwrap_or(i64::MAX);
             self.sessions.with_label_values(&[kind]).set(count);
+        }
+    }
+
+    /// The data of the store takes so many bytes of memory, and may take so many.
+    pub fn store_memory(&self, bytes: u64, bytes_max: Option<u64>) {
+        let gauge = |bytes| i64::try_from(bytes).unwrap_or(i64::MAX);
+        self.store_bytes.with_label_values::<&str>(&[]).set(gauge(bytes));
+        if let Some(bytes_max) = bytes_max {
+            self.store_bytes_max.with_label_values::<&str>(&[]).set(gauge(bytes_max));
         }
     }
 

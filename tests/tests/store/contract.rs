@@ -5,21 +5,6 @@ use session_manager::store::{LogMark, LogPage};
 
 use super::*;
 
-/// Runs each promise on each store, as a test of its own.
-macro_rules! suite {
-    ($($promise:ident),+ $(,)?) => {
-        mod on_memory {
-            $(#[tokio::test] async fn $promise() { super::$promise(&super::memory()).await; })+
-        }
-        mod on_embedded {
-            $(#[tokio::test] async fn $promise() { super::$promise(&super::embedded()).await; })+
-        }
-        mod on_redis {
-            $(#[tokio::test] async fn $promise() { super::$promise(&super::redis().await).await; })+
-        }
-    };
-}
-
 suite!(
     a_write_keeps_other_fields_and_restarts_the_lifetime,
     a_read_takes_all_fields_or_those_named,

@@ -1,8 +1,24 @@
 //! One suite for every store: `contract` lists what each must do, `model`
 //! compares random transactions with memory.
 
+/// Runs each promise on each store, as a test of its own.
+macro_rules! suite {
+    ($($promise:ident),+ $(,)?) => {
+        mod on_memory {
+            $(#[tokio::test] async fn $promise() { super::$promise(&super::memory()).await; })+
+        }
+        mod on_embedded {
+            $(#[tokio::test] async fn $promise() { super::$promise(&super::embedded()).await; })+
+        }
+        mod on_redis {
+            $(#[tokio::test] async fn $promise() { super::$promise(&super::redis().await).await; })+
+        }
+    };
+}
+
 mod contract;
 mod embedded;
+mod full;
 mod model;
 mod redis;
 
@@ -19,6 +35,9 @@ use session_manager::store::transaction::{
 use session_manager::store::{Error, Store};
 use session_tests::redis_server::RedisServer;
 use session_tests::wait;
+
+/// The most memory that the stores of this process may take.
+const BYTES_MAX: u64 = 4 << 20;
 
 /// A store, what it lives on, and how its time passes.
 pub struct Fixture {
@@ -39,14 +58,15 @@ pub const EPOCH: u64 = 1_800_000_000_000;
 
 pub fn memory() -> Fixture {
     let clock = Clock::manual(EPOCH);
-    let store = Arc::new(Memory::new(clock.clone()));
+    let store = Arc::new(Memory::limited(clock.clone(), Some(BYTES_MAX)));
     Fixture { store, clock: Some(clock), _keep: Keep::Nothing }
 }
 
 pub fn embedded() -> Fixture {
     let directory = tempfile::tempdir().unwrap();
     let clock = Clock::manual(EPOCH);
-    let store = Arc::new(Embedded::open(directory.path(), clock.clone()).unwrap());
+    let store = Embedded::limited(directory.path(), clock.clone(), Some(BYTES_MAX)).unwrap();
+    let store = Arc::new(store);
     Fixture { store, clock: Some(clock), _keep: Keep::Directory(directory) }
 }
 
@@ -75,6 +95,45 @@ impl Fixture {
         match self.store.execute(txn).await {
             Err(Error::Rejected(_)) => {}
             other => panic!("expected a refusal, got {other:?}"),
+        }
+    }
+
+    pub async fn refused_as_full(&self, success: Vec<Operation>) {
+        match self.store.execute(Txn { success, ..Txn::default() }).await {
+            Err(Error::Full(message)) => assert!(message.contains("still work"), "{message}"),
+            other => panic!("expected a full store, got {other:?}"),
+        }
+    }
+
+    /// Leaves no room: a server is told that it is full, other stores are filled.
+    pub async fn fill(&self) {
+        if let Keep::Server(server) = &self._keep {
+            return server.limit_memory(1).await;
+        }
+        let mut size = 1 << 20;
+        for number in 0.. {
+            let more = set("filling", &[(&format!("f{number}"), &"x".repeat(size))], None);
+            match self.store.execute(Txn { success: vec![more], ..Txn::default() }).await {
+                Err(Error::Full(_)) if size == 1 => break,
+                Err(Error::Full(_)) => size /= 2,
+                answered => drop(answered.unwrap()),
+            }
+        }
+        // What is left is less than a field takes.
+        for length in 1.. {
+            let longer = set("filling", &[("f0", &"x".repeat((1 << 20) + length))], None);
+            match self.store.execute(Txn { success: vec![longer], ..Txn::default() }).await {
+                Err(Error::Full(_)) => return,
+                answered => drop(answered.unwrap()),
+            }
+        }
+    }
+
+    /// Makes room again.
+    pub async fn make_room(&self) {
+        match &self._keep {
+            Keep::Server(server) => server.limit_memory(0).await,
+            _ => drop(self.perform(vec![Operation::HashDelete("filling".into())]).await),
         }
     }
 

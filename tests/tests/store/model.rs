@@ -126,6 +126,7 @@ fn comparable(result: Result<Outcome, Error>) -> Result<(bool, Vec<Reply>), &'st
     let Outcome { succeeded, mut replies, now } = match result {
         Ok(outcome) => outcome,
         Err(Error::Rejected(_)) => return Err("rejected"),
+        Err(Error::Full(_)) => return Err("full"),
         Err(Error::Unavailable(message)) => panic!("unavailable: {message}"),
     };
     let left = |at: u64| match at {
@@ -236,4 +237,39 @@ fn the_embedded_store_does_what_memory_does_and_keeps_it_when_reopened() {
             open(directory)
         },
     );
+}
+
+#[test]
+fn a_full_redis_refuses_what_a_full_embedded_store_refuses() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let server = runtime.block_on(RedisServer::start());
+    let redis = {
+        let _guard = runtime.enter();
+        connect(&server)
+    };
+    let config = Config { cases: 64, failure_persistence: None, ..Config::default() };
+    TestRunner::new(config)
+        .run(&transactions(), |transactions| {
+            runtime.block_on(async {
+                server.limit_memory(0).await;
+                let mut connection = server.connect(5).await;
+                let _: () = ::redis::cmd("FLUSHDB").query_async(&mut connection).await.unwrap();
+            });
+            let directory = tempfile::tempdir().unwrap();
+            let half = transactions.len() / 2;
+            let mut embedded = Embedded::open(directory.path(), Clock::System).unwrap();
+            for (index, txn) in transactions.into_iter().enumerate() {
+                if index == half {
+                    drop(embedded);
+                    let clock = Clock::System;
+                    embedded = Embedded::limited(directory.path(), clock, Some(0)).unwrap();
+                    runtime.block_on(server.limit_memory(1));
+                }
+                let expected = runtime.block_on(embedded.execute(txn.clone()));
+                let found = runtime.block_on(redis.execute(txn.clone()));
+                prop_assert_eq!(comparable(found), comparable(expected), "{:?}", txn);
+            }
+            Ok(())
+        })
+        .unwrap();
 }

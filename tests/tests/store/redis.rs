@@ -54,21 +54,31 @@ async fn a_server_that_evicts_or_is_too_old_is_not_fit() {
 }
 
 #[tokio::test]
-async fn a_full_server_is_unavailable_for_writes_and_still_reads() {
-    let server = RedisServer::start().await;
-    let store = connect(&server);
-    store
-        .execute(Txn { success: vec![set("k", &[("a", "1")], None)], ..Txn::default() })
-        .await
-        .unwrap();
+async fn a_full_server_takes_scripts_that_it_has_forgotten() {
+    let f = redis().await;
+    f.perform(vec![set("k{t}", &[("a", "1")], None)]).await;
+    f.fill().await;
+    let Keep::Server(server) = &f._keep else { panic!("a server") };
     let mut connection = server.connect(0).await;
-    let mut limit = ::redis::cmd("CONFIG");
-    let _: () =
-        limit.arg("SET").arg("maxmemory").arg("1").query_async(&mut connection).await.unwrap();
-    let write = Txn { success: vec![set("k", &[("a", "2")], None)], ..Txn::default() };
-    assert!(matches!(store.execute(write).await, Err(Error::Unavailable(_))));
-    let read = store.execute(Txn { success: vec![get("k")], ..Txn::default() }).await.unwrap();
-    assert!(matches!(&read.replies[..], [Reply::Record(Some(hash))] if fields(hash)[0].1 == "1"));
+    let _: () = ::redis::cmd("SCRIPT").arg("FLUSH").query_async(&mut connection).await.unwrap();
+    f.refused_as_full(vec![set("k{t}", &[("a", "22")], None)]).await;
+    assert_eq!(fields(&f.hash("k{t}").await.unwrap()), [("a".into(), "1".into())]);
+    f.perform(vec![Operation::HashDelete("k{t}".into())]).await;
+}
+
+#[tokio::test]
+async fn nothing_that_shows_whether_a_server_is_full_is_written() {
+    let f = redis().await;
+    for key in ["k", "k{t}", "x{}y", "open{a"] {
+        f.perform(vec![set(key, &[("a", "1")], None)]).await;
+        f.perform(vec![Operation::HashDelete(key.into())]).await;
+    }
+    f.fill().await;
+    f.perform(vec![Operation::HashDelete("k{t}".into())]).await;
+    let Keep::Server(server) = &f._keep else { panic!("a server") };
+    let mut connection = server.connect(5).await;
+    let left: u64 = ::redis::cmd("DBSIZE").query_async(&mut connection).await.unwrap();
+    assert_eq!(left, 0);
 }
 
 #[tokio::test]

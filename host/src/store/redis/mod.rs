@@ -14,15 +14,15 @@ use std::time::Duration;
 
 use redis::{ErrorKind, RedisError, ServerErrorKind, Value};
 
-use crate::store::transaction::{Operation, Outcome, Reply, Txn};
-use crate::store::{Answer, Error, KeyCount, LogMark, Logs, Store};
+use crate::store::transaction::{Operation, Outcome, Reply, Shape, Txn};
+use crate::store::{Answer, Error, KeyCount, LogMark, Logs, Store, growth};
 use crate::workers::{self, PerWorker};
 use address::Connector;
 pub use address::{Address, NoAddress};
 use commands::Commands;
 use link::{Disconnected, Link};
 pub use locator::Locator;
-use script::TransactionScript;
+use script::{Refusal, TransactionScript};
 
 /// About how many keys one step of a count looks at, for some 0.7 ms of the server.
 const SCANNED: u32 = 1000;
@@ -213,17 +213,36 @@ impl Redis {
 
     /// Anything, as one script.
     async fn run(&self, txn: &Txn) -> Result<Outcome, Error> {
-        let command = self.script.command(txn);
-        let value: Value = self
-            .call(async |connection| match command.query_async(connection).await {
-                Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
-                    self.script.script().load_async(connection).await?;
-                    command.query_async(connection).await
+        let value = self
+            .call(async |connection| {
+                if !txn.only_reads() {
+                    match self.evaluate(txn, Refusal::Whole, connection).await {
+                        // What it would have done may be taken all the same.
+                        Err(error) if is_in_trouble(&error) => {}
+                        answered => return answered,
+                    }
                 }
-                answered => answered,
+                self.evaluate(txn, Refusal::ByCommand, connection).await
             })
             .await?;
         reply::outcome(txn, value).ok_or_else(misunderstood)
+    }
+
+    /// Runs the script, and loads it before when the server does not know it.
+    async fn evaluate(
+        &self,
+        txn: &Txn,
+        refusal: Refusal,
+        connection: &mut Commands,
+    ) -> Result<Value, RedisError> {
+        let command = self.script.command(txn, refusal);
+        match command.query_async(connection).await {
+            Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
+                self.script.script(refusal).load_async(connection).await?;
+                command.query_async(connection).await
+            }
+            answered => answered,
+        }
     }
 }
 
@@ -235,7 +254,11 @@ impl Store for Redis {
                 && txn.failure.is_empty()
                 && reads(&txn).count() == txn.success.len()
             {
-                self.read(&txn).await
+                match self.read(&txn).await {
+                    // The script says which type it is.
+                    Err(Error::Rejected(_)) => self.run(&txn).await,
+                    answered => answered,
+                }
             } else {
                 self.run(&txn).await
             }
@@ -316,6 +339,12 @@ fn reads(txn: &Txn) -> impl Iterator<Item = (&str, Option<&[String]>)> {
     })
 }
 
+/// Whether a server takes no writes now, or not all of them.
+fn is_in_trouble(error: &RedisError) -> bool {
+    error.kind() == ErrorKind::Server(ServerErrorKind::ReadOnly)
+        || matches!(error.code(), Some("OOM" | "MISCONF" | "NOREPLICAS"))
+}
+
 /// What an error of the client or the server means. The server's own words go to
 /// the log only: they may name keys.
 fn failure(error: &RedisError) -> Error {
@@ -335,7 +364,13 @@ fn failure(error: &RedisError) -> Error {
         ErrorKind::Extension if error.code() == Some("REJECTED") => {
             Error::Rejected(error.detail().unwrap_or("no reason given").into())
         }
-        ErrorKind::Extension if matches!(error.code(), Some("OOM" | "MISCONF" | "BUSY" | "NOREPLICAS")) => {
+        ErrorKind::Extension if error.code() == Some("HOLDS") => {
+            holds_another(error.detail().unwrap_or_default())
+        }
+        ErrorKind::Extension if matches!(error.code(), Some("FULL" | "OOM")) => {
+            growth::full("Redis", "maxmemory")
+        }
+        ErrorKind::Extension if matches!(error.code(), Some("MISCONF" | "BUSY" | "NOREPLICAS")) => {
             Error::Unavailable("Redis takes no writes now".into())
         }
         ErrorKind::AuthenticationFailed => {
@@ -357,6 +392,17 @@ fn failure(error: &RedisError) -> Error {
             Error::Unavailable(format!("Redis does not answer: {}", words(error)))
         }
     }
+}
+
+/// What the script says of a key of another type: the type found, and the one expected.
+fn holds_another(types: &str) -> Error {
+    let (found, expected) = types.split_once(' ').unwrap_or((types, "hash"));
+    let expected = match expected {
+        "zset" => Shape::Set,
+        "stream" => Shape::Log,
+        _ => Shape::Hash,
+    };
+    Error::holds_another(if found == "zset" { "sorted set" } else { found }, expected)
 }
 
 /// What kind of error it is, in a few words; for some the client has none.

@@ -1,27 +1,51 @@
-//! A transaction as the arguments of `transaction.lua`: for each key its type;
-//! where the success and the failure branch begin; the compares; the branches. Keys
-//! are given by their place in KEYS.
+//! A transaction as the arguments of `transaction.lua`: a key that shows whether the
+//! server is full; for each key its type; where the success and the failure branch begin;
+//! the compares; the branches. Keys are given by their place in KEYS.
 
 use redis::{Cmd, Script};
 
-use crate::store::transaction::{Compare, Operation, Order, Shape, Txn};
+use crate::store::transaction::{self, Compare, Operation, Order, Shape, Txn};
+
+/// A key that nobody writes, with the tag of a transaction behind it.
+const PROBE: &str = "EVENTS:FULL";
+
+/// A server that is full, whose disk or replicas fail, or that is no primary any more
+/// refuses a script with this line as a whole, and nothing has happened.
+const FLAGS: &str = "#!lua\n";
 
 /// The script and how to call it.
-pub struct TransactionScript(Script);
+pub struct TransactionScript {
+    whole: Script,
+    by_command: Script,
+}
+
+/// How a server in trouble treats the script.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// It refuses it as a whole.
+    Whole,
+    /// It refuses the commands that it does not take, so that a branch that only reads, or
+    /// that a full server takes, goes through.
+    ByCommand,
+}
 
 impl TransactionScript {
     /// The script, not loaded anywhere yet.
     pub fn new() -> Self {
-        Self(Script::new(include_str!("transaction.lua")))
+        let body = include_str!("transaction.lua");
+        Self { whole: Script::new(&[FLAGS, body].concat()), by_command: Script::new(body) }
     }
 
     /// The script itself, to load it.
-    pub fn script(&self) -> &Script {
-        &self.0
+    pub fn script(&self, refusal: Refusal) -> &Script {
+        match refusal {
+            Refusal::Whole => &self.whole,
+            Refusal::ByCommand => &self.by_command,
+        }
     }
 
     /// The command that applies a checked transaction.
-    pub fn command(&self, txn: &Txn) -> Cmd {
+    pub fn command(&self, txn: &Txn, refusal: Refusal) -> Cmd {
         let mut arguments = Arguments::default();
         for (key, shape) in txn.targets() {
             arguments.declare(key, shape);
@@ -29,17 +53,18 @@ impl TransactionScript {
         for compare in &txn.compare {
             arguments.compare(compare);
         }
-        let header = arguments.keys.len() + 3;
+        let header = arguments.keys.len() + 4;
         let success_at = header + arguments.rest.len();
         arguments.branch(&txn.success);
         let failure_at = header + arguments.rest.len();
         arguments.branch(&txn.failure);
 
         let mut command = redis::cmd("EVALSHA");
-        command.arg(self.0.get_hash()).arg(arguments.keys.len());
+        command.arg(self.script(refusal).get_hash()).arg(arguments.keys.len());
         for (key, _) in &arguments.keys {
             command.arg(*key);
         }
+        command.arg(probe(txn, refusal));
         for (_, shape) in &arguments.keys {
             command.arg(match shape {
                 Shape::Hash => "hash",
@@ -55,6 +80,18 @@ impl TransactionScript {
             };
         }
         command
+    }
+}
+
+/// The key that shows whether the server is full, when the script goes on in one that is;
+/// none for a transaction that writes nothing. It is not among the keys of the transaction,
+/// but on the same server.
+fn probe(txn: &Txn, refusal: Refusal) -> String {
+    match txn.targets().next() {
+        Some((key, _)) if refusal == Refusal::ByCommand && !txn.only_reads() => {
+            format!("{PROBE}{{{}}}", transaction::tag(key))
+        }
+        _ => String::new(),
     }
 }
 

@@ -22,13 +22,25 @@ end
 
 local NUMBER_MAX = 9007199254740991
 
+-- Whether the server is full. A script is not told; but one that has written nothing yet
+-- is refused a command that could add, here to a key that is never there. Once it has
+-- written anything, even nothing as here, all its commands are taken, so that ends and
+-- renewals pass whatever they begin with. Only asked for once the server has refused more.
+local full = false
+local probe = take()
+if probe ~= '' then
+  local answer = redis.pcall('ZADD', probe, 'XX', 0, '')
+  full = type(answer) == 'table' and string.find(answer.err or '', '^%-?OOM') ~= nil
+  if full then redis.call('ZREM', probe, '') end
+end
+
 -- Every key holds nothing or what the transaction expects; the dead members of
 -- a set are dropped before anybody sees it.
 for i = 1, #KEYS do
   local expected = take()
   local found = redis.call('TYPE', KEYS[i]).ok
   if found ~= 'none' and found ~= expected then
-    return redis.error_reply('REJECTED a key holds another type of value')
+    return redis.error_reply('HOLDS ' .. found .. ' ' .. expected)
   end
   if expected == 'zset' and found == 'zset' then
     redis.call('ZREMRANGEBYSCORE', KEYS[i], '-inf', now)
@@ -259,6 +271,89 @@ function perform.append_event()
   return redis.call('XADD', k, 'MAXLEN', '~', keep, '*', unpack(ARGV, first, at))
 end
 
+-- What the operations of a branch would do to what is there before it: the same as in
+-- growth.rs, where it is said what a full store refuses.
+local effect = { makes = false, enlarges = false, frees = false }
+local growth = {}
+
+local function makes(absent)
+  if absent then effect.makes = true end
+end
+
+local function frees(present)
+  if present then effect.frees = true end
+end
+
+function growth.hash_set()
+  local k, _, count = key(), number(), number()
+  local before, after = 0, 0
+  for i = at + 1, at + 2 * count, 2 do
+    before = before + redis.call('HSTRLEN', k, ARGV[i])
+    after = after + #ARGV[i + 1]
+  end
+  at = at + 2 * count
+  makes(redis.call('EXISTS', k) == 0)
+  if after > before then effect.enlarges = true end
+end
+
+function growth.hash_get()
+  local _, count = take(), number()
+  if count > 0 then at = at + count end
+end
+
+function growth.hash_add()
+  makes(redis.call('EXISTS', key()) == 0)
+  at = at + 2
+end
+
+growth.hash_stamp = growth.hash_add
+
+function growth.hash_delete()
+  frees(redis.call('EXISTS', key()) == 1)
+end
+
+function growth.hash_expire()
+  at = at + 2
+end
+
+function growth.member_set()
+  local k, member, _ = key(), take(), take()
+  makes(not redis.call('ZSCORE', k, member))
+end
+
+function growth.member_renew()
+  at = at + 3
+end
+
+function growth.member_set_until()
+  local k, member, deadline = key(), take(), number()
+  makes(deadline > now and not redis.call('ZSCORE', k, member))
+end
+
+function growth.member_remove()
+  local k, member = key(), take()
+  frees(redis.call('ZSCORE', k, member))
+end
+
+function growth.member_list()
+  at = at + 3
+  if take() == '1' then at = at + 2 end
+end
+
+function growth.member_clear()
+  local k, has_except, except = key(), take(), take()
+  local kept = has_except == '1' and redis.call('ZSCORE', k, except) and 1 or 0
+  frees(redis.call('ZCARD', k) > kept)
+  at = at + 2
+  if take() ~= '0' then at = at + 1 end
+end
+
+function growth.append_event()
+  local _, _, count = take(), take(), number()
+  at = at + 2 * count
+  effect.enlarges = true
+end
+
 local success_at, failure_at, compares = number(), number(), number()
 
 local succeeded = true
@@ -270,8 +365,18 @@ for _ = 1, compares do
 end
 at = succeeded and success_at or failure_at
 
+local operations = number()
+if full then
+  local first = at
+  for _ = 1, operations do growth[take()]() end
+  if effect.makes or (effect.enlarges and not effect.frees) then
+    return redis.error_reply('FULL it has no memory left')
+  end
+  at = first
+end
+
 local replies = { succeeded and 1 or 0, now }
-for i = 1, number() do
+for i = 1, operations do
   replies[i + 2] = perform[take()]()
 end
 return replies

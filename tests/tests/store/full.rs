@@ -1,0 +1,220 @@
+//! What every store does when it is full, and what those of this process count.
+
+use session_manager::store::LogMark;
+use session_manager::store::MemoryUse;
+
+use super::*;
+
+suite!(
+    a_full_store_refuses_whatever_adds_and_changes_nothing,
+    a_full_store_reads_renews_and_deletes,
+    a_session_ends_in_a_full_store_with_its_event,
+    a_store_that_has_room_again_takes_what_it_refused,
+);
+
+fn stamp(key: &str, field: &str) -> Operation {
+    Operation::HashStamp { key: key.into(), field: field.into(), later: 0 }
+}
+
+fn renew(key: &str, member: &str, ttl: u64) -> Operation {
+    Operation::MemberRenew { key: key.into(), member: member.into(), ttl }
+}
+
+fn remove(key: &str, member: &str) -> Operation {
+    Operation::MemberRemove { key: key.into(), member: member.into() }
+}
+
+fn append(text: &str) -> Operation {
+    Operation::AppendEvent { log: "log{t}".into(), entries: entries(&[("n", text)]), keep: 1000 }
+}
+
+/// A store that is full, in which one session lives.
+async fn filled(f: &Fixture) {
+    f.perform(vec![
+        set("k{t}", &[("a", "12"), ("n", "7")], Some(600_000)),
+        put("s{t}", "m", 600_000),
+        append("first"),
+    ])
+    .await;
+    f.fill().await;
+}
+
+async fn a_full_store_refuses_whatever_adds_and_changes_nothing(f: &Fixture) {
+    filled(f).await;
+    for adds in [
+        set("new{t}", &[("a", "1")], Some(600_000)),
+        set("k{t}", &[("a", "123")], Some(900_000)),
+        set("k{t}", &[("b", "1")], None),
+        add("new{t}", "n", 1),
+        stamp("new{t}", "at"),
+        put("new-set{t}", "m", 600_000),
+        put("s{t}", "another", 600_000),
+        append("second"),
+    ] {
+        f.refused_as_full(vec![adds.clone()]).await;
+        // Whatever else the transaction does is not done either.
+        let beside = vec![renew("s{t}", "m", 1), add("k{t}", "n", 1), adds.clone()];
+        f.refused_as_full(beside).await;
+        // Nor has one that makes something ended what it removes.
+        let makes = !matches!(&adds, Operation::AppendEvent { .. })
+            && !matches!(&adds, Operation::HashSet { key, .. } if key == "k{t}");
+        if makes {
+            f.refused_as_full(vec![remove("s{t}", "m"), adds]).await;
+        }
+    }
+    let failing = Txn {
+        compare: vec![Compare::Exists("absent{t}".into())],
+        success: vec![get("k{t}")],
+        failure: vec![set("new{t}", &[("a", "1")], None)],
+    };
+    assert!(matches!(f.store.execute(failing).await, Err(Error::Full(_))));
+    let hash = f.hash("k{t}").await.unwrap();
+    assert_eq!(fields(&hash), [("a".into(), "12".into()), ("n".into(), "7".into())]);
+    assert_eq!(f.members("s{t}").await, ["m"]);
+    assert_eq!((f.hash("new{t}").await, f.members("new-set{t}").await.len()), (None, 0));
+    let marks = [LogMark { log: "log{t}".into(), after: None }];
+    assert_eq!(f.store.read_logs(&marks, 10).await.unwrap().pages[0].events.len(), 1);
+    assert!(f.store.ping().await.is_ok());
+}
+
+async fn a_full_store_reads_renews_and_deletes(f: &Fixture) {
+    filled(f).await;
+    // Alone a read is a plain command on Redis, beside a listing it is in the script.
+    assert!(f.hash("k{t}").await.is_some());
+    f.perform(vec![get("k{t}"), list("s{t}", Order::SoonestFirst, 10)]).await;
+    let renewed = vec![
+        put("s{t}", "m", 900_000),
+        Operation::HashExpire { key: "k{t}".into(), ttl: 900_000 },
+        stamp("k{t}", "_seen"),
+        add("k{t}", "n", 1),
+        renew("s{t}", "m", 900_000),
+        set("k{t}", &[("a", "34")], Some(900_000)),
+    ];
+    // Whichever of them comes first.
+    for first in 0..renewed.len() {
+        let mut operations = renewed.clone();
+        operations.rotate_left(first);
+        f.perform(operations).await;
+    }
+    let outcome = f.run(Txn { success: vec![get("k{t}")], ..Txn::default() }).await;
+    let [Reply::Record(Some(hash))] = &outcome.replies[..] else { panic!("a record") };
+    assert!(hash.expires_at.unwrap() > outcome.now + 600_000);
+    // A write that is not taken, as a compare does not hold, reads what is in its way.
+    let conditional = Txn {
+        compare: vec![Compare::Absent("k{t}".into())],
+        success: vec![set("k{t}", &[("a", "1")], None)],
+        failure: vec![get("k{t}")],
+    };
+    assert!(!f.run(conditional).await.succeeded);
+    assert_eq!(f.perform(vec![Operation::HashDelete("k{t}".into())]).await, [Reply::Existed(true)]);
+    assert_eq!(f.perform(vec![remove("s{t}", "m")]).await, [Reply::Existed(true)]);
+    assert_eq!(f.hash("k{t}").await, None);
+}
+
+async fn a_session_ends_in_a_full_store_with_its_event(f: &Fixture) {
+    filled(f).await;
+    // With a note of how it ended, whichever comes first.
+    let noted = vec![append("ended"), set("k{t}", &[("how", "closed")], None), remove("s{t}", "m")];
+    f.perform(noted).await;
+    let hash = f.hash("k{t}").await.unwrap();
+    assert!(fields(&hash).contains(&("how".into(), "closed".into())));
+    assert!(f.members("s{t}").await.is_empty());
+    f.perform(vec![append("gone"), Operation::HashDelete("k{t}".into())]).await;
+    let marks = [LogMark { log: "log{t}".into(), after: None }];
+    let logs = f.store.read_logs(&marks, 10).await.unwrap();
+    let told: Vec<_> = logs.pages[0].events.iter().map(|event| &event.entries).collect();
+    assert_eq!(
+        told,
+        ["first", "ended", "gone"].map(|n| entries(&[("n", n)])).iter().collect::<Vec<_>>()
+    );
+    // What ends nothing adds nothing, once there is no room again.
+    f.fill().await;
+    let nothing = vec![remove("s{t}", "m"), Operation::HashDelete("k{t}".into()), append("again")];
+    f.refused_as_full(nothing).await;
+}
+
+async fn a_store_that_has_room_again_takes_what_it_refused(f: &Fixture) {
+    filled(f).await;
+    let create = || vec![set("new{t}", &[("a", "1")], Some(600_000)), append("created")];
+    f.refused_as_full(create()).await;
+    f.make_room().await;
+    f.perform(create()).await;
+    assert!(f.hash("new{t}").await.is_some());
+}
+
+fn bytes(store: &impl Store) -> u64 {
+    store.memory().expect("it is counted").bytes
+}
+
+/// One of many sessions, each with a tag of its own.
+fn session(number: usize, ttl: Option<u64>) -> Vec<Operation> {
+    let text = number.to_string().repeat(40);
+    let entries = entries(&[("number", &text)]);
+    let log = format!("log{{{number}}}");
+    vec![
+        set(&format!("k{{{number}}}"), &[("number", &text)], ttl),
+        put(&format!("s{{{number}}}"), "m", ttl.unwrap_or(600_000)),
+        Operation::AppendEvent { log, entries, keep: 100 },
+    ]
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn parallel_transactions_never_take_more_memory_than_there_may_be() {
+    const LIMIT: u64 = 1 << 20;
+    let store = Arc::new(Memory::limited(Clock::manual(EPOCH), Some(LIMIT)));
+    let mut writing = tokio::task::JoinSet::new();
+    for writer in 0..8 {
+        let store = Arc::clone(&store);
+        writing.spawn(async move {
+            let mut taken = 0;
+            for number in 0..1000 {
+                let success = session(writer * 1000 + number, None);
+                match store.execute(Txn { success, ..Txn::default() }).await {
+                    Ok(_) => taken += 1,
+                    Err(error) => assert!(matches!(error, Error::Full(_)), "{error}"),
+                }
+                assert!(bytes(&*store) <= LIMIT);
+            }
+            taken
+        });
+    }
+    let taken: usize = writing.join_all().await.into_iter().sum();
+    let each = bytes(&*store) / taken as u64;
+    assert!(taken > 500 && bytes(&*store) + 2 * each > LIMIT, "{taken} of {each} bytes each");
+}
+
+#[tokio::test]
+async fn memory_is_counted_the_same_after_a_start_and_given_back_by_the_sweep() {
+    const LIMIT: u64 = 1 << 20;
+    let directory = tempfile::tempdir().unwrap();
+    let clock = Clock::manual(EPOCH);
+    let open = || Embedded::limited(directory.path(), clock.clone(), Some(LIMIT)).unwrap();
+    let perform = async |store: &Embedded, success: Vec<Operation>| {
+        store.execute(Txn { success, ..Txn::default() }).await
+    };
+    let store = open();
+    assert_eq!(store.memory(), Some(MemoryUse { bytes: 0, bytes_max: Some(LIMIT) }));
+    perform(&store, session(0, None)).await.unwrap();
+    for number in 1.. {
+        match perform(&store, session(number, Some(60_000))).await {
+            Err(Error::Full(_)) => break,
+            answered => drop(answered.unwrap()),
+        }
+    }
+    // Values that become shorter, longer and fewer.
+    perform(&store, vec![set("k{0}", &[("number", "1")], None)]).await.unwrap();
+    perform(&store, vec![remove("s{1}", "m")]).await.unwrap();
+    perform(&store, vec![put("s{2}", "m", 60_000)]).await.unwrap();
+    let before = bytes(&store);
+    drop(store);
+    let store = open();
+    assert_eq!(bytes(&store), before);
+    assert!(matches!(perform(&store, session(9_999, None)).await, Err(Error::Full(_))));
+    clock.advance(60_001);
+    // What is left are the logs, and the one session without an end.
+    wait::until("the sweep gives memory back", async || {
+        (bytes(&store) < before * 3 / 4).then_some(())
+    })
+    .await;
+    perform(&store, session(9_999, None)).await.unwrap();
+}
