@@ -7,6 +7,7 @@ mod bad_input;
 mod booking;
 mod browsers;
 mod client;
+mod clock_steps;
 mod command_line;
 mod conditions;
 mod connections;

@@ -11,10 +11,11 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Notify, watch};
 
 use crate::clock::Milliseconds;
+use crate::events::birth::{self, Birth};
 use crate::events::watch::{Watch, Watches};
-use crate::events::{Event, Place, text};
+use crate::events::{Event, Place};
+use crate::logic::maintenance::LogCatalog;
 use crate::logic::{Failure, Logic};
-use crate::store::transaction::{Compare, Operation, Reply, Txn};
 use crate::store::{self, LogMark, Logs, Store};
 use crate::telemetry::{Metrics, StoreOperation, StoreOutcome};
 
@@ -66,6 +67,8 @@ struct Latest {
     told: VecDeque<Arc<Event>>,
     from: Place,
     to: Place,
+    /// The birth of the logs that were read last.
+    born: Milliseconds,
     /// Whether somebody reads the logs.
     live: bool,
     /// How many gaps there were: whoever has not heard of the last one reads the store.
@@ -77,6 +80,8 @@ struct Batch {
     told: Vec<Told>,
     /// Up to where these are all.
     to: Place,
+    /// The birth of the logs that they are from.
+    born: Milliseconds,
     /// Whether there are more to be had at once.
     more: bool,
 }
@@ -140,23 +145,23 @@ impl Feed {
 
     /// Reads what has happened since the last time, and tells whether there is more.
     async fn step(&self) -> Result<bool, Silence> {
-        let to = {
+        let known = {
             let latest = self.latest();
-            latest.live.then_some(latest.to)
+            latest.live.then_some((latest.to, latest.born))
         };
-        let Some(to) = to else {
-            let now = self.now().await?;
+        let Some((to, born)) = known else {
+            let (now, born) = self.now().await?;
             let mut latest = self.latest();
-            (latest.from, latest.to, latest.live) = (now, now, true);
+            (latest.from, latest.to, latest.born, latest.live) = (now, now, born, true);
             drop(latest);
             // Who began to listen before the events were read has missed some.
             self.watches.tell_all();
             self.progress.send_replace(());
             return Ok(true);
         };
-        let batch = self.read(to).await?;
+        let batch = self.read(to, Some(born)).await?;
         let mut latest = self.latest();
-        latest.to = batch.to;
+        (latest.to, latest.born) = (batch.to, batch.born);
         let any = !batch.told.is_empty();
         for told in batch.told {
             match told {
@@ -199,14 +204,30 @@ impl Feed {
         after: Option<Place>,
     ) -> Result<Subscription, Silence> {
         let listener = self.listen();
-        let at = match after {
-            Some(after) => after,
-            None => self.now().await?,
+        // Nobody has seen the future: what happens from now on is behind the gap, however
+        // long it takes until the logs are read.
+        let is_ahead = match after {
+            // Whoever comes back during an outage waits for its end.
+            Some(after) => self.logs(&[], 1).await.is_ok_and(|it| after > Place::before(it.now)),
+            None => false,
+        };
+        let (at, born) = match after {
+            Some(after) if !is_ahead => (after, None),
+            _ => self.now().await.map(|(now, born)| (now, Some(born)))?,
         };
         let progress = self.progress.subscribe();
         let gaps = self.latest().gaps;
         let feed = Arc::clone(self);
-        Ok(Subscription { feed, at, gaps, in_gap: false, progress, _listener: listener })
+        Ok(Subscription {
+            feed,
+            at,
+            born,
+            begins_with_gap: is_ahead,
+            gaps,
+            in_gap: false,
+            progress,
+            _listener: listener,
+        })
     }
 
     fn listen(self: &Arc<Self>) -> Listener {
@@ -216,54 +237,42 @@ impl Feed {
         Listener(Arc::clone(self))
     }
 
-    /// The place that nothing of what happens from now on is before.
-    async fn now(&self) -> Result<Place, Silence> {
+    /// The place that nothing of what happens from now on is before, and the birth of the
+    /// logs.
+    async fn now(&self) -> Result<(Place, Milliseconds), Silence> {
         let catalog = self.logic.describe_logs().await.map_err(Silence::Logic)?;
-        self.born(catalog.born).await?;
-        let logs = self.logs(&[], 1).await?;
-        Ok(Place::before(logs.now))
+        let mut birth = self.birth(&catalog.born).await?;
+        let now = self.logs(&[], 1).await?.now;
+        // A log of the future would hide what happens from now on.
+        let (read, _) = self.current_pages(&catalog, &mut birth, Place::before(now)).await?;
+        Ok((Place::before(read.now), birth.at))
     }
 
-    /// Since when there are logs in the store: it may have been emptied.
-    async fn born(&self, key: String) -> Result<Milliseconds, Silence> {
-        const AT: &str = "at";
-        let read = || Operation::HashGet { key: key.clone(), fields: Some(vec![AT.to_owned()]) };
-        let only = Txn { success: vec![read()], ..Txn::default() };
-        // Only once is there anything to write.
-        let stamp = Operation::HashStamp { key: key.clone(), field: AT.into(), later: 0 };
-        let first = Txn {
-            compare: vec![Compare::Absent(key.clone())],
-            success: vec![stamp],
-            failure: vec![read()],
-        };
-        let mut now = 0;
-        for txn in [only, first] {
-            let outcome = self.store.execute(txn).await.map_err(Silence::Store)?;
-            now = outcome.now;
-            if let Some(Reply::Record(Some(hash))) = outcome.replies.into_iter().next() {
-                let at = hash.entries.iter().find(|entry| entry.field == AT);
-                return Ok(at.and_then(|at| text(&at.value)?.parse().ok()).unwrap_or(now));
-            }
-        }
-        Ok(now)
+    async fn birth(&self, key: &str) -> Result<Birth, Silence> {
+        birth::read(&*self.store, key).await.map_err(Silence::Store)
     }
 
-    /// Reads events behind a place from the store.
-    async fn read(&self, from: Place) -> Result<Batch, Silence> {
+    /// Reads events behind a place from the store. A reader hears once of each birth of the
+    /// logs but the one that it knows.
+    async fn read(&self, from: Place, known: Option<Milliseconds>) -> Result<Batch, Silence> {
         let catalog = self.logic.describe_logs().await.map_err(Silence::Logic)?;
         // Before the logs: when they are lost in between, the next time tells.
-        let born = self.born(catalog.born).await?;
-        let logs = catalog.logs;
-        let mark = |(number, log)| LogMark { log, after: Some(from.in_log(number)) };
-        let marks: Vec<LogMark> = (0..=u16::MAX).zip(logs).map(mark).collect();
-        let read = self.logs(&marks, PAGE).await?;
+        let mut birth = self.birth(&catalog.born).await?;
+        let (mut read, mut is_anew) = self.current_pages(&catalog, &mut birth, from).await?;
+        // A clock that goes back gives new events old places.
+        let has_gone_back = from > Place::before(read.now);
+        if has_gone_back {
+            let now = Place::before(read.now);
+            (read, is_anew) = self.current_pages(&catalog, &mut birth, now).await?;
+        }
         // Of the present millisecond there may be more to come.
         let all = Place::before(read.now);
+        let from = from.min(all);
         let mut to = all;
         let mut told = Vec::new();
-        // A clock that goes back gives new events old places, and one who has seen events
-        // that were never in these logs has not seen those that were.
-        let mut gap = from > all || from < Place::before(born);
+        // One who has seen events that were never in these logs has not seen those that were.
+        let is_older = from < Place::before(birth.at) && known != Some(birth.at);
+        let mut gap = has_gone_back || is_anew || is_older;
         for (number, page) in (0..=u16::MAX).zip(read.pages) {
             gap |= page.trimmed;
             if let Some(last) = page.events.last().filter(|_| page.events.len() == PAGE) {
@@ -277,7 +286,39 @@ impl Feed {
         if gap {
             told.insert(0, Told::Gap(from));
         }
-        Ok(Batch { told, to, more: to < all })
+        Ok(Batch { told, to, born: birth.at, more: to < all })
+    }
+
+    /// A page of each log behind a place. When the clock has gone back behind what is in a
+    /// log, no event of it is of the present until the clock is there again: such logs begin
+    /// anew, with a birth by which all who read them hear of a gap. Also returns whether they
+    /// did.
+    async fn current_pages(
+        &self,
+        catalog: &LogCatalog,
+        birth: &mut Birth,
+        from: Place,
+    ) -> Result<(Logs, bool), Silence> {
+        let read = self.pages(&catalog.logs, from).await?;
+        if !read.pages.iter().any(|page| page.ahead) {
+            return Ok((read, false));
+        }
+        tracing::warn!("the clock of the store has gone back: the logs of events begin anew");
+        // Whoever finds them empty finds the new birth, too.
+        let again = birth::again(&*self.store, &catalog.born, birth).await;
+        *birth = again.map_err(Silence::Store)?;
+        self.store.empty_logs_ahead(&catalog.logs).await.map_err(Silence::Store)?;
+        Ok((self.pages(&catalog.logs, from).await?, true))
+    }
+
+    /// A page of each log behind a place.
+    async fn pages(&self, logs: &[String], from: Place) -> Result<Logs, Silence> {
+        let mark = |(number, log): (u16, &String)| LogMark {
+            log: log.clone(),
+            after: Some(from.in_log(number)),
+        };
+        let marks: Vec<LogMark> = (0..=u16::MAX).zip(logs).map(mark).collect();
+        self.logs(&marks, PAGE).await
     }
 
     async fn logs(&self, marks: &[LogMark], limit: usize) -> Result<Logs, Silence> {
@@ -306,6 +347,10 @@ impl Drop for Listener {
 pub struct Subscription {
     feed: Arc<Feed>,
     at: Place,
+    /// The birth of the logs that it knows of.
+    born: Option<Milliseconds>,
+    /// Whether it has to be told of a gap first: it came back from the future.
+    begins_with_gap: bool,
     /// How many gaps of the feed it knows of.
     gaps: u64,
     /// Whether what was told last was behind a gap: of one, the pages of a store tell
@@ -327,6 +372,9 @@ impl Subscription {
     /// When the events have to be read from the store, which does not give them; asking
     /// again goes on from there.
     pub async fn next(&mut self) -> Result<Vec<Told>, Silence> {
+        if std::mem::take(&mut self.begins_with_gap) {
+            return Ok(vec![Told::Gap(self.at)]);
+        }
         loop {
             self.progress.borrow_and_update();
             if let Some(told) = self.kept() {
@@ -338,8 +386,8 @@ impl Subscription {
                 continue;
             }
             let gaps = self.feed.latest().gaps;
-            let mut batch = self.feed.read(self.at).await?;
-            (self.at, self.gaps) = (batch.to, gaps);
+            let mut batch = self.feed.read(self.at, self.born).await?;
+            (self.at, self.born, self.gaps) = (batch.to, Some(batch.born), gaps);
             let is_gap = |told: &Told| matches!(told, Told::Gap(_));
             let gap = batch.told.first().is_some_and(is_gap);
             if gap && self.in_gap {

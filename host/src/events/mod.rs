@@ -2,6 +2,7 @@
 //! sessions that end by themselves, and counts those that no rule counts. What an event
 //! means is not known here.
 
+mod birth;
 mod count;
 mod feed;
 mod place;

@@ -159,6 +159,23 @@ impl Store for Embedded {
         Box::pin(std::future::ready(Ok(self.inner.memory.events(marks, limit))))
     }
 
+    fn empty_logs_ahead<'a>(&'a self, logs: &'a [String]) -> Answer<'a, ()> {
+        let mut waiting = Vec::new();
+        self.inner.memory.empty_ahead(logs, true, |changes| {
+            let (done, receiver) = oneshot::channel();
+            let write = Message::Write { rows: changes.into_rows(), done: Some(done) };
+            // Without a writer the receiver reports it.
+            drop(self.inner.journal.send(write));
+            waiting.push(receiver);
+        });
+        Box::pin(async move {
+            for receiver in waiting {
+                self.written(receiver).await?;
+            }
+            Ok(())
+        })
+    }
+
     fn count_keys<'a>(&'a self, prefixes: &'a [String], _: &'a str) -> Answer<'a, KeyCount> {
         Box::pin(std::future::ready(Ok(self.inner.memory.keys(prefixes))))
     }

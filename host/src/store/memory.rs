@@ -92,6 +92,21 @@ impl Memory {
         }
     }
 
+    /// Empties logs of the future, and hands each shard's removals to `record` as
+    /// [`Memory::apply`] does; see [`Store::empty_logs_ahead`].
+    pub fn empty_ahead(&self, logs: &[String], journaled: bool, mut record: impl FnMut(Changes)) {
+        for log in logs {
+            let mut changes = Changes::new(journaled);
+            let mut shard = self.shard(transaction::tag(log));
+            let account = self.capacity.open(shard.bytes());
+            shard.empty_if_ahead(self.clock.now(), log, &mut changes);
+            account.settle(shard.bytes());
+            if !changes.is_empty() {
+                record(changes);
+            }
+        }
+    }
+
     /// How many keys begin with one of the prefixes; see [`Store::count_keys`].
     pub fn keys(&self, prefixes: &[String]) -> KeyCount {
         let in_shard = |shard| lock(shard).count(prefixes);
@@ -121,7 +136,8 @@ impl Memory {
     pub fn events(&self, marks: &[LogMark], limit: usize) -> Logs {
         // Whoever has not begun to append when a shard is looked at is later than this.
         let now = self.clock.now();
-        let page = |mark: &LogMark| self.shard(transaction::tag(&mark.log)).events(mark, limit);
+        let page =
+            |mark: &LogMark| self.shard(transaction::tag(&mark.log)).events(now, mark, limit);
         Logs { now, pages: marks.iter().map(page).collect() }
     }
 }
@@ -158,6 +174,11 @@ impl Store for Memory {
 
     fn read_logs<'a>(&'a self, marks: &'a [LogMark], limit: usize) -> Answer<'a, Logs> {
         Box::pin(std::future::ready(Ok(self.events(marks, limit))))
+    }
+
+    fn empty_logs_ahead<'a>(&'a self, logs: &'a [String]) -> Answer<'a, ()> {
+        self.empty_ahead(logs, false, drop);
+        Box::pin(std::future::ready(Ok(())))
     }
 
     fn count_keys<'a>(&'a self, prefixes: &'a [String], _: &'a str) -> Answer<'a, KeyCount> {

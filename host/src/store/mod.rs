@@ -100,6 +100,11 @@ pub struct LogMark {
     pub after: Option<EventId>,
 }
 
+/// How far the newest event of a log may lie in the future of the store's clock. Events
+/// are in the order of their ids, so behind one of the future there is only the future:
+/// until the clock is there, no event of the log is of the present.
+pub const EVENT_AHEAD_MS_MAX: Milliseconds = 1000;
+
 /// Some events of a log.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LogPage {
@@ -107,6 +112,9 @@ pub struct LogPage {
     pub events: Vec<Event>,
     /// Events behind the mark were dropped before this; on Redis, may have been.
     pub trimmed: bool,
+    /// The last of these events lies more than [`EVENT_AHEAD_MS_MAX`] in the future: the
+    /// clock has gone back since it was appended.
+    pub ahead: bool,
 }
 
 /// Some events of some logs.
@@ -145,6 +153,14 @@ pub trait Store: Send + Sync + 'static {
 
     /// Events of each log behind a mark, at most `limit` of each.
     fn read_logs<'a>(&'a self, marks: &'a [LogMark], limit: usize) -> Answer<'a, Logs>;
+
+    /// Empties each of the logs whose newest event lies more than [`EVENT_AHEAD_MS_MAX`]
+    /// in the future, so that what is appended from now on is of the present.
+    fn empty_logs_ahead<'a>(&'a self, logs: &'a [String]) -> Answer<'a, ()> {
+        // A store without logs has nothing to empty.
+        let _ = logs;
+        Box::pin(std::future::ready(Ok(())))
+    }
 
     /// Counts keys that begin with one of the prefixes, part by part, from an empty cursor.
     /// About right: what changes meanwhile may be counted or not, and on Redis a key may be

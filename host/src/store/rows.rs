@@ -82,6 +82,14 @@ impl Changes {
         self.push(|| row_key(LOG, log, &event_suffix(id)), || Some(encode_entries(entries)));
     }
 
+    /// A log is gone, with its events and the id that was dropped last.
+    pub fn remove_log(&mut self, log: &str, events: impl Iterator<Item = EventId>) {
+        for id in events {
+            self.push(|| row_key(LOG, log, &event_suffix(id)), || None);
+        }
+        self.push(|| row_key(LOG, log, b""), || None);
+    }
+
     /// The oldest event was dropped.
     pub fn drop_event(&mut self, log: &str, id: EventId) {
         self.push(|| row_key(LOG, log, &event_suffix(id)), || None);

@@ -18,7 +18,7 @@ use crate::store::transaction::{
 use crate::store::value::{
     HashValue, LogValue, SetValue, Value, event_bytes, field_bytes, key_bytes, member_bytes,
 };
-use crate::store::{Error, Event, EventId, LogMark, LogPage};
+use crate::store::{EVENT_AHEAD_MS_MAX, Error, Event, EventId, LogMark, LogPage};
 
 struct Slot {
     value: Value,
@@ -36,6 +36,11 @@ pub struct Shard {
     counts: HashMap<Box<str>, u64>,
     /// What all of it takes.
     bytes: u64,
+}
+
+/// Whether an event lies too far in the future.
+fn is_ahead(now: Milliseconds, id: EventId) -> bool {
+    id.milliseconds > now.saturating_add(EVENT_AHEAD_MS_MAX)
 }
 
 /// The kind of a key: what stands before its first colon, and that.
@@ -91,16 +96,27 @@ impl Shard {
     }
 
     /// Events of a log behind `mark`, oldest first.
-    pub fn events(&self, mark: &LogMark, limit: usize) -> LogPage {
+    pub fn events(&self, now: Milliseconds, mark: &LogMark, limit: usize) -> LogPage {
         let Some(Slot { value: Value::Log(log), .. }) = self.slots.get(mark.log.as_str()) else {
             return LogPage::default();
         };
         let start = log.events.partition_point(|(id, _)| mark.after.is_some_and(|at| *id <= at));
         let event =
             |(id, entries): &(EventId, Vec<Entry>)| Event { id: *id, entries: entries.clone() };
+        let events: Vec<Event> = log.events.iter().skip(start).take(limit).map(event).collect();
         LogPage {
-            events: log.events.iter().skip(start).take(limit).map(event).collect(),
             trimmed: mark.after.is_some_and(|at| at < log.dropped),
+            ahead: events.last().is_some_and(|last| is_ahead(now, last.id)),
+            events,
+        }
+    }
+
+    /// Empties a log whose newest event lies too far in the future.
+    pub fn empty_if_ahead(&mut self, now: Milliseconds, log: &str, changes: &mut Changes) {
+        let Some(Slot { value: Value::Log(value), .. }) = self.slots.get(log) else { return };
+        if is_ahead(now, value.last) {
+            changes.remove_log(log, value.events.iter().map(|(id, _)| *id));
+            self.remove_slot(log);
         }
     }
 

@@ -9,7 +9,7 @@ use crate::telemetry::Metrics;
 
 /// A feed of the logs of a store whose clock is moved by hand.
 async fn feed() -> (Arc<Feed>, Arc<Memory>, Clock) {
-    let clock = Clock::manual(1_000_000);
+    let clock = Clock::manual(10_000_000);
     let store = Arc::new(Memory::new(clock.clone()));
     let metrics = Arc::new(Metrics::new());
     let logic = Logic::start(
@@ -43,23 +43,23 @@ fn types(told: &[Told]) -> Vec<String> {
 #[tokio::test]
 async fn events_of_all_logs_are_in_one_order_and_those_of_this_moment_wait() {
     let (feed, store, clock) = feed().await;
-    let from = feed.now().await.expect("the store answers");
+    let (from, born) = feed.now().await.expect("the store answers");
     append(&store, 7, "a7", 100).await;
     append(&store, 3, "a3", 100).await;
     append(&store, 7, "b7", 100).await;
-    let batch = feed.read(from).await.expect("read");
+    let batch = feed.read(from, Some(born)).await.expect("read");
     assert_eq!((types(&batch.told).len(), batch.more), (0, false));
     clock.advance(1);
     append(&store, 1, "c1", 100).await;
-    let batch = feed.read(from).await.expect("read");
+    let batch = feed.read(from, Some(born)).await.expect("read");
     assert_eq!(types(&batch.told), ["a3", "a7", "b7"]);
     clock.advance(1);
-    let batch = feed.read(batch.to).await.expect("read");
+    let batch = feed.read(batch.to, Some(born)).await.expect("read");
     assert_eq!(types(&batch.told), ["c1"]);
     // From any place on, those behind it and no others.
-    let all = feed.read(from).await.expect("read").told;
+    let all = feed.read(from, Some(born)).await.expect("read").told;
     for (at, told) in all.iter().enumerate() {
-        let behind = feed.read(told.place()).await.expect("read");
+        let behind = feed.read(told.place(), Some(born)).await.expect("read");
         assert_eq!(types(&behind.told), types(&all[at + 1..]));
     }
 }
@@ -67,7 +67,7 @@ async fn events_of_all_logs_are_in_one_order_and_those_of_this_moment_wait() {
 #[tokio::test]
 async fn a_log_that_is_long_is_read_page_by_page_with_the_others_in_step() {
     let (feed, store, clock) = feed().await;
-    let mut at = feed.now().await.expect("the store answers");
+    let (mut at, born) = feed.now().await.expect("the store answers");
     let mut expected = Vec::new();
     for number in 0..3 * PAGE {
         append(&store, 5, &format!("long-{number}"), 10_000).await;
@@ -80,7 +80,7 @@ async fn a_log_that_is_long_is_read_page_by_page_with_the_others_in_step() {
     }
     let (mut read, mut batches) = (Vec::new(), 0);
     loop {
-        let batch = feed.read(at).await.expect("read");
+        let batch = feed.read(at, Some(born)).await.expect("read");
         read.extend(types(&batch.told));
         (at, batches) = (batch.to, batches + 1);
         if !batch.more {
@@ -122,7 +122,7 @@ async fn who_is_behind_what_is_kept_reads_the_store_and_hears_of_gaps() {
 }
 
 #[tokio::test]
-async fn who_is_there_when_all_is_lost_or_the_clock_goes_back_hears_of_a_gap() {
+async fn who_is_there_when_all_is_lost_hears_of_a_gap() {
     let (feed, store, clock) = feed().await;
     let _running = tokio::spawn(Arc::clone(&feed).run());
     let mut live = feed.subscribe(None).await.expect("subscribed");
@@ -143,15 +143,75 @@ async fn who_is_there_when_all_is_lost_or_the_clock_goes_back_hears_of_a_gap() {
     assert_eq!(types(&told)[0], "gap");
     let mut again = feed.subscribe(Some(seen)).await.expect("subscribed");
     assert_eq!(types(&again.next().await.expect("told"))[0], "gap");
-    // The clock goes back, further than the last event.
-    clock.set(clock.now() - 500);
-    append(&store, 7, "earlier", 50).await;
-    clock.advance(1);
-    let mut told = Vec::new();
-    while !types(&told).contains(&"earlier".to_owned()) {
-        told.extend(live.next().await.expect("told"));
-        append(&store, 7, "earlier", 50).await;
+}
+
+/// What a subscriber hears until an event of this type, while the clock goes on.
+async fn heard(subscription: &mut Subscription, clock: &Clock, last: &str) -> Vec<String> {
+    let mut heard = Vec::new();
+    while heard.last().map(String::as_str) != Some(last) {
+        let next = tokio::time::timeout(Duration::from_secs(60), subscription.next());
+        heard.extend(types(&next.await.expect("in time").expect("told")));
         clock.advance(1);
     }
-    assert_eq!(types(&told)[0], "gap");
+    heard
+}
+
+#[tokio::test]
+async fn events_come_at_once_behind_one_gap_when_the_clock_goes_back() {
+    for back in [30_000, 3_600_000] {
+        let (feed, store, clock) = feed().await;
+        let _running = tokio::spawn(Arc::clone(&feed).run());
+        let mut live = feed.subscribe(None).await.expect("subscribed");
+        for log in [5, 6, 7] {
+            append(&store, log, "before", 50).await;
+        }
+        clock.advance(1);
+        let before = heard(&mut live, &clock, "before").await;
+        assert!(before.iter().all(|type_| type_ == "before"));
+        let seen = live.at();
+        clock.set(clock.now() - back);
+        // The gap is told without any event.
+        assert_eq!(types(&live.next().await.expect("told")), ["gap"]);
+        append(&store, 6, "first", 50).await;
+        append(&store, 40, "second", 50).await;
+        clock.advance(1);
+        assert_eq!(heard(&mut live, &clock, "second").await, ["first", "second"]);
+        // Who comes back hears of the gap once, and then of what follows.
+        let mut again = feed.subscribe(Some(seen)).await.expect("subscribed");
+        assert_eq!(types(&again.next().await.expect("told")), ["gap"]);
+        // And who comes now of no gap.
+        let mut new = feed.subscribe(None).await.expect("subscribed");
+        append(&store, 5, "third", 50).await;
+        clock.advance(1);
+        for subscription in [&mut live, &mut again, &mut new] {
+            assert_eq!(heard(subscription, &clock, "third").await, ["third"]);
+        }
+    }
+}
+
+#[tokio::test]
+async fn logs_that_began_in_the_future_are_told_of_with_one_gap_at_most() {
+    for stored in [13_600_000, 0] {
+        let (feed, store, clock) = feed().await;
+        // Whoever was there when the clock was an hour ahead, or has written nonsense.
+        let at = clock.now();
+        clock.advance(3_600_000);
+        append(&store, 5, "ahead", 50).await;
+        let value = if stored == 0 { "soon".to_owned() } else { stored.to_string() };
+        let entries = vec![Entry { field: "at".into(), value: value.into() }];
+        let born = Operation::HashSet { key: "EVENTS:BORN".into(), entries, ttl: None };
+        store.execute(Txn { success: vec![born], ..Txn::default() }).await.expect("written");
+        clock.set(at);
+        let _running = tokio::spawn(Arc::clone(&feed).run());
+        let mut old = feed.subscribe(Some(Place::before(at - 1000))).await.expect("subscribed");
+        assert_eq!(types(&old.next().await.expect("told")), ["gap"]);
+        let mut new = feed.subscribe(None).await.expect("subscribed");
+        for log in [5, 6] {
+            append(&store, log, "present", 50).await;
+            clock.advance(1);
+            for subscription in [&mut old, &mut new] {
+                assert_eq!(heard(subscription, &clock, "present").await, ["present"]);
+            }
+        }
+    }
 }

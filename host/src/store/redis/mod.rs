@@ -15,7 +15,7 @@ use std::time::Duration;
 use redis::{ErrorKind, RedisError, ServerErrorKind, Value};
 
 use crate::store::transaction::{Operation, Outcome, Reply, Shape, Txn};
-use crate::store::{Answer, Error, KeyCount, LogMark, Logs, Store, growth};
+use crate::store::{Answer, EVENT_AHEAD_MS_MAX, Error, KeyCount, LogMark, Logs, Store, growth};
 use crate::workers::{self, PerWorker};
 use address::Connector;
 pub use address::{Address, NoAddress};
@@ -39,6 +39,7 @@ pub struct Redis {
     script: TransactionScript,
     read_script: redis::Script,
     logs_script: redis::Script,
+    empty_logs_script: redis::Script,
 }
 
 /// Why a server is not fit to keep sessions.
@@ -72,6 +73,7 @@ impl Redis {
             script: TransactionScript::new(),
             read_script: redis::Script::new(include_str!("read.lua")),
             logs_script: redis::Script::new(include_str!("logs.lua")),
+            empty_logs_script: redis::Script::new(include_str!("empty_logs.lua")),
         })
     }
 
@@ -202,13 +204,28 @@ impl Redis {
     /// Events of logs that one server has.
     async fn read_logs_of_slot(&self, marks: &[LogMark], limit: usize) -> Result<Logs, Error> {
         let mut call = self.logs_script.prepare_invoke();
-        call.arg(limit);
+        call.arg(limit).arg(EVENT_AHEAD_MS_MAX);
         for mark in marks {
             call.key(mark.log.as_str());
             call.arg(mark.after.map(|id| id.to_string()).unwrap_or_default());
         }
         let value = self.call(async |connection| call.invoke_async(connection).await).await?;
         reply::logs(value, marks.len()).ok_or_else(misunderstood)
+    }
+
+    /// Empties those logs of one server that lie in the future.
+    async fn empty_logs_of_slot(&self, logs: &[String]) -> Result<(), Error> {
+        let mut call = self.empty_logs_script.prepare_invoke();
+        call.arg(EVENT_AHEAD_MS_MAX);
+        for log in logs {
+            call.key(log.as_str());
+        }
+        self.call(async |connection| call.invoke_async(connection).await).await
+    }
+
+    /// How many logs one script may name: in a Cluster each has a slot of its own.
+    fn logs_together(&self, logs: usize) -> usize {
+        if self.connector.is_cluster() { 1 } else { logs.max(1) }
     }
 
     /// Anything, as one script.
@@ -272,13 +289,21 @@ impl Store for Redis {
                 let now = clock.ok_or_else(misunderstood)?;
                 return Ok(Logs { now, pages: Vec::new() });
             }
-            // In a Cluster each log has a slot of its own.
-            let together = if self.connector.is_cluster() { 1 } else { marks.len() };
-            let parts = marks.chunks(together).map(|marks| self.read_logs_of_slot(marks, limit));
+            let parts = marks
+                .chunks(self.logs_together(marks.len()))
+                .map(|marks| self.read_logs_of_slot(marks, limit));
             let parts = futures_util::future::try_join_all(parts).await?;
             // Nodes have clocks of their own: what is there by all of them is there.
             let now = parts.iter().map(|logs| logs.now).min().ok_or_else(misunderstood)?;
             Ok(Logs { now, pages: parts.into_iter().flat_map(|logs| logs.pages).collect() })
+        })
+    }
+
+    fn empty_logs_ahead<'a>(&'a self, logs: &'a [String]) -> Answer<'a, ()> {
+        Box::pin(async move {
+            let parts = logs.chunks(self.logs_together(logs.len()));
+            let parts = parts.map(|logs| self.empty_logs_of_slot(logs));
+            futures_util::future::try_join_all(parts).await.map(drop)
         })
     }
 

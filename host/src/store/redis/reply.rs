@@ -54,7 +54,8 @@ pub fn logs(value: Value, count: usize) -> Option<Logs> {
     let mut page = || {
         let Value::Array(items) = values.next()? else { return None };
         let events = items.into_iter().map(event).collect::<Option<_>>()?;
-        Some(LogPage { events, trimmed: integer(&values.next()?)? != 0 })
+        let mut flag = || Some(integer(&values.next()?)? != 0);
+        Some(LogPage { events, trimmed: flag()?, ahead: flag()? })
     };
     Some(Logs { now, pages: (0..count).map(|_| page()).collect::<Option<_>>()? })
 }

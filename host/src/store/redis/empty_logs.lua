@@ -1,0 +1,17 @@
+-- Deletes each log whose newest event lies in the future by more than ARGV[1] milliseconds:
+-- a stream takes no event that is older than its newest one.
+
+local time = redis.call('TIME')
+local latest = time[1] * 1000 + math.floor(time[2] / 1000) + ARGV[1]
+
+for _, log in ipairs(KEYS) do
+  if redis.call('TYPE', log).ok == 'stream' then
+    local info = redis.call('XINFO', 'STREAM', log)
+    for i = 1, #info, 2 do
+      if info[i] == 'last-generated-id' and tonumber(string.match(info[i + 1], '^%d+')) > latest then
+        redis.call('DEL', log)
+      end
+    end
+  end
+end
+return redis.status_reply('OK')
