@@ -88,3 +88,37 @@ fn unchanged(key: &str, value: Bytes) -> Compare {
 fn time(value: &Bytes) -> Option<Milliseconds> {
     text(value)?.parse().ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::Clock;
+    use crate::store::memory::Memory;
+
+    const KEY: &str = "EVENTS:BORN";
+
+    #[tokio::test]
+    async fn a_birth_is_stamped_once_for_all_who_find_it_wrong() {
+        let clock = Clock::manual(1000);
+        let store = Memory::new(clock.clone());
+        assert_eq!(read(&store, KEY).await.expect("stamped").at, 1000);
+        clock.advance(500);
+        let before = read(&store, KEY).await.expect("read");
+        assert_eq!(before.at, 1000);
+        assert_eq!(again(&store, KEY, &before).await.expect("stamped").at, 1500);
+        // Whoever has read the one before, and is later, gets the same.
+        clock.advance(500);
+        assert_eq!(again(&store, KEY, &before).await.expect("read").at, 1500);
+        // The clock goes back behind it.
+        clock.set(700);
+        assert_eq!(read(&store, KEY).await.expect("stamped").at, 700);
+    }
+
+    #[tokio::test]
+    async fn a_store_that_is_full_before_there_is_a_birth_has_logs_all_the_same() {
+        let store = Memory::limited(Clock::manual(1000), Some(0));
+        for _ in 0..2 {
+            assert_eq!(read(&store, KEY).await.expect("none is needed").at, 0);
+        }
+    }
+}
