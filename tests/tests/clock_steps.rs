@@ -129,7 +129,16 @@ async fn a_redis_whose_clock_was_an_hour_ahead_is_well_when_it_is_put_right() {
             next.ok()?.filter(|event| event.data["user_id"] == "again").map(drop)
         })
         .await;
-        log_in(&client, "last").await;
-        assert!(!told_until(&mut live, "last").await.contains(&"gap".to_owned()));
+        // On a machine that stalls, two hosts may begin the logs anew one after the other.
+        let mut gaps = 0;
+        for number in 0.. {
+            let user_id = format!("last-{number}");
+            log_in(&client, &user_id).await;
+            if told_until(&mut live, &user_id).await == ["user.created"] {
+                break;
+            }
+            gaps += 1;
+            assert!(gaps < 4, "one gap after the other");
+        }
     }
 }

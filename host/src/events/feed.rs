@@ -23,6 +23,10 @@ use crate::telemetry::{Metrics, StoreOperation, StoreOutcome};
 const INTERVAL: Duration = Duration::from_millis(100);
 /// How long the store is left alone when it does not answer.
 const PAUSE: Duration = Duration::from_millis(500);
+/// For how long somebody may be about to empty logs whose birth is stamped anew, and how
+/// long others wait for that.
+const EMPTYING_MS_MAX: Milliseconds = 1000;
+const EMPTYING_PAUSE: Duration = Duration::from_millis(50);
 /// The most events of each log that are read at a time.
 const PAGE: usize = 256;
 /// How many of the latest events are kept.
@@ -299,9 +303,19 @@ impl Feed {
         birth: &mut Birth,
         from: Place,
     ) -> Result<(Logs, bool), Silence> {
+        let is_ahead = |read: &Logs| read.pages.iter().any(|page| page.ahead);
         let read = self.pages(&catalog.logs, from).await?;
-        if !read.pages.iter().any(|page| page.ahead) {
+        if !is_ahead(&read) {
             return Ok((read, false));
+        }
+        if read.now.saturating_sub(birth.at) < EMPTYING_MS_MAX {
+            // Somebody else has just stamped the birth, and is about to empty the logs: one
+            // more birth would be one more gap for all.
+            tokio::time::sleep(EMPTYING_PAUSE).await;
+            let read = self.pages(&catalog.logs, from).await?;
+            if !is_ahead(&read) {
+                return Ok((read, true));
+            }
         }
         tracing::warn!("the clock of the store has gone back: the logs of events begin anew");
         // Whoever finds them empty finds the new birth, too.
