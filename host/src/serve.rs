@@ -146,7 +146,7 @@ pub async fn start(settings: &Settings) -> Result<Running> {
 
     metrics.connections_max.set(i64::try_from(places).unwrap_or(i64::MAX));
     let loads = (0..workers.count()).map(|_| AtomicUsize::new(0)).collect();
-    let network = Network::new(settings.callers.limits());
+    let network = Network::new(settings.callers.limits(settings.rules.logic_instances));
     let (hosts, origins) = (settings.callers.allowed_hosts(), settings.callers.cors_origins());
     let wires = Wires {
         api,

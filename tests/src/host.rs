@@ -26,11 +26,15 @@ pub struct Launch {
     files_max: Option<u32>,
 }
 
-/// The binary that cargo built beside the tests.
+/// The server that `SESSION_TESTS_SERVER` names, or else the binary that cargo built
+/// beside the tests.
 ///
 /// # Panics
 /// When it was not built.
 pub fn binary() -> PathBuf {
+    if let Some(named) = std::env::var_os("SESSION_TESTS_SERVER") {
+        return named.into();
+    }
     let test = std::env::current_exe().expect("the test has a path");
     let profile = test.ancestors().nth(2).expect("tests lie in target/PROFILE/deps");
     let binary = profile.join("session-manager");

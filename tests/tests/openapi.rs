@@ -256,3 +256,22 @@ async fn the_ids_of_operations_stay_what_they_are() {
         }
     }
 }
+
+#[tokio::test]
+async fn conditions_are_described_where_they_count() {
+    let host = Launch::in_memory().start();
+    for operation in operations(&document(&host).await) {
+        let parameters = operation.described["parameters"].as_array().unwrap();
+        let names: Vec<_> = parameters.iter().filter(|one| one["in"] == "header").collect();
+        let names: Vec<_> = names.iter().map(|one| one["name"].as_str().unwrap()).collect();
+        let responses = &operation.described["responses"];
+        let ends = ["/sessions", "/sessions/{session_key}"];
+        let is_flat = ends.iter().any(|end| operation.path.ends_with(end));
+        let counts = is_flat && operation.id.starts_with("Booking_") && operation.verb != "GET";
+        let expected = if counts { &["If-Match", "If-None-Match"][..] } else { &[] };
+        if names != ["Last-Event-ID"] {
+            assert_eq!(names, expected, "{} {}", operation.verb, operation.path);
+        }
+        assert_eq!(responses["412"].is_object(), counts, "{}", operation.id);
+    }
+}

@@ -17,7 +17,8 @@ pub struct Rules {
           value_parser = given(text))]
     component: String,
 
-    /// Calls of the rules at the same time; each needs an instance.
+    /// Calls of the rules at the same time, of one address at most a quarter of them; each
+    /// needs an instance.
     #[arg(long, env = "LOGIC_INSTANCES", default_value = "256", global = true,
           value_parser = given(values::instances))]
     pub logic_instances: u32,

@@ -58,6 +58,14 @@ fn a_bad_value_is_refused_in_one_line_that_names_it() {
             &["--user-session-idle", "1d"],
             r#"invalid value "1d" for USER_SESSION_IDLE: expected a duration from 1ms to 10 years, such as 15m or 1h30m, or 0s for no limit"#,
         ),
+        (
+            &["--memory-max", "512MB"],
+            r#"invalid value "512MB" for MEMORY_MAX: expected off, or at least 1 MiB in bytes, KiB, MiB or GiB, such as 512 MiB"#,
+        ),
+        (
+            &["--body-memory", "1MiB"],
+            r#"invalid value "1MiB" for BODY_MEMORY: expected a size from 32MiB to 1024GiB, such as 128MiB"#,
+        ),
         (&["--log-format", "xml"], r#"invalid value "xml" for LOG_FORMAT: expected text or json"#),
         (
             &["--log-level", "loud"],

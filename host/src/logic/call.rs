@@ -1,39 +1,43 @@
 //! How every call of the component is made.
 
 /// Calls one function of an interface on the present generation, and ends on it
-/// whatever becomes of it meanwhile. A macro, as the future of a closure that borrows
-/// its arguments has no name to bound.
+/// whatever becomes of it meanwhile; not before it is the turn of whoever asks for it.
+/// A macro, as the future of a closure that borrows its arguments has no name to bound.
 macro_rules! call {
     ($self:ident, $interface:ident . $function:ident ( $($argument:expr),* )) => {
-        loop {
-            let generation = $self.current.load_full();
-            let result = match generation.pool.lease().await {
-                // It was replaced before the call had begun.
-                Err($crate::logic::pool::NoLease::Retired) => continue,
-                Err($crate::logic::pool::NoLease::Failed(failure)) => Err(failure),
-                Ok(mut lease) => {
-                    let calling = async {
-                        let warm = lease.warm();
-                        let exports = warm.exports.$interface();
-                        let result = exports.$function(&mut warm.store, $($argument),*).await;
-                        let result = lease.end(result);
-                        if let Err(failure) = &result {
-                            $crate::telemetry::traces::step_failed(failure.name());
-                        }
-                        result
-                    };
-                    let (interface, function) = (stringify!($interface), stringify!($function));
-                    let step = || {
-                        let number = generation.number;
-                        $crate::telemetry::traces::Step::component(interface, function, number)
-                    };
-                    $crate::telemetry::traces::step(step, calling).await
+        match $crate::network::turn::Turn::take().await {
+            Err(_) => Err($self.overloaded()),
+            Ok(_turn) => loop {
+                let generation = $self.current.load_full();
+                let result = match generation.pool.lease().await {
+                    // It was replaced before the call had begun.
+                    Err($crate::logic::pool::NoLease::Retired) => continue,
+                    Err($crate::logic::pool::NoLease::Failed(failure)) => Err(failure),
+                    Ok(mut lease) => {
+                        let calling = async {
+                            let warm = lease.warm();
+                            let exports = warm.exports.$interface();
+                            let store = &mut warm.store;
+                            let result = exports.$function(store, $($argument),*).await;
+                            let result = lease.end(result);
+                            if let Err(failure) = &result {
+                                $crate::telemetry::traces::step_failed(failure.name());
+                            }
+                            result
+                        };
+                        let (interface, function) = (stringify!($interface), stringify!($function));
+                        let step = || {
+                            use $crate::telemetry::traces::Step;
+                            Step::component(interface, function, generation.number)
+                        };
+                        $crate::telemetry::traces::step(step, calling).await
+                    }
+                };
+                if let Err(failure) = &result {
+                    $self.failed(&generation, failure);
                 }
-            };
-            if let Err(failure) = &result {
-                $self.failed(&generation, failure);
-            }
-            break result;
+                break result;
+            },
         }
     };
 }

@@ -381,6 +381,12 @@ impl Logic {
         generation
     }
 
+    /// A call has not begun, as there are too many.
+    fn overloaded(&self) -> Failure {
+        self.provisions.metrics.counts().logic.overloaded.inc();
+        Failure::Overloaded
+    }
+
     /// A call on `generation` has ended with `failure`.
     #[cfg_attr(feature = "native-rules", allow(dead_code, reason = "linked rules do not trap"))]
     fn failed(&self, generation: &Arc<Generation>, failure: &Failure) {

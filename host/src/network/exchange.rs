@@ -73,6 +73,11 @@ impl Exchange {
         }
     }
 
+    /// That of the present request.
+    pub(super) fn current() -> Option<Arc<Self>> {
+        CURRENT.try_with(Arc::clone).ok()
+    }
+
     /// The address that the request comes from: that of its connection, or what a trusted
     /// proxy has said.
     pub fn address(&self) -> IpAddr {
@@ -97,7 +102,8 @@ impl Exchange {
         }
     }
 
-    fn peer(&self) -> &Peer {
+    /// Whose it is.
+    pub(super) fn peer(&self) -> &Peer {
         self.forwarded.get().map_or(&self.connection.peer, |(_, peer)| peer)
     }
 

@@ -1,5 +1,5 @@
-//! Accounts of memory. What does not fit into one is refused or waits in line; nothing is
-//! allocated here.
+//! Accounts of what there is only so much of, which is memory but for the turns at the
+//! rules. What does not fit into one is refused or waits in line; nothing is allocated here.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;

@@ -1,6 +1,6 @@
 //! Network connections of every wire, and what bounds them: how many there are, how old
-//! and how idle they get, and how much memory their requests and replies take. What is
-//! asked over them is not known here.
+//! and how idle they get, how much memory their requests and replies take, and how
+//! many calls one peer makes at a time. What is asked over them is not known here.
 
 pub mod address;
 pub mod connection;
@@ -12,6 +12,7 @@ pub mod memory;
 pub mod reply;
 pub mod server;
 pub mod stream;
+pub mod turn;
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -23,7 +24,7 @@ use memory::Account;
 
 /// One connection may hold this share of the memory for bodies.
 const CONNECTION_SHARE: usize = 16;
-/// One peer may hold this share.
+/// One peer may hold this share, and make this share of the calls at a time.
 const PEER_SHARE: usize = 4;
 /// Peers that are remembered before those that have left are forgotten.
 const PEERS_KEPT: usize = 1024;
@@ -33,6 +34,8 @@ const PEERS_KEPT: usize = 1024;
 pub struct Limits {
     /// Bytes of memory for all bodies of requests and replies.
     pub body_memory: usize,
+    /// Calls of the rules at a time.
+    pub calls: usize,
     /// Age at which a connection is asked to end, give or take a tenth.
     pub age_max: Duration,
     /// How long an HTTP/2 connection may be without a stream.
@@ -53,6 +56,8 @@ pub struct Network {
 /// Who connects: an address, or a network of IPv6.
 pub struct Peer {
     memory: Account,
+    /// Calls of the rules that it makes now.
+    calls: Account,
     /// What its larger requests have taken lately, in bytes.
     expected: std::sync::atomic::AtomicUsize,
 }
@@ -85,11 +90,15 @@ impl Network {
         if peers.len() >= PEERS_KEPT && peers.len().is_power_of_two() {
             peers.retain(|_, peer| peer.strong_count() > 0);
         }
-        let share = match self.trusts(address) {
-            true => usize::MAX,
-            false => self.limits.body_memory / PEER_SHARE,
+        let (memory, calls) = match self.trusts(address) {
+            true => (usize::MAX, usize::MAX),
+            false => {
+                let Limits { body_memory, calls, .. } = self.limits;
+                (body_memory / PEER_SHARE, calls.div_ceil(PEER_SHARE))
+            }
         };
-        let peer = Arc::new(Peer { memory: Account::new(share), expected: 0.into() });
+        let (memory, calls) = (Account::new(memory), Account::new(calls));
+        let peer = Arc::new(Peer { memory, calls, expected: 0.into() });
         peers.insert(key, Arc::downgrade(&peer));
         peer
     }
@@ -101,6 +110,7 @@ impl Network {
     fn for_tests() -> Arc<Self> {
         Self::new(Limits {
             body_memory: 16 << 20,
+            calls: 8,
             age_max: Duration::from_secs(3600),
             idle_max: Duration::from_secs(300),
             per_peer: Some(2),

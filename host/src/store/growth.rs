@@ -2,6 +2,7 @@
 //! full store refuses it. Invariant: a store that is full applies every read, deletion,
 //! renewal and end of a session, so that it can become empty again.
 
+use crate::clock::Milliseconds;
 use crate::store::Error;
 use crate::store::transaction::{Operation, Txn};
 
@@ -40,6 +41,13 @@ impl Operation {
             Self::HashSet { .. } => Effect::Writes,
             Self::AppendEvent { .. } => Effect::Appends,
         }
+    }
+}
+
+impl Operation {
+    /// Whether it would make a member that has ended already: then it removes it.
+    pub fn is_of_the_past(&self, now: Milliseconds) -> bool {
+        matches!(self, Self::MemberSetUntil { expires_at, .. } if *expires_at <= now)
     }
 }
 

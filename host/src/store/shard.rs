@@ -69,7 +69,7 @@ impl Shard {
         let succeeded = txn.compare.iter().all(|compare| self.holds(compare));
         let branch = if succeeded { txn.success } else { txn.failure };
         if account.is_limited() {
-            let growth = self.growth(&branch);
+            let growth = self.growth(now, &branch);
             if growth.needs_room() && !account.reserve(growth.bytes) {
                 return Err(growth::full("The store", "MEMORY_MAX"));
             }

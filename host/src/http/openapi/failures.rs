@@ -3,6 +3,7 @@
 
 use serde_json::{Map, Value, json};
 
+use super::operations::has_conditions;
 use super::schemas::reference;
 use crate::error::{Row, TABLE};
 use crate::http::routes::{BodyRule, Route};
@@ -12,7 +13,9 @@ const ALWAYS: [u16; 6] = [400, 403, 421, 500, 503, 504];
 /// What may happen when a session is named.
 const NAMED: [u16; 1] = [404];
 /// What may happen when something is changed.
-const CHANGED: [u16; 3] = [409, 412, 429];
+const CHANGED: [u16; 2] = [409, 429];
+/// What may happen when a change depends on what is there.
+const CONDITIONAL: [u16; 1] = [412];
 /// What may happen to a body.
 const SENT: [u16; 2] = [413, 415];
 
@@ -25,6 +28,7 @@ pub fn add(responses: &mut Map<String, Value>, route: &Route) {
         &ALWAYS[..],
         some(&NAMED, route.template.contains('{') || route.template == "/session"),
         some(&CHANGED, changes),
+        some(&CONDITIONAL, has_conditions(route)),
         some(&SENT, sends),
     ];
     for status in statuses.concat() {
@@ -39,7 +43,7 @@ pub fn responses() -> Map<String, Value> {
         let schema = reference("Error");
         json!({ "description": description, "content": { "application/json": { "schema": schema } } })
     };
-    let all = [&ALWAYS[..], &NAMED, &CHANGED, &SENT].concat();
+    let all = [&ALWAYS[..], &NAMED, &CHANGED, &CONDITIONAL, &SENT].concat();
     let mut responses = Map::new();
     for status in all {
         let rows = told().filter(|row| row.http.as_u16() == status);

@@ -63,8 +63,30 @@ fn parameters(schemas: &mut Schemas, route: &Route) -> Vec<Value> {
             "schema": { "type": "string" },
         }));
     }
+    if has_conditions(route) {
+        in_path.push(condition(
+            "If-Match",
+            "The version that the session has to have, as `ETag` told it, or `*` for any.",
+            r#"^(\*|"[0-9]+")$"#,
+        ));
+        in_path.push(condition("If-None-Match", "`*`: there must be no session.", r"^\*$"));
+    }
     in_path.extend(in_query);
     in_path
+}
+
+/// Whether conditions in the headers of a request count.
+pub fn has_conditions(route: &Route) -> bool {
+    matches!(route.action, Action::SetFlat | Action::DeleteFlat)
+}
+
+fn condition(name: &str, description: &str, pattern: &str) -> Value {
+    json!({
+        "name": name,
+        "in": "header",
+        "description": description,
+        "schema": { "type": "string", "pattern": pattern },
+    })
 }
 
 fn parameter(
@@ -98,11 +120,12 @@ fn responses(schemas: &mut Schemas, route: &Route, context: Option<&Context>) ->
         _ => json!({ "application/json": { "schema": reply } }),
     };
     let mut responses = Map::new();
-    let answered = json!({
-        "description": "Done.",
-        "headers": { "x-request-id": { "schema": { "type": "string" } } },
-        "content": content,
-    });
+    let mut headers = json!({ "x-request-id": { "schema": { "type": "string" } } });
+    if matches!(route.action, Action::SetFlat | Action::GetFlat) {
+        let description = "The version of the session, for `If-Match`.";
+        headers["ETag"] = json!({ "description": description, "schema": { "type": "string" } });
+    }
+    let answered = json!({ "description": "Done.", "headers": headers, "content": content });
     responses.insert("200".into(), answered);
     failures::add(&mut responses, route);
     responses.into()

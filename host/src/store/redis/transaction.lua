@@ -327,7 +327,12 @@ end
 
 function growth.member_set_until()
   local k, member, deadline = key(), take(), number()
-  makes(deadline > now and not redis.call('ZSCORE', k, member))
+  local is_in = redis.call('ZSCORE', k, member)
+  if deadline > now then
+    makes(not is_in)
+  else
+    frees(is_in)
+  end
 end
 
 function growth.member_remove()

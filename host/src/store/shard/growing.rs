@@ -3,6 +3,7 @@
 
 use bytes::Bytes;
 
+use crate::clock::Milliseconds;
 use crate::store::growth::{Effect, Growth};
 use crate::store::shard::Shard;
 use crate::store::transaction::{Entry, Operation};
@@ -14,7 +15,7 @@ const NUMBER_BYTES_MAX: usize = 20;
 impl Shard {
     /// What a branch would do to what is here now. Its operations are looked at one by
     /// one, so of several on the same key the sum is the most that they may add.
-    pub(super) fn growth(&self, branch: &[Operation]) -> Growth {
+    pub(super) fn growth(&self, now: Milliseconds, branch: &[Operation]) -> Growth {
         let mut growth = Growth::default();
         for operation in branch {
             let key = operation.target().0;
@@ -23,6 +24,9 @@ impl Shard {
             match operation.effect() {
                 Effect::Keeps => {}
                 Effect::Frees => growth.frees |= self.removes(operation),
+                Effect::Makes if operation.is_of_the_past(now) => {
+                    growth.frees |= self.removes(operation);
+                }
                 Effect::Makes => {
                     let (is_new, added) = self.made_by(operation);
                     growth.makes |= is_absent || is_new;
@@ -49,7 +53,8 @@ impl Shard {
     fn removes(&self, operation: &Operation) -> bool {
         match operation {
             Operation::HashDelete(key) => self.slots.contains_key(&**key),
-            Operation::MemberRemove { key, member } => {
+            Operation::MemberRemove { key, member }
+            | Operation::MemberSetUntil { key, member, .. } => {
                 self.existing_set(key).is_some_and(|set| set.by_name.contains_key(&**member))
             }
             Operation::MemberClear { key, except, .. } => {

@@ -1,0 +1,77 @@
+//! Turns at the rules: so that one peer cannot have every instance, nor fill the line to
+//! the store, it makes a share of all calls at a time. What it asks beyond that waits here,
+//! where it takes nothing from others.
+
+use std::sync::Arc;
+
+use super::Peer;
+use super::exchange::Exchange;
+use super::memory::{Crowded, PATIENCE};
+
+/// A turn of the present request, until it is dropped. Work that no request has asked for
+/// needs none.
+pub struct Turn(Option<Arc<Exchange>>);
+
+impl Turn {
+    /// Takes a turn of whoever the present request comes from; waits a little while others
+    /// of the same peer have them all.
+    ///
+    /// # Errors
+    /// When none comes back in time, or too many wait already.
+    pub async fn take() -> Result<Self, Crowded> {
+        let Some(exchange) = Exchange::current() else { return Ok(Self(None)) };
+        let Peer { calls, .. } = exchange.peer();
+        if !calls.take(1, None) {
+            let waiting = calls.line.wait(|| !calls.take(1, None));
+            tokio::time::timeout(PATIENCE, waiting).await.map_err(|_| Crowded)??;
+        }
+        Ok(Self(Some(exchange)))
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        if let Some(exchange) = &self.0 {
+            exchange.peer().calls.put_back(1);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::network::connection::Connection;
+    use crate::network::{Network, exchange};
+
+    async fn take(connection: &Arc<Connection>) -> Result<Turn, Crowded> {
+        exchange::within(connection.begin(), Turn::take()).await
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_peer_has_a_share_of_the_calls_and_the_next_of_it_waits() {
+        let network = Network::for_tests();
+        let [one, same, another] =
+            [1, 1, 2].map(|last| Connection::new(&network, [192, 0, 2, last].into()));
+        let first = take(&one).await.expect("a turn");
+        let second = take(&same).await.expect("a turn");
+        assert!(take(&one).await.is_err(), "it has waited for long enough");
+        assert!(take(&another).await.is_ok(), "another peer has turns of its own");
+        let waiting = tokio::spawn(async move { take(&one).await.is_ok() });
+        tokio::task::yield_now().await;
+        drop(first);
+        assert!(waiting.await.expect("no panic"));
+        drop(second);
+        assert_eq!(same.peer.calls.used(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_nobody_asked_for_and_a_trusted_proxy_wait_for_no_turn() {
+        let network = Network::for_tests();
+        let proxy = Connection::new(&network, [10, 0, 0, 1].into());
+        let mut turns = Vec::new();
+        for _ in 0..9 {
+            turns.push(take(&proxy).await.expect("a turn"));
+            turns.push(Turn::take().await.expect("a turn"));
+        }
+    }
+}
