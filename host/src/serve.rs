@@ -24,9 +24,9 @@ use crate::config::{self, PortSettings, Settings, StoreChoice};
 use crate::events::{self, Feed};
 use crate::http::browsers::Browsers;
 use crate::logic::{self, Limits, Logic, Source};
-use crate::network::Network;
 use crate::network::door::Door;
 use crate::network::listener::{self, Acceptor, Loads};
+use crate::network::{self, Network};
 use crate::store::Store;
 use crate::store::embedded::Embedded;
 use crate::store::memory::Memory;
@@ -146,7 +146,9 @@ pub async fn start(settings: &Settings) -> Result<Running> {
 
     metrics.connections_max.set(i64::try_from(places).unwrap_or(i64::MAX));
     let loads = (0..workers.count()).map(|_| AtomicUsize::new(0)).collect();
-    let network = Network::new(settings.callers.limits(settings.rules.logic_instances));
+    let limits = settings.callers.limits(settings.rules.logic_instances);
+    let operators = Network::new(network::Limits { per_peer: None, ..limits.clone() });
+    let network = Network::new(limits);
     let (hosts, origins) = (settings.callers.allowed_hosts(), settings.callers.cors_origins());
     let wires = Wires {
         api,
@@ -154,6 +156,7 @@ pub async fn start(settings: &Settings) -> Result<Running> {
         stopping: Arc::default(),
         door: Door::new(&network, places),
         network,
+        operators,
         rest_browsers: Browsers::new(hosts, origins, settings.network.bind_address),
         admin_browsers: Browsers::new(hosts, origins, settings.network.admin_address),
         loads,
@@ -230,6 +233,8 @@ struct Wires {
     metrics: Arc<Metrics>,
     stopping: Arc<AtomicBool>,
     network: Arc<Network>,
+    /// What connections of operators take, who need not share with users.
+    operators: Arc<Network>,
     /// Lets in connections of users.
     door: Arc<Door>,
     rest_browsers: Browsers,
@@ -274,7 +279,7 @@ impl Wires {
         tasks: &mut JoinSet<Result<()>>,
         stopped: watch::Receiver<bool>,
     ) {
-        let door = Door::new(&self.network, ADMIN_CONNECTIONS_MAX);
+        let door = Door::new(&self.operators, ADMIN_CONNECTIONS_MAX);
         let alone: Loads = Arc::new([AtomicUsize::new(0)]);
         let (admin, connections) = listener::spread(admin, door, &alone);
         for connections in connections {

@@ -27,7 +27,8 @@ pub async fn held() {
             "Redis" => Launch::redis(&redis),
             _ => Launch::embedded(directory.path()),
         };
-        let host = launch.set("CONNECTION_HEARTBEAT", "1s").set("CONNECTION_STALE", "10s").start();
+        let launch = launch.set("CONNECTION_HEARTBEAT", "1s").set("CONNECTION_STALE", "10s");
+        let host = launch.set("NETWORK_PER_PEER", "10000").start();
         let client = host.client(Wire::Rest).await;
         let open = |number: usize| {
             let mut stream = TcpStream::connect(host.address("rest")).unwrap();

@@ -1169,6 +1169,7 @@ async fn many_clients_are_held_by_one_host() {
         .set("CONNECTION_HEARTBEAT", "4s")
         .set("CONNECTION_STALE", "12s")
         .set("LOG_LEVEL", "info")
+        .set("NETWORK_PER_PEER", "10000")
         .start();
     let client = host.client(Wire::Grpc).await;
     let mut streams = Vec::new();

@@ -13,6 +13,7 @@ use session_tests::client::Wire;
 use session_tests::host::{Host, Launch};
 use session_tests::redis_server::RedisServer;
 use session_tests::{size, wait};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpSocket;
 use tokio::task::JoinSet;
 
@@ -255,4 +256,56 @@ async fn a_client_that_does_not_read_its_answer_loses_its_connection() {
     let address = host.address("rest").parse().unwrap();
     let ended = attack_once(address, Wire::Rest, Attack::AsksAndReadsNothing);
     tokio::time::timeout(wait::PATIENCE, ended).await.expect("the connection ends").ok();
+}
+
+/// A body that stops half-way: what is answered to it, and whether it is after its time.
+#[tokio::test]
+async fn a_body_that_does_not_come_in_time_is_refused_on_both_wires() {
+    let host = Launch::in_memory().start();
+    let rest = async {
+        let mut stream = tokio::net::TcpStream::connect(host.address("rest")).await.unwrap();
+        let head = "PUT /v1/pre-order/sessions/k HTTP/1.1\r\nhost: localhost\r\n\
+                    content-type: application/json\r\ncontent-length: 100\r\n\r\n{";
+        stream.write_all(head.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 400"), "{answer}");
+        assert!(answer.contains("does not arrive in time"), "{answer}");
+    };
+    let grpc = async {
+        let stream = tokio::net::TcpStream::connect(host.address("grpc")).await.unwrap();
+        let (send, connection) = h2::client::handshake(stream).await.unwrap();
+        tokio::spawn(connection);
+        let mut send = send.ready().await.unwrap();
+        let (answer, mut body) = send.send_request(call("SetSession"), false).unwrap();
+        body.send_data(Bytes::from_static(b"\0\0\0\0\x20{"), false).unwrap();
+        let answer = answer.await.unwrap();
+        let message = answer.headers()["grpc-message"].to_str().unwrap();
+        assert!(message.contains("does%20not%20arrive%20in%20time"), "{message}");
+    };
+    let both = async { tokio::join!(rest, grpc) };
+    tokio::time::timeout(2 * wait::PATIENCE, both).await.expect("answers");
+}
+
+#[tokio::test]
+async fn an_operator_gets_through_when_one_caller_has_all_the_memory_that_he_may_have() {
+    let host = Launch::in_memory().start();
+    let address: SocketAddr = host.address("rest").parse().unwrap();
+    let mut attacks = JoinSet::new();
+    for _ in 0..12 {
+        attacks.spawn(attack(address, Wire::Rest, Attack::WritesForEver));
+    }
+    let taken = async || {
+        let text = session_tests::get(host.url("admin", "/metrics")).await.text().await.ok()?;
+        let line =
+            text.lines().find_map(|it| it.strip_prefix("session_manager_body_memory_bytes "));
+        (line?.parse::<f64>().ok()? > 16e6).then_some(())
+    };
+    wait::until("memory is taken", taken).await;
+    for level in ["debug", "trace"] {
+        let request = session_tests::http().put(host.url("admin", "/log-level"));
+        let request = request.header("content-type", "application/json");
+        let answer = request.body(format!("{{\"level\": \"{level}\"}}")).send().await.unwrap();
+        assert_eq!(answer.status(), 200);
+    }
 }

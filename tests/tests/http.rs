@@ -380,3 +380,17 @@ fn an_answer_is_read_from_its_bytes() {
     assert_eq!((answer.status, answer.header("x"), &*answer.body), (200, Some("y"), "body"));
     assert!(raw::parse(b"nonsense").is_err());
 }
+
+/// A session may hold what looks like an answer of the parser, at any place of its reply.
+#[tokio::test]
+async fn a_session_that_looks_like_a_refusal_is_read_as_it_is() {
+    let host = Launch::in_memory().start();
+    let client = host.client(Wire::Rest).await;
+    let line = "HTTP/1.1 400 Bad";
+    for shift in 0..line.len() {
+        let text = ["-".repeat(shift), line.repeat(20_000)].concat();
+        let document = json!({ "fleet_list_request": text });
+        client.set("pre-order", "k", document.clone()).await.unwrap();
+        assert_eq!(client.get("pre-order", "k").await.unwrap()["fleet_list_request"], text);
+    }
+}

@@ -199,6 +199,10 @@ impl Store for Gate {
         self.inner.read_logs(marks, limit)
     }
 
+    fn empty_logs_ahead<'a>(&'a self, logs: &'a [String]) -> Answer<'a, ()> {
+        self.inner.empty_logs_ahead(logs)
+    }
+
     fn count_keys<'a>(&'a self, prefixes: &'a [String], cursor: &'a str) -> Answer<'a, KeyCount> {
         self.inner.count_keys(prefixes, cursor)
     }

@@ -43,7 +43,7 @@ pub struct Admin {
     pub stopping: Arc<AtomicBool>,
     /// One component may be on its way at a time.
     pub upload: Arc<Semaphore>,
-    /// What network connections take.
+    /// What connections of users take.
     pub network: Arc<Network>,
     /// Where users' connections come in.
     pub door: Arc<Door>,

@@ -64,7 +64,11 @@ pub fn given(text: String) -> Option<String> {
 impl From<Failure> for Error {
     fn from(failure: Failure) -> Self {
         match failure {
-            Failure::Fault(_) if exchange::ran_out() => Self::no_memory(),
+            Failure::Fault(logic::Fault { reason: logic::Reason::StoreUnavailable, .. })
+                if exchange::ran_out() =>
+            {
+                Self::no_memory()
+            }
             Failure::Fault(fault) => fault.into(),
             Failure::Overloaded => Self::new(
                 Reason::Overloaded,

@@ -269,7 +269,9 @@ pub fn probe_port(text: &str) -> Result<ProbePort, String> {
 pub fn hosts(text: &str) -> Result<Texts, String> {
     let host = |host: &str| {
         let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_');
-        host.chars().all(plain).then(|| host.to_ascii_lowercase())
+        // The name of the root may be written or not.
+        let host = host.strip_suffix('.').unwrap_or(host);
+        (!host.is_empty() && host.chars().all(plain)).then(|| host.to_ascii_lowercase())
     };
     let hosts: Option<Vec<_>> = listed(text).map(host).collect();
     hosts.map(Texts).ok_or_else(|| {

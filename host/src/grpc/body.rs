@@ -1,9 +1,9 @@
-//! The body of a gRPC request on its way in: bounded in time and memory.
+//! The body of a gRPC request on its way in: bounded in time and memory. Only programs that
+//! ask what the service offers ask more than once in a call.
 
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
@@ -12,10 +12,8 @@ use tonic::Status;
 
 use crate::error::Error;
 use crate::grpc::status;
+use crate::network::BODY_TIMEOUT;
 use crate::network::exchange::Exchange;
-
-/// How long a message may take to arrive.
-const TIMEOUT: Duration = Duration::from_secs(30);
 
 pin_project_lite::pin_project! {
     /// A body, charged to its exchange as it comes.
@@ -25,13 +23,15 @@ pin_project_lite::pin_project! {
         exchange: Arc<Exchange>,
         // From when it is waited for: most come with their head.
         deadline: Option<Pin<Box<Sleep>>>,
+        // The client asks more than once, and each time anew has its time.
+        asks_often: bool,
     }
 }
 
 impl Received {
     /// The body of the exchange's request.
-    pub fn new(body: Incoming, exchange: Arc<Exchange>) -> Self {
-        Self { body, exchange, deadline: None }
+    pub fn new(body: Incoming, exchange: Arc<Exchange>, asks_often: bool) -> Self {
+        Self { body, exchange, deadline: None, asks_often }
     }
 }
 
@@ -47,7 +47,7 @@ impl Body for Received {
         let frame = match this.body.poll_frame(context) {
             Poll::Pending => {
                 let deadline =
-                    this.deadline.get_or_insert_with(|| Box::pin(tokio::time::sleep(TIMEOUT)));
+                    this.deadline.get_or_insert_with(|| Box::pin(tokio::time::sleep(BODY_TIMEOUT)));
                 return deadline.as_mut().poll(context).map(|()| {
                     let late = Error::invalid("message", "does not arrive in time");
                     Some(Err(status::from(&late)))
@@ -59,6 +59,9 @@ impl Body for Received {
             }
             Poll::Ready(Some(frame)) => frame,
         };
+        if *this.asks_often {
+            *this.deadline = None;
+        }
         let charged =
             frame.map_err(|error| Status::from_error(Box::new(error))).and_then(|frame| {
                 let bytes = frame.data_ref().map_or(0, Bytes::len);

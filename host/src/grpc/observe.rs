@@ -135,7 +135,8 @@ impl Observed {
         if streams {
             exchange.streams();
         }
-        let request = request.map(|body| Received::new(body, exchange));
+        let asks_often = request.uri().path().starts_with(REFLECTION);
+        let request = request.map(|body| Received::new(body, exchange, asks_often));
         let mut routes = self.routes.clone();
         match routes.call(request).await {
             Ok(response) => response,
@@ -143,6 +144,10 @@ impl Observed {
         }
     }
 }
+
+/// How the paths of server reflection begin: its calls go on for as long as its clients
+/// like.
+const REFLECTION: &str = "/grpc.reflection.";
 
 fn is_grpc(headers: &HeaderMap) -> bool {
     let content_type = headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes);

@@ -3,7 +3,6 @@
 
 use std::io::Write;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use flate2::write::MultiGzDecoder;
@@ -14,14 +13,13 @@ use http_body_util::BodyExt;
 use hyper::body::{Body as _, Incoming};
 
 use crate::error::{Error, Reason};
+use crate::network::BODY_TIMEOUT;
 use crate::network::exchange::Exchange;
 
 /// The most bytes set aside for a body before they have come.
 const RESERVED_BYTES_MAX: usize = 64 << 10;
 /// The most bytes of a refused body that are received and dropped.
 const DRAINED_BYTES_MAX: usize = 8 << 20;
-/// How long a body may take to arrive.
-const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Why a body is not there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,6 +89,8 @@ pub struct RequestBody {
     encoding: Option<Encoding>,
     /// The client sends it only once it is asked for.
     awaits_word: bool,
+    /// It did not come in time.
+    late: bool,
     /// A connection that speaks HTTP/1 can end in order only behind its bodies.
     blocks_connection: bool,
 }
@@ -122,6 +122,7 @@ impl RequestBody {
             travels: true,
             encoding,
             awaits_word: head.headers.contains_key(EXPECT),
+            late: false,
             blocks_connection: head.version < Version::HTTP_2,
         }
     }
@@ -155,7 +156,9 @@ impl RequestBody {
                 Encoding::Gzip => self.decompress(bytes_max).await,
             }
         };
-        let body = tokio::time::timeout(TIMEOUT, receiving).await.map_err(|_| Missing::Late)??;
+        let received = tokio::time::timeout(BODY_TIMEOUT, receiving).await;
+        self.late = received.is_err();
+        let body = received.map_err(|_| Missing::Late)??;
         self.exchange.received();
         Ok(body)
     }
@@ -208,7 +211,8 @@ impl RequestBody {
     /// sent: most clients read no answer before they have sent everything, and a
     /// connection that is closed before loses the answer.
     pub async fn drain(&mut self) {
-        if !self.blocks_connection || self.awaits_word || self.body.is_end_stream() {
+        let comes = !self.awaits_word && !self.late && !self.body.is_end_stream();
+        if !self.blocks_connection || !comes {
             return;
         }
         let dropping = async {
@@ -220,7 +224,7 @@ impl RequestBody {
             }
         };
         // Whoever is late loses the connection.
-        drop(tokio::time::timeout(TIMEOUT, dropping).await);
+        drop(tokio::time::timeout(BODY_TIMEOUT, dropping).await);
         if self.body.is_end_stream() {
             self.exchange.received();
         }

@@ -4,14 +4,21 @@
 use std::io::{Read, Write};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
 
-use rustix::process::{Resource, Rlimit, Signal, set_parent_process_death_signal, setrlimit};
+use rustix::io::Errno;
+use rustix::process::{
+    Pid, Resource, Rlimit, Signal, kill_process, set_parent_process_death_signal, setrlimit,
+};
 
 use crate::logic::component::{self, Artifact};
 
 /// The command of this program that compiles what comes in.
 pub const COMMAND: &str = "compile-input";
+/// A compiler that is kept from computing is given up after this many times the processor
+/// time that it may take.
+const WAITED_FACTOR: u32 = 5;
 /// The most bytes of what comes out.
 const ARTIFACT_BYTES_MAX: u64 = 512 << 20;
 /// The most bytes of what the compiler says is wrong.
@@ -68,7 +75,18 @@ fn apart(program: &PathBuf, bytes: &[u8], processor_time: Duration) -> Result<Ar
             (Some(input), Some(output), Some(complaint)) => (input, output, complaint),
             _ => return Err("the compiler cannot be spoken to".into()),
         };
+    let patience = processor_time.saturating_mul(WAITED_FACTOR);
+    let process = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
     let (written, artifact, complaint) = std::thread::scope(|scope| {
+        let (ended, awaited) = mpsc::channel::<()>();
+        // It is not waited for before this ends, so the number is still its own.
+        scope.spawn(move || {
+            let is_late = awaited.recv_timeout(patience) == Err(RecvTimeoutError::Timeout);
+            if let Some(process) = process.filter(|_| is_late) {
+                // It may have ended just now.
+                let _: Result<(), Errno> = kill_process(process, Signal::KILL);
+            }
+        });
         let complaint = scope.spawn(|| {
             let mut text = String::new();
             // What is no text says nothing.
@@ -81,7 +99,9 @@ fn apart(program: &PathBuf, bytes: &[u8], processor_time: Duration) -> Result<Ar
         });
         let written = input.write_all(bytes);
         drop(input);
-        (written, artifact.join(), complaint.join())
+        let made = (written, artifact.join(), complaint.join());
+        drop(ended);
+        made
     });
     let ended = child.wait().map_err(failed)?;
     if ended.success() && written.is_ok() {

@@ -200,6 +200,10 @@ impl Store for NoStore {
         Box::pin(std::future::ready(Ok(Logs { now: 0, pages: Vec::new() })))
     }
 
+    fn empty_logs_ahead<'a>(&'a self, _: &'a [String]) -> Answer<'a, ()> {
+        Box::pin(std::future::ready(Ok(())))
+    }
+
     fn count_keys<'a>(&'a self, _: &'a [String], _: &'a str) -> Answer<'a, KeyCount> {
         Box::pin(std::future::ready(Ok(KeyCount { keys: 0, next: None })))
     }

@@ -1,10 +1,13 @@
 //! Addresses of peers, and ranges of addresses as CIDR writes them.
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
 
 /// A provider gives each of its customers a network of IPv6 of at least this size.
 const PEER_BITS_V6: u32 = 64;
+
+/// How an address of IPv4 begins that is written as one of IPv6.
+const MAPPED_BITS: u32 = 96;
 
 /// The address that stands for all addresses of a peer.
 pub fn peer_of(address: IpAddr) -> IpAddr {
@@ -15,6 +18,14 @@ pub fn peer_of(address: IpAddr) -> IpAddr {
         }
         address @ IpAddr::V4(_) => address,
     }
+}
+
+/// An address as a proxy writes it into X-Forwarded-For: some add a port, and brackets.
+pub fn forwarded(text: &str) -> Option<IpAddr> {
+    let text = text.trim();
+    let with_port = || text.parse().ok().map(|socket: SocketAddr| socket.ip());
+    let in_brackets = || text.strip_prefix('[')?.strip_suffix(']')?.parse().ok();
+    text.parse().ok().or_else(with_port).or_else(in_brackets)
 }
 
 /// A range of addresses, such as `10.0.0.0/8`.
@@ -57,8 +68,19 @@ impl FromStr for Range {
         };
         let address: IpAddr = address.parse().map_err(|_| NoRange)?;
         let bits_max = if address.is_ipv4() { 32 } else { 128 };
-        let bits = bits.map_or(Ok(bits_max), |bits| bits.parse().map_err(|_| NoRange))?;
-        if bits > bits_max { Err(NoRange) } else { Ok(Self { address, bits }) }
+        let number = |bits: &str| -> Result<u32, NoRange> {
+            let plain = bits.bytes().all(|byte| byte.is_ascii_digit());
+            bits.parse().ok().filter(|bits| plain && *bits <= bits_max).ok_or(NoRange)
+        };
+        let bits = bits.map_or(Ok(bits_max), number)?;
+        match address.to_canonical() {
+            // Addresses of IPv4 are compared as such, however they are written.
+            canonical @ IpAddr::V4(_) if address.is_ipv6() => {
+                let bits = bits.checked_sub(MAPPED_BITS).ok_or(NoRange)?;
+                Ok(Self { address: canonical, bits })
+            }
+            _ => Ok(Self { address, bits }),
+        }
     }
 }
 
@@ -78,11 +100,23 @@ mod tests {
             ("10.0.0.0/8", "::1", false),
             ("fd00::/8", "fd12::1", true),
             ("::/0", "2001:db8::1", true),
+            ("::ffff:10.0.0.0/104", "10.1.1.1", true),
+            ("::ffff:10.0.0.0/104", "11.1.1.1", false),
         ] {
             let range: Range = range.parse().expect(range);
             assert_eq!(range.contains(address.parse().expect(address)), expected, "{address}");
         }
-        for wrong in ["", "10.0.0.0/33", "10.0.0/8", "a", "10.0.0.0/", "::/129", "10.0.0.0/-1"] {
+        for wrong in [
+            "",
+            "10.0.0.0/33",
+            "10.0.0/8",
+            "a",
+            "10.0.0.0/",
+            "::/129",
+            "10.0.0.0/-1",
+            "10.0.0.0/+8",
+            "::ffff:10.0.0.0/95",
+        ] {
             assert_eq!(wrong.parse::<Range>(), Err(NoRange), "{wrong}");
         }
     }

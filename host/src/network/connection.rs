@@ -1,6 +1,6 @@
 //! One network connection as others see it: whose it is, what is in flight on it, how
-//! long it has been idle, and the memory that its requests and replies hold. All but the
-//! notice to leave is written by the worker that serves it.
+//! long it has been idle, and the memory that its requests and replies hold. The worker
+//! that serves it writes all of that; others look, ask it to leave, and wake who waits.
 
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -74,7 +74,7 @@ impl Connection {
             granted: 0,
         };
         Arc::new(Self {
-            peer: network.peer(address),
+            peer: network.peer_of_connection(address),
             network: Arc::clone(network),
             address,
             opened: now,
@@ -119,7 +119,7 @@ impl Connection {
     /// and beyond the peer's when nothing else of the peer is in flight.
     pub(super) fn take(&self, slot: usize, own: usize, bytes: usize) -> Result<(), Full> {
         let mut ledger = self.ledger();
-        let used = ledger.used + bytes;
+        let used = ledger.used.saturating_add(bytes);
         let share = self.network.limits.body_memory / CONNECTION_SHARE;
         let fits = used <= share;
         let others = ledger.used - own;
@@ -223,9 +223,9 @@ impl Connection {
         unread.min().map_or(Duration::ZERO, |since| now.saturating_duration_since(since))
     }
 
-    /// Whether all that is in flight are requests that have come whole, as is known of all
-    /// or of each, and whose answers have an end: then the client may say that it has no
-    /// more to send, and still wait.
+    /// Whether only answers are due that have an end, so that a client may say that it has
+    /// no more to send, and still wait: all requests have come whole, as `came_whole` says
+    /// of all together, or as each of them knows.
     pub fn only_answers_are_due(&self, came_whole: bool) -> bool {
         let exchanges = self.exchanges();
         !exchanges.is_empty() && exchanges.iter().all(|exchange| exchange.is_due(came_whole))

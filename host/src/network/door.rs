@@ -1,19 +1,21 @@
 //! Who is let in: a bounded number of network connections in all and of each peer. When
-//! there is no place, the connection that has been idle for longest gives way.
+//! there is no place, an idle connection of the peer that has the most gives way.
 
+use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use super::Network;
 use super::address::peer_of;
 use super::connection::Connection;
 
 /// One peer may have this share of all places, and at least so many.
-const PEER_SHARE: usize = 8;
+const PLACES_SHARE: usize = 8;
 const PEER_PLACES_MIN: usize = 256;
 /// Connections that were asked to end, and for whose places others were let in already.
 const LEAVING_MAX: usize = 32;
@@ -55,16 +57,22 @@ enum Entry {
 }
 
 impl Inside {
-    /// The connections of the peer that has the most.
-    fn largest(&self) -> &[Arc<Connection>] {
-        self.by_peer.values().max_by_key(|those| those.len()).map_or(&[], Vec::as_slice)
+    /// The connection that gives way when there is no place: of the peer that has the most
+    /// among those with an idle one, the one that has been idle for longest.
+    fn spare(&self) -> Option<Arc<Connection>> {
+        let spare = |those: &Vec<Arc<Connection>>| {
+            let (since, one) = idle_for_longest(those)?;
+            Some((those.len(), Reverse(since), Arc::clone(one)))
+        };
+        let spare = self.by_peer.values().filter_map(spare);
+        spare.max_by_key(|(count, since, _)| (*count, *since)).map(|(.., spare)| spare)
     }
 }
 
 impl Door {
     /// A door with so many places behind it.
     pub fn new(network: &Arc<Network>, places: usize) -> Arc<Self> {
-        let share = (places / PEER_SHARE).max(PEER_PLACES_MIN);
+        let share = (places / PLACES_SHARE).max(PEER_PLACES_MIN);
         Arc::new(Self {
             network: Arc::clone(network),
             places,
@@ -116,7 +124,7 @@ impl Door {
         // Few peers have so many that those who leave need to be counted.
         let has_share = those.len() >= self.per_peer && staying() >= self.per_peer;
         if has_share && !self.network.trusts(address) {
-            if !evict_idle(those) {
+            if !idle_for_longest(those).is_some_and(|(_, connection)| connection.evict()) {
                 drop(inside);
                 tracing::debug!(%peer, "a connection was not let in, as its peer has its share");
                 return Entry::Refused;
@@ -134,18 +142,16 @@ impl Door {
 
     /// Whether there is a place, or one that can be made.
     fn may_open(&self, inside: &Inside) -> bool {
-        let is_idle = |one: &Arc<Connection>| !one.is_leaving() && one.idle_since().is_some();
-        self.has_place(inside)
-            || (inside.leaving < LEAVING_MAX && inside.largest().iter().any(is_idle))
+        self.has_place(inside) || (inside.leaving < LEAVING_MAX && inside.spare().is_some())
     }
 
-    /// Makes room where there is none: of the peer with the most connections, the one that
-    /// has been idle for longest gives way.
+    /// Makes room where there is none: an idle connection gives way.
     fn make_room(&self, inside: &mut Inside) -> bool {
         if self.has_place(inside) {
             return true;
         }
-        let room = inside.leaving < LEAVING_MAX && evict_idle(inside.largest());
+        let room =
+            inside.leaving < LEAVING_MAX && inside.spare().is_some_and(|spare| spare.evict());
         inside.leaving += usize::from(room);
         room
     }
@@ -161,12 +167,11 @@ impl Door {
     }
 }
 
-/// Asks the connection to end that has been idle for longest; false when none is idle.
-fn evict_idle(connections: &[Arc<Connection>]) -> bool {
+/// The connection that has been idle for longest of those that stay, and since when.
+fn idle_for_longest(connections: &[Arc<Connection>]) -> Option<(Instant, &Arc<Connection>)> {
     let staying = connections.iter().filter(|connection| !connection.is_leaving());
     let idle = staying.filter_map(|connection| Some((connection.idle_since()?, connection)));
-    let longest = idle.min_by_key(|(since, _)| *since);
-    longest.is_some_and(|(_, connection)| connection.evict())
+    idle.min_by_key(|(since, _)| *since)
 }
 
 impl Drop for Place {
@@ -234,6 +239,20 @@ mod tests {
         assert_eq!(leaving.count(), 1);
         drop((two, another, one));
         assert_eq!(door.taken(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn when_whoever_has_most_is_at_work_an_idle_connection_of_another_gives_way() {
+        let door = Door::new(&Network::for_tests(), 4);
+        let busy = [enter(&door, address(1)).await, enter(&door, address(1)).await];
+        let at_work: Vec<_> = busy.iter().flatten().map(|place| place.connection.begin()).collect();
+        let longest = enter(&door, address(2)).await.expect("a place");
+        tokio::time::advance(Duration::from_secs(1)).await;
+        let shorter = enter(&door, address(3)).await.expect("a place");
+        let another = enter(&door, address(4)).await;
+        assert!(another.is_some() && longest.connection.is_leaving());
+        assert!(!shorter.connection.is_leaving());
+        drop(at_work);
     }
 
     #[tokio::test(start_paused = true)]

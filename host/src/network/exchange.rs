@@ -2,7 +2,6 @@
 //! and since when the client has read nothing of the reply. It ends when the last byte
 //! has left the process.
 
-use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -12,19 +11,20 @@ use tokio::task_local;
 use tokio::time::Instant;
 
 use super::Peer;
+use super::address;
 use super::connection::{Connection, Full};
 use super::memory::{Line, PATIENCE};
 
-const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+pub(super) const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 /// What every request takes: its head, its task, its place in an instance.
 const BASE_BYTES: usize = 8 << 10;
 /// What a byte of a request's body takes on its way to the store, in bytes.
 const REQUEST_FACTOR: usize = 6;
 /// What a byte of the store's reply takes on its way to the client, in bytes.
 const STORE_FACTOR: usize = 4;
-/// A peer whose requests have taken more than this has its next ones wait in line while
-/// so much is not to be had. One that takes more than the most is refused instead: small
-/// ones are not to wait for as much as the largest need.
+/// Between these bounds a peer's next requests wait until as much is free as its larger ones
+/// have needed lately. A request that needs more than the upper bound is refused instead:
+/// small ones are not to wait for as much as the largest need.
 const EXPECTED_BYTES_MIN: usize = 64 << 10;
 const EXPECTED_BYTES_MAX: usize = 512 << 10;
 
@@ -36,14 +36,15 @@ task_local! {
 pub struct Exchange {
     connection: Arc<Connection>,
     slot: usize,
-    /// Whose it is, when a trusted proxy has said so.
-    forwarded: OnceLock<(IpAddr, Arc<Peer>)>,
-    /// Bytes that it holds, and the most that it has held.
+    /// Whose it is, when it came through a trusted proxy.
+    forwarded: OnceLock<Arc<Peer>>,
+    /// Bytes that it holds. Only the worker that serves the request writes it.
     charged: AtomicUsize,
-    peak: AtomicUsize,
     /// What it takes in all: its body, and what the store has replied, each with what is
-    /// made of it.
+    /// made of it. What was refused counts too: the next of its kind needs as much.
     needed: AtomicUsize,
+    /// The store has told of a change.
+    changed: AtomicBool,
     /// A reply of the store was dropped, as there was no memory for it.
     ran_out: AtomicBool,
     /// The request has come whole.
@@ -63,8 +64,8 @@ impl Exchange {
             slot,
             forwarded: OnceLock::new(),
             charged: AtomicUsize::new(0),
-            peak: AtomicUsize::new(0),
             needed: AtomicUsize::new(BASE_BYTES),
+            changed: AtomicBool::new(false),
             ran_out: AtomicBool::new(false),
             received: AtomicBool::new(false),
             streaming: AtomicBool::new(false),
@@ -78,14 +79,9 @@ impl Exchange {
         CURRENT.try_with(Arc::clone).ok()
     }
 
-    /// The address that the request comes from: that of its connection, or what a trusted
-    /// proxy has said.
-    pub fn address(&self) -> IpAddr {
-        self.forwarded.get().map_or(self.connection.address, |(address, _)| *address)
-    }
-
     /// The head of the request is there. When its connection is a trusted proxy's, the last
-    /// address in X-Forwarded-For that is no trusted proxy's says whose it is.
+    /// address in X-Forwarded-For that is no trusted proxy's says whose it is; when there is
+    /// none, it is the proxy's own.
     pub(super) fn came(&self, headers: &HeaderMap) {
         let network = &self.connection.network;
         if !network.trusts(self.connection.address) {
@@ -94,17 +90,15 @@ impl Exchange {
         let values = headers.get_all(FORWARDED_FOR).iter().rev();
         let values = values.filter_map(|value| value.to_str().ok());
         // Behind what is no address, nobody is known.
-        let mut known = values
-            .flat_map(|value| value.rsplit(','))
-            .map_while(|address| address.trim().parse().ok());
-        if let Some(address) = known.find(|address| !network.trusts(*address)) {
-            self.forwarded.get_or_init(|| (address, network.peer(address)));
-        }
+        let mut known = values.flat_map(|value| value.rsplit(',')).map_while(address::forwarded);
+        let named = known.find(|address| !network.trusts(*address));
+        let peer = network.peer(named.unwrap_or(self.connection.address));
+        drop(self.forwarded.set(peer));
     }
 
     /// Whose it is.
     pub(super) fn peer(&self) -> &Peer {
-        self.forwarded.get().map_or(&self.connection.peer, |(_, peer)| peer)
+        self.forwarded.get().unwrap_or(&self.connection.peer)
     }
 
     fn line_of(&self, full: Full) -> &Line {
@@ -157,8 +151,9 @@ impl Exchange {
     /// # Errors
     /// The bound that leaves no room; whoever holds the bytes drops them.
     pub fn need(&self, bytes: usize) -> Result<(), Full> {
-        let before = self.needed.fetch_add(bytes, Ordering::Relaxed);
-        self.grow_to(before.saturating_add(bytes))
+        let needed = self.needed.load(Ordering::Relaxed).saturating_add(bytes);
+        self.needed.store(needed, Ordering::Relaxed);
+        self.grow_to(needed)
     }
 
     /// The request has come whole.
@@ -166,16 +161,18 @@ impl Exchange {
         self.received.store(true, Ordering::Relaxed);
     }
 
-    /// The reply goes on until one side ends it, and is told in small parts.
+    /// The reply goes on until one side ends it, and is told in small parts, of which few
+    /// wait: how many of its kind there are is bounded elsewhere.
     pub fn streams(&self) {
         self.streaming.store(true, Ordering::Relaxed);
-        self.shrink_to(BASE_BYTES);
+        self.needed.store(0, Ordering::Relaxed);
+        self.shrink_to(0);
     }
 
     /// The reply is there, with so many bytes; what was needed to make it is not held
     /// any more.
     pub(super) fn replied(&self, bytes: usize) {
-        let needed = BASE_BYTES + bytes;
+        let needed = BASE_BYTES.saturating_add(bytes);
         let charged = self.charged.load(Ordering::Relaxed);
         if needed > charged {
             self.take_anyway(needed - charged);
@@ -184,9 +181,17 @@ impl Exchange {
         }
     }
 
+    /// Whether something was changed for the request, now or before.
+    fn has_changed(&self, now: bool) -> bool {
+        if now {
+            self.changed.store(true, Ordering::Relaxed);
+        }
+        now || self.changed.load(Ordering::Relaxed)
+    }
+
     fn take_anyway(&self, bytes: usize) {
         self.connection.take_anyway(bytes);
-        if let Some((_, peer)) = self.forwarded.get() {
+        if let Some(peer) = self.forwarded.get() {
             peer.memory.take_anyway(bytes);
         }
         self.charged.fetch_add(bytes, Ordering::Relaxed);
@@ -195,11 +200,9 @@ impl Exchange {
     fn grow_to(&self, bytes: usize) -> Result<(), Full> {
         let charged = self.charged.load(Ordering::Relaxed);
         if bytes > charged {
-            // Also when it is refused: the next of its kind needs as much.
-            self.peak.fetch_max(bytes, Ordering::Relaxed);
             let more = bytes - charged;
             self.connection.take(self.slot, charged, more)?;
-            if let Some((_, peer)) = self.forwarded.get()
+            if let Some(peer) = self.forwarded.get()
                 && !peer.memory.take(more, Some(charged))
             {
                 self.connection.put_back(more);
@@ -220,7 +223,7 @@ impl Exchange {
 
     fn put_back(&self, bytes: usize) {
         self.connection.put_back(bytes);
-        if let Some((_, peer)) = self.forwarded.get() {
+        if let Some(peer) = self.forwarded.get() {
             peer.memory.put_back(bytes);
         }
     }
@@ -268,19 +271,19 @@ impl Exchange {
 
 impl Drop for Exchange {
     fn drop(&mut self) {
-        let (charged, peak) = (*self.charged.get_mut(), *self.peak.get_mut());
+        let (charged, needed) = (*self.charged.get_mut(), *self.needed.get_mut());
         self.connection.end(self.slot, charged);
-        if let Some((_, peer)) = self.forwarded.get() {
+        if let Some(peer) = self.forwarded.get() {
             peer.memory.put_back(charged);
         }
         let Peer { expected, .. } = self.peer();
         let before = expected.load(Ordering::Relaxed);
         // Small requests after small ones write nothing that others read.
-        let peak = peak.min(EXPECTED_BYTES_MAX);
-        if peak > before.max(EXPECTED_BYTES_MIN) {
-            expected.store(peak, Ordering::Relaxed);
+        let needed = needed.min(EXPECTED_BYTES_MAX);
+        if needed > before.max(EXPECTED_BYTES_MIN) {
+            expected.store(needed, Ordering::Relaxed);
         } else if before > 0 {
-            let less = before - before.saturating_sub(peak).div_ceil(8);
+            let less = before - before.saturating_sub(needed).div_ceil(8);
             expected.store(if less < EXPECTED_BYTES_MIN { 0 } else { less }, Ordering::Relaxed);
         }
     }
@@ -292,15 +295,16 @@ pub fn within<F: Future>(exchange: Arc<Exchange>, work: F) -> impl Future<Output
 }
 
 /// The store has replied so many bytes to the present request, which are taken from the
-/// memory for bodies. A reply that tells of a change is kept in any case: the change has
-/// happened. Work that no request has asked for is not bounded here.
+/// memory for bodies. A reply that tells of a change is kept in any case, and so is every
+/// later one: the change has happened, and whoever asked for it has to hear what came of
+/// it. Work that no request has asked for is not bounded here.
 ///
 /// # Errors
 /// The bound that leaves no room; whoever holds the reply drops it.
 pub fn store_replied(bytes: usize, changed: bool) -> Result<(), Full> {
     let need = bytes.saturating_mul(STORE_FACTOR);
     let charge = |exchange: &Arc<Exchange>| match exchange.need(need) {
-        Err(_) if changed => {
+        Err(_) if exchange.has_changed(changed) => {
             exchange.take_anyway(need);
             Ok(())
         }
@@ -308,7 +312,10 @@ pub fn store_replied(bytes: usize, changed: bool) -> Result<(), Full> {
             exchange.ran_out.store(true, Ordering::Relaxed);
             Err(full)
         }
-        Ok(()) => Ok(()),
+        Ok(()) => {
+            exchange.has_changed(changed);
+            Ok(())
+        }
     };
     CURRENT.try_with(charge).unwrap_or(Ok(()))
 }
@@ -392,11 +399,39 @@ mod tests {
         let network = Network::for_tests();
         let exchange = connection(&network, 1).begin();
         let told = within(Arc::clone(&exchange), async {
-            (store_replied(8 * MIB, false).is_err(), ran_out(), store_replied(8 * MIB, true))
+            let before = store_replied(8 * MIB, false).is_err();
+            (before, ran_out(), store_replied(8 * MIB, true), store_replied(8 * MIB, false))
         });
-        assert_eq!(told.await, (true, true, Ok(())));
+        assert_eq!(told.await, (true, true, Ok(()), Ok(())));
         drop(exchange);
         assert_eq!(network.body_bytes(), 0);
+    }
+
+    #[tokio::test]
+    async fn what_large_requests_have_needed_is_forgotten_behind_small_ones() {
+        let network = Network::for_tests();
+        let connection = connection(&network, 1);
+        let large = connection.begin();
+        large.need(MIB).expect("there is room");
+        drop(large);
+        let expected = || connection.peer.expected.load(Ordering::Relaxed);
+        assert_eq!(expected(), EXPECTED_BYTES_MAX);
+        for _ in 0..100 {
+            let small = connection.begin();
+            small.admit().await.expect("there is room");
+            small.receive(100).expect("there is room");
+        }
+        assert_eq!(expected(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_stream_takes_no_memory_for_bodies() {
+        let network = Network::for_tests();
+        let connection = connection(&network, 1);
+        let exchange = connection.begin();
+        exchange.admit().await.expect("there is room");
+        exchange.streams();
+        assert_eq!(exchange.charged.load(Ordering::Relaxed), 0);
     }
 
     #[tokio::test]
@@ -407,18 +442,47 @@ mod tests {
             let value = forwarded.parse().expect("a header");
             HeaderMap::from_iter([(FORWARDED_FOR, value)])
         };
+        let is_of = |exchange: &Exchange, address: &str| {
+            let expected = network.peer(address.parse().expect("an address"));
+            std::ptr::eq(exchange.peer(), &*expected)
+        };
         for (forwarded, expected) in [
             ("203.0.113.9, 10.0.0.2", "203.0.113.9"),
             ("198.51.100.1, 203.0.113.9", "203.0.113.9"),
+            ("203.0.113.9:1234", "203.0.113.9"),
+            ("[2001:db8::1]", "2001:db8::1"),
+            ("[2001:db8::1]:443, 10.0.0.2", "2001:db8::1"),
             ("203.0.113.9, nonsense, 10.0.0.2", "10.0.0.1"),
             ("", "10.0.0.1"),
         ] {
             let exchange = proxy.begin();
             exchange.came(&headers(forwarded));
-            assert_eq!(exchange.address().to_string(), expected, "{forwarded}");
+            assert!(is_of(&exchange, expected), "{forwarded}");
         }
+        let unnamed = proxy.begin();
+        unnamed.came(&HeaderMap::new());
+        assert!(is_of(&unnamed, "10.0.0.1"));
+        assert!(unnamed.peer().memory.used() <= network.limits.body_memory);
         let exchange = connection(&network, 1).begin();
         exchange.came(&headers("203.0.113.9"));
-        assert_eq!(exchange.address().to_string(), "192.0.2.1", "nobody else is believed");
+        assert!(is_of(&exchange, "192.0.2.1"), "nobody else is believed");
+    }
+
+    #[tokio::test]
+    async fn behind_a_trusted_proxy_each_client_has_a_share_of_the_memory() {
+        let network = Network::for_tests();
+        let proxy = Connection::new(&network, [10, 0, 0, 1].into());
+        let of = |client: &str| {
+            let exchange = proxy.begin();
+            let value = client.parse().expect("a header");
+            exchange.came(&HeaderMap::from_iter([(FORWARDED_FOR, value)]));
+            exchange
+        };
+        let (greedy, more, other) = (of("203.0.113.9"), of("203.0.113.9"), of("203.0.113.10"));
+        greedy.need(MIB / 2).expect("there is room");
+        let peer = greedy.peer().memory.used();
+        assert!(peer >= MIB / 2 && other.peer().memory.used() == 0);
+        drop((greedy, more));
+        assert_eq!(network.peer([203, 0, 113, 9].into()).memory.used(), 0);
     }
 }

@@ -15,6 +15,8 @@ pub struct Heads {
     line: Vec<u8>,
     /// What the present head says of the length of the body.
     length: Option<u64>,
+    /// What it says is not followed: the body ends where it says itself, or nobody knows.
+    lost: bool,
 }
 
 #[derive(Default)]
@@ -82,18 +84,21 @@ impl Heads {
     fn end_line(&mut self) {
         if self.line.is_empty() {
             self.state = match self.length.take() {
+                _ if self.lost => State::Unknown,
                 None | Some(0) => State::Head,
                 Some(length) => State::Body(length),
             };
         } else if self.line == PREFACE {
             self.state = State::Never;
         } else if self.line.starts_with(ENCODING) {
-            self.state = State::Unknown;
+            self.lost = true;
         } else if let Some(value) = self.line.strip_prefix(LENGTH) {
-            let value = str::from_utf8(value).ok().and_then(|value| value.trim().parse().ok());
+            let value = str::from_utf8(value).ok().map(str::trim);
+            let digits = |value: &&str| value.bytes().all(|byte| byte.is_ascii_digit());
+            let value = value.filter(digits).and_then(|value| value.parse().ok());
             match value {
                 Some(length) => self.length = Some(length),
-                None => self.state = State::Unknown,
+                None => self.lost = true,
             }
         }
         self.line.clear();
@@ -129,6 +134,14 @@ mod tests {
             ),
             (&["PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "a\nb"], None),
             (&["PUT / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n1\r\n\n\r\n0\r\n\r\n"], None),
+            (
+                &["PUT / HTTP/1.1\r\nTransfer-Encoding: chunked\r\nx: y\nz: w\r\n\r\n"],
+                Some("PUT / HTTP/1.1\r\nTransfer-Encoding: chunked\r\nx: y\0z: w\r\n\r\n"),
+            ),
+            (
+                &["PUT / HTTP/1.1\r\nContent-Length: +3\r\nx: y\nz: w\r\n\r\n"],
+                Some("PUT / HTTP/1.1\r\nContent-Length: +3\r\nx: y\0z: w\r\n\r\n"),
+            ),
         ] {
             assert_eq!(checked(parts), expected.map_or_else(|| parts.concat(), String::from));
         }

@@ -1,5 +1,5 @@
-//! Accounts of what there is only so much of, which is memory but for the turns at the
-//! rules. What does not fit into one is refused or waits in line; nothing is allocated here.
+//! Counts of what is limited: bytes of memory, and calls of the rules. What does not fit
+//! is refused or waits in line; nothing is allocated here.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -11,36 +11,36 @@ pub const PATIENCE: Duration = Duration::from_millis(500);
 /// The most requests that wait in one line.
 const WAITING_MAX: usize = 1024;
 
-/// A bounded number of bytes.
+/// A bounded number.
 pub struct Account {
-    bytes_max: usize,
+    limit: usize,
     used: AtomicUsize,
-    /// Those who wait for bytes to come back.
+    /// Those who wait for some to come back.
     pub line: Line,
 }
 
 impl Account {
     /// An account of which nothing is taken.
-    pub fn new(bytes_max: usize) -> Self {
-        Self { bytes_max, used: AtomicUsize::new(0), line: Line::default() }
+    pub fn new(limit: usize) -> Self {
+        Self { limit, used: AtomicUsize::new(0), line: Line::default() }
     }
 
-    /// Takes bytes when they fit, or when `own` is all that is taken: whoever has an
+    /// Takes so many when they fit, or when `own` is all that is taken: whoever has an
     /// account alone may take more than there is.
     pub fn take(&self, bytes: usize, own: Option<usize>) -> bool {
         let taken = |used: usize| {
             let after = used.saturating_add(bytes);
-            (after <= self.bytes_max || own == Some(used)).then_some(after)
+            (after <= self.limit || own == Some(used)).then_some(after)
         };
         self.used.fetch_update(Ordering::AcqRel, Ordering::Relaxed, taken).is_ok()
     }
 
-    /// Takes bytes that are in use already, whether or not they fit.
+    /// Takes so many that are in use already, whether or not they fit.
     pub fn take_anyway(&self, bytes: usize) {
         self.used.fetch_add(bytes, Ordering::AcqRel);
     }
 
-    /// Gives bytes back.
+    /// Gives so many back.
     pub fn put_back(&self, bytes: usize) {
         if bytes > 0 {
             self.used.fetch_sub(bytes, Ordering::AcqRel);
@@ -48,18 +48,19 @@ impl Account {
         }
     }
 
-    /// Bytes that are taken.
+    /// How many are taken.
     pub fn used(&self) -> usize {
         self.used.load(Ordering::Relaxed)
     }
 
     /// Whether more than half is taken.
     pub fn is_busy(&self) -> bool {
-        self.used() > self.bytes_max / 2
+        self.used() > self.limit / 2
     }
 }
 
-/// Those who wait for memory, in the order they came.
+/// Those who wait, about in the order they came: one for whom too little came back waits
+/// anew behind the others.
 #[derive(Default)]
 pub struct Line {
     waiting: AtomicUsize,
@@ -67,14 +68,14 @@ pub struct Line {
 }
 
 impl Line {
-    /// Memory came back: the next in line looks whether it suffices.
+    /// Some came back: the next in line looks whether it suffices.
     pub fn wake(&self) {
         if self.waiting.load(Ordering::SeqCst) > 0 {
             self.released.notify_one();
         }
     }
 
-    /// Waits for as long as `blocked` says so; it is asked whenever memory came back.
+    /// Waits for as long as `blocked` says so; it is asked whenever some came back.
     ///
     /// # Errors
     /// When too many wait already.

@@ -15,19 +15,25 @@ pub mod stream;
 pub mod turn;
 
 use std::collections::HashMap;
+use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::atomic::AtomicUsize;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use address::{Range, peer_of};
 use memory::Account;
 
+/// How long the body of a request may take to arrive.
+pub const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 /// One connection may hold this share of the memory for bodies.
 const CONNECTION_SHARE: usize = 16;
 /// One peer may hold this share, and make this share of the calls at a time.
 const PEER_SHARE: usize = 4;
-/// Peers that are remembered before those that have left are forgotten.
-const PEERS_KEPT: usize = 1024;
+/// Parts of the table of peers, and how many each remembers before those that have left
+/// are forgotten.
+const PEER_SHARDS: usize = 16;
+const PEERS_KEPT: usize = 128;
 
 /// What is accepted of network connections.
 #[derive(Clone, Debug)]
@@ -50,7 +56,8 @@ pub struct Limits {
 pub struct Network {
     limits: Limits,
     memory: Account,
-    peers: Mutex<HashMap<IpAddr, Weak<Peer>>>,
+    /// In parts, as behind a trusted proxy each request looks here.
+    peers: [Mutex<HashMap<IpAddr, Arc<Peer>>>; PEER_SHARDS],
 }
 
 /// Who connects: an address, or a network of IPv6.
@@ -59,14 +66,14 @@ pub struct Peer {
     /// Calls of the rules that it makes now.
     calls: Account,
     /// What its larger requests have taken lately, in bytes.
-    expected: std::sync::atomic::AtomicUsize,
+    expected: AtomicUsize,
 }
 
 impl Network {
     /// A network without connections.
     pub fn new(limits: Limits) -> Arc<Self> {
         let memory = Account::new(limits.body_memory);
-        Arc::new(Self { limits, memory, peers: Mutex::default() })
+        Arc::new(Self { limits, memory, peers: Default::default() })
     }
 
     /// Bytes of memory that bodies take now.
@@ -79,28 +86,38 @@ impl Network {
         self.limits.trusted_proxies.iter().any(|range| range.contains(address))
     }
 
-    /// The peer with an address. A trusted proxy is not bounded itself, as it speaks
-    /// for many.
+    /// The peer with an address.
     fn peer(&self, address: IpAddr) -> Arc<Peer> {
         let key = peer_of(address);
-        let mut peers = self.peers.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(peer) = peers.get(&key).and_then(Weak::upgrade) {
-            return peer;
+        let shard = BuildHasherDefault::<DefaultHasher>::default().hash_one(key) as usize;
+        let peers = &self.peers[shard % self.peers.len()];
+        let mut peers = peers.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(peer) = peers.get(&key) {
+            return Arc::clone(peer);
         }
         if peers.len() >= PEERS_KEPT && peers.len().is_power_of_two() {
-            peers.retain(|_, peer| peer.strong_count() > 0);
+            peers.retain(|_, peer| Arc::strong_count(peer) > 1);
         }
-        let (memory, calls) = match self.trusts(address) {
-            true => (usize::MAX, usize::MAX),
-            false => {
-                let Limits { body_memory, calls, .. } = self.limits;
-                (body_memory / PEER_SHARE, calls.div_ceil(PEER_SHARE))
-            }
-        };
-        let (memory, calls) = (Account::new(memory), Account::new(calls));
-        let peer = Arc::new(Peer { memory, calls, expected: 0.into() });
-        peers.insert(key, Arc::downgrade(&peer));
+        let Limits { body_memory, calls, .. } = self.limits;
+        let peer = Arc::new(Peer::new(body_memory / PEER_SHARE, calls.div_ceil(PEER_SHARE)));
+        peers.insert(key, Arc::clone(&peer));
         peer
+    }
+
+    /// Whose a connection is. That of a trusted proxy is nobody's: each of its requests has
+    /// a peer of its own.
+    fn peer_of_connection(&self, address: IpAddr) -> Arc<Peer> {
+        if self.trusts(address) {
+            return Arc::new(Peer::new(usize::MAX, usize::MAX));
+        }
+        self.peer(address)
+    }
+}
+
+impl Peer {
+    fn new(memory: usize, calls: usize) -> Self {
+        let (memory, calls) = (Account::new(memory), Account::new(calls));
+        Self { memory, calls, expected: AtomicUsize::new(0) }
     }
 }
 

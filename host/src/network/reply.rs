@@ -18,6 +18,8 @@ pin_project_lite::pin_project! {
     pub struct Reply<B> {
         #[pin]
         body: B,
+        // Bytes that it has given so far.
+        given: usize,
         rest: Bytes,
         exchange: Arc<Exchange>,
     }
@@ -30,7 +32,7 @@ impl<B: Body<Data = Bytes>> Reply<B> {
             exchange.replied(usize::try_from(bytes).unwrap_or(usize::MAX));
         }
         exchange.unread();
-        Self { body, rest: Bytes::new(), exchange }
+        Self { body, given: 0, rest: Bytes::new(), exchange }
     }
 }
 
@@ -52,7 +54,8 @@ impl<B: Body<Data = Bytes>> Body for Reply<B> {
                 Err(frame) => return Poll::Ready(Some(Ok(frame))),
             }
             if !this.exchange.is_streaming() {
-                this.exchange.replied(this.rest.len());
+                *this.given += this.rest.len();
+                this.exchange.replied(*this.given);
             }
         }
         let part = this.rest.split_to(this.rest.len().min(PART_BYTES_MAX));

@@ -76,9 +76,12 @@ impl Stream {
     }
 
     /// Whether these bytes are an answer that the parser makes by itself, as nobody was
-    /// asked.
+    /// asked. A session may hold the same bytes: while a reply is on its way, they are part
+    /// of it.
     fn is_refusal(&self, bytes: &[u8]) -> bool {
-        bytes.starts_with(REFUSAL) && memchr::memmem::find(bytes, MARK.as_bytes()).is_none()
+        bytes.starts_with(REFUSAL)
+            && self.connection.in_flight() == 0
+            && memchr::memmem::find(bytes, MARK.as_bytes()).is_none()
     }
 }
 

@@ -40,8 +40,9 @@ impl Drop for Turn {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::network::Network;
     use crate::network::connection::Connection;
-    use crate::network::{Network, exchange};
+    use crate::network::exchange::{self, FORWARDED_FOR};
 
     async fn take(connection: &Arc<Connection>) -> Result<Turn, Crowded> {
         exchange::within(connection.begin(), Turn::take()).await
@@ -65,12 +66,15 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_nobody_asked_for_and_a_trusted_proxy_wait_for_no_turn() {
+    async fn clients_of_a_trusted_proxy_have_turns_of_their_own_and_other_work_needs_none() {
         let network = Network::for_tests();
         let proxy = Connection::new(&network, [10, 0, 0, 1].into());
         let mut turns = Vec::new();
-        for _ in 0..9 {
-            turns.push(take(&proxy).await.expect("a turn"));
+        for client in 1..9 {
+            let exchange = proxy.begin();
+            let value = format!("203.0.113.{client}").parse().expect("a header");
+            exchange.came(&http::HeaderMap::from_iter([(FORWARDED_FOR, value)]));
+            turns.push(exchange::within(exchange, Turn::take()).await.expect("a turn"));
             turns.push(Turn::take().await.expect("a turn"));
         }
     }

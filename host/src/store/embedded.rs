@@ -116,6 +116,14 @@ impl Embedded {
         Ok(Self { inner, writer: Some(writer) })
     }
 
+    /// Nothing is told any more once the disk has failed: what is in memory may not be on it.
+    fn unless_failed<T>(&self, ask: impl FnOnce() -> T) -> Result<T, Error> {
+        match self.inner.failed.load(Ordering::Relaxed) {
+            true => Err(disk_failure()),
+            false => Ok(ask()),
+        }
+    }
+
     async fn written(&self, receiver: oneshot::Receiver<Result<(), Error>>) -> Result<(), Error> {
         receiver.await.unwrap_or_else(|_| Err(disk_failure()))
     }
@@ -156,7 +164,8 @@ impl Store for Embedded {
     }
 
     fn read_logs<'a>(&'a self, marks: &'a [LogMark], limit: usize) -> Answer<'a, Logs> {
-        Box::pin(std::future::ready(Ok(self.inner.memory.events(marks, limit))))
+        let logs = self.unless_failed(|| self.inner.memory.events(marks, limit));
+        Box::pin(std::future::ready(logs))
     }
 
     fn empty_logs_ahead<'a>(&'a self, logs: &'a [String]) -> Answer<'a, ()> {
@@ -177,7 +186,8 @@ impl Store for Embedded {
     }
 
     fn count_keys<'a>(&'a self, prefixes: &'a [String], _: &'a str) -> Answer<'a, KeyCount> {
-        Box::pin(std::future::ready(Ok(self.inner.memory.keys(prefixes))))
+        let keys = self.unless_failed(|| self.inner.memory.keys(prefixes));
+        Box::pin(std::future::ready(keys))
     }
 
     fn memory(&self) -> Option<MemoryUse> {
@@ -185,8 +195,7 @@ impl Store for Embedded {
     }
 
     fn ping(&self) -> Answer<'_, ()> {
-        let failed = self.inner.failed.load(Ordering::Relaxed);
-        Box::pin(std::future::ready(if failed { Err(disk_failure()) } else { Ok(()) }))
+        Box::pin(std::future::ready(self.unless_failed(|| ())))
     }
 
     fn flush(&self) -> Answer<'_, ()> {

@@ -156,11 +156,7 @@ pub trait Store: Send + Sync + 'static {
 
     /// Empties each of the logs whose newest event lies more than [`EVENT_AHEAD_MS_MAX`]
     /// in the future, so that what is appended from now on is of the present.
-    fn empty_logs_ahead<'a>(&'a self, logs: &'a [String]) -> Answer<'a, ()> {
-        // A store without logs has nothing to empty.
-        let _ = logs;
-        Box::pin(std::future::ready(Ok(())))
-    }
+    fn empty_logs_ahead<'a>(&'a self, logs: &'a [String]) -> Answer<'a, ()>;
 
     /// Counts keys that begin with one of the prefixes, part by part, from an empty cursor.
     /// About right: what changes meanwhile may be counted or not, and on Redis a key may be

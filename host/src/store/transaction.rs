@@ -292,7 +292,9 @@ impl Outcome {
     pub fn bytes(&self) -> usize {
         let of_reply = |reply: &Reply| match reply {
             Reply::Record(Some(hash)) => {
-                hash.entries.iter().map(|entry| entry.field.len() + entry.value.len()).sum()
+                let of_entry =
+                    |entry: &Entry| entry.field.len() + entry.value.len() + size_of::<Entry>();
+                hash.entries.iter().map(of_entry).sum()
             }
             Reply::Members { members, .. } => {
                 members.iter().map(|member| member.name.len() + size_of::<Member>()).sum()
