@@ -48,6 +48,8 @@ const FILES_RESERVED: u64 = 128;
 const DRAIN: Duration = Duration::from_secs(10);
 /// How often the health of the store is asked after.
 const HEALTH_INTERVAL: Duration = Duration::from_secs(1);
+/// How often a Redis is asked whether it would drop sessions.
+const FITNESS_INTERVAL: Duration = Duration::from_secs(30);
 
 /// A service that answers.
 pub struct Running {
@@ -146,7 +148,8 @@ pub async fn start(settings: &Settings) -> Result<Running> {
 
     metrics.connections_max.set(i64::try_from(places).unwrap_or(i64::MAX));
     let loads = (0..workers.count()).map(|_| AtomicUsize::new(0)).collect();
-    let limits = settings.callers.limits(settings.rules.logic_instances);
+    let subscriptions = Streams::subscriptions_of(places);
+    let limits = settings.callers.limits(settings.rules.logic_instances, subscriptions);
     let operators = Network::new(network::Limits { per_peer: None, ..limits.clone() });
     let network = Network::new(limits);
     let (hosts, origins) = (settings.callers.allowed_hosts(), settings.callers.cors_origins());
@@ -279,7 +282,7 @@ impl Wires {
         tasks: &mut JoinSet<Result<()>>,
         stopped: watch::Receiver<bool>,
     ) {
-        let door = Door::new(&self.operators, ADMIN_CONNECTIONS_MAX);
+        let door = Door::where_uploads_give_way(&self.operators, ADMIN_CONNECTIONS_MAX);
         let alone: Loads = Arc::new([AtomicUsize::new(0)]);
         let (admin, connections) = listener::spread(admin, door, &alone);
         for connections in connections {
@@ -391,29 +394,27 @@ async fn open_store(
                 match redis.unfit().await {
                     Ok(None) => {}
                     Ok(Some(unfit)) => bail!("{unfit}"),
-                    Err(error) => {
-                        tracing::warn!(%error, "not ready yet");
-                        tasks.spawn(refuse_unfit(Arc::clone(&redis), stopped.clone()));
-                    }
+                    Err(error) => tracing::warn!(%error, "not ready yet"),
                 }
+                tasks.spawn(refuse_unfit(Arc::clone(&redis), stopped.clone()));
             }
             redis
         }
     })
 }
 
-/// Asks a Redis that was not there at the start whether it is fit, once it is.
+/// Ends the service when its Redis is not fit for it: one that was not there at the start,
+/// or another that has taken its place.
 async fn refuse_unfit(redis: Arc<Redis>, mut stopped: watch::Receiver<bool>) -> Result<()> {
     loop {
-        match redis.unfit().await {
-            Ok(None) => return Ok(()),
+        let pause = match redis.unfit().await {
+            Ok(None) => FITNESS_INTERVAL,
             Ok(Some(unfit)) => bail!("{unfit}"),
-            Err(_) => {
-                let stopped = stopped.wait_for(|stopped| *stopped);
-                if tokio::time::timeout(HEALTH_INTERVAL, stopped).await.is_ok() {
-                    return Ok(());
-                }
-            }
+            Err(_) => HEALTH_INTERVAL,
+        };
+        let stopped = stopped.wait_for(|stopped| *stopped);
+        if tokio::time::timeout(pause, stopped).await.is_ok() {
+            return Ok(());
         }
     }
 }

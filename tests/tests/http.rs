@@ -74,6 +74,40 @@ async fn whoever_sends_a_large_body_in_vain_still_reads_why_it_was_refused() {
     }
 }
 
+/// Asks over HTTP/2 and closes its half at once: the status of the answer.
+async fn half_closed_http2(host: &Host, port: &str) -> u16 {
+    // The preface, SETTINGS, and one GET; what follows the frames is the end.
+    let path = if port == "rest" { KEY } else { "/livez" };
+    let mut head = vec![0x82, 0x86, 0x04, u8::try_from(path.len()).unwrap()];
+    head.extend(path.as_bytes());
+    head.extend([0x41, 9]);
+    head.extend(b"localhost");
+    let mut bytes = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0".to_vec();
+    bytes.extend([0, 0, u8::try_from(head.len()).unwrap(), 1, 5, 0, 0, 0, 1]);
+    bytes.extend(head);
+    let address = host.address(port).to_owned();
+    let asking = tokio::task::spawn_blocking(move || {
+        let mut stream = TcpStream::connect(address).unwrap();
+        stream.set_read_timeout(Some(session_tests::wait::PATIENCE)).unwrap();
+        stream.write_all(&bytes).unwrap();
+        stream.shutdown(Shutdown::Write).unwrap();
+        let mut answered = Vec::new();
+        // What was not said in order may end in order or not.
+        drop(stream.read_to_end(&mut answered));
+        let mut rest = &answered[..];
+        while let [a, b, c, kind, _, _, _, _, _, frame @ ..] = rest {
+            let length = usize::from(*a) << 16 | usize::from(*b) << 8 | usize::from(*c);
+            // The status 200 stands alone in HPACK's table.
+            if *kind == 1 {
+                return if frame.first() == Some(&0x88) { 200 } else { 1 };
+            }
+            rest = &frame[length.min(frame.len())..];
+        }
+        0
+    });
+    asking.await.unwrap()
+}
+
 #[tokio::test]
 async fn a_client_that_has_no_more_to_send_gets_its_answer() {
     let host = host();
@@ -90,6 +124,24 @@ async fn a_client_that_has_no_more_to_send_gets_its_answer() {
         200
     );
     assert_eq!(asked(&host, "admin", request("GET /livez", "", b""), true).await.status, 200);
+    for headers in ["", "connection: close\r\n"] {
+        let head = format!(
+            "PUT /v1/pre-order/sessions/k HTTP/1.1\r\nhost: localhost\r\n{headers}\
+             content-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n"
+        );
+        let chunks = "18\r\n{\"fleet_list_request\":2}\r\n0\r\n\r\n";
+        for _ in 0..20 {
+            let chunked = [&head, chunks].concat().into_bytes();
+            assert_eq!(asked(&host, "rest", chunked, true).await.status, 200);
+        }
+    }
+    let session = rest(session_tests::http().get(host.url("rest", KEY))).await.unwrap();
+    assert_eq!(session["fleet_list_request"], 2);
+    for port in ["rest", "admin"] {
+        for _ in 0..20 {
+            assert_eq!(half_closed_http2(&host, port).await, 200, "{port}");
+        }
+    }
     // One that leaves a stream is gone, as before.
     let mut stream = TcpStream::connect(host.address("rest")).unwrap();
     let line = "GET /v1/connect?user_id=u&pod_id=p&session_id=0123456789abcdef HTTP/1.1";
@@ -392,5 +444,15 @@ async fn a_session_that_looks_like_a_refusal_is_read_as_it_is() {
         let document = json!({ "fleet_list_request": text });
         client.set("pre-order", "k", document.clone()).await.unwrap();
         assert_eq!(client.get("pre-order", "k").await.unwrap()["fleet_list_request"], text);
+    }
+}
+
+#[tokio::test]
+async fn what_is_no_percent_encoding_is_told() {
+    let host = host();
+    for path in ["/v1/pre-order/sessions/%zz", "/v1/pre-order/sessions/a%2"] {
+        let answer = asked(&host, "rest", request(&format!("GET {path}"), "", b""), false).await;
+        assert_error(&answer, 400, "INVALID_REQUEST");
+        assert!(answer.body.contains("hexadecimal"), "{answer:?}");
     }
 }

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use session_tests::client::{GrpcClient, Wire};
 use session_tests::host::{Launch, binary};
 use session_tests::wait;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 #[tokio::test]
 async fn a_bad_setting_stops_the_start_with_one_line() {
@@ -460,4 +461,54 @@ async fn the_level_of_the_log_is_changed_while_it_runs() {
     let page = http.put(&url).header("origin", "http://x").body(r#"{"level":"trace"}"#);
     assert_eq!(page.send().await.unwrap().status(), 403);
     assert_eq!(http.delete(&url).send().await.unwrap().status(), 405);
+}
+
+/// A client that asks again and again on one connection: how many answers it got until it
+/// was told that the connection ends, and whether that was in an answer.
+async fn asks_until_told(address: &str) -> (u32, bool) {
+    let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+    let mut answers = 0;
+    loop {
+        let request = "GET /v1/contexts HTTP/1.1\r\nhost: localhost\r\n\r\n";
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = Vec::new();
+        loop {
+            let mut part = [0; 16384];
+            let length = stream.read(&mut part).await.unwrap_or(0);
+            if length == 0 {
+                return (answers, false);
+            }
+            answer.extend(&part[..length]);
+            if answer.ends_with(b"]}\n") {
+                break;
+            }
+        }
+        answers += 1;
+        let text = String::from_utf8(answer).unwrap();
+        if text.contains("\r\nconnection: close\r\n") {
+            return (answers, true);
+        }
+    }
+}
+
+#[tokio::test]
+async fn whoever_asks_while_the_service_stops_is_told_so_with_an_answer() {
+    let mut host = Launch::in_memory().start();
+    let address = host.address("rest").to_owned();
+    let asking = futures_util::future::join_all((0..16).map(|_| asks_until_told(&address)));
+    let stopping = async {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        host.signal("TERM");
+        host.ended().await
+    };
+    let (told, ended) = tokio::join!(asking, stopping);
+    assert!(ended.success());
+    assert!(told.iter().all(|(answers, told)| *told && *answers > 0), "{told:?}");
+}
+
+#[tokio::test]
+async fn a_connection_at_its_age_ends_with_an_answer() {
+    let host = Launch::in_memory().set("NETWORK_MAX_AGE", "1s").start();
+    let (answers, told) = asks_until_told(host.address("rest")).await;
+    assert!(told && answers > 1, "{answers}");
 }

@@ -7,7 +7,8 @@ use bytes::Bytes;
 use h2::client::{ResponseFuture, SendRequest};
 use session_tests::host::{Host, Launch};
 use session_tests::wait;
-use tokio::net::TcpSocket;
+use tokio::io::AsyncWriteExt;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::JoinHandle;
 
 /// An HTTP/2 connection from an address of this machine, which answers pings.
@@ -166,4 +167,24 @@ async fn a_trusted_proxy_may_have_as_many_connections_as_it_needs() {
         busy.push((line, answer));
     }
     assert_eq!(status_from(&host, "rest", "/health", "127.0.0.3").await, Some(200));
+}
+
+/// Whoever begins to send a component, and does not go on, keeps no probe waiting.
+#[tokio::test]
+async fn unfinished_requests_on_the_admin_port_keep_nobody_waiting() {
+    let host = Launch::in_memory().start();
+    let mut unfinished = Vec::new();
+    for _ in 0..100 {
+        let mut stream = TcpStream::connect(host.address("admin")).await.unwrap();
+        let head = "PUT /component HTTP/1.1\r\nhost: localhost\r\ncontent-type: \
+                    application/wasm\r\ncontent-length: 20000000\r\n\r\nabc";
+        // One that has given way already takes no more.
+        drop(stream.write_all(head.as_bytes()).await);
+        unfinished.push(stream);
+    }
+    for _ in 0..10 {
+        let asking = session_tests::get(host.url("admin", "/livez"));
+        let answer = tokio::time::timeout(Duration::from_secs(20), asking).await.expect("in time");
+        assert_eq!(answer.status(), 200);
+    }
 }

@@ -196,11 +196,12 @@ impl From<Silence> for Error {
     fn from(silence: Silence) -> Self {
         match silence {
             Silence::Logic(failure) => failure.into(),
-            Silence::Store(
-                store::Error::Unavailable(message)
-                | store::Error::Rejected(message)
-                | store::Error::Full(message),
-            ) => Self::new(Reason::StoreUnavailable, message),
+            Silence::Store(store::Error::Unavailable(message) | store::Error::Full(message)) => {
+                Self::new(Reason::StoreUnavailable, message)
+            }
+            Silence::Store(store::Error::Rejected(message)) => {
+                Self::new(Reason::LogicFailed, message)
+            }
         }
     }
 }

@@ -8,6 +8,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 
 use crate::error::{Error, Reason};
+use crate::network::turn::Subscribed;
 
 /// The most subscriptions to events at the same time.
 const SUBSCRIPTIONS_MAX: usize = 1024;
@@ -73,7 +74,7 @@ impl Streams {
         stopped: watch::Receiver<bool>,
     ) -> Self {
         let connects = Places::new((network_connections * 3 / 4).max(1));
-        let subscriptions = Places::new((network_connections / 8).clamp(1, SUBSCRIPTIONS_MAX));
+        let subscriptions = Places::new(Self::subscriptions_of(network_connections));
         Self { pod_id, heartbeat, stopped, connects, subscriptions }
     }
 
@@ -85,12 +86,21 @@ impl Streams {
         self.connects.take()
     }
 
-    /// A place for a subscription.
+    /// How many subscriptions there may be with so many network connections.
+    pub fn subscriptions_of(network_connections: usize) -> usize {
+        (network_connections / 8).clamp(1, SUBSCRIPTIONS_MAX)
+    }
+
+    /// A place for a subscription, of those that its peer may have.
     ///
     /// # Errors
     /// `OVERLOADED`.
-    pub fn subscription(&self) -> Result<OwnedSemaphorePermit, Error> {
-        self.subscriptions.take()
+    pub fn subscription(&self) -> Result<(OwnedSemaphorePermit, Subscribed), Error> {
+        let subscribed = Subscribed::take().ok_or_else(|| {
+            let message = "As many subscriptions come from this address as one may have.";
+            Error::new(Reason::Overloaded, message)
+        })?;
+        Ok((self.subscriptions.take()?, subscribed))
     }
 
     /// Completes when the service stops.

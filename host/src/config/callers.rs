@@ -76,11 +76,13 @@ pub struct ProbePort(pub Option<u16>);
 pub struct Texts(pub Vec<String>);
 
 impl Callers {
-    /// What is accepted of network connections, with so many calls of the rules at a time.
-    pub fn limits(&self, calls: u32) -> network::Limits {
+    /// What is accepted of network connections, with so many calls of the rules at a time and
+    /// so many subscriptions.
+    pub fn limits(&self, calls: u32, subscriptions: usize) -> network::Limits {
         network::Limits {
             body_memory: self.body_memory,
             calls: calls as usize,
+            subscriptions,
             age_max: self.network_max_age,
             idle_max: self.network_idle,
             per_peer: self.network_per_peer.0,

@@ -3,6 +3,7 @@
 //! and which host it was meant for; other clients tell neither, and are not asked.
 
 use std::net::IpAddr;
+use std::sync::{Mutex, PoisonError};
 
 use http::header::{
     ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
@@ -31,7 +32,7 @@ const EXPOSED_HEADERS: HeaderValue = HeaderValue::from_static("etag, retry-after
 const ALLOWED_FOR: HeaderValue = HeaderValue::from_static("600");
 
 /// The rules of one wire.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Browsers {
     /// Names that the service is reached by, in lower case.
     allowed_hosts: Vec<String>,
@@ -39,6 +40,19 @@ pub struct Browsers {
     cors_origins: Vec<String>,
     /// The wire listens on a loopback address.
     on_loopback: bool,
+    /// The host of the last request that was admitted as no page's: most name the same.
+    last: Mutex<Option<HeaderValue>>,
+}
+
+impl Clone for Browsers {
+    fn clone(&self) -> Self {
+        Self {
+            allowed_hosts: self.allowed_hosts.clone(),
+            cors_origins: self.cors_origins.clone(),
+            on_loopback: self.on_loopback,
+            last: Mutex::default(),
+        }
+    }
 }
 
 /// A request that may be answered.
@@ -54,6 +68,7 @@ impl Browsers {
             allowed_hosts: allowed_hosts.to_vec(),
             cors_origins: cors_origins.to_vec(),
             on_loopback: address.to_canonical().is_loopback(),
+            last: Mutex::default(),
         }
     }
 
@@ -62,6 +77,20 @@ impl Browsers {
     /// # Errors
     /// `INVALID_REQUEST` when it names no host, or two; `MISDIRECTED`; `FOREIGN_ORIGIN`.
     pub fn admit(&self, head: &Parts) -> Result<Admitted, Error> {
+        let plain = plain_host(head);
+        // No code panics while it holds this lock.
+        let last = || self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        if plain.is_some() && last().as_ref() == plain {
+            return Ok(Admitted { origin: None });
+        }
+        let admitted = self.look_at(head)?;
+        if let Some(host) = plain.filter(|_| !PROBES.contains(&head.uri.path())) {
+            *last() = Some(host.clone());
+        }
+        Ok(admitted)
+    }
+
+    fn look_at(&self, head: &Parts) -> Result<Admitted, Error> {
         let probe = PROBES.contains(&head.uri.path());
         let host = match host(head)? {
             Some(host) => host,
@@ -116,6 +145,16 @@ impl Browsers {
             || host.ends_with(".localhost")
             || self.allowed_hosts.contains(&host)
     }
+}
+
+/// The host of a request that names one in one way, and nothing that a browser adds.
+fn plain_host(head: &Parts) -> Option<&HeaderValue> {
+    let headers = &head.headers;
+    let is_plain = head.uri.authority().is_none()
+        && !headers.contains_key(ORIGIN)
+        && !headers.contains_key(&SITE);
+    let mut hosts = headers.get_all(HOST).iter();
+    hosts.next().filter(|_| is_plain && hosts.next().is_none())
 }
 
 fn foreign() -> Error {
@@ -197,6 +236,7 @@ mod tests {
 
     fn admit(on_loopback: bool, line: &str, headers: &[(&str, &str)]) -> String {
         let browsers = Browsers {
+            last: Mutex::default(),
             allowed_hosts: vec!["sessions.example".into()],
             cors_origins: vec!["https://app.example".into()],
             on_loopback,

@@ -1,6 +1,8 @@
 //! Conditions in the headers of a request (RFC 9110, section 13): a change is made only of
 //! the version that its sender has seen, which `ETag` told. No route leaves one unheeded.
 
+use std::io::Write;
+
 use http::header::{ETAG, IF_MATCH, IF_NONE_MATCH, IF_RANGE, IF_UNMODIFIED_SINCE};
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 
@@ -98,7 +100,14 @@ pub fn failed(headers: Option<Condition>, mut error: Error) -> Error {
 
 /// Tells the version of a session.
 pub fn tag(answer: &mut Answer, version: u64) {
-    if let Ok(tag) = HeaderValue::try_from(format!("\"{version}\"")) {
+    // A quoted number of up to 20 digits.
+    let mut text = [0; 22];
+    let mut rest = &mut text[..];
+    if write!(rest, "\"{version}\"").is_err() {
+        return;
+    }
+    let length = 22 - rest.len();
+    if let Ok(tag) = HeaderValue::from_bytes(&text[..length]) {
         answer.headers_mut().insert(ETAG, tag);
     }
 }

@@ -205,6 +205,9 @@ impl Rest {
         };
         let mut decoded = Vec::with_capacity(parameters.len());
         for (name, value) in parameters.iter() {
+            if !is_percent_encoded(value) {
+                return Err(Error::invalid(name, "has a % without two hexadecimal digits").into());
+            }
             let value = percent_decode_str(value).decode_utf8();
             decoded.push((name, value.map_err(|_| Error::invalid(name, "is not UTF-8"))?));
         }
@@ -290,6 +293,15 @@ impl Rest {
             }
         }
     }
+}
+
+/// Whether each % in a part of a path stands before the digits of a byte.
+fn is_percent_encoded(text: &str) -> bool {
+    let digits = |rest: &str| {
+        let mut digits = rest.bytes().take(2).filter(u8::is_ascii_hexdigit);
+        digits.next().is_some() && digits.next().is_some()
+    };
+    text.split('%').skip(1).all(digits)
 }
 
 /// Refuses a request that the wire found wanting, together with what the rules find

@@ -33,6 +33,10 @@ pub struct Connection {
     ledger: Mutex<Ledger>,
     leave: Notify,
     leaving: AtomicBool,
+    /// It ends with the next answer.
+    closing: AtomicBool,
+    /// Its requests do not wait for one another.
+    multiplexed: AtomicBool,
 }
 
 /// What a connection holds.
@@ -82,6 +86,8 @@ impl Connection {
             ledger: Mutex::new(ledger),
             leave: Notify::new(),
             leaving: AtomicBool::new(false),
+            closing: AtomicBool::new(false),
+            multiplexed: AtomicBool::new(false),
         })
     }
 
@@ -231,6 +237,12 @@ impl Connection {
         !exchanges.is_empty() && exchanges.iter().all(|exchange| exchange.is_due(came_whole))
     }
 
+    /// Whether nothing but requests is in flight that have not come whole.
+    pub fn is_upload(&self) -> bool {
+        let exchanges = self.exchanges();
+        !exchanges.is_empty() && exchanges.iter().all(|exchange| exchange.is_coming())
+    }
+
     fn exchanges(&self) -> Vec<Arc<Exchange>> {
         // They are dropped behind the lock, as the last one takes it.
         let ledger = self.ledger();
@@ -242,6 +254,26 @@ impl Connection {
         let first = !self.leaving.swap(true, Ordering::AcqRel);
         self.leave.notify_one();
         first
+    }
+
+    /// A request has said whether others can come beside it.
+    pub fn speaks(&self, multiplexed: bool) {
+        self.multiplexed.store(multiplexed, Ordering::Relaxed);
+    }
+
+    /// Whether requests come beside one another, as far as is known.
+    pub fn is_multiplexed(&self) -> bool {
+        self.multiplexed.load(Ordering::Relaxed)
+    }
+
+    /// It is to end with its next answer.
+    pub fn close_soon(&self) {
+        self.closing.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it ends with its next answer.
+    pub fn is_closing(&self) -> bool {
+        self.closing.load(Ordering::Relaxed)
     }
 
     /// Whether it was asked to end.

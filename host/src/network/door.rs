@@ -27,6 +27,8 @@ pub struct Door {
     network: Arc<Network>,
     places: usize,
     per_peer: usize,
+    /// Whether one whose requests have not come whole gives way when nobody is idle.
+    uploads_give_way: bool,
     inside: Mutex<Inside>,
     /// A place was given back.
     freed: Notify,
@@ -69,17 +71,36 @@ impl Inside {
     }
 }
 
+impl Inside {
+    /// The oldest connection whose requests have not come whole.
+    fn upload(&self) -> Option<Arc<Connection>> {
+        let all = self.by_peer.values().flatten();
+        let uploads = all.filter(|connection| !connection.is_leaving() && connection.is_upload());
+        uploads.min_by_key(|connection| connection.opened).cloned()
+    }
+}
+
 impl Door {
     /// A door with so many places behind it.
     pub fn new(network: &Arc<Network>, places: usize) -> Arc<Self> {
+        Arc::new(Self::with(network, places, false))
+    }
+
+    /// One for few, who must get in: whoever is about to send something gives way, too.
+    pub fn where_uploads_give_way(network: &Arc<Network>, places: usize) -> Arc<Self> {
+        Arc::new(Self::with(network, places, true))
+    }
+
+    fn with(network: &Arc<Network>, places: usize, uploads_give_way: bool) -> Self {
         let share = (places / PLACES_SHARE).max(PEER_PLACES_MIN);
-        Arc::new(Self {
+        Self {
             network: Arc::clone(network),
             places,
             per_peer: network.limits.per_peer.unwrap_or(share),
+            uploads_give_way,
             inside: Mutex::default(),
             freed: Notify::new(),
-        })
+        }
     }
 
     /// How many places are taken.
@@ -142,7 +163,7 @@ impl Door {
 
     /// Whether there is a place, or one that can be made.
     fn may_open(&self, inside: &Inside) -> bool {
-        self.has_place(inside) || (inside.leaving < LEAVING_MAX && inside.spare().is_some())
+        self.has_place(inside) || (inside.leaving < LEAVING_MAX && self.spare(inside).is_some())
     }
 
     /// Makes room where there is none: an idle connection gives way.
@@ -151,9 +172,13 @@ impl Door {
             return true;
         }
         let room =
-            inside.leaving < LEAVING_MAX && inside.spare().is_some_and(|spare| spare.evict());
+            inside.leaving < LEAVING_MAX && self.spare(inside).is_some_and(|spare| spare.evict());
         inside.leaving += usize::from(room);
         room
+    }
+
+    fn spare(&self, inside: &Inside) -> Option<Arc<Connection>> {
+        inside.spare().or_else(|| inside.upload().filter(|_| self.uploads_give_way))
     }
 
     /// Whether there is a place, or one whose connection was asked to end.

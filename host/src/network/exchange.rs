@@ -97,7 +97,7 @@ impl Exchange {
     }
 
     /// Whose it is.
-    pub(super) fn peer(&self) -> &Peer {
+    pub(super) fn peer(&self) -> &Arc<Peer> {
         self.forwarded.get().unwrap_or(&self.connection.peer)
     }
 
@@ -154,6 +154,11 @@ impl Exchange {
         let needed = self.needed.load(Ordering::Relaxed).saturating_add(bytes);
         self.needed.store(needed, Ordering::Relaxed);
         self.grow_to(needed)
+    }
+
+    /// Whether its connection ends with the answer.
+    pub(super) fn is_last(&self) -> bool {
+        self.connection.is_closing()
     }
 
     /// The request has come whole.
@@ -243,7 +248,8 @@ impl Exchange {
 
     /// A part of the reply is handed to the connection.
     pub(super) fn hand_over(&self) {
-        if self.unsent.fetch_add(1, Ordering::Relaxed) == 0 {
+        let nothing_waited = self.unread_since.load(Ordering::Relaxed) == 0;
+        if self.unsent.fetch_add(1, Ordering::Relaxed) == 0 && nothing_waited {
             self.unread();
         }
     }
@@ -263,6 +269,11 @@ impl Exchange {
         self.streaming.load(Ordering::Relaxed)
     }
 
+    /// Whether the request has not come whole.
+    pub(super) fn is_coming(&self) -> bool {
+        !self.received.load(Ordering::Relaxed) && !self.is_streaming()
+    }
+
     /// Whether the request has come whole, and its answer has an end.
     pub(super) fn is_due(&self, came_whole: bool) -> bool {
         (came_whole || self.received.load(Ordering::Relaxed)) && !self.is_streaming()
@@ -276,7 +287,7 @@ impl Drop for Exchange {
         if let Some(peer) = self.forwarded.get() {
             peer.memory.put_back(charged);
         }
-        let Peer { expected, .. } = self.peer();
+        let expected = &self.peer().expected;
         let before = expected.load(Ordering::Relaxed);
         // Small requests after small ones write nothing that others read.
         let needed = needed.min(EXPECTED_BYTES_MAX);
@@ -444,7 +455,7 @@ mod tests {
         };
         let is_of = |exchange: &Exchange, address: &str| {
             let expected = network.peer(address.parse().expect("an address"));
-            std::ptr::eq(exchange.peer(), &*expected)
+            Arc::ptr_eq(exchange.peer(), &expected)
         };
         for (forwarded, expected) in [
             ("203.0.113.9, 10.0.0.2", "203.0.113.9"),

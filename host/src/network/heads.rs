@@ -66,16 +66,22 @@ impl Heads {
                     }
                 }
                 State::Head => {
-                    let byte = bytes[at];
-                    if byte == b'\n' && !self.returned {
-                        bytes[at] = 0;
-                    } else if byte == b'\n' {
-                        self.end_line();
-                    } else if byte != b'\r' && self.line.len() < LINE_BYTES_MAX {
-                        self.line.push(byte.to_ascii_lowercase());
+                    let end = memchr::memchr(b'\n', &bytes[at..]).map(|length| at + length);
+                    let part = &bytes[at..end.unwrap_or(bytes.len())];
+                    let returned = part.last().map_or(self.returned, |byte| *byte == b'\r');
+                    let matters = LINE_BYTES_MAX.saturating_sub(self.line.len()).min(part.len());
+                    let text = part[..matters].iter().filter(|byte| **byte != b'\r');
+                    self.line.extend(text.map(u8::to_ascii_lowercase));
+                    self.returned = returned && end.is_none();
+                    at += part.len();
+                    if let Some(end) = end {
+                        if returned {
+                            self.end_line();
+                        } else {
+                            bytes[end] = 0;
+                        }
+                        at += 1;
                     }
-                    self.returned = byte == b'\r';
-                    at += 1;
                 }
             }
         }

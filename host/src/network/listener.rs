@@ -23,6 +23,9 @@ const QUEUE_MAX: u32 = 4096;
 /// one that is gone without a word, or only takes up room, is found out.
 #[cfg(target_os = "linux")]
 const UNACKNOWLEDGED_MS: u32 = 60_000;
+/// What the system keeps of replies that a client does not read; it takes twice as much for
+/// it. It grows to megabytes otherwise, which no budget would know of.
+const SEND_BUFFER_BYTES: u32 = 128 << 10;
 /// Pause after an accept that failed.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -34,7 +37,8 @@ pub fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
     // A new process takes over the port of one that has just ended.
     socket.set_reuseaddr(true)?;
-    // Every connection that is accepted has it from here.
+    // Every connection that is accepted has these from here.
+    socket.set_send_buffer_size(SEND_BUFFER_BYTES)?;
     #[cfg(target_os = "linux")]
     rustix::net::sockopt::set_tcp_user_timeout(&socket, UNACKNOWLEDGED_MS)?;
     socket.bind(address)?;

@@ -21,6 +21,7 @@ use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use crate::workers::{self, PerWorker};
 use address::{Range, peer_of};
 use memory::Account;
 
@@ -28,7 +29,8 @@ use memory::Account;
 pub const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 /// One connection may hold this share of the memory for bodies.
 const CONNECTION_SHARE: usize = 16;
-/// One peer may hold this share, and make this share of the calls at a time.
+/// One peer may hold this share, make this share of the calls at a time, and have this
+/// share of the subscriptions.
 const PEER_SHARE: usize = 4;
 /// Parts of the table of peers, and how many each remembers before those that have left
 /// are forgotten.
@@ -42,6 +44,8 @@ pub struct Limits {
     pub body_memory: usize,
     /// Calls of the rules at a time.
     pub calls: usize,
+    /// Subscriptions at the same time.
+    pub subscriptions: usize,
     /// Age at which a connection is asked to end, give or take a tenth.
     pub age_max: Duration,
     /// How long an HTTP/2 connection may be without a stream.
@@ -63,8 +67,10 @@ pub struct Network {
 /// Who connects: an address, or a network of IPv6.
 pub struct Peer {
     memory: Account,
-    /// Calls of the rules that it makes now.
-    calls: Account,
+    /// Calls of the rules that it makes now, on each worker: they share nothing for it.
+    calls: PerWorker<Calls>,
+    /// Its subscriptions.
+    subscriptions: Account,
     /// What its larger requests have taken lately, in bytes.
     expected: AtomicUsize,
 }
@@ -98,8 +104,7 @@ impl Network {
         if peers.len() >= PEERS_KEPT && peers.len().is_power_of_two() {
             peers.retain(|_, peer| Arc::strong_count(peer) > 1);
         }
-        let Limits { body_memory, calls, .. } = self.limits;
-        let peer = Arc::new(Peer::new(body_memory / PEER_SHARE, calls.div_ceil(PEER_SHARE)));
+        let peer = Arc::new(Peer::with_share(&self.limits));
         peers.insert(key, Arc::clone(&peer));
         peer
     }
@@ -108,16 +113,30 @@ impl Network {
     /// a peer of its own.
     fn peer_of_connection(&self, address: IpAddr) -> Arc<Peer> {
         if self.trusts(address) {
-            return Arc::new(Peer::new(usize::MAX, usize::MAX));
+            return Arc::new(Peer::new(usize::MAX, usize::MAX, usize::MAX));
         }
         self.peer(address)
     }
 }
 
+/// The calls of one worker, where no other worker's lie.
+#[repr(align(128))]
+struct Calls(Account);
+
 impl Peer {
-    fn new(memory: usize, calls: usize) -> Self {
-        let (memory, calls) = (Account::new(memory), Account::new(calls));
-        Self { memory, calls, expected: AtomicUsize::new(0) }
+    fn with_share(of: &Limits) -> Self {
+        let share = |all: usize| all.div_ceil(PEER_SHARE);
+        Self::new(of.body_memory / PEER_SHARE, share(of.calls), share(of.subscriptions))
+    }
+
+    fn new(memory: usize, calls: usize, subscriptions: usize) -> Self {
+        let of_worker = calls.div_ceil(workers::processors());
+        Self {
+            memory: Account::new(memory),
+            calls: PerWorker::new(|| Calls(Account::new(of_worker))),
+            subscriptions: Account::new(subscriptions),
+            expected: AtomicUsize::new(0),
+        }
     }
 }
 
@@ -127,7 +146,8 @@ impl Network {
     fn for_tests() -> Arc<Self> {
         Self::new(Limits {
             body_memory: 16 << 20,
-            calls: 8,
+            calls: 8 * workers::processors(),
+            subscriptions: 8,
             age_max: Duration::from_secs(3600),
             idle_max: Duration::from_secs(300),
             per_peer: Some(2),

@@ -3,19 +3,20 @@
 
 use std::convert::Infallible;
 use std::error::Error;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, Response};
+use futures_util::stream::{FuturesUnordered, StreamExt as _};
+use http::header::CONNECTION;
+use http::{HeaderValue, Request, Response, Version};
 use hyper::body::{Body, Incoming};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, MissedTickBehavior};
-use tokio_stream::StreamExt;
+use tokio::time::Instant;
 
 use super::connection::Connection;
 use super::exchange::Exchange;
@@ -37,6 +38,8 @@ const UNREAD_MAX: Duration = Duration::from_secs(30);
 const TICK: Duration = Duration::from_secs(5);
 /// How long an idle connection that was asked to end may take to do so.
 const FAREWELL: Duration = Duration::from_secs(1);
+
+const CLOSE: HeaderValue = HeaderValue::from_static("close");
 
 /// How a wire speaks.
 #[derive(Clone, Copy)]
@@ -101,7 +104,7 @@ async fn serve_one<H, F, B>(
     stream: Stream,
     seat: Seat,
     handler: H,
-    mut stopped: watch::Receiver<bool>,
+    stopped: watch::Receiver<bool>,
 ) where
     H: Fn(Request<Incoming>, Arc<Exchange>) -> F + Clone + Send + 'static,
     F: Future<Output = Response<B>> + Send + 'static,
@@ -112,47 +115,113 @@ async fn serve_one<H, F, B>(
     let service = service_fn(move |request: Request<Incoming>| {
         let exchange = connection.begin();
         exchange.came(request.headers());
-        let answer = handler(request, Arc::clone(&exchange));
+        let multiplexed = request.version() == Version::HTTP_2;
+        connection.speaks(multiplexed);
+        // It is large, and moved several times until it runs.
+        let answer = Box::pin(handler(request, Arc::clone(&exchange)));
         async move {
-            let answer = answer.await;
+            let mut answer = answer.await;
+            if !multiplexed && exchange.is_last() {
+                answer.headers_mut().insert(CONNECTION, CLOSE);
+            }
             Ok::<_, Infallible>(answer.map(|body| Reply::new(body, exchange)))
         }
     });
     let mut http = pin!(builder.serve_connection(TokioIo::new(stream), service));
-    let age = connection.network.limits.age_max.mul_f64(jitter());
-    let mut aged = pin!(tokio::time::sleep(age));
-    let mut tick = tokio::time::interval_at(Instant::now() + TICK, TICK);
-    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut leaving = Leaving::default();
+    let mut signals = signals(connection, stopped);
+    let mut leaving = Leaving::No;
     loop {
-        let asked = tokio::select! {
+        let signal = tokio::select! {
+            biased;
             ended = http.as_mut() => {
                 if let Err(error) = ended {
                     tracing::debug!(%error, "a connection ended early");
                 }
                 return;
             }
-            () = connection.evicted() => true,
-            // A sender that is gone means the same.
-            _ = stopped.wait_for(|stopped| *stopped), if !leaving.is_asked() => true,
-            () = aged.as_mut(), if !leaving.is_asked() => true,
-            () = leaving.look_again() => false,
-            now = tick.tick() => {
+            Some(signal) = signals.next() => signal,
+        };
+        let now = Instant::now();
+        let goes_on = match signal {
+            // One that waits for the rest of a request would wait for long.
+            Signal::Evicted if connection.is_upload() => false,
+            Signal::Evicted => {
+                leaving = Leaving::Now;
+                true
+            }
+            Signal::Leave => {
+                connection.close_soon();
+                // A client that speaks HTTP/1 is told with its next answer, or it would
+                // lose what it asks just now.
+                leaving = leaving.max(match connection.is_multiplexed() {
+                    true => Leaving::Now,
+                    false => Leaving::Soon,
+                });
+                true
+            }
+            Signal::Look => leaving.look(connection, now),
+            Signal::Tick => {
                 connection.settle();
-                if connection.unread_for(now) >= UNREAD_MAX {
+                let unread = connection.unread_for(now) >= UNREAD_MAX;
+                if unread {
                     tracing::debug!("a connection was ended, as a reply was not read");
-                    return;
                 }
-                is_idle(connection, now)
+                !unread && !is_idle(connection, now)
             }
         };
-        if asked && leaving.ask() {
-            http.as_mut().graceful_shutdown();
-        }
-        if leaving.is_over(connection) {
+        if !goes_on {
             return;
         }
+        if leaving == Leaving::Now {
+            leaving = Leaving::Asked;
+            http.as_mut().graceful_shutdown();
+        }
+        match signal {
+            Signal::Evicted | Signal::Leave | Signal::Look => {
+                signals.push(after(FAREWELL, Signal::Look))
+            }
+            Signal::Tick => signals.push(after(TICK, Signal::Tick)),
+        }
     }
+}
+
+/// What a connection has to look at beside what is asked over it.
+#[derive(Clone, Copy)]
+enum Signal {
+    /// Its place is wanted for another.
+    Evicted,
+    /// The service stops, or the connection is old.
+    Leave,
+    /// It was asked to end some time ago.
+    Look,
+    /// Some time has passed.
+    Tick,
+}
+
+/// Each is looked at only when it has come, and not whenever something is asked.
+type Signals<'a> = FuturesUnordered<Pin<Box<dyn Future<Output = Signal> + Send + 'a>>>;
+
+fn signals(connection: &Connection, mut stopped: watch::Receiver<bool>) -> Signals<'_> {
+    let signals = Signals::new();
+    signals.push(Box::pin(async {
+        connection.evicted().await;
+        Signal::Evicted
+    }));
+    signals.push(Box::pin(async move {
+        // A sender that is gone means the same.
+        drop(stopped.wait_for(|stopped| *stopped).await);
+        Signal::Leave
+    }));
+    signals.push(after(connection.network.limits.age_max.mul_f64(jitter()), Signal::Leave));
+    signals.push(after(TICK, Signal::Tick));
+    signals
+}
+
+fn after(time: Duration, signal: Signal) -> Pin<Box<dyn Future<Output = Signal> + Send>> {
+    Box::pin(async move {
+        tokio::time::sleep(time).await;
+        signal
+    })
 }
 
 /// Whether a connection has been without a request for too long. One that speaks
@@ -162,41 +231,29 @@ fn is_idle(connection: &Connection, now: Instant) -> bool {
     connection.idle_since().is_some_and(|since| now.duration_since(since) >= idle_max)
 }
 
-/// Whether a connection was asked to end, and when to look whether it can.
-#[derive(Default)]
-struct Leaving {
-    next_look: Option<Instant>,
+/// How far a connection is on its way to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Leaving {
+    No,
+    /// Its client is told with the next answer.
+    Soon,
+    /// Its client is to be told now.
+    Now,
+    /// Its client has been told.
+    Asked,
 }
 
 impl Leaving {
-    fn is_asked(&self) -> bool {
-        self.next_look.is_some()
-    }
-
-    /// Asks; false when it was asked before.
-    fn ask(&mut self) -> bool {
-        let first = !self.is_asked();
-        self.next_look.get_or_insert(Instant::now() + FAREWELL);
-        first
-    }
-
-    async fn look_again(&self) {
-        match self.next_look {
-            Some(at) => tokio::time::sleep_until(at).await,
-            None => std::future::pending().await,
+    /// Looks again at a connection that is on its way to its end; false when it is over, as
+    /// its client had its time to say goodbye.
+    fn look(&mut self, connection: &Connection, now: Instant) -> bool {
+        let rested = connection.idle_since().is_some_and(|since| now - since >= FAREWELL);
+        match self {
+            Self::Soon if rested => *self = Self::Now,
+            Self::Asked => return !rested,
+            _ => {}
         }
-    }
-
-    /// Whether its client had its time to say goodbye, and nothing is in flight.
-    fn is_over(&mut self, connection: &Connection) -> bool {
-        let now = Instant::now();
-        match self.next_look {
-            Some(at) if at <= now => {
-                self.next_look = Some(now + FAREWELL);
-                connection.idle_since().is_some_and(|since| now - since >= FAREWELL)
-            }
-            _ => false,
-        }
+        true
     }
 }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::time::Sleep;
+use tokio::time::{Instant, Sleep};
 
 use super::connection::Connection;
 use super::heads::Heads;
@@ -19,6 +19,13 @@ use super::heads::Heads;
 const PREFACE_TIMEOUT: Duration = Duration::from_secs(30);
 /// The length of HTTP/2's preface: what is longer has said it.
 const PREFACE_BYTES: usize = 24;
+/// How often a connection whose client has no more to send is looked at, until nothing that
+/// it has sent can still be on its way to where requests begin.
+const END_LOOKS: u32 = 4;
+/// How long what it has sent may take to be read as whole requests, and how often that is
+/// looked at.
+const END_PATIENCE: Duration = Duration::from_secs(5);
+const END_PAUSE: Duration = Duration::from_millis(5);
 /// How an answer of the parser itself begins.
 const REFUSAL: &[u8] = b"HTTP/1.1 4";
 /// What each answer of the service has in its head, and none of the parser.
@@ -36,8 +43,20 @@ pub struct Stream {
     patience: Option<Pin<Box<Sleep>>>,
     heads: Heads,
     refuse: Option<Refuse>,
+    /// The client has no more to send.
+    end: Option<End>,
     /// An answer in the place of the parser's, and how much of it is written.
     refusal: Option<(Vec<u8>, usize)>,
+}
+
+/// The end of what a client sends, while it is not told yet to whoever serves it.
+struct End {
+    /// How often it was looked at with nothing in flight.
+    looks: u32,
+    /// How long a request may take to be whole.
+    patience: Pin<Box<Sleep>>,
+    /// Until it is looked at again.
+    pause: Pin<Box<Sleep>>,
 }
 
 impl Stream {
@@ -50,6 +69,7 @@ impl Stream {
             patience: Some(Box::pin(tokio::time::sleep(PREFACE_TIMEOUT))),
             heads: Heads::default(),
             refuse: None,
+            end: None,
             refusal: None,
         }
     }
@@ -73,6 +93,36 @@ impl Stream {
             }
         }
         Poll::Ready(Ok(()))
+    }
+
+    /// The client has no more to send. What it has sent may not have been looked at yet, and
+    /// it may wait for answers: whoever serves it hears of the end when none is due.
+    fn poll_end(&mut self, context: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        let end = self.end.get_or_insert_with(|| End {
+            looks: 0,
+            patience: Box::pin(tokio::time::sleep(END_PATIENCE)),
+            pause: Box::pin(tokio::time::sleep(END_PAUSE)),
+        });
+        let came_whole = self.refuse.is_some() && self.heads.is_between_requests();
+        if self.connection.only_answers_are_due(came_whole) {
+            // Whoever serves it comes back when the answers are sent.
+            return Poll::Pending;
+        }
+        if self.connection.in_flight() == 0 {
+            end.looks += 1;
+            if end.looks > END_LOOKS {
+                return Poll::Ready(Ok(()));
+            }
+            context.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        if end.patience.as_mut().poll(context).is_ready() {
+            return Poll::Ready(Ok(()));
+        }
+        while end.pause.as_mut().poll(context).is_ready() {
+            end.pause.as_mut().reset(Instant::now() + END_PAUSE);
+        }
+        Poll::Pending
     }
 
     /// Whether these bytes are an answer that the parser makes by itself, as nobody was
@@ -101,11 +151,7 @@ impl AsyncRead for Stream {
         ready!(Pin::new(&mut this.stream).poll_read(context, buffer))?;
         let read = buffer.filled().len() - before;
         if read == 0 && buffer.remaining() > 0 {
-            let came_whole = this.refuse.is_some() && this.heads.is_between_requests();
-            if this.connection.only_answers_are_due(came_whole) {
-                // Whoever serves it comes back when the answers are sent.
-                return Poll::Pending;
-            }
+            return this.poll_end(context);
         }
         if this.patience.is_some() {
             this.received += read;

@@ -1,12 +1,12 @@
-//! Turns at the rules: so that one peer cannot have every instance, nor fill the line to
-//! the store, it makes a share of all calls at a time. What it asks beyond that waits here,
-//! where it takes nothing from others.
+//! What one peer has a share of beside memory. Turns at the rules: so that one peer cannot have every instance, nor fill the line to
+//! the store, it makes a share of all calls at a time, and of that on each worker as much as
+//! on the others. What it asks beyond that waits here, where it takes nothing from others.
 
 use std::sync::Arc;
 
-use super::Peer;
 use super::exchange::Exchange;
 use super::memory::{Crowded, PATIENCE};
+use super::{Calls, Peer};
 
 /// A turn of the present request, until it is dropped. Work that no request has asked for
 /// needs none.
@@ -20,7 +20,7 @@ impl Turn {
     /// When none comes back in time, or too many wait already.
     pub async fn take() -> Result<Self, Crowded> {
         let Some(exchange) = Exchange::current() else { return Ok(Self(None)) };
-        let Peer { calls, .. } = exchange.peer();
+        let Calls(calls) = exchange.peer().calls.own();
         if !calls.take(1, None) {
             let waiting = calls.line.wait(|| !calls.take(1, None));
             tokio::time::timeout(PATIENCE, waiting).await.map_err(|_| Crowded)??;
@@ -32,7 +32,27 @@ impl Turn {
 impl Drop for Turn {
     fn drop(&mut self) {
         if let Some(exchange) = &self.0 {
-            exchange.peer().calls.put_back(1);
+            exchange.peer().calls.own().0.put_back(1);
+        }
+    }
+}
+
+/// A subscription of the present request, until it is dropped.
+pub struct Subscribed(Option<Arc<Peer>>);
+
+impl Subscribed {
+    /// Counts it, when its peer may have one more.
+    pub fn take() -> Option<Self> {
+        let Some(exchange) = Exchange::current() else { return Some(Self(None)) };
+        let peer = exchange.peer();
+        peer.subscriptions.take(1, None).then(|| Self(Some(Arc::clone(peer))))
+    }
+}
+
+impl Drop for Subscribed {
+    fn drop(&mut self) {
+        if let Some(peer) = &self.0 {
+            peer.subscriptions.put_back(1);
         }
     }
 }
@@ -62,7 +82,21 @@ mod tests {
         drop(first);
         assert!(waiting.await.expect("no panic"));
         drop(second);
-        assert_eq!(same.peer.calls.used(), 0);
+        assert_eq!(same.peer.calls.own().0.used(), 0);
+    }
+
+    #[tokio::test]
+    async fn one_peer_has_a_share_of_the_subscriptions() {
+        let network = Network::for_tests();
+        let [one, another] = [1, 2].map(|last| Connection::new(&network, [192, 0, 2, last].into()));
+        let subscribe = async |connection: &Arc<Connection>| {
+            exchange::within(connection.begin(), async { Subscribed::take() }).await
+        };
+        let held = [subscribe(&one).await, subscribe(&one).await];
+        assert!(held.iter().all(Option::is_some) && subscribe(&one).await.is_none());
+        assert!(subscribe(&another).await.is_some());
+        drop(held);
+        assert!(subscribe(&one).await.is_some());
     }
 
     #[tokio::test(start_paused = true)]

@@ -284,8 +284,12 @@ local function frees(present)
   if present then effect.frees = true end
 end
 
+-- Hashes that are there and deleted, and not made again.
+local deleted = {}
+
 function growth.hash_set()
   local k, _, count = key(), number(), number()
+  deleted[k] = nil
   local before, after = 0, 0
   for i = at + 1, at + 2 * count, 2 do
     before = before + redis.call('HSTRLEN', k, ARGV[i])
@@ -302,14 +306,17 @@ function growth.hash_get()
 end
 
 function growth.hash_add()
-  makes(redis.call('EXISTS', key()) == 0)
+  local k = key()
+  deleted[k] = nil
+  makes(redis.call('EXISTS', k) == 0)
   at = at + 2
 end
 
 growth.hash_stamp = growth.hash_add
 
 function growth.hash_delete()
-  frees(redis.call('EXISTS', key()) == 1)
+  local k = key()
+  if redis.call('EXISTS', k) == 1 then deleted[k] = true end
 end
 
 function growth.hash_expire()
@@ -374,6 +381,7 @@ local operations = number()
 if full then
   local first = at
   for _ = 1, operations do growth[take()]() end
+  frees(next(deleted) ~= nil)
   if effect.makes or (effect.enlarges and not effect.frees) then
     return redis.error_reply('FULL it has no memory left')
   end

@@ -17,22 +17,31 @@ impl Shard {
     /// one, so of several on the same key the sum is the most that they may add.
     pub(super) fn growth(&self, now: Milliseconds, branch: &[Operation]) -> Growth {
         let mut growth = Growth::default();
+        // What is made again in the same branch has not gone.
+        let mut deleted: Vec<&str> = Vec::new();
         for operation in branch {
             let key = operation.target().0;
             let is_absent = !self.slots.contains_key(key);
             let made = if is_absent { key_bytes(key) } else { 0 };
             match operation.effect() {
                 Effect::Keeps => {}
+                Effect::Frees if matches!(operation, Operation::HashDelete(_)) => {
+                    if self.removes(operation) {
+                        deleted.push(key);
+                    }
+                }
                 Effect::Frees => growth.frees |= self.removes(operation),
                 Effect::Makes if operation.is_of_the_past(now) => {
                     growth.frees |= self.removes(operation);
                 }
                 Effect::Makes => {
+                    deleted.retain(|gone| *gone != key);
                     let (is_new, added) = self.made_by(operation);
                     growth.makes |= is_absent || is_new;
                     growth.bytes += made + added;
                 }
                 Effect::Writes => {
+                    deleted.retain(|gone| *gone != key);
                     let Operation::HashSet { entries, .. } = operation else { continue };
                     let (longer, added) = self.longer_by(key, entries);
                     growth.makes |= is_absent;
@@ -46,6 +55,7 @@ impl Shard {
                 }
             }
         }
+        growth.frees |= !deleted.is_empty();
         growth
     }
 
