@@ -100,7 +100,7 @@ pub async fn answer(path: &str, api: &Api, stopping: &AtomicBool) -> Answer {
         return answer::error(&Error::new(Reason::Overloaded, "The process is stopping."));
     }
     match api.health().await {
-        Ok(()) => answer::of_type(TEXT, "ready\n"),
+        Ok(_) => answer::of_type(TEXT, "ready\n"),
         Err(error) => answer::error(&error),
     }
 }

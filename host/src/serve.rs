@@ -27,10 +27,10 @@ use crate::logic::{self, Limits, Logic, Source};
 use crate::network::door::Door;
 use crate::network::listener::{self, Acceptor, Loads};
 use crate::network::{self, Network};
-use crate::store::Store;
 use crate::store::embedded::Embedded;
 use crate::store::memory::Memory;
 use crate::store::redis::Redis;
+use crate::store::{Store, Takes};
 use crate::telemetry::Metrics;
 use crate::telemetry::traces::Traces;
 use crate::telemetry::waiting::Waiting;
@@ -431,13 +431,21 @@ async fn report_health(
     let up = api.health().await;
     let was_up = metrics.store_up.get() == 1;
     metrics.store_up.set(i64::from(up.is_ok()));
+    let takes_writes = matches!(up, Ok(Takes::All));
+    if let Ok(Takes::ReadsOnly) = up
+        && metrics.store_writable.get() == 1
+    {
+        tracing::warn!("the store takes no writes: its disk may be full");
+    }
+    metrics.store_nodes(&api.store.nodes());
+    metrics.store_writable.set(i64::from(takes_writes));
     match &up {
-        Ok(()) if !was_up => tracing::info!(store = api.store.name(), "the store answers"),
+        Ok(_) if !was_up => tracing::info!(store = api.store.name(), "the store answers"),
         Err(error) if was_up => tracing::warn!(%error, "the store does not answer"),
         _ => {}
     }
     match &up {
-        Ok(()) => waiting.succeeded(),
+        Ok(_) => waiting.succeeded(),
         Err(error) => {
             let why = api.store.obstacle().unwrap_or_else(|| error.message.clone());
             drop(waiting.failed(Instant::now(), &why));

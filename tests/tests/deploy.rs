@@ -32,11 +32,19 @@ async fn alerts_and_dashboard_name_metrics_that_there_are() {
     let host = Launch::in_memory().start();
     let client = host.client(Wire::Rest).await;
     client.set("pre-order", "k", json!({ "fleet_list_request": 1 })).await.unwrap();
-    let there = wait::until("the first sweep has counted", async || {
+    let redis = RedisServer::start().await;
+    let on_redis = Launch::redis(&redis).start();
+    let of_redis = wait::until("the store was asked", async || {
+        let text = Admin::of(&on_redis).metrics().await;
+        text.contains("session_manager_store_node_up{").then(|| metrics_in(&text))
+    })
+    .await;
+    let mut there = wait::until("the first sweep has counted", async || {
         let text = Admin::of(&host).metrics().await;
         text.contains("session_manager_sessions{kind=\"user\"}").then(|| metrics_in(&text))
     })
     .await;
+    there.extend(of_redis);
     let expressions = |json: &Json| {
         let panels = json["panels"].as_array().unwrap().iter();
         let targets = panels.flat_map(|panel| panel["targets"].as_array().unwrap());

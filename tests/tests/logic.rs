@@ -13,7 +13,7 @@ use session_manager::logic::{
 };
 use session_manager::store::memory::Memory;
 use session_manager::store::transaction::{Outcome, Txn};
-use session_manager::store::{Answer, KeyCount, LogMark, Logs, Store};
+use session_manager::store::{Answer, KeyCount, LogMark, Logs, Store, Takes};
 use session_manager::telemetry::Metrics;
 use session_manager::workers::Workers;
 use session_tests::guest::relabelled;
@@ -207,7 +207,7 @@ impl Store for Gate {
         self.inner.count_keys(prefixes, cursor)
     }
 
-    fn ping(&self) -> Answer<'_, ()> {
+    fn ping(&self) -> Answer<'_, Takes> {
         self.inner.ping()
     }
 

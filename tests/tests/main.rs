@@ -27,6 +27,7 @@ mod openapi;
 mod outage;
 mod protos;
 mod readme;
+mod replies;
 mod settings;
 mod store;
 mod swap;

@@ -70,7 +70,15 @@ async fn redis_that_restarts_while_nobody_asks_costs_no_request() {
     wait::until("the links are back", async || {
         let clients: String =
             redis::cmd("CLIENT").arg("LIST").query_async(&mut connection).await.ok()?;
-        let ours = clients.lines().filter(|line| line.contains("db=5")).count();
+        // A connection is in use once it is asked each second whether it lives.
+        let number = |line: &str, name: &str| -> Option<u64> {
+            line.split(' ').find_map(|fact| fact.strip_prefix(name))?.parse().ok()
+        };
+        let is_ours = |line: &&str| {
+            let in_use = number(line, "age=") >= Some(3) && number(line, "idle=") <= Some(1);
+            line.contains("db=5") && in_use
+        };
+        let ours = clients.lines().filter(is_ours).count();
         (ours == workers + 1).then_some(())
     })
     .await;
@@ -200,4 +208,37 @@ async fn a_server_that_waits_for_redis_says_so_each_minute_without_a_secret() {
         }
         assert!(!host.log().contains("s3cret-word"));
     }
+}
+
+#[tokio::test]
+async fn a_redis_that_cannot_write_to_its_disk_is_ready_for_reads() {
+    let redis = RedisServer::with(&["--save", "3600 1"]).await;
+    let host = Launch::redis(&redis).start();
+    let client = host.client(Wire::Rest).await;
+    let document = json!({ "fleet_list_request": 1 });
+    client.set("pre-order", "k", document.clone()).await.unwrap();
+    let mut connection = redis.connect(0).await;
+    let mut config = redis::cmd("CONFIG");
+    let directory: Vec<String> =
+        config.arg("GET").arg("dir").query_async(&mut connection).await.unwrap();
+    std::fs::remove_dir_all(&directory[1]).unwrap();
+    wait::until("saving fails", async || {
+        // One may be under way.
+        let _: Result<(), _> = redis::cmd("BGSAVE").query_async(&mut connection).await;
+        let mut info = redis::cmd("INFO");
+        let facts: String = info.arg("persistence").query_async(&mut connection).await.ok()?;
+        facts.contains("rdb_last_bgsave_status:err").then_some(())
+    })
+    .await;
+    let refusal = client.set("pre-order", "k", document).await.expect_err("no writes");
+    assert_eq!(refusal.reason, "STORE_UNAVAILABLE");
+    assert_eq!(client.get("pre-order", "k").await.unwrap()["version"], "1");
+    assert_eq!(session_tests::get(host.url("admin", "/readyz")).await.status(), 200);
+    wait::until("metrics say so", async || {
+        let metrics = session_tests::get(host.url("admin", "/metrics")).await.text().await.ok()?;
+        let says = |line: &str| metrics.lines().any(|it| it == line);
+        (says("session_manager_store_up 1") && says("session_manager_store_writable 0"))
+            .then_some(())
+    })
+    .await;
 }

@@ -414,7 +414,7 @@ async fn rest_speaks_as_the_clients_of_the_seed_expect() {
 
 /// A host whose clock is wrong, on a Redis.
 fn skewed(redis: &RedisServer, by: &str) -> Host {
-    Launch::redis(redis).clock(by, true).start()
+    Launch::redis(redis).set("LOGIC_INSTANCES", "1024").clock(by, true).start()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -9,7 +9,7 @@ use session_guest::imports::Imports;
 use session_guest::store as guest_store;
 use session_manager::logic::{self, Limits, Logic};
 use session_manager::store::transaction::{Entry, Hash, Operation, Outcome, Reply, Txn};
-use session_manager::store::{Answer, KeyCount, LogMark, Logs, Store};
+use session_manager::store::{Answer, KeyCount, LogMark, Logs, Store, Takes};
 use session_manager::telemetry::Metrics;
 use tokio::runtime::Runtime;
 
@@ -40,12 +40,16 @@ impl Store for Canned {
         Box::pin(std::future::ready(Ok(Logs { now: 0, pages: Vec::new() })))
     }
 
+    fn empty_logs_ahead<'a>(&'a self, _: &'a [String]) -> Answer<'a, ()> {
+        Box::pin(std::future::ready(Ok(())))
+    }
+
     fn count_keys<'a>(&'a self, _: &'a [String], _: &'a str) -> Answer<'a, KeyCount> {
         Box::pin(std::future::ready(Ok(KeyCount { keys: 0, next: None })))
     }
 
-    fn ping(&self) -> Answer<'_, ()> {
-        Box::pin(std::future::ready(Ok(())))
+    fn ping(&self) -> Answer<'_, Takes> {
+        Box::pin(std::future::ready(Ok(Takes::All)))
     }
 
     fn flush(&self) -> Answer<'_, ()> {

@@ -19,7 +19,7 @@ use crate::error::{Error, Reason, Violation};
 use crate::events::Feed;
 use crate::logic::{self, Failure, Logic};
 use crate::network::exchange;
-use crate::store::{self, Store};
+use crate::store::{self, Store, Takes};
 
 /// What operations work with.
 #[derive(Clone)]
@@ -35,11 +35,11 @@ pub struct Api {
 }
 
 impl Api {
-    /// Whether the service can do its work.
+    /// Whether the service can do its work, which is to read at least.
     ///
     /// # Errors
     /// `STORE_UNAVAILABLE`.
-    pub async fn health(&self) -> Result<(), Error> {
+    pub async fn health(&self) -> Result<Takes, Error> {
         self.store.ping().await.map_err(|error| match error {
             store::Error::Unavailable(message)
             | store::Error::Rejected(message)

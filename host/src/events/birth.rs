@@ -1,15 +1,18 @@
-//! Since when there are logs in the store. It may have been emptied, or its clock put
-//! back: who reads a log from before its birth has missed events, and hears of a gap.
+//! Since when there are logs in the store. It may have been emptied, its clock put back, or
+//! a copy may have taken its place that lacks the latest events: who reads a log from before
+//! its birth may have missed events, and hears of a gap.
 //! Invariant: a birth never lies in the future, or all readers would hear of nothing else.
 
 use bytes::Bytes;
 
 use crate::clock::Milliseconds;
 use crate::events::text;
-use crate::store::transaction::{Compare, Operation, Outcome, Reply, Txn};
+use crate::store::transaction::{Compare, Entry, Operation, Outcome, Reply, Txn};
 use crate::store::{Error, Store};
 
-const FIELD: &str = "at";
+const AT: &str = "at";
+/// The history that the store followed at the birth.
+const HISTORY: &str = "history";
 
 /// The birth of the logs.
 pub struct Birth {
@@ -19,22 +22,50 @@ pub struct Birth {
     stored: Option<Bytes>,
 }
 
+/// What is stored of a birth.
+struct Stored {
+    at: Bytes,
+    history: Option<Bytes>,
+}
+
 /// Reads the birth under a key; stamps it when there is none, and anew when it lies in the
-/// future, as the clock has gone back, or is not a time at all.
+/// future, as the clock has gone back, is not a time at all, or is of another history than
+/// the store follows now.
 ///
 /// # Errors
 /// Those of the store.
 pub async fn read(store: &dyn Store, key: &str) -> Result<Birth, Error> {
     let only = Txn { success: vec![get(key)], ..Txn::default() };
     let outcome = store.execute(only).await?;
+    // Of the server that has answered: before, there may have been none.
+    let history = store.history();
     let now = outcome.now;
-    match stored(outcome) {
+    let Some(found) = stored(outcome) else {
         // Only once is there anything to write.
-        None => stamp(store, key, Compare::Absent(key.into())).await,
-        Some(found) => match time(&found).filter(|at| *at <= now) {
-            Some(at) => Ok(Birth { at, stored: Some(found) }),
-            None => stamp(store, key, unchanged(key, found)).await,
-        },
+        return stamp(store, key, history, vec![Compare::Absent(key.into())]).await;
+    };
+    let Some(at) = time(&found.at).filter(|at| *at <= now) else {
+        return stamp(store, key, history, vec![unchanged(key, AT, found.at)]).await;
+    };
+    match (&found.history, &history) {
+        (Some(before), Some(now)) if **before != *now.as_bytes() => {
+            let compare = unchanged(key, HISTORY, before.clone());
+            tracing::warn!("a copy has taken the place of the store: events may be missing");
+            stamp(store, key, history, vec![compare]).await
+        }
+        (None, Some(now)) => {
+            // A release before has stamped it.
+            let txn = Txn {
+                compare: vec![unchanged(key, AT, found.at.clone())],
+                success: vec![noted(key, now)],
+                ..Txn::default()
+            };
+            match store.execute(txn).await {
+                Ok(_) | Err(Error::Full(_)) => Ok(Birth { at, stored: Some(found.at) }),
+                Err(error) => Err(error),
+            }
+        }
+        _ => Ok(Birth { at, stored: Some(found.at) }),
     }
 }
 
@@ -45,20 +76,26 @@ pub async fn read(store: &dyn Store, key: &str) -> Result<Birth, Error> {
 /// Those of the store.
 pub async fn again(store: &dyn Store, key: &str, before: &Birth) -> Result<Birth, Error> {
     let compare = match &before.stored {
-        Some(stored) => unchanged(key, stored.clone()),
+        Some(stored) => unchanged(key, AT, stored.clone()),
         None => Compare::Absent(key.into()),
     };
-    stamp(store, key, compare).await
+    stamp(store, key, store.history(), vec![compare]).await
 }
 
-async fn stamp(store: &dyn Store, key: &str, compare: Compare) -> Result<Birth, Error> {
-    let stamp = Operation::HashStamp { key: key.into(), field: FIELD.into(), later: 0 };
-    let txn =
-        Txn { compare: vec![compare], success: vec![stamp, get(key)], failure: vec![get(key)] };
+async fn stamp(
+    store: &dyn Store,
+    key: &str,
+    history: Option<String>,
+    compare: Vec<Compare>,
+) -> Result<Birth, Error> {
+    let stamp = Operation::HashStamp { key: key.into(), field: AT.into(), later: 0 };
+    let noted = history.map(|history| noted(key, &history));
+    let success = [Some(stamp), noted, Some(get(key))].into_iter().flatten().collect();
+    let txn = Txn { compare, success, failure: vec![get(key)] };
     match store.execute(txn).await {
         Ok(outcome) => {
             let now = outcome.now;
-            let stored = stored(outcome);
+            let stored = stored(outcome).map(|stored| stored.at);
             Ok(Birth { at: stored.as_ref().and_then(time).unwrap_or(now).min(now), stored })
         }
         // Events go on. Who reads from before hears of a gap when there is room.
@@ -67,22 +104,35 @@ async fn stamp(store: &dyn Store, key: &str, compare: Compare) -> Result<Birth, 
     }
 }
 
-fn get(key: &str) -> Operation {
-    Operation::HashGet { key: key.into(), fields: Some(vec![FIELD.to_owned()]) }
+fn noted(key: &str, history: &str) -> Operation {
+    let entry = Entry { field: HISTORY.into(), value: history.as_bytes().to_vec().into() };
+    Operation::HashSet { key: key.into(), entries: vec![entry], ttl: None }
 }
 
-/// What is stored; empty when the hash is there and the field is not.
-fn stored(outcome: Outcome) -> Option<Bytes> {
+fn get(key: &str) -> Operation {
+    let fields = Some(vec![AT.to_owned(), HISTORY.to_owned()]);
+    Operation::HashGet { key: key.into(), fields }
+}
+
+/// What is stored; an empty time when the hash is there and the field is not.
+fn stored(outcome: Outcome) -> Option<Stored> {
     let Some(Reply::Record(Some(hash))) = outcome.replies.into_iter().next_back() else {
         return None;
     };
-    let entry = hash.entries.into_iter().find(|entry| entry.field == FIELD);
-    Some(entry.map(|entry| entry.value).unwrap_or_default())
+    let (mut at, mut history) = (Bytes::new(), None);
+    for Entry { field, value } in hash.entries {
+        match &*field {
+            AT => at = value,
+            HISTORY => history = Some(value),
+            _ => {}
+        }
+    }
+    Some(Stored { at, history })
 }
 
-fn unchanged(key: &str, value: Bytes) -> Compare {
+fn unchanged(key: &str, field: &str, value: Bytes) -> Compare {
     let or_absent = value.is_empty();
-    Compare::FieldEquals { key: key.into(), field: FIELD.into(), value, or_absent }
+    Compare::FieldEquals { key: key.into(), field: field.into(), value, or_absent }
 }
 
 fn time(value: &Bytes) -> Option<Milliseconds> {

@@ -194,7 +194,7 @@ impl Service {
 #[tonic::async_trait]
 impl SessionManager for Service {
     async fn health_check(&self, _: Request<EmptyRequest>) -> Answer<DefaultResponse> {
-        respond(self.0.health().await.map(|()| booking::done()))
+        respond(self.0.health().await.map(|_| booking::done()))
     }
 
     async fn set_session(&self, request: Request<SessionData>) -> Answer<DefaultResponse> {

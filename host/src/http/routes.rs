@@ -240,9 +240,7 @@ const REQUIRED: i32 = 2;
 fn action(operation: &str) -> Result<Action> {
     Ok(match operation {
         "sessionmanager.SessionManager/HealthCheck" => {
-            unary(
-                |api, _: EmptyRequest| async move { api.health().await.map(|()| booking::done()) },
-            )
+            unary(|api, _: EmptyRequest| async move { api.health().await.map(|_| booking::done()) })
         }
         "session.booking.v1.Booking/Set" => Action::SetFlat,
         "session.booking.v1.Booking/Get" => Action::GetFlat,

@@ -14,7 +14,7 @@ use crate::logic::instance::Instance;
 use crate::logic::world::{self, World};
 use crate::logic::{Description, Limits, Source, schema};
 use crate::store::transaction::{Outcome, Txn};
-use crate::store::{Answer, Error, KeyCount, LogMark, Logs, Store};
+use crate::store::{Answer, Error, KeyCount, LogMark, Logs, Store, Takes};
 use crate::telemetry::Metrics;
 
 /// How long the first instance may take to start and to describe itself, waiting
@@ -208,8 +208,8 @@ impl Store for NoStore {
         Box::pin(std::future::ready(Ok(KeyCount { keys: 0, next: None })))
     }
 
-    fn ping(&self) -> Answer<'_, ()> {
-        Box::pin(std::future::ready(Ok(())))
+    fn ping(&self) -> Answer<'_, Takes> {
+        Box::pin(std::future::ready(Ok(Takes::All)))
     }
 
     fn flush(&self) -> Answer<'_, ()> {

@@ -178,7 +178,7 @@ async fn serve_one<H, F, B>(
         }
         match signal {
             Signal::Evicted | Signal::Leave | Signal::Look => {
-                signals.push(after(FAREWELL, Signal::Look))
+                signals.push(after(FAREWELL, Signal::Look));
             }
             Signal::Tick => signals.push(after(TICK, Signal::Tick)),
         }

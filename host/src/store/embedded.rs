@@ -23,7 +23,7 @@ use crate::clock::Clock;
 use crate::store::memory::{self, Memory};
 use crate::store::rows::{self, Changes, Row};
 use crate::store::transaction::{Outcome, Txn};
-use crate::store::{Answer, Error, KeyCount, LogMark, Logs, MemoryUse, Store};
+use crate::store::{Answer, Error, KeyCount, LogMark, Logs, MemoryUse, Store, Takes};
 pub use obstacle::OpenError;
 
 /// How long an acknowledged write may stay unsynced.
@@ -194,8 +194,8 @@ impl Store for Embedded {
         Some(self.inner.memory.memory())
     }
 
-    fn ping(&self) -> Answer<'_, ()> {
-        Box::pin(std::future::ready(self.unless_failed(|| ())))
+    fn ping(&self) -> Answer<'_, Takes> {
+        Box::pin(std::future::ready(self.unless_failed(|| Takes::All)))
     }
 
     fn flush(&self) -> Answer<'_, ()> {

@@ -12,7 +12,7 @@ use crate::store::capacity::Capacity;
 use crate::store::rows::Changes;
 use crate::store::shard::Shard;
 use crate::store::transaction::{self, Outcome, Txn};
-use crate::store::{Answer, Error, KeyCount, LogMark, Logs, MemoryUse, Store};
+use crate::store::{Answer, Error, KeyCount, LogMark, Logs, MemoryUse, Store, Takes};
 
 const SHARDS: usize = 64;
 /// How often data past its deadline is looked for.
@@ -189,8 +189,8 @@ impl Store for Memory {
         Some(self.memory())
     }
 
-    fn ping(&self) -> Answer<'_, ()> {
-        Box::pin(std::future::ready(Ok(())))
+    fn ping(&self) -> Answer<'_, Takes> {
+        Box::pin(std::future::ready(Ok(Takes::All)))
     }
 
     fn flush(&self) -> Answer<'_, ()> {

@@ -145,6 +145,15 @@ pub struct MemoryUse {
     pub bytes_max: Option<u64>,
 }
 
+/// What a store takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Takes {
+    /// Every transaction.
+    All,
+    /// Those that only read: it cannot keep changes now.
+    ReadsOnly,
+}
+
 /// Applies transactions: all of one or nothing of it, one after the other for
 /// each tag, in an order that respects what callers have seen.
 pub trait Store: Send + Sync + 'static {
@@ -174,8 +183,21 @@ pub trait Store: Send + Sync + 'static {
         None
     }
 
-    /// Whether the store can take a transaction now.
-    fn ping(&self) -> Answer<'_, ()>;
+    /// The servers that it is made of, each by its address and whether there is a connection
+    /// to it; none for a store in this process.
+    fn nodes(&self) -> Vec<(String, bool)> {
+        Vec::new()
+    }
+
+    /// Whether the store answers, and what it takes now.
+    fn ping(&self) -> Answer<'_, Takes>;
+
+    /// Which history of changes the store follows; another one begins when a copy takes its
+    /// place, which may lack the latest changes. `None` while that is not known, or when
+    /// there can be no copy.
+    fn history(&self) -> Option<String> {
+        None
+    }
 
     /// Makes everything acknowledged so far survive a loss of power.
     fn flush(&self) -> Answer<'_, ()>;

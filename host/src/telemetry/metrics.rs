@@ -34,6 +34,8 @@ pub struct Metrics {
     pub instances_busy: IntGauge,
     /// Whether the store answered when it was last asked.
     pub store_up: IntGauge,
+    /// Whether it took writes then.
+    pub store_writable: IntGauge,
     /// Network connections of users.
     pub connections: IntGauge,
     /// How many of those there may be.
@@ -49,6 +51,7 @@ pub struct Metrics {
     build: IntGaugeVec,
     expired: IntCounter,
     sessions: IntGaugeVec,
+    store_nodes: IntGaugeVec,
     store_bytes: IntGaugeVec,
     store_bytes_max: IntGaugeVec,
     swaps: IntCounterVec,
@@ -232,6 +235,10 @@ impl Metrics {
                 "session_manager_store_up",
                 "1 when the store answered when last asked, else 0.",
             ),
+            store_writable: gauge(
+                "session_manager_store_writable",
+                "1 when the store took writes when last asked, else 0.",
+            ),
             connections: gauge(
                 "session_manager_network_connections_open",
                 "Network connections to the gRPC and REST ports.",
@@ -264,6 +271,16 @@ impl Metrics {
                         "Sessions in the store, as the last sweep of this process has found them.",
                     ),
                     &["kind"],
+                ),
+            ),
+            store_nodes: registered(
+                &registry,
+                IntGaugeVec::new(
+                    Opts::new(
+                        "session_manager_store_node_up",
+                        "1 when there is a connection to a server of the store, else 0.",
+                    ),
+                    &["node"],
                 ),
             ),
             // Without labels, and without a value until there is one: Redis has its own.
@@ -326,6 +343,15 @@ impl Metrics {
         if let Some(kind) = KINDS.iter().find(|known| **known == kind) {
             let count = i64::try_from(count).unwrap_or(i64::MAX);
             self.sessions.with_label_values(&[kind]).set(count);
+        }
+    }
+
+    /// The servers of the store, and whether there is a connection to each.
+    pub fn store_nodes(&self, nodes: &[(String, bool)]) {
+        // Those that are not there any more go.
+        self.store_nodes.reset();
+        for (node, is_up) in nodes {
+            self.store_nodes.with_label_values(&[node]).set(i64::from(*is_up));
         }
     }
 

@@ -32,7 +32,7 @@ use session_manager::store::redis::{Address, Redis};
 use session_manager::store::transaction::{
     Compare, Entry, Hash, Operation, Order, Outcome, Reply, Txn,
 };
-use session_manager::store::{Error, Store};
+use session_manager::store::{Error, Store, Takes};
 use session_tests::redis_server::RedisServer;
 use session_tests::wait;
 

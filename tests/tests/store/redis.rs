@@ -130,3 +130,32 @@ async fn a_server_that_refuses_the_connection_for_a_while_is_asked_again() {
         wait::until("the store is let in again", async || store.ping().await.ok()).await;
     }
 }
+
+/// What an operator has allowed a release before stays enough.
+#[tokio::test]
+async fn a_user_who_may_not_echo_is_served_all_the_same() {
+    let server = RedisServer::start().await;
+    let mut connection = server.connect(0).await;
+    let mut user = ::redis::cmd("ACL");
+    user.arg("SETUSER").arg("some").arg("on").arg(">secret").arg("resetkeys").arg("-@all");
+    for allowed in "+ping +select +info +config|get +time +scan +multi +exec +evalsha \
+                    +script|load +type +exists +del +pexpireat +pexpiretime +hget +hset +hmget \
+                    +hgetall +hkeys +hstrlen +hincrby +zadd +zrem +zremrangebyscore +zscore \
+                    +zcard +zcount +zrange +zrevrange +zrangebyscore +xadd +xrange \
+                    +xinfo|stream ~*"
+        .split_whitespace()
+    {
+        user.arg(allowed);
+    }
+    let _: () = user.query_async(&mut connection).await.unwrap();
+    let address = Address::from_parts("127.0.0.1", server.port, 5, "some", "secret").unwrap();
+    let store = Redis::new(address, Duration::from_secs(10)).unwrap();
+    let txn = || Txn { success: vec![add("k", "n", 1)], ..Txn::default() };
+    store.execute(txn()).await.unwrap();
+    let read = Operation::HashGet { key: "k".into(), fields: None };
+    let read = Txn { success: vec![read], ..Txn::default() };
+    assert!(matches!(&store.execute(read).await.unwrap().replies[..], [Reply::Record(Some(_))]));
+    assert_eq!(store.ping().await.unwrap(), Takes::All);
+    assert!(store.unfit().await.unwrap().is_none());
+    assert!(store.history().is_some());
+}

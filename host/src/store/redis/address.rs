@@ -1,27 +1,12 @@
 //! Where Redis is: one server, the servers that Sentinels watch over, or a Cluster.
 
 use std::fmt;
-use std::time::Duration;
 
 use percent_encoding::percent_decode_str;
-use redis::aio::MultiplexedConnection;
-use redis::cluster::{ClusterClient, ClusterClientBuilder};
-use redis::sentinel::{SentinelClient, SentinelClientBuilder, SentinelServerType};
-use redis::{
-    AsyncConnectionConfig, Client, ConnectionAddr, ConnectionInfo, IntoConnectionInfo,
-    RedisConnectionInfo, RedisError, TlsMode,
-};
-
-use crate::store::redis::commands::Commands;
-use crate::store::redis::locator::Locator;
+use redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo, RedisConnectionInfo, RedisError};
 
 /// Where Sentinels listen when nobody says where.
 const SENTINEL_PORT: u16 = 26379;
-/// Commands waiting for a connection before callers wait themselves.
-const PIPELINE_BUFFER: usize = 1024;
-/// How often a Cluster's client follows a command that was sent elsewhere; the time limit
-/// of the call ends it before.
-const CLUSTER_RETRIES: u32 = 8;
 
 /// Where Redis is and how to speak to it.
 #[derive(Clone, Debug)]
@@ -38,13 +23,13 @@ pub enum Address {
 #[derive(Clone, Debug)]
 pub struct Sentinels {
     /// Where they are.
-    addresses: Vec<ConnectionAddr>,
+    pub(super) addresses: Vec<ConnectionAddr>,
     /// What they call the service.
-    service: String,
+    pub(super) service: String,
     /// User, password and database of the server.
-    settings: RedisConnectionInfo,
+    pub(super) settings: RedisConnectionInfo,
     /// Whether it is spoken to over TLS, and they are.
-    tls: bool,
+    pub(super) tls: bool,
 }
 
 /// The text is no address.
@@ -136,20 +121,6 @@ impl Address {
     }
 }
 
-impl Address {
-    /// Whether both are the same nodes of a Cluster, with the same user and password.
-    fn has_nodes_of(&self, other: &Self) -> bool {
-        let (Self::Cluster(own), Self::Cluster(others)) = (self, other) else { return false };
-        let same = |(own, other): (&ConnectionInfo, &ConnectionInfo)| {
-            let settings = (own.redis_settings(), other.redis_settings());
-            own.addr() == other.addr()
-                && settings.0.username() == settings.1.username()
-                && settings.0.password() == settings.1.password()
-        };
-        own.len() == others.len() && own.iter().zip(others).all(same)
-    }
-}
-
 /// Where it is, without users and passwords.
 impl fmt::Display for Address {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -162,187 +133,6 @@ impl fmt::Display for Address {
         formatter.write_str(&hosts.join(","))?;
         service.map_or(Ok(()), |service| write!(formatter, "/{service}"))
     }
-}
-
-/// Connects, again and again.
-#[derive(Clone)]
-pub struct Connector {
-    locator: Locator,
-    target: Target,
-    timeout: Duration,
-}
-
-#[derive(Clone)]
-enum Target {
-    Server(Box<Client>),
-    Sentinels(Sentinels),
-    /// And how many nodes it is made of at first.
-    Cluster(Box<ClusterClient>, u32),
-}
-
-impl Connector {
-    /// One to wherever `locator` says, that gives an attempt up after `timeout`.
-    ///
-    /// # Errors
-    /// When the address is not usable at all.
-    pub fn new(locator: Locator, timeout: Duration) -> Result<Self, RedisError> {
-        let target = Target::new(locator.first().clone(), timeout)?;
-        Ok(Self { locator, target, timeout })
-    }
-
-    /// What it connects to, for people: without users and passwords.
-    pub fn shown(&self) -> String {
-        self.locator.first().to_string()
-    }
-
-    /// Whether keys are spread over several servers.
-    pub fn is_cluster(&self) -> bool {
-        matches!(self.target, Target::Cluster(..))
-    }
-
-    /// A connection, and what tells when it is to be left. Of Sentinels, the first attempt
-    /// asks the first one first, and so on: one that does not answer takes all the time of
-    /// an attempt. The nodes of a Cluster are asked in turns within one attempt.
-    ///
-    /// # Errors
-    /// When there is none to be had now.
-    pub async fn connect(&self, attempt: usize) -> Result<(Commands, Watch), RedisError> {
-        let limit = match &self.target {
-            Target::Cluster(_, nodes) => self.timeout.saturating_mul(1 + nodes),
-            Target::Server(_) | Target::Sentinels(_) => self.timeout,
-        };
-        let connecting = tokio::time::timeout(limit, self.connect_now(attempt));
-        connecting.await.unwrap_or_else(|_| Err(timed_out()))
-    }
-
-    async fn connect_now(&self, attempt: usize) -> Result<(Commands, Watch), RedisError> {
-        let found = self.locator.found_again().await.map_err(std::io::Error::other)?;
-        let target = found.as_ref().map(|found| Target::new(found.clone(), self.timeout));
-        let target = target.transpose()?;
-        match target.as_ref().unwrap_or(&self.target) {
-            Target::Server(client) => {
-                Ok((Commands::Server(self.server(client).await?), Watch::Server))
-            }
-            Target::Sentinels(sentinels) => {
-                let mut client = sentinels.client(attempt)?;
-                let primary = client.async_get_client().await?;
-                let connection = self.server(&primary).await?;
-                let watched = Watched {
-                    sentinels: sentinels.clone(),
-                    client,
-                    turn: attempt,
-                    primary: primary.get_connection_info().addr().clone(),
-                };
-                Ok((Commands::Server(connection), Watch::Sentinels(Box::new(watched))))
-            }
-            Target::Cluster(client, _) => {
-                let connection = client.get_async_connection().await?;
-                let found = found.map(Box::new);
-                let watch = Watch::Cluster { locator: self.locator.clone(), found };
-                Ok((Commands::Cluster(connection), watch))
-            }
-        }
-    }
-
-    async fn server(&self, client: &Client) -> Result<MultiplexedConnection, RedisError> {
-        let configuration = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(self.timeout))
-            // Calls are limited where they are made.
-            .set_response_timeout(None)
-            .set_pipeline_buffer_size(PIPELINE_BUFFER);
-        client.get_multiplexed_async_connection_with_config(&configuration).await
-    }
-}
-
-impl Target {
-    fn new(address: Address, timeout: Duration) -> Result<Self, RedisError> {
-        Ok(match address {
-            Address::Server(server) => Self::Server(Box::new(Client::open(server)?)),
-            Address::Sentinels(sentinels) => Self::Sentinels(sentinels),
-            Address::Cluster(nodes) => {
-                let count = u32::try_from(nodes.len()).unwrap_or(u32::MAX);
-                let client = ClusterClientBuilder::new(nodes).connection_timeout(timeout);
-                Self::Cluster(Box::new(client.retries(CLUSTER_RETRIES).build()?), count)
-            }
-        })
-    }
-}
-
-/// What tells when a connection is to be left for another.
-pub enum Watch {
-    /// The server itself, when it does not answer.
-    Server,
-    /// That, and Sentinels that name another primary.
-    Sentinels(Box<Watched>),
-    /// Nothing, as a Cluster's client finds its nodes again by itself; but it keeps the
-    /// password that it began with, so another one is a reason to leave it.
-    Cluster {
-        /// Where the nodes are, and with which password.
-        locator: Locator,
-        /// What that was when the client began; `None` when it cannot change.
-        found: Option<Box<Address>>,
-    },
-}
-
-/// A server that was the primary when it was connected to.
-pub struct Watched {
-    sentinels: Sentinels,
-    client: SentinelClient,
-    /// Which Sentinel is asked first.
-    turn: usize,
-    primary: ConnectionAddr,
-}
-
-impl Watch {
-    /// Whether it is to be left once there is another: a Cluster has another password.
-    pub async fn has_changed(&self) -> bool {
-        let Self::Cluster { locator, found: Some(before) } = self else { return false };
-        matches!(locator.found_again().await, Ok(Some(now)) if !now.has_nodes_of(before))
-    }
-
-    /// Whether there is another primary by now. When no Sentinel answers, the next time
-    /// another one is asked first.
-    pub async fn has_moved(&mut self, timeout: Duration) -> bool {
-        let Self::Sentinels(watched) = self else { return false };
-        match tokio::time::timeout(timeout, watched.client.async_get_client()).await {
-            Ok(Ok(primary)) => *primary.get_connection_info().addr() != watched.primary,
-            Ok(Err(_)) | Err(_) => {
-                watched.turn += 1;
-                if let Ok(client) = watched.sentinels.client(watched.turn) {
-                    watched.client = client;
-                }
-                false
-            }
-        }
-    }
-}
-
-impl Sentinels {
-    /// Asks them, one of them first.
-    fn client(&self, turn: usize) -> Result<SentinelClient, RedisError> {
-        let mut addresses = self.addresses.clone();
-        addresses.rotate_left(turn % self.addresses.len());
-        let service = self.service.as_str();
-        let mut builder =
-            SentinelClientBuilder::new(addresses, service, SentinelServerType::Master)?
-                .set_client_to_redis_db(self.settings.db());
-        if let Some(username) = self.settings.username() {
-            builder = builder.set_client_to_redis_username(username);
-        }
-        if let Some(password) = self.settings.password() {
-            builder = builder.set_client_to_redis_password(password);
-        }
-        if self.tls {
-            builder = builder
-                .set_client_to_redis_tls_mode(TlsMode::Secure)
-                .set_client_to_sentinel_tls_mode(TlsMode::Secure);
-        }
-        builder.build()
-    }
-}
-
-fn timed_out() -> RedisError {
-    std::io::Error::from(std::io::ErrorKind::TimedOut).into()
 }
 
 #[cfg(test)]

@@ -1,152 +1,220 @@
-//! A connection to Redis, be it one server or a Cluster: commands are sent on it in the
-//! same way.
+//! Questions to one server, and how their answers are known to be theirs. A connection
+//! answers in the order it was asked; one answer that is lost or doubled on the way would
+//! give every later one to another request. So each question carries a number that its
+//! answer repeats, and an answer with another number ends the connection.
 
-use redis::aio::{ConnectionLike, MultiplexedConnection};
-use redis::cluster_async::ClusterConnection;
-use redis::cluster_routing::{
-    MultipleNodeRoutingInfo, ResponsePolicy, RoutingInfo, SingleNodeRoutingInfo,
-};
-use redis::{Cmd, FromRedisValue, Pipeline, RedisError, RedisFuture, Value};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use redis::aio::MultiplexedConnection;
+use redis::{Cmd, ErrorKind, FromRedisValue, Pipeline, RedisError, Script, ServerErrorKind, Value};
 
 use crate::clock::Milliseconds;
+use crate::store::Takes;
 use crate::store::redis::reply;
 
-/// A connection.
+/// Numbers begin at random below this, so that those of two connections are not the same.
+const FIRST_NUMBER_MAX: u64 = 1 << 48;
+/// What a script of ours says when it refuses; the number of its question follows.
+const REFUSALS: [&str; 2] = ["HOLDS", "FULL"];
+
+/// A connection to one server.
 #[derive(Clone)]
-pub enum Commands {
-    /// To one server.
-    Server(MultiplexedConnection),
-    /// To whichever node of a Cluster has the keys.
-    Cluster(ClusterConnection),
+pub struct Commands {
+    connection: MultiplexedConnection,
+    next: Arc<AtomicU64>,
+    /// The command that repeats a number: ECHO, or PING where a user may not say ECHO. A
+    /// server that cannot write to its disk refuses a PING.
+    repeat: &'static str,
+    /// The keys are on their way here from another node of a Cluster.
+    asking: bool,
+}
+
+/// An answer that does not fit its question.
+pub fn misfit() -> RedisError {
+    (ErrorKind::UnexpectedReturnType, "the answer does not fit the question").into()
 }
 
 impl Commands {
-    /// Asks what any server could answer.
+    /// Questions on a connection that was just made.
+    ///
+    /// # Errors
+    /// When the system has no randomness; those of the way there.
+    pub async fn new(mut connection: MultiplexedConnection) -> Result<Self, RedisError> {
+        let first = getrandom::u64().map_err(std::io::Error::other)? % FIRST_NUMBER_MAX;
+        let mut echo = redis::cmd("ECHO");
+        let said = connection.send_packed_command(echo.arg(first)).await?.extract_error();
+        let repeat = match said {
+            Ok(said) if reply::repeats(&said, first) => "ECHO",
+            Ok(_) => return Err(misfit()),
+            Err(error) if error.code() == Some("NOPERM") => "PING",
+            Err(error) => return Err(error),
+        };
+        Ok(Self { connection, next: Arc::new((first + 1).into()), repeat, asking: false })
+    }
+
+    /// The same for keys that are on their way to this node of a Cluster.
+    pub fn asking(mut self) -> Self {
+        self.asking = true;
+        self
+    }
+
+    /// The number of the next question.
+    fn number(&self) -> u64 {
+        self.next.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Asks what has nothing to do with keys.
     ///
     /// # Errors
     /// Those of the server, and of the way there.
     pub async fn ask<T: FromRedisValue>(&mut self, command: &Cmd) -> Result<T, RedisError> {
-        self.ask_at(command, SingleNodeRoutingInfo::Random).await
+        let number = self.number();
+        let mut pipeline = Pipeline::with_capacity(2);
+        pipeline.add_command(command.clone()).cmd(self.repeat).arg(number);
+        let mut answers = self.connection.send_packed_commands(&pipeline, 0, 2).await?.into_iter();
+        match (answers.next(), answers.next()) {
+            (Some(answer), Some(echo)) if reply::repeats(&echo, number) => {
+                Ok(T::from_redis_value(answer.extract_error()?)?)
+            }
+            // It is what the server says of everything now.
+            (_, Some(Value::ServerError(error))) if error.code() == "MISCONF" => Err(error.into()),
+            _ => Err(misfit()),
+        }
     }
 
-    /// Whether a server answers; of a Cluster, any.
+    /// Whether the server answers. One that cannot write to its disk refuses a PING, and
+    /// answers reads all the same.
     ///
     /// # Errors
     /// Those of the server, and of the way there.
-    pub async fn ping(&mut self) -> Result<(), RedisError> {
-        let ping = redis::cmd("PING");
-        let Self::Cluster(cluster) = self else { return self.ask(&ping).await };
-        let one = Some(ResponsePolicy::OneSucceeded);
-        let all = RoutingInfo::MultiNode((MultipleNodeRoutingInfo::AllMasters, one));
-        cluster.route_command(ping, all).await.map(drop)
+    pub async fn ping(&mut self) -> Result<Takes, RedisError> {
+        match self.ask::<Value>(&redis::cmd("PING")).await {
+            Ok(_) => Ok(Takes::All),
+            Err(error) if error.code() == Some("MISCONF") => Ok(Takes::ReadsOnly),
+            Err(error) => Err(error),
+        }
     }
 
-    /// Looks at some keys that match a pattern: what they are, and where to go on, if
-    /// anywhere.
+    /// Which history of changes the server follows, if it lets us ask.
+    ///
+    /// # Errors
+    /// Those of the way there.
+    pub async fn history(&mut self) -> Result<Option<Arc<str>>, RedisError> {
+        let mut info = redis::cmd("INFO");
+        match self.ask::<String>(info.arg("replication")).await {
+            Ok(facts) => {
+                let id = facts.lines().find_map(|line| line.strip_prefix("master_replid:"));
+                Ok(id.map(|id| id.trim().into()))
+            }
+            Err(error) if matches!(error.kind(), ErrorKind::Server(_) | ErrorKind::Extension) => {
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The clock of the server.
+    ///
+    /// # Errors
+    /// Those of the server, and of the way there.
+    pub async fn clock(&mut self) -> Result<Milliseconds, RedisError> {
+        let time: Value = self.ask(&redis::cmd("TIME")).await?;
+        reply::time(&time).ok_or_else(misfit)
+    }
+
+    /// Looks at some keys that match a pattern: what they are, and where to go on.
     ///
     /// # Errors
     /// Those of the server, and of the way there.
     pub async fn scan(
         &mut self,
-        at: &str,
+        cursor: &str,
         pattern: &str,
         count: u32,
     ) -> Result<(Vec<String>, Option<String>), RedisError> {
-        let nodes = match self {
-            Self::Server(_) => vec![SingleNodeRoutingInfo::Random],
-            Self::Cluster(_) => self.primaries().await?,
-        };
-        // Behind the nodes that have been looked at already.
-        let (node, cursor) = at.split_once(' ').unwrap_or(("0", "0"));
-        let node: usize = node.parse().unwrap_or(0);
         let mut scan = redis::cmd("SCAN");
         scan.arg(cursor).arg("MATCH").arg(pattern).arg("COUNT").arg(count);
-        let where_to = nodes.get(node).cloned().unwrap_or(SingleNodeRoutingInfo::Random);
-        let (cursor, keys): (String, Vec<String>) = self.ask_at(&scan, where_to).await?;
-        let next = match &*cursor {
-            "0" => (node + 1 < nodes.len()).then(|| format!("{} 0", node + 1)),
-            cursor => Some(format!("{node} {cursor}")),
-        };
-        Ok((keys, next))
+        let (cursor, keys): (String, Vec<String>) = self.ask(&scan).await?;
+        Ok((keys, (cursor != "0").then_some(cursor)))
     }
 
-    /// The clock of a server; of a Cluster, the one that is furthest behind.
+    /// Plain commands in one transaction, as of one moment. A node that the keys are on
+    /// their way to takes none: there it fails as if it was aborted.
     ///
     /// # Errors
     /// Those of the server, and of the way there.
-    pub async fn clock(&mut self) -> Result<Option<Milliseconds>, RedisError> {
-        let time = redis::cmd("TIME");
-        let Self::Cluster(cluster) = self else {
-            return self.ask::<Value>(&time).await.map(|value| reply::time(&value));
-        };
-        let all = RoutingInfo::MultiNode((MultipleNodeRoutingInfo::AllMasters, None));
-        match cluster.route_command(time, all).await? {
-            Value::Map(clocks) => {
-                let clocks = clocks.iter().map(|(_, clock)| reply::time(clock));
-                Ok(clocks.min().flatten())
-            }
-            _ => Ok(None),
-        }
-    }
-
-    async fn ask_at<T: FromRedisValue>(
+    pub async fn transact(
         &mut self,
-        command: &Cmd,
-        node: SingleNodeRoutingInfo,
-    ) -> Result<T, RedisError> {
-        match self {
-            Self::Server(server) => command.query_async(server).await,
-            Self::Cluster(cluster) => {
-                let routing = RoutingInfo::SingleNode(node);
-                let value = cluster.route_command(command.clone(), routing).await?;
-                Ok(T::from_redis_value(value)?)
-            }
+        capacity: usize,
+        add: impl FnOnce(&mut Pipeline),
+    ) -> Result<std::vec::IntoIter<Value>, RedisError> {
+        if self.asking {
+            return Err((ErrorKind::Server(ServerErrorKind::ExecAbort), "asking").into());
+        }
+        let number = self.number();
+        let mut pipeline = Pipeline::with_capacity(capacity + 1);
+        pipeline.atomic().cmd(self.repeat).arg(number);
+        add(&mut pipeline);
+        let values: Vec<Value> = pipeline.query_async(&mut self.connection).await?;
+        let mut values = values.into_iter();
+        match values.next() {
+            Some(echo) if reply::repeats(&echo, number) => Ok(values),
+            _ => Err(misfit()),
         }
     }
 
-    /// Where the nodes of a Cluster are that have slots, in an order that stays.
-    async fn primaries(&mut self) -> Result<Vec<SingleNodeRoutingInfo>, RedisError> {
-        let mut slots = redis::cmd("CLUSTER");
-        slots.arg("SLOTS");
-        let ranges: Vec<Vec<Value>> = self.ask(&slots).await?;
-        let primary = |range: Vec<Value>| {
-            let Value::Array(node) = range.into_iter().nth(2)? else { return None };
-            let mut node = node.into_iter();
-            let host = String::from_redis_value(node.next()?).ok()?;
-            Some((host, u16::from_redis_value(node.next()?).ok()?))
+    /// Runs a script, and loads it before when the server does not know it. `command` makes
+    /// the command for a number, which the script takes as its first argument and repeats in
+    /// front of its replies.
+    ///
+    /// # Errors
+    /// Those of the script, of the server, and of the way there.
+    pub async fn evaluate(
+        &mut self,
+        script: &Script,
+        command: impl FnOnce(u64) -> Cmd,
+    ) -> Result<std::vec::IntoIter<Value>, RedisError> {
+        let number = self.number();
+        let command = command(number);
+        let answer = match self.send(&command).await {
+            Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
+                let loaded = script.load_async(&mut self.connection).await?;
+                if loaded != script.get_hash() {
+                    return Err(misfit());
+                }
+                self.send(&command).await
+            }
+            answer => answer,
         };
-        let mut primaries: Vec<(String, u16)> = ranges.into_iter().filter_map(primary).collect();
-        primaries.sort_unstable();
-        primaries.dedup();
-        let at = |(host, port)| SingleNodeRoutingInfo::ByAddress { host, port };
-        Ok(primaries.into_iter().map(at).collect())
+        let answer = answer.map_err(|error| match refusal(&error) {
+            Some((of, _)) if of != number => misfit(),
+            _ => error,
+        })?;
+        let Value::Array(values) = answer else { return Err(misfit()) };
+        let mut values = values.into_iter();
+        match values.next() {
+            Some(echo) if reply::repeats(&echo, number) => Ok(values),
+            _ => Err(misfit()),
+        }
+    }
+
+    async fn send(&mut self, command: &Cmd) -> Result<Value, RedisError> {
+        if !self.asking {
+            return self.connection.send_packed_command(command).await?.extract_error();
+        }
+        let mut pipeline = Pipeline::with_capacity(2);
+        pipeline.cmd("ASKING").add_command(command.clone());
+        let answers = self.connection.send_packed_commands(&pipeline, 1, 1).await?;
+        answers.into_iter().next().ok_or_else(misfit)?.extract_error()
     }
 }
 
-impl ConnectionLike for Commands {
-    fn req_packed_command<'a>(&'a mut self, command: &'a Cmd) -> RedisFuture<'a, Value> {
-        match self {
-            Self::Server(server) => server.req_packed_command(command),
-            Self::Cluster(cluster) => cluster.req_packed_command(command),
-        }
+/// What a script of ours says when it refuses: the number of its question, and the rest.
+pub fn refusal(error: &RedisError) -> Option<(u64, &str)> {
+    if !REFUSALS.contains(&error.code()?) {
+        return None;
     }
-
-    fn req_packed_commands<'a>(
-        &'a mut self,
-        pipeline: &'a Pipeline,
-        offset: usize,
-        count: usize,
-    ) -> RedisFuture<'a, Vec<Value>> {
-        match self {
-            Self::Server(server) => server.req_packed_commands(pipeline, offset, count),
-            Self::Cluster(cluster) => cluster.req_packed_commands(pipeline, offset, count),
-        }
-    }
-
-    fn get_db(&self) -> i64 {
-        match self {
-            Self::Server(server) => server.get_db(),
-            Self::Cluster(cluster) => cluster.get_db(),
-        }
-    }
+    let (number, rest) = error.detail()?.split_once(' ')?;
+    Some((number.parse().ok()?, rest))
 }

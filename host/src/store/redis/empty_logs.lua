@@ -1,8 +1,9 @@
--- Deletes each log whose newest event lies in the future by more than ARGV[1] milliseconds:
--- a stream takes no event that is older than its newest one.
+-- Deletes each log whose newest event lies in the future by more than ARGV[2] milliseconds:
+-- a stream takes no event that is older than its newest one. ARGV[1] is the number of the
+-- question, which the answer repeats.
 
 local time = redis.call('TIME')
-local latest = time[1] * 1000 + math.floor(time[2] / 1000) + ARGV[1]
+local latest = time[1] * 1000 + math.floor(time[2] / 1000) + ARGV[2]
 
 for _, log in ipairs(KEYS) do
   if redis.call('TYPE', log).ok == 'stream' then
@@ -14,4 +15,4 @@ for _, log in ipairs(KEYS) do
     end
   end
 end
-return redis.status_reply('OK')
+return { ARGV[1] }

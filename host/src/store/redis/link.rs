@@ -10,8 +10,9 @@ use redis::RedisError;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use crate::store::redis::address::{Connector, Watch};
 use crate::store::redis::commands::Commands;
+use crate::store::redis::connector::{Connector, Watch};
+use crate::store::redis::server::ends_connection;
 
 /// How often a connection is asked whether it lives.
 const PING_INTERVAL: Duration = Duration::from_secs(1);
@@ -44,6 +45,8 @@ enum State {
     Up {
         commands: Commands,
         number: u64,
+        /// Which history of changes the server follows, if it says so.
+        history: Option<Arc<str>>,
     },
     /// Why the last attempt failed, in words without a secret; empty when none was made yet.
     Down(Arc<str>),
@@ -65,7 +68,9 @@ impl Link {
     pub fn another(&self, connector: Connector, timeout: Duration) -> Self {
         let lender = self.state.subscribe();
         let state = match &*lender.borrow() {
-            State::Up { commands, .. } => State::Up { commands: commands.clone(), number: LENT },
+            State::Up { commands, history, .. } => {
+                State::Up { commands: commands.clone(), number: LENT, history: history.clone() }
+            }
             State::Starting | State::Down(_) => State::Starting,
         };
         Self::from_state(connector, timeout, state, Some(lender))
@@ -98,9 +103,22 @@ impl Link {
             known => known,
         };
         match state {
-            State::Up { commands, number } => Ok(Connection { commands, number }),
+            State::Up { commands, number, .. } => Ok(Connection { commands, number }),
             State::Starting | State::Down(_) => Err(Disconnected),
         }
+    }
+
+    /// Which history of changes the server follows; `None` when there is no connection.
+    pub fn history(&self) -> Option<Arc<str>> {
+        match &*self.state.borrow() {
+            State::Up { history, .. } => history.clone(),
+            State::Starting | State::Down(_) => None,
+        }
+    }
+
+    /// Whether there is a connection.
+    pub fn is_up(&self) -> bool {
+        matches!(*self.state.borrow(), State::Up { .. })
     }
 
     /// Why there is no connection, when an attempt to make one has failed.
@@ -126,13 +144,10 @@ impl Link {
         }
     }
 
-    /// The connection of this number is of no use any more; one to a Cluster mends itself.
+    /// The connection of this number is of no use any more.
     pub fn lost(&self, lost: u64) {
         self.state.send_if_modified(|state| {
-            let present = matches!(
-                state,
-                State::Up { commands: Commands::Server(_), number } if *number == lost
-            );
+            let present = matches!(state, State::Up { number, .. } if *number == lost);
             if present {
                 *state = State::Down(Arc::default());
             }
@@ -164,32 +179,23 @@ async fn keep(
 ) {
     let mut delay = RECONNECT_DELAY_MIN;
     let mut told = false;
-    let mut successor = None;
     for (attempt, number) in (1..).enumerate() {
-        let connected = match successor.take() {
-            Some(successor) => Ok(successor),
-            None => connector.connect(attempt).await,
-        };
-        match connected {
-            Ok((commands, mut watch)) => {
+        match connect(&connector, attempt).await {
+            Ok((commands, mut watch, history)) => {
                 delay = RECONNECT_DELAY_MIN;
                 told = false;
-                state.send_replace(State::Up { commands: commands.clone(), number });
+                state.send_replace(State::Up { commands: commands.clone(), number, history });
                 tokio::select! {
                     lost = watched.wait_for(|state| matches!(state, State::Down(_))) => {
                         if lost.is_err() {
                             return;
                         }
                     }
-                    found = end(commands, &mut watch, timeout, &connector) => {
-                        successor = found;
-                        if successor.is_some() {
-                            continue;
-                        }
+                    () = end(commands, &mut watch, timeout) => {
                         state.send_replace(State::Down(Arc::default()));
                     }
                 }
-                tracing::warn!("the connection to Redis is lost");
+                tracing::warn!(redis = connector.shown(), "the connection to Redis is lost");
             }
             Err(error) => {
                 // Links that were lent a connection go where the first one goes.
@@ -213,6 +219,15 @@ async fn keep(
     }
 }
 
+async fn connect(
+    connector: &Connector,
+    attempt: usize,
+) -> Result<(Commands, Watch, Option<Arc<str>>), RedisError> {
+    let (mut commands, watch) = connector.connect(attempt).await?;
+    let history = connector.limited(commands.history()).await?;
+    Ok((commands, watch, history))
+}
+
 /// Why a connection cannot be made. What a server says may name a user, so only words of
 /// the system are repeated.
 fn obstacle(error: &RedisError) -> Arc<str> {
@@ -226,35 +241,18 @@ fn obstacle(error: &RedisError) -> Arc<str> {
 
 /// Completes when the server does not answer any more, so that a connection that was
 /// closed while nobody used it is replaced before somebody does, or when it is the primary
-/// no more: it may take writes for a while yet, which are lost. A connection to a Cluster is
-/// replaced once its password was changed and another connection was made with it, which it
-/// then returns.
-async fn end(
-    mut commands: Commands,
-    watch: &mut Watch,
-    timeout: Duration,
-    connector: &Connector,
-) -> Option<(Commands, Watch)> {
+/// no more: it may take writes for a while yet, which are lost.
+async fn end(mut commands: Commands, watch: &mut Watch, timeout: Duration) {
     loop {
         tokio::time::sleep(PING_INTERVAL).await;
-        if matches!(watch, Watch::Cluster { .. }) {
-            if watch.has_changed().await
-                && let Ok(successor) = connector.connect(0).await
-            {
-                return Some(successor);
-            }
-            continue;
-        }
-        let ping = redis::cmd("PING");
-        let answer = tokio::time::timeout(timeout, commands.ask::<()>(&ping)).await;
         // An error that the server tells is an answer.
-        let alive = match answer {
-            Ok(Ok(())) => true,
-            Ok(Err(error)) => !error.is_io_error() && !error.is_unrecoverable_error(),
+        let alive = match tokio::time::timeout(timeout, commands.ping()).await {
+            Ok(Ok(_)) => true,
+            Ok(Err(error)) => !ends_connection(&error),
             Err(_) => false,
         };
         if !alive || watch.has_moved(timeout).await {
-            return None;
+            return;
         }
     }
 }

@@ -1,11 +1,12 @@
--- Reads events of logs, each behind a mark, as of one moment. ARGV: the most events of
--- a log, how many milliseconds an event may lie in the future, then for each log the id of
--- an event or nothing. For each log: the events, whether some behind the mark may have been
--- dropped, and whether the last one lies too far in the future.
+-- Reads events of logs, each behind a mark, as of one moment. ARGV: the number of
+-- the question, which the answer repeats, the most events of a log, how many milliseconds
+-- an event may lie in the future, then for each log the id of an event or nothing. For
+-- each log: the events, whether some behind the mark may have been dropped, and whether the
+-- last one lies too far in the future.
 
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local replies = { now }
+local replies = { ARGV[1], now }
 
 local function parts(id)
   local milliseconds, sequence = string.match(id, '^(%d+)-(%d+)$')
@@ -32,12 +33,12 @@ local function trimmed(log, mark)
 end
 
 for i, log in ipairs(KEYS) do
-  local mark = ARGV[i + 2]
+  local mark = ARGV[i + 3]
   local from = mark == '' and '-' or '(' .. mark
-  local events = redis.call('XRANGE', log, from, '+', 'COUNT', ARGV[1])
+  local events = redis.call('XRANGE', log, from, '+', 'COUNT', ARGV[2])
   local last = events[#events]
   replies[#replies + 1] = events
   replies[#replies + 1] = mark == '' and 0 or trimmed(log, mark)
-  replies[#replies + 1] = last and parts(last[1]) > now + ARGV[2] and 1 or 0
+  replies[#replies + 1] = last and parts(last[1]) > now + ARGV[3] and 1 or 0
 end
 return replies

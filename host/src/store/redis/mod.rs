@@ -1,45 +1,51 @@
 //! The store on Redis, 7.0 or later: one server, the one that Sentinels name, or a
-//! Cluster. A connection for each worker that comes back by itself, a time limit on every
-//! call. Reads go as plain commands in MULTI; whatever writes or compares goes as one script.
+//! Cluster. Reads go as plain commands in MULTI; whatever writes or compares goes as one script.
 
 mod address;
+mod cluster;
 mod commands;
+mod connector;
 mod link;
 mod locator;
 mod reply;
 mod script;
+mod server;
 
-use std::sync::OnceLock;
 use std::time::Duration;
 
-use redis::{ErrorKind, RedisError, ServerErrorKind, Value};
+use redis::{Cmd, ErrorKind, FromRedisValue, RedisError, Script, ServerErrorKind, Value};
+use tokio::time::Instant;
 
+use crate::clock::Milliseconds;
 use crate::store::transaction::{Operation, Outcome, Reply, Shape, Txn};
-use crate::store::{Answer, EVENT_AHEAD_MS_MAX, Error, KeyCount, LogMark, Logs, Store, growth};
-use crate::workers::{self, PerWorker};
-use address::Connector;
+use crate::store::{
+    Answer, EVENT_AHEAD_MS_MAX, Error, KeyCount, LogMark, Logs, Store, Takes, growth,
+};
 pub use address::{Address, NoAddress};
-use commands::Commands;
-use link::{Disconnected, Link};
+use cluster::Cluster;
+use commands::{Commands, misfit, refusal};
+use connector::Connector;
 pub use locator::Locator;
 use script::{Refusal, TransactionScript};
+use server::{Manner, Server, Trouble};
 
 /// About how many keys one step of a count looks at, for some 0.7 ms of the server.
 const SCANNED: u32 = 1000;
 
 /// A store on Redis.
 pub struct Redis {
-    connector: Connector,
+    place: Place,
     timeout: Duration,
-    /// For whoever is no worker.
-    first: Link,
-    /// One for each worker, made on that worker when it first asks: a reply is read by
-    /// the thread that waits for it.
-    links: PerWorker<OnceLock<Link>>,
     script: TransactionScript,
-    read_script: redis::Script,
-    logs_script: redis::Script,
-    empty_logs_script: redis::Script,
+    read_script: Script,
+    logs_script: Script,
+    empty_logs_script: Script,
+}
+
+/// Where it is.
+enum Place {
+    One(Server),
+    Cluster(Cluster),
 }
 
 /// Why a server is not fit to keep sessions.
@@ -57,31 +63,26 @@ pub enum Unfit {
 }
 
 impl Redis {
-    /// A store on the server that `locator` says, which need not answer yet: a task of
-    /// the present runtime connects, and connects again when the connection is
-    /// lost. Every call is given up after `timeout`.
+    /// A store on the server or the Cluster that `locator` says, which need not answer yet:
+    /// tasks of the present runtime connect, and connect again when a connection is lost.
+    /// Every call is given up after `timeout`.
     ///
     /// # Errors
     /// When the address is not usable at all.
     pub fn new(locator: impl Into<Locator>, timeout: Duration) -> Result<Self, RedisError> {
         let connector = Connector::new(locator.into(), timeout)?;
+        let place = match connector.is_cluster() {
+            true => Place::Cluster(Cluster::new(connector, timeout)),
+            false => Place::One(Server::new(connector, timeout)),
+        };
         Ok(Self {
-            first: Link::new(connector.clone(), timeout),
-            connector,
+            place,
             timeout,
-            links: PerWorker::new(OnceLock::new),
             script: TransactionScript::new(),
-            read_script: redis::Script::new(include_str!("read.lua")),
-            logs_script: redis::Script::new(include_str!("logs.lua")),
-            empty_logs_script: redis::Script::new(include_str!("empty_logs.lua")),
+            read_script: Script::new(include_str!("read.lua")),
+            logs_script: Script::new(include_str!("logs.lua")),
+            empty_logs_script: Script::new(include_str!("empty_logs.lua")),
         })
-    }
-
-    /// The link of whoever runs this.
-    fn link(&self) -> &Link {
-        let Some(_) = workers::current() else { return &self.first };
-        let another = || self.first.another(self.connector.clone(), self.timeout);
-        self.links.own().get_or_init(another)
     }
 
     /// What makes the server unfit to keep sessions; `None` when it is fit, or
@@ -114,152 +115,202 @@ impl Redis {
         Ok(pair.into_iter().nth(1).filter(|policy| policy != "noeviction").map(Unfit::Evicts))
     }
 
-    async fn ask<T: redis::FromRedisValue>(&self, command: &redis::Cmd) -> Result<T, Error> {
-        self.call(async |connection| connection.ask(command).await).await
+    /// Asks any server what has nothing to do with keys.
+    async fn ask<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, Error> {
+        self.of_any(|mut commands| async move { commands.ask(command).await }).await
     }
 
-    /// One exchange with the server, within the time limit.
-    async fn call<T>(
+    fn deadline(&self) -> Instant {
+        Instant::now() + self.timeout
+    }
+
+    /// One exchange with the server that has a key.
+    async fn call<T, F: Future<Output = Result<T, RedisError>>>(
         &self,
-        exchange: impl AsyncFnOnce(&mut Commands) -> Result<T, RedisError>,
+        key: &str,
+        exchange: impl Fn(Commands) -> F,
     ) -> Result<T, Error> {
-        let link = self.link();
-        let mut number = None;
-        let limited = async {
-            let mut connection = link.connection().await?;
-            number = Some(connection.number());
-            Ok(exchange(&mut connection.commands).await)
+        let called = match &self.place {
+            Place::One(server) => server.call(self.deadline(), Manner::Plain, &exchange).await,
+            Place::Cluster(cluster) => cluster.call(key, self.deadline(), &exchange).await,
         };
-        match tokio::time::timeout(self.timeout, limited).await {
-            Ok(Ok(result)) => {
-                link.answered();
-                result.map_err(|error| {
-                    // A server that was the primary takes no writes any more.
-                    let demoted = error.kind() == ErrorKind::Server(ServerErrorKind::ReadOnly);
-                    if error.is_io_error() || error.is_unrecoverable_error() || demoted {
-                        number.into_iter().for_each(|number| link.lost(number));
-                    }
-                    failure(&error)
-                })
+        called.map_err(failure)
+    }
+
+    /// The same exchange with each server, in an order that stays.
+    async fn of_each<T, F: Future<Output = Result<T, RedisError>>>(
+        &self,
+        exchange: impl Fn(Commands) -> F,
+    ) -> Result<Vec<Result<T, Trouble>>, Error> {
+        let deadline = self.deadline();
+        let called = match &self.place {
+            Place::One(server) => vec![server.call(deadline, Manner::Plain, &exchange).await],
+            Place::Cluster(cluster) => {
+                let servers = cluster.servers(deadline).await.map_err(failure)?;
+                let called =
+                    servers.iter().map(|server| server.call(deadline, Manner::Plain, &exchange));
+                futures_util::future::join_all(called).await
             }
-            Ok(Err(Disconnected)) => Err(Error::Unavailable("Redis is not connected".into())),
-            Err(_) => {
-                link.timed_out(number);
-                Err(Error::Unavailable("Redis does not answer in time".into()))
+        };
+        Ok(called)
+    }
+
+    /// The same exchange with each server, of which one has to answer.
+    async fn of_any<T, F: Future<Output = Result<T, RedisError>>>(
+        &self,
+        exchange: impl Fn(Commands) -> F,
+    ) -> Result<T, Error> {
+        let mut refused = None;
+        for called in self.of_each(exchange).await? {
+            match called {
+                Ok(value) => return Ok(value),
+                Err(trouble) => refused = Some(trouble),
             }
         }
+        Err(failure(refused.unwrap_or(Trouble::Disconnected)))
     }
 
     /// Reads hashes as plain commands.
     async fn read(&self, txn: &Txn) -> Result<Outcome, Error> {
-        let mut pipeline = redis::Pipeline::with_capacity(1 + 2 * txn.success.len());
-        pipeline.atomic().cmd("TIME");
-        for (key, fields) in reads(txn) {
-            pipeline.cmd("PEXPIRETIME").arg(key);
-            match fields {
-                // HMGET takes no empty list; what is asked for is the deadline.
-                Some([]) => pipeline.cmd("HMGET").arg(key).arg(""),
-                Some(fields) => pipeline.cmd("HMGET").arg(key).arg(fields),
-                None => pipeline.cmd("HGETALL").arg(key),
-            };
-        }
-        let (values, selected) = self
-            .call(async |connection| match pipeline.query_async(connection).await {
-                Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::ExecAbort) => {
-                    Ok((self.read_when_full(txn, connection).await?, false))
+        self.call(key_of(txn), |mut commands| async move {
+            let commands = &mut commands;
+            let add = |pipeline: &mut redis::Pipeline| {
+                pipeline.cmd("TIME");
+                for (key, fields) in reads(txn) {
+                    pipeline.cmd("PEXPIRETIME").arg(key);
+                    match fields {
+                        // HMGET takes no empty list; what is asked for is the deadline.
+                        Some([]) => pipeline.cmd("HMGET").arg(key).arg(""),
+                        Some(fields) => pipeline.cmd("HMGET").arg(key).arg(fields),
+                        None => pipeline.cmd("HGETALL").arg(key),
+                    };
                 }
-                answered => answered.map(|values: Vec<Value>| (values, true)),
-            })
-            .await?;
-        let mut values = values.into_iter();
-        let now = values.next().as_ref().and_then(reply::time).ok_or_else(misunderstood)?;
-        let mut replies = Vec::with_capacity(txn.success.len());
-        for (_, fields) in reads(txn) {
-            let (Some(deadline), Some(value)) = (values.next(), values.next()) else {
-                return Err(misunderstood());
             };
-            let given = fields.filter(|_| selected);
-            let mut hash = reply::hash(&deadline, value, given).ok_or_else(misunderstood)?;
-            if let (Some(hash), Some(fields), false) = (&mut hash, fields, selected) {
-                hash.entries.retain(|entry| fields.contains(&entry.field));
-            }
-            replies.push(Reply::Record(hash));
-        }
-        Ok(Outcome { succeeded: true, replies, now })
+            let (values, selected) = match commands.transact(1 + 2 * txn.success.len(), add).await {
+                Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::ExecAbort) => {
+                    (self.read_by_script(txn, commands).await?, false)
+                }
+                answered => (answered?, true),
+            };
+            hashes(txn, values, selected).ok_or_else(misfit)
+        })
+        .await
     }
 
     /// Reads whole hashes by a script that a full server still runs.
-    async fn read_when_full(
+    async fn read_by_script(
         &self,
         txn: &Txn,
-        connection: &mut Commands,
-    ) -> Result<Vec<Value>, RedisError> {
-        let mut call = self.read_script.prepare_invoke();
-        for (key, _) in reads(txn) {
-            call.key(key);
-        }
-        call.invoke_async(connection).await
+        commands: &mut Commands,
+    ) -> Result<std::vec::IntoIter<Value>, RedisError> {
+        let keys: Vec<&str> = reads(txn).map(|(key, _)| key).collect();
+        commands
+            .evaluate(&self.read_script, |number| {
+                let mut command = evaluation(&self.read_script, &keys);
+                command.arg(number);
+                command
+            })
+            .await
     }
 
     /// Events of logs that one server has.
     async fn read_logs_of_slot(&self, marks: &[LogMark], limit: usize) -> Result<Logs, Error> {
-        let mut call = self.logs_script.prepare_invoke();
-        call.arg(limit).arg(EVENT_AHEAD_MS_MAX);
-        for mark in marks {
-            call.key(mark.log.as_str());
-            call.arg(mark.after.map(|id| id.to_string()).unwrap_or_default());
-        }
-        let value = self.call(async |connection| call.invoke_async(connection).await).await?;
-        reply::logs(value, marks.len()).ok_or_else(misunderstood)
+        let keys: Vec<&str> = marks.iter().map(|mark| mark.log.as_str()).collect();
+        let keys = &keys;
+        self.call(keys.first().copied().unwrap_or_default(), |mut commands| async move {
+            let command = |number| {
+                let mut command = evaluation(&self.logs_script, keys);
+                command.arg(number).arg(limit).arg(EVENT_AHEAD_MS_MAX);
+                for mark in marks {
+                    command.arg(mark.after.map(|id| id.to_string()).unwrap_or_default());
+                }
+                command
+            };
+            let values = commands.evaluate(&self.logs_script, command).await?;
+            reply::logs(values, marks.len()).ok_or_else(misfit)
+        })
+        .await
     }
 
     /// Empties those logs of one server that lie in the future.
     async fn empty_logs_of_slot(&self, logs: &[String]) -> Result<(), Error> {
-        let mut call = self.empty_logs_script.prepare_invoke();
-        call.arg(EVENT_AHEAD_MS_MAX);
-        for log in logs {
-            call.key(log.as_str());
-        }
-        self.call(async |connection| call.invoke_async(connection).await).await
+        let keys: Vec<&str> = logs.iter().map(String::as_str).collect();
+        let keys = &keys;
+        self.call(keys.first().copied().unwrap_or_default(), |mut commands| async move {
+            let command = |number| {
+                let mut command = evaluation(&self.empty_logs_script, keys);
+                command.arg(number).arg(EVENT_AHEAD_MS_MAX);
+                command
+            };
+            commands.evaluate(&self.empty_logs_script, command).await.map(drop)
+        })
+        .await
     }
 
     /// How many logs one script may name: in a Cluster each has a slot of its own.
     fn logs_together(&self, logs: usize) -> usize {
-        if self.connector.is_cluster() { 1 } else { logs.max(1) }
+        if matches!(self.place, Place::Cluster(_)) { 1 } else { logs.max(1) }
+    }
+
+    /// The clock of the server; of a Cluster, the one that is furthest behind.
+    async fn clock(&self) -> Result<Milliseconds, Error> {
+        let clocks = self.of_each(|mut commands| async move { commands.clock().await }).await?;
+        let clocks = clocks.into_iter().map(|clock| clock.map_err(failure));
+        let clocks: Vec<Milliseconds> = clocks.collect::<Result<_, _>>()?;
+        clocks.into_iter().min().ok_or_else(|| failure(Trouble::Disconnected))
+    }
+
+    /// Looks at some keys that match a pattern, one server after the other: what they are,
+    /// and where to go on, if anywhere.
+    async fn scan(&self, at: &str, pattern: &str) -> Result<(Vec<String>, Option<String>), Error> {
+        let deadline = self.deadline();
+        // Behind the servers that have been looked at already.
+        let (number, cursor) = at.split_once(' ').unwrap_or(("0", "0"));
+        let scan =
+            |mut commands: Commands| async move { commands.scan(cursor, pattern, SCANNED).await };
+        let cluster = match &self.place {
+            Place::One(server) => {
+                let (keys, next) =
+                    server.call(deadline, Manner::Plain, &scan).await.map_err(failure)?;
+                return Ok((keys, next.map(|cursor| format!("0 {cursor}"))));
+            }
+            Place::Cluster(cluster) => cluster,
+        };
+        let servers = cluster.servers(deadline).await.map_err(failure)?;
+        let number: usize = number.parse().unwrap_or(0);
+        let Some(server) = servers.get(number) else { return Ok((Vec::new(), None)) };
+        let (keys, next) = server.call(deadline, Manner::Plain, &scan).await.map_err(failure)?;
+        let next = match next {
+            Some(cursor) => Some(format!("{number} {cursor}")),
+            None => (number + 1 < servers.len()).then(|| format!("{} 0", number + 1)),
+        };
+        Ok((keys, next))
     }
 
     /// Anything, as one script.
     async fn run(&self, txn: &Txn) -> Result<Outcome, Error> {
-        let value = self
-            .call(async |connection| {
-                if !txn.only_reads() {
-                    match self.evaluate(txn, Refusal::Whole, connection).await {
-                        // What it would have done may be taken all the same.
-                        Err(error) if is_in_trouble(&error) => {}
-                        answered => return answered,
-                    }
+        self.call(key_of(txn), |mut commands| async move {
+            if !txn.only_reads() {
+                match self.evaluate(txn, Refusal::Whole, &mut commands).await {
+                    // What it would have done may be taken all the same.
+                    Err(error) if is_in_trouble(&error) => {}
+                    answered => return answered,
                 }
-                self.evaluate(txn, Refusal::ByCommand, connection).await
-            })
-            .await?;
-        reply::outcome(txn, value).ok_or_else(misunderstood)
+            }
+            self.evaluate(txn, Refusal::ByCommand, &mut commands).await
+        })
+        .await
     }
 
-    /// Runs the script, and loads it before when the server does not know it.
     async fn evaluate(
         &self,
         txn: &Txn,
         refusal: Refusal,
-        connection: &mut Commands,
-    ) -> Result<Value, RedisError> {
-        let command = self.script.command(txn, refusal);
-        match command.query_async(connection).await {
-            Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
-                self.script.script(refusal).load_async(connection).await?;
-                command.query_async(connection).await
-            }
-            answered => answered,
-        }
+        commands: &mut Commands,
+    ) -> Result<Outcome, RedisError> {
+        let command = |number| self.script.command(txn, refusal, number);
+        let values = commands.evaluate(self.script.script(refusal), command).await?;
+        reply::outcome(txn, values).ok_or_else(misfit)
     }
 }
 
@@ -285,16 +336,14 @@ impl Store for Redis {
     fn read_logs<'a>(&'a self, marks: &'a [LogMark], limit: usize) -> Answer<'a, Logs> {
         Box::pin(async move {
             if marks.is_empty() {
-                let clock = self.call(async |connection| connection.clock().await).await?;
-                let now = clock.ok_or_else(misunderstood)?;
-                return Ok(Logs { now, pages: Vec::new() });
+                return Ok(Logs { now: self.clock().await?, pages: Vec::new() });
             }
             let parts = marks
                 .chunks(self.logs_together(marks.len()))
                 .map(|marks| self.read_logs_of_slot(marks, limit));
             let parts = futures_util::future::try_join_all(parts).await?;
             // Nodes have clocks of their own: what is there by all of them is there.
-            let now = parts.iter().map(|logs| logs.now).min().ok_or_else(misunderstood)?;
+            let now = parts.iter().map(|logs| logs.now).min().unwrap_or_default();
             Ok(Logs { now, pages: parts.into_iter().flat_map(|logs| logs.pages).collect() })
         })
     }
@@ -309,22 +358,48 @@ impl Store for Redis {
 
     fn count_keys<'a>(&'a self, prefixes: &'a [String], cursor: &'a str) -> Answer<'a, KeyCount> {
         Box::pin(async move {
-            let pattern = pattern(prefixes);
-            let scan =
-                self.call(async |connection| connection.scan(cursor, &pattern, SCANNED).await);
-            let (found, next) = scan.await?;
+            let (found, next) = self.scan(cursor, &pattern(prefixes)).await?;
             let begins = |key: &&String| prefixes.iter().any(|prefix| key.starts_with(&**prefix));
             let keys = found.iter().filter(begins).count() as u64;
             Ok(KeyCount { keys, next })
         })
     }
 
-    fn ping(&self) -> Answer<'_, ()> {
-        Box::pin(self.call(async |connection| connection.ping().await))
+    /// Of a Cluster, one server has to answer; those that do have to take writes.
+    fn ping(&self) -> Answer<'_, Takes> {
+        Box::pin(async move {
+            let answers = self.of_each(|mut commands| async move { commands.ping().await });
+            let (mut takes, mut trouble) = (None, Trouble::Disconnected);
+            for answer in answers.await? {
+                match answer {
+                    Ok(Takes::All) => takes = takes.or(Some(Takes::All)),
+                    Ok(Takes::ReadsOnly) => takes = Some(Takes::ReadsOnly),
+                    Err(of_one) => trouble = of_one,
+                }
+            }
+            takes.ok_or_else(|| failure(trouble))
+        })
+    }
+
+    fn nodes(&self) -> Vec<(String, bool)> {
+        match &self.place {
+            Place::One(server) => vec![(server.shown(), server.is_up())],
+            Place::Cluster(cluster) => cluster.nodes(),
+        }
+    }
+
+    fn history(&self) -> Option<String> {
+        match &self.place {
+            Place::One(server) => server.history().map(|history| history.to_string()),
+            Place::Cluster(cluster) => cluster.history(),
+        }
     }
 
     fn obstacle(&self) -> Option<String> {
-        self.first.obstacle()
+        match &self.place {
+            Place::One(server) => server.obstacle(),
+            Place::Cluster(cluster) => cluster.obstacle(),
+        }
     }
 
     /// Durability is the server's own affair.
@@ -364,15 +439,54 @@ fn reads(txn: &Txn) -> impl Iterator<Item = (&str, Option<&[String]>)> {
     })
 }
 
+/// A key of a transaction: all of them are on the same server.
+fn key_of(txn: &Txn) -> &str {
+    txn.targets().next().map_or("", |(key, _)| key)
+}
+
+/// The beginning of a command that runs a script on keys.
+fn evaluation(script: &Script, keys: &[&str]) -> Cmd {
+    let mut command = redis::cmd("EVALSHA");
+    command.arg(script.get_hash()).arg(keys.len()).arg(keys);
+    command
+}
+
+/// The outcome of a transaction that reads, from the clock, and for each hash its deadline
+/// and its fields: those that it reads, or all of them.
+fn hashes(txn: &Txn, mut values: impl Iterator<Item = Value>, selected: bool) -> Option<Outcome> {
+    let now = reply::time(&values.next()?)?;
+    let mut replies = Vec::with_capacity(txn.success.len());
+    for (_, fields) in reads(txn) {
+        let (deadline, value) = (values.next()?, values.next()?);
+        let mut hash = reply::hash(&deadline, value, fields.filter(|_| selected))?;
+        if let (Some(hash), Some(fields), false) = (&mut hash, fields, selected) {
+            hash.entries.retain(|entry| fields.contains(&entry.field));
+        }
+        replies.push(Reply::Record(hash));
+    }
+    Some(Outcome { succeeded: true, replies, now })
+}
+
 /// Whether a server takes no writes now, or not all of them.
 fn is_in_trouble(error: &RedisError) -> bool {
     error.kind() == ErrorKind::Server(ServerErrorKind::ReadOnly)
         || matches!(error.code(), Some("OOM" | "MISCONF" | "NOREPLICAS"))
 }
 
-/// What an error of the client or the server means. The server's own words go to
-/// the log only: they may name keys.
-fn failure(error: &RedisError) -> Error {
+/// What a call without an answer means. The server's own words go to the log only: they
+/// may name keys.
+fn failure(trouble: Trouble) -> Error {
+    let error = match trouble {
+        Trouble::Disconnected => return Error::Unavailable("Redis is not connected".into()),
+        Trouble::TimedOut => return Error::Unavailable("Redis does not answer in time".into()),
+        Trouble::Told(error) => error,
+    };
+    if let Some((_, rest)) = refusal(&error) {
+        return match error.code() {
+            Some("HOLDS") => holds_another(rest),
+            _ => growth::full("Redis", "maxmemory"),
+        };
+    }
     match error.kind() {
         ErrorKind::Server(
             ServerErrorKind::BusyLoading
@@ -385,16 +499,8 @@ fn failure(error: &RedisError) -> Error {
             | ServerErrorKind::Ask
             // Forgotten again between loading and running.
             | ServerErrorKind::NoScript,
-        ) => Error::Unavailable(format!("Redis is not ready: {}", words(error))),
-        ErrorKind::Extension if error.code() == Some("REJECTED") => {
-            Error::Rejected(error.detail().unwrap_or("no reason given").into())
-        }
-        ErrorKind::Extension if error.code() == Some("HOLDS") => {
-            holds_another(error.detail().unwrap_or_default())
-        }
-        ErrorKind::Extension if matches!(error.code(), Some("FULL" | "OOM")) => {
-            growth::full("Redis", "maxmemory")
-        }
+        ) => Error::Unavailable(format!("Redis is not ready: {}", words(&error))),
+        ErrorKind::Extension if error.code() == Some("OOM") => growth::full("Redis", "maxmemory"),
         ErrorKind::Extension if matches!(error.code(), Some("MISCONF" | "BUSY" | "NOREPLICAS")) => {
             Error::Unavailable("Redis takes no writes now".into())
         }
@@ -409,12 +515,16 @@ fn failure(error: &RedisError) -> Error {
         }
         ErrorKind::Server(_) | ErrorKind::Extension => {
             tracing::warn!(%error, "Redis refused a command");
-            Error::Rejected(format!("Redis refused the command: {}", words(error)))
+            Error::Rejected(format!("Redis refused the command: {}", words(&error)))
         }
-        ErrorKind::Parse | ErrorKind::UnexpectedReturnType => misunderstood(),
+        // Cut off on its way, or that of another question.
+        ErrorKind::Parse | ErrorKind::UnexpectedReturnType => {
+            tracing::warn!("an answer of Redis does not fit its question");
+            Error::Unavailable("Redis gave no answer that fits the question".into())
+        }
         _ => {
             tracing::debug!(%error, "Redis does not answer");
-            Error::Unavailable(format!("Redis does not answer: {}", words(error)))
+            Error::Unavailable(format!("Redis does not answer: {}", words(&error)))
         }
     }
 }
@@ -436,8 +546,4 @@ fn words(error: &RedisError) -> &str {
         "" => error.code().unwrap_or("unknown"),
         words => words,
     }
-}
-
-fn misunderstood() -> Error {
-    Error::Rejected("Redis gave an answer that does not fit the question".into())
 }

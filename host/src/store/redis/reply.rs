@@ -5,13 +5,34 @@ use bytes::Bytes;
 use redis::Value;
 
 use crate::clock::Milliseconds;
+use crate::store::redis::connector::NodeAddress;
 use crate::store::transaction::{Entry, Hash, Member, Operation, Outcome, Reply, Txn};
 use crate::store::{Event, LogPage, Logs};
 
+/// Whether an answer repeats the number of its question.
+pub fn repeats(value: &Value, number: u64) -> bool {
+    text(value).is_some_and(|text| text.parse() == Ok(number))
+}
+
+/// Which node has which slots, as `CLUSTER SLOTS` says it; a node that does not know its
+/// own host is on that of `own`, which was asked.
+pub fn slots(value: Value, own: &NodeAddress) -> Option<Vec<(u16, u16, NodeAddress)>> {
+    let Value::Array(ranges) = value else { return None };
+    let range = |range: Value| {
+        let Value::Array(parts) = range else { return None };
+        let [first, last, Value::Array(primary), ..] = &*parts else { return None };
+        let [host, port, ..] = &**primary else { return None };
+        let host = text(host).filter(|host| !host.is_empty() && *host != "?");
+        let host = host.unwrap_or(&own.host).to_owned();
+        let port = u16::try_from(integer(port)?).ok()?;
+        let slot = |value: &Value| u16::try_from(integer(value)?).ok();
+        Some((slot(first)?, slot(last)?, NodeAddress { host, port }))
+    };
+    ranges.into_iter().map(range).collect()
+}
+
 /// The outcome that the script returned.
-pub fn outcome(txn: &Txn, value: Value) -> Option<Outcome> {
-    let Value::Array(values) = value else { return None };
-    let mut values = values.into_iter();
+pub fn outcome(txn: &Txn, mut values: impl Iterator<Item = Value>) -> Option<Outcome> {
     let succeeded = integer(&values.next()?)? == 1;
     let now = integer(&values.next()?)?.unsigned_abs();
     let branch = if succeeded { &txn.success } else { &txn.failure };
@@ -47,9 +68,7 @@ pub fn hash(deadline: &Value, value: Value, fields: Option<&[String]>) -> Option
 }
 
 /// What `logs.lua` returned for so many logs.
-pub fn logs(value: Value, count: usize) -> Option<Logs> {
-    let Value::Array(values) = value else { return None };
-    let mut values = values.into_iter();
+pub fn logs(mut values: impl Iterator<Item = Value>, count: usize) -> Option<Logs> {
     let now = integer(&values.next()?)?.unsigned_abs();
     let mut page = || {
         let Value::Array(items) = values.next()? else { return None };
@@ -149,5 +168,7 @@ fn entry((field, value): (Value, Value)) -> Option<Entry> {
 }
 
 fn member((name, deadline): (Value, Value)) -> Option<Member> {
-    Some(Member { name: text(&name)?.to_owned(), expires_at: text(&deadline)?.parse().ok()? })
+    let Value::BulkString(name) = name else { return None };
+    let name = String::from_utf8_lossy(&name).into_owned();
+    Some(Member { name, expires_at: text(&deadline)?.parse().ok()? })
 }

@@ -1,4 +1,4 @@
-//! A transaction as the arguments of `transaction.lua`: a key that shows whether the
+//! A transaction as the arguments of `transaction.lua`: its number; a key that shows whether the
 //! server is full; for each key its type; where the success and the failure branch begin;
 //! the compares; the branches. Keys are given by their place in KEYS.
 
@@ -45,7 +45,7 @@ impl TransactionScript {
     }
 
     /// The command that applies a checked transaction.
-    pub fn command(&self, txn: &Txn, refusal: Refusal) -> Cmd {
+    pub fn command(&self, txn: &Txn, refusal: Refusal, number: u64) -> Cmd {
         let mut arguments = Arguments::default();
         for (key, shape) in txn.targets() {
             arguments.declare(key, shape);
@@ -53,7 +53,7 @@ impl TransactionScript {
         for compare in &txn.compare {
             arguments.compare(compare);
         }
-        let header = arguments.keys.len() + 4;
+        let header = arguments.keys.len() + 5;
         let success_at = header + arguments.rest.len();
         arguments.branch(&txn.success);
         let failure_at = header + arguments.rest.len();
@@ -64,7 +64,7 @@ impl TransactionScript {
         for (key, _) in &arguments.keys {
             command.arg(*key);
         }
-        command.arg(probe(txn, refusal));
+        command.arg(number).arg(probe(txn, refusal));
         for (_, shape) in &arguments.keys {
             command.arg(match shape {
                 Shape::Hash => "hash",

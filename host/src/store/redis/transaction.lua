@@ -20,6 +20,9 @@ local function key()
   return KEYS[number()]
 end
 
+-- The number of the question, which the answer repeats.
+local question = take()
+
 local NUMBER_MAX = 9007199254740991
 
 -- Whether the server is full. A script is not told; but one that has written nothing yet
@@ -40,7 +43,7 @@ for i = 1, #KEYS do
   local expected = take()
   local found = redis.call('TYPE', KEYS[i]).ok
   if found ~= 'none' and found ~= expected then
-    return redis.error_reply('HOLDS ' .. found .. ' ' .. expected)
+    return redis.error_reply('HOLDS ' .. question .. ' ' .. found .. ' ' .. expected)
   end
   if expected == 'zset' and found == 'zset' then
     redis.call('ZREMRANGEBYSCORE', KEYS[i], '-inf', now)
@@ -383,13 +386,13 @@ if full then
   for _ = 1, operations do growth[take()]() end
   frees(next(deleted) ~= nil)
   if effect.makes or (effect.enlarges and not effect.frees) then
-    return redis.error_reply('FULL it has no memory left')
+    return redis.error_reply('FULL ' .. question .. ' it has no memory left')
   end
   at = first
 end
 
-local replies = { succeeded and 1 or 0, now }
+local replies = { question, succeeded and 1 or 0, now }
 for i = 1, operations do
-  replies[i + 2] = perform[take()]()
+  replies[i + 3] = perform[take()]()
 end
 return replies

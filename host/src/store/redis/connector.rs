@@ -1,0 +1,258 @@
+//! Connects to a server: to the one that is named, to the one that Sentinels name, or to a
+//! node of a Cluster.
+
+use std::fmt;
+use std::time::Duration;
+
+use redis::aio::MultiplexedConnection;
+use redis::io::tcp::TcpSettings;
+use redis::sentinel::{SentinelClient, SentinelClientBuilder, SentinelServerType};
+use redis::{
+    AsyncConnectionConfig, Client, ConnectionAddr, ConnectionInfo, ErrorKind, IntoConnectionInfo,
+    RedisError, TlsMode,
+};
+
+use crate::store::redis::address::{Address, Sentinels};
+use crate::store::redis::commands::Commands;
+use crate::store::redis::locator::Locator;
+
+/// Commands waiting for a connection before callers wait themselves.
+const PIPELINE_BUFFER: usize = 1024;
+/// How long a peer may leave unacknowledged what was sent to it, at least; then its machine
+/// is taken to be gone.
+const UNACKNOWLEDGED_MIN: Duration = Duration::from_secs(1);
+
+/// Connects, again and again.
+#[derive(Clone)]
+pub struct Connector {
+    locator: Locator,
+    /// The node of a Cluster that it connects to; `None` for what the locator names.
+    node: Option<NodeAddress>,
+    timeout: Duration,
+}
+
+/// Where a node of a Cluster is, as the nodes say it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct NodeAddress {
+    /// A name or an address.
+    pub host: String,
+    /// Its port.
+    pub port: u16,
+}
+
+impl NodeAddress {
+    /// An address as a node writes it when it sends a command elsewhere; without a host it
+    /// is on the host of `from`.
+    pub fn redirected(text: &str, from: Option<&Self>) -> Option<Self> {
+        let (host, port) = text.rsplit_once(':')?;
+        let host = if host.is_empty() { from?.host.clone() } else { host.to_owned() };
+        Some(Self { host, port: port.parse().ok()? })
+    }
+
+    fn of(info: &ConnectionInfo) -> Option<Self> {
+        match info.addr() {
+            ConnectionAddr::Tcp(host, port) | ConnectionAddr::TcpTls { host, port, .. } => {
+                Some(Self { host: host.clone(), port: *port })
+            }
+            _ => None,
+        }
+    }
+
+    /// The node, spoken to like `like`.
+    fn info(&self, like: &ConnectionInfo) -> Result<ConnectionInfo, RedisError> {
+        let mut address = like.addr().clone();
+        match &mut address {
+            ConnectionAddr::Tcp(host, port) | ConnectionAddr::TcpTls { host, port, .. } => {
+                host.clone_from(&self.host);
+                *port = self.port;
+            }
+            _ => return Err(unusable()),
+        }
+        Ok(address.into_connection_info()?.set_redis_settings(like.redis_settings().clone()))
+    }
+}
+
+impl fmt::Display for NodeAddress {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}:{}", self.host, self.port)
+    }
+}
+
+impl Connector {
+    /// One to wherever `locator` says, that gives an attempt up after `timeout`.
+    ///
+    /// # Errors
+    /// When the address is not usable at all.
+    pub fn new(locator: Locator, timeout: Duration) -> Result<Self, RedisError> {
+        match locator.first() {
+            Address::Server(server) => drop(Client::open(server.clone())?),
+            Address::Sentinels(_) => {}
+            Address::Cluster(nodes) => {
+                for node in nodes {
+                    Client::open(node.clone())?;
+                }
+            }
+        }
+        Ok(Self { locator, node: None, timeout })
+    }
+
+    /// One to a node of the Cluster.
+    pub fn to_node(&self, node: &NodeAddress) -> Self {
+        Self { node: Some(node.clone()), ..self.clone() }
+    }
+
+    /// The node that it connects to, if it is one of a Cluster.
+    pub fn node(&self) -> Option<&NodeAddress> {
+        self.node.as_ref()
+    }
+
+    /// What it connects to, for people: without users and passwords.
+    pub fn shown(&self) -> String {
+        match &self.node {
+            Some(node) => node.to_string(),
+            None => self.locator.first().to_string(),
+        }
+    }
+
+    /// Whether keys are spread over several servers.
+    pub fn is_cluster(&self) -> bool {
+        matches!(self.locator.first(), Address::Cluster(_))
+    }
+
+    /// The nodes of a Cluster from which the others are found.
+    pub async fn seeds(&self) -> Vec<NodeAddress> {
+        match self.address().await {
+            Ok(Address::Cluster(nodes)) => nodes.iter().filter_map(NodeAddress::of).collect(),
+            Ok(_) | Err(_) => Vec::new(),
+        }
+    }
+
+    /// A connection, and what tells when it is to be left. Of Sentinels, the first attempt
+    /// asks the first one first, and so on: one that does not answer takes all the time of
+    /// an attempt.
+    ///
+    /// # Errors
+    /// When there is none to be had now.
+    pub async fn connect(&self, attempt: usize) -> Result<(Commands, Watch), RedisError> {
+        self.limited(self.connect_now(attempt)).await
+    }
+
+    /// Gives up what takes longer than a call may.
+    ///
+    /// # Errors
+    /// Those of what is done, and that it took too long.
+    pub async fn limited<T>(
+        &self,
+        doing: impl Future<Output = Result<T, RedisError>>,
+    ) -> Result<T, RedisError> {
+        tokio::time::timeout(self.timeout, doing).await.unwrap_or_else(|_| Err(timed_out()))
+    }
+
+    /// Where it is by now.
+    async fn address(&self) -> Result<Address, RedisError> {
+        let found = self.locator.found_again().await.map_err(std::io::Error::other)?;
+        Ok(found.unwrap_or_else(|| self.locator.first().clone()))
+    }
+
+    async fn connect_now(&self, attempt: usize) -> Result<(Commands, Watch), RedisError> {
+        match (&self.node, self.address().await?) {
+            (None, Address::Server(server)) => Ok((self.open(server).await?, Watch::Server)),
+            (None, Address::Sentinels(sentinels)) => {
+                let mut client = sentinels.client(attempt)?;
+                let primary = client.async_get_client().await?.get_connection_info().clone();
+                let address = primary.addr().clone();
+                let commands = self.open(primary).await?;
+                let watched = Watched { sentinels, client, turn: attempt, primary: address };
+                Ok((commands, Watch::Sentinels(Box::new(watched))))
+            }
+            (Some(node), Address::Cluster(seeds)) => {
+                let like = seeds.first().ok_or_else(unusable)?;
+                Ok((self.open(node.info(like)?).await?, Watch::Server))
+            }
+            // It was of another kind at the start.
+            _ => Err(unusable()),
+        }
+    }
+
+    async fn open(&self, server: ConnectionInfo) -> Result<Commands, RedisError> {
+        let tcp = TcpSettings::default()
+            .set_nodelay(true)
+            .set_user_timeout(self.timeout.max(UNACKNOWLEDGED_MIN));
+        let client = Client::open(server.set_tcp_settings(tcp))?;
+        let configuration = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(self.timeout))
+            // Calls are limited where they are made.
+            .set_response_timeout(None)
+            .set_pipeline_buffer_size(PIPELINE_BUFFER);
+        let connection: MultiplexedConnection =
+            client.get_multiplexed_async_connection_with_config(&configuration).await?;
+        Commands::new(connection).await
+    }
+}
+
+/// What tells when a connection is to be left for another.
+pub enum Watch {
+    /// The server itself, when it does not answer.
+    Server,
+    /// That, and Sentinels that name another primary.
+    Sentinels(Box<Watched>),
+}
+
+/// A server that was the primary when it was connected to.
+pub struct Watched {
+    sentinels: Sentinels,
+    client: SentinelClient,
+    /// Which Sentinel is asked first.
+    turn: usize,
+    primary: ConnectionAddr,
+}
+
+impl Watch {
+    /// Whether there is another primary by now. When no Sentinel answers, the next time
+    /// another one is asked first.
+    pub async fn has_moved(&mut self, timeout: Duration) -> bool {
+        let Self::Sentinels(watched) = self else { return false };
+        match tokio::time::timeout(timeout, watched.client.async_get_client()).await {
+            Ok(Ok(primary)) => *primary.get_connection_info().addr() != watched.primary,
+            Ok(Err(_)) | Err(_) => {
+                watched.turn += 1;
+                if let Ok(client) = watched.sentinels.client(watched.turn) {
+                    watched.client = client;
+                }
+                false
+            }
+        }
+    }
+}
+
+impl Sentinels {
+    /// Asks them, one of them first.
+    fn client(&self, turn: usize) -> Result<SentinelClient, RedisError> {
+        let mut addresses = self.addresses.clone();
+        addresses.rotate_left(turn % self.addresses.len());
+        let service = self.service.as_str();
+        let mut builder =
+            SentinelClientBuilder::new(addresses, service, SentinelServerType::Master)?
+                .set_client_to_redis_db(self.settings.db());
+        if let Some(username) = self.settings.username() {
+            builder = builder.set_client_to_redis_username(username);
+        }
+        if let Some(password) = self.settings.password() {
+            builder = builder.set_client_to_redis_password(password);
+        }
+        if self.tls {
+            builder = builder
+                .set_client_to_redis_tls_mode(TlsMode::Secure)
+                .set_client_to_sentinel_tls_mode(TlsMode::Secure);
+        }
+        builder.build()
+    }
+}
+
+fn unusable() -> RedisError {
+    (ErrorKind::InvalidClientConfig, "Redis is not where it was").into()
+}
+
+fn timed_out() -> RedisError {
+    std::io::Error::from(std::io::ErrorKind::TimedOut).into()
+}

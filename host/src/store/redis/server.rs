@@ -1,0 +1,142 @@
+//! One server: a connection for each worker that comes back by itself, and a time limit on
+//! every call.
+
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use redis::{ErrorKind, RedisError, ServerErrorKind};
+use tokio::time::Instant;
+
+use crate::store::redis::commands::Commands;
+use crate::store::redis::connector::{Connector, NodeAddress};
+use crate::store::redis::link::{Disconnected, Link};
+use crate::workers::{self, PerWorker};
+
+/// A server, or whichever Sentinels name at present.
+pub struct Server {
+    connector: Connector,
+    timeout: Duration,
+    /// For whoever is no worker.
+    first: Link,
+    /// One for each worker, made on that worker when it first asks: a reply is read by
+    /// the thread that waits for it.
+    links: PerWorker<OnceLock<Link>>,
+}
+
+/// Why a call has no answer.
+#[derive(Debug)]
+pub enum Trouble {
+    /// There is no connection.
+    Disconnected,
+    /// There is no answer in time.
+    TimedOut,
+    /// What the server or the way there says.
+    Told(RedisError),
+}
+
+/// How a server is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Manner {
+    /// It has the keys.
+    Plain,
+    /// The keys are on their way to it from another node of a Cluster.
+    Asking,
+}
+
+impl Server {
+    /// The server that `connector` connects to, which need not answer yet: a task of the
+    /// present runtime connects, and connects again when the connection is lost. One that
+    /// does not answer for `timeout` is given up.
+    pub fn new(connector: Connector, timeout: Duration) -> Self {
+        Self {
+            first: Link::new(connector.clone(), timeout),
+            connector,
+            timeout,
+            links: PerWorker::new(OnceLock::new),
+        }
+    }
+
+    /// Why there is no connection, when an attempt to make one has failed.
+    pub fn obstacle(&self) -> Option<String> {
+        self.first.obstacle()
+    }
+
+    /// What it is called, for people.
+    pub fn shown(&self) -> String {
+        self.connector.shown()
+    }
+
+    /// Which history of changes it follows, by the connection that it has now.
+    pub fn history(&self) -> Option<Arc<str>> {
+        self.first.history()
+    }
+
+    /// Whether it was connected to when last seen.
+    pub fn is_up(&self) -> bool {
+        self.first.is_up()
+    }
+
+    /// Where it is, when it is a node of a Cluster.
+    pub fn address(&self) -> Option<&NodeAddress> {
+        self.connector.node()
+    }
+
+    /// The link of whoever runs this.
+    fn link(&self) -> &Link {
+        let Some(_) = workers::current() else { return &self.first };
+        let another = || self.first.another(self.connector.clone(), self.timeout);
+        self.links.own().get_or_init(another)
+    }
+
+    /// One exchange with the server, which has to end before `deadline`.
+    ///
+    /// # Errors
+    /// [`Trouble`]; nothing is known then of what was asked.
+    pub async fn call<T, F: Future<Output = Result<T, RedisError>>>(
+        &self,
+        deadline: Instant,
+        manner: Manner,
+        exchange: &impl Fn(Commands) -> F,
+    ) -> Result<T, Trouble> {
+        let link = self.link();
+        let mut number = None;
+        let limited = async {
+            let connection = link.connection().await?;
+            number = Some(connection.number());
+            let commands = match manner {
+                Manner::Plain => connection.commands,
+                Manner::Asking => connection.commands.asking(),
+            };
+            Ok(exchange(commands).await)
+        };
+        match tokio::time::timeout_at(deadline, limited).await {
+            Ok(Ok(result)) => {
+                link.answered();
+                result.map_err(|error| {
+                    if ends_connection(&error) {
+                        number.into_iter().for_each(|number| link.lost(number));
+                    }
+                    Trouble::Told(error)
+                })
+            }
+            Ok(Err(Disconnected)) => Err(Trouble::Disconnected),
+            Err(_) => {
+                link.timed_out(number);
+                Err(Trouble::TimedOut)
+            }
+        }
+    }
+}
+
+/// Whether a connection is of no use after an error: it is gone, or an answer on it was no
+/// answer to the question, or its server was the primary and takes no writes any more.
+pub fn ends_connection(error: &RedisError) -> bool {
+    error.is_io_error()
+        || error.is_unrecoverable_error()
+        || matches!(
+            error.kind(),
+            ErrorKind::Parse
+                | ErrorKind::UnexpectedReturnType
+                | ErrorKind::Server(ServerErrorKind::ReadOnly)
+        )
+}

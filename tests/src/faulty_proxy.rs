@@ -1,0 +1,166 @@
+//! A proxy in front of a Redis server that does wrong what a network, a proxy or a server
+//! may do wrong with replies.
+
+use std::io::{Error, ErrorKind};
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
+
+/// What is done wrong, once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// A reply is lost on the way.
+    Drop,
+    /// A reply comes twice.
+    Double,
+    /// The connection is cut inside a reply.
+    CutInside,
+    /// The connection is cut in the place of a reply.
+    CutBefore,
+    /// A reply, and all behind it, comes late.
+    Delay(Duration),
+}
+
+/// Which reply it is done to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Which {
+    /// Any.
+    Any,
+    /// One with several parts: of a script, or of a transaction.
+    Array,
+}
+
+/// A proxy; its connections end with it.
+pub struct FaultyProxy {
+    /// Where it listens.
+    pub port: u16,
+    faults: Arc<Faults>,
+    _serving: JoinSet<()>,
+}
+
+#[derive(Default)]
+struct Faults(Mutex<State>);
+
+#[derive(Default)]
+struct State {
+    next: Option<(Fault, Which)>,
+    done: u32,
+}
+
+impl FaultyProxy {
+    /// A proxy in front of a server on a port of this machine.
+    ///
+    /// # Panics
+    /// When no port is free.
+    pub async fn before(port: u16) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let own = listener.local_addr().expect("an address").port();
+        let faults = Arc::<Faults>::default();
+        let mut serving = JoinSet::new();
+        serving.spawn(serve(listener, port, Arc::clone(&faults)));
+        Self { port: own, faults, _serving: serving }
+    }
+
+    /// Does this to the next such reply of any connection.
+    pub fn next(&self, fault: Fault, which: Which) {
+        self.faults.state().next = Some((fault, which));
+    }
+
+    /// How often something was done wrong.
+    pub fn done(&self) -> u32 {
+        self.faults.state().done
+    }
+}
+
+impl Faults {
+    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What is to be done to a reply that begins like this.
+    fn for_reply(&self, begins: u8) -> Option<Fault> {
+        let mut state = self.state();
+        let fits = |which| which == Which::Any || begins == b'*';
+        let (fault, _) = state.next.take_if(|(_, which)| fits(*which))?;
+        state.done += 1;
+        Some(fault)
+    }
+}
+
+async fn serve(listener: TcpListener, port: u16, faults: Arc<Faults>) {
+    let mut connections = JoinSet::new();
+    while let Ok((client, _)) = listener.accept().await {
+        let faults = Arc::clone(&faults);
+        connections.spawn(async move {
+            let address = SocketAddr::from(([127, 0, 0, 1], port));
+            let Ok(server) = TcpStream::connect(address).await else { return };
+            let (from_client, to_client) = client.into_split();
+            let (from_server, to_server) = server.into_split();
+            // Either end ends both.
+            tokio::select! {
+                _ = questions(from_client, to_server) => {}
+                _ = replies(from_server, to_client, &faults) => {}
+            }
+        });
+    }
+}
+
+async fn questions(mut from: OwnedReadHalf, mut to: OwnedWriteHalf) -> Result<(), Error> {
+    tokio::io::copy(&mut from, &mut to).await.map(drop)
+}
+
+async fn replies(
+    from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+    faults: &Faults,
+) -> Result<(), Error> {
+    let mut from = BufReader::with_capacity(1 << 16, from);
+    let mut reply = Vec::new();
+    loop {
+        reply.clear();
+        read_reply(&mut from, &mut reply).await?;
+        match faults.for_reply(reply[0]) {
+            Some(Fault::Drop) => continue,
+            Some(Fault::Double) => to.write_all(&reply).await?,
+            Some(Fault::CutInside) => {
+                to.write_all(&reply[..reply.len() / 2]).await?;
+                return Ok(());
+            }
+            Some(Fault::CutBefore) => return Ok(()),
+            Some(Fault::Delay(late)) => tokio::time::sleep(late).await,
+            None => {}
+        }
+        to.write_all(&reply).await?;
+    }
+}
+
+/// Reads one whole reply, with all its parts.
+async fn read_reply(from: &mut BufReader<OwnedReadHalf>, reply: &mut Vec<u8>) -> Result<(), Error> {
+    let mut parts = 1_u64;
+    while parts > 0 {
+        parts -= 1;
+        let begins = reply.len();
+        if from.read_until(b'\n', reply).await? == 0 {
+            return Err(ErrorKind::UnexpectedEof.into());
+        }
+        let line = str::from_utf8(&reply[begins..]).map_err(Error::other)?.trim_end();
+        let length = || line[1..].parse::<i64>().map_err(Error::other);
+        match line.as_bytes()[0] {
+            b'*' => parts += u64::try_from(length()?).unwrap_or(0),
+            b'$' => {
+                if let Ok(length) = usize::try_from(length()?) {
+                    let at = reply.len();
+                    reply.resize(at + length + 2, 0);
+                    from.read_exact(&mut reply[at..]).await?;
+                }
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,130 @@
+//! Replies of Redis that are lost, doubled, late or cut off on their way: nobody gets what
+//! another asked for, an outage never looks like an absence, and what may have happened is
+//! told as such.
+
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::Duration;
+
+use serde_json::json;
+use session_tests::client::{Client, Wire};
+use session_tests::faulty_proxy::{Fault, FaultyProxy, Which};
+use session_tests::host::{Host, Launch};
+use session_tests::redis_server::RedisServer;
+use session_tests::{size, wait};
+
+/// Users who ask at the same time.
+const USERS: usize = 16;
+
+fn launch(proxy: &FaultyProxy) -> Launch {
+    Launch::redis_at(&format!("redis://127.0.0.1:{}/5", proxy.port)).set("REDIS_TIMEOUT", "1s")
+}
+
+async fn login(client: &Client, user: usize) -> String {
+    let attributes = json!({
+        "user_id": format!("user-{user}"),
+        "device_id": "phone",
+        "access_token": format!("token-of-{user}"),
+    });
+    let made = client.users("Create", json!({ "session_attributes": attributes })).await.unwrap();
+    made["session_id"].as_str().unwrap().to_owned()
+}
+
+/// Reads the own login again and again, and writes into it: what is told is one's own, or
+/// that the store does not answer.
+async fn asks(host: &Host, user: usize, session: &str, done: &AtomicBool, answered: &AtomicU32) {
+    let wire = if user.is_multiple_of(2) { Wire::Rest } else { Wire::Grpc };
+    let client = host.client(wire).await;
+    let mut number = 0;
+    while !done.load(Ordering::Relaxed) {
+        number += 1;
+        let asked = if number % 4 == 0 {
+            let update =
+                json!({ "session_id": session, "session_attributes": { "auth_code": "c" } });
+            client.users("Update", update).await
+        } else {
+            client.users("Get", json!({ "session_id": session })).await
+        };
+        match asked {
+            // What an update answers is the session in its `session`.
+            Ok(told) => {
+                let told = told.get("session").unwrap_or(&told);
+                assert_eq!(told["user_id"], format!("user-{user}"));
+                assert_eq!(told["access_token"], format!("token-of-{user}"));
+                answered.fetch_add(1, Ordering::Relaxed);
+            }
+            Err(refusal) => assert_eq!(refusal.reason, "STORE_UNAVAILABLE", "{refusal:?}"),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_answer_never_carries_what_another_request_asked_for() {
+    let redis = RedisServer::start().await;
+    let proxy = FaultyProxy::before(redis.port).await;
+    let host = launch(&proxy).start();
+    let client = host.client(Wire::Rest).await;
+    let mut sessions = Vec::new();
+    for user in 0..USERS {
+        sessions.push(login(&client, user).await);
+    }
+    let (done, answered) = (AtomicBool::new(false), AtomicU32::new(0));
+    let asking = sessions.iter().enumerate().map(async |(user, session)| {
+        asks(&host, user, session, &done, &answered).await;
+    });
+    let breaking = async {
+        let faults = [
+            (Fault::Drop, Which::Array),
+            (Fault::Double, Which::Array),
+            (Fault::Drop, Which::Any),
+            (Fault::Double, Which::Any),
+            (Fault::CutInside, Which::Array),
+            (Fault::CutBefore, Which::Any),
+        ];
+        for round in 0..size(18, 600) {
+            let before = (proxy.done(), answered.load(Ordering::Relaxed));
+            let (fault, which) = faults[round % faults.len()];
+            proxy.next(fault, which);
+            wait::until("it is done", async || (proxy.done() > before.0).then_some(())).await;
+            wait::until("reads are answered again", async || {
+                (answered.load(Ordering::Relaxed) > before.1 + 50).then_some(())
+            })
+            .await;
+        }
+        done.store(true, Ordering::Relaxed);
+    };
+    tokio::join!(futures_util::future::join_all(asking), breaking);
+}
+
+#[tokio::test]
+async fn a_write_whose_reply_is_cut_off_may_have_happened() {
+    let redis = RedisServer::start().await;
+    let proxy = FaultyProxy::before(redis.port).await;
+    let host = launch(&proxy).start();
+    for (number, fault) in
+        [Fault::CutInside, Fault::CutBefore, Fault::Drop, Fault::Delay(Duration::from_secs(3))]
+            .into_iter()
+            .enumerate()
+    {
+        let client = host.client(Wire::Rest).await;
+        let key = format!("k{number}");
+        wait::until("the store answers", async || client.health().await.ok()).await;
+        // Pings go on meanwhile, and may meet the fault in the place of the write.
+        let refusal = wait::until("the write meets it", async || {
+            proxy.next(fault, Which::Array);
+            client.set("pre-order", &key, json!({ "fleet_list_request": "x" })).await.err()
+        })
+        .await;
+        assert_eq!(refusal.reason, "STORE_UNAVAILABLE", "{fault:?}");
+        wait::until("what happened is read", async || match client.get("pre-order", &key).await {
+            Ok(session) => {
+                assert_eq!(session["fleet_list_request"], "x");
+                Some(())
+            }
+            Err(refusal) => {
+                assert_eq!(refusal.reason, "STORE_UNAVAILABLE");
+                None
+            }
+        })
+        .await;
+    }
+}
