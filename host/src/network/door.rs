@@ -69,9 +69,7 @@ impl Inside {
         let spare = self.by_peer.values().filter_map(spare);
         spare.max_by_key(|(count, since, _)| (*count, *since)).map(|(.., spare)| spare)
     }
-}
 
-impl Inside {
     /// The oldest connection whose requests have not come whole.
     fn upload(&self) -> Option<Arc<Connection>> {
         let all = self.by_peer.values().flatten();

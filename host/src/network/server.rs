@@ -146,7 +146,7 @@ async fn serve_one<H, F, B>(
             // One that waits for the rest of a request would wait for long.
             Signal::Evicted if connection.is_upload() => false,
             Signal::Evicted => {
-                leaving = Leaving::Now;
+                leaving = leaving.max(Leaving::Now);
                 true
             }
             Signal::Leave => {

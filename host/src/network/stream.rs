@@ -53,10 +53,9 @@ pub struct Stream {
 struct End {
     /// How often it was looked at with nothing in flight.
     looks: u32,
-    /// How long a request may take to be whole.
-    patience: Pin<Box<Sleep>>,
-    /// Until it is looked at again.
-    pause: Pin<Box<Sleep>>,
+    since: Instant,
+    /// Until it is looked at again, once a request has to be waited for.
+    pause: Option<Pin<Box<Sleep>>>,
 }
 
 impl Stream {
@@ -98,11 +97,8 @@ impl Stream {
     /// The client has no more to send. What it has sent may not have been looked at yet, and
     /// it may wait for answers: whoever serves it hears of the end when none is due.
     fn poll_end(&mut self, context: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        let end = self.end.get_or_insert_with(|| End {
-            looks: 0,
-            patience: Box::pin(tokio::time::sleep(END_PATIENCE)),
-            pause: Box::pin(tokio::time::sleep(END_PAUSE)),
-        });
+        let start = || End { looks: 0, since: Instant::now(), pause: None };
+        let end = self.end.get_or_insert_with(start);
         let came_whole = self.refuse.is_some() && self.heads.is_between_requests();
         if self.connection.only_answers_are_due(came_whole) {
             // Whoever serves it comes back when the answers are sent.
@@ -116,11 +112,12 @@ impl Stream {
             context.waker().wake_by_ref();
             return Poll::Pending;
         }
-        if end.patience.as_mut().poll(context).is_ready() {
-            return Poll::Ready(Ok(()));
-        }
-        while end.pause.as_mut().poll(context).is_ready() {
-            end.pause.as_mut().reset(Instant::now() + END_PAUSE);
+        let pause = end.pause.get_or_insert_with(|| Box::pin(tokio::time::sleep(END_PAUSE)));
+        while pause.as_mut().poll(context).is_ready() {
+            if end.since.elapsed() >= END_PATIENCE {
+                return Poll::Ready(Ok(()));
+            }
+            pause.as_mut().reset(Instant::now() + END_PAUSE);
         }
         Poll::Pending
     }

@@ -1,6 +1,7 @@
-//! What one peer has a share of beside memory. Turns at the rules: so that one peer cannot have every instance, nor fill the line to
-//! the store, it makes a share of all calls at a time, and of that on each worker as much as
-//! on the others. What it asks beyond that waits here, where it takes nothing from others.
+//! What one peer has a share of beside memory: subscriptions, and turns at the rules. So that
+//! one peer cannot have every instance, nor fill the line to the store, it makes a share of
+//! all calls at a time, and of that on each worker as much as on the others. What it asks
+//! beyond that waits here, where it takes nothing from others.
 
 use std::sync::Arc;
 

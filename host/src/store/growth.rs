@@ -42,9 +42,7 @@ impl Operation {
             Self::AppendEvent { .. } => Effect::Appends,
         }
     }
-}
 
-impl Operation {
     /// Whether it would make a member that has ended already: then it removes it.
     pub fn is_of_the_past(&self, now: Milliseconds) -> bool {
         matches!(self, Self::MemberSetUntil { expires_at, .. } if *expires_at <= now)

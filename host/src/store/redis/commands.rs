@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::vec::IntoIter;
 
 use redis::aio::MultiplexedConnection;
 use redis::{Cmd, ErrorKind, FromRedisValue, Pipeline, RedisError, Script, ServerErrorKind, Value};
@@ -148,7 +149,7 @@ impl Commands {
         &mut self,
         capacity: usize,
         add: impl FnOnce(&mut Pipeline),
-    ) -> Result<std::vec::IntoIter<Value>, RedisError> {
+    ) -> Result<IntoIter<Value>, RedisError> {
         if self.asking {
             return Err((ErrorKind::Server(ServerErrorKind::ExecAbort), "asking").into());
         }
@@ -156,12 +157,7 @@ impl Commands {
         let mut pipeline = Pipeline::with_capacity(capacity + 1);
         pipeline.atomic().cmd(self.repeat).arg(number);
         add(&mut pipeline);
-        let values: Vec<Value> = pipeline.query_async(&mut self.connection).await?;
-        let mut values = values.into_iter();
-        match values.next() {
-            Some(echo) if reply::repeats(&echo, number) => Ok(values),
-            _ => Err(misfit()),
-        }
+        behind_number(pipeline.query_async(&mut self.connection).await?, number)
     }
 
     /// Runs a script, and loads it before when the server does not know it. `command` makes
@@ -174,7 +170,7 @@ impl Commands {
         &mut self,
         script: &Script,
         command: impl FnOnce(u64) -> Cmd,
-    ) -> Result<std::vec::IntoIter<Value>, RedisError> {
+    ) -> Result<IntoIter<Value>, RedisError> {
         let number = self.number();
         let command = command(number);
         let answer = match self.send(&command).await {
@@ -192,11 +188,7 @@ impl Commands {
             _ => error,
         })?;
         let Value::Array(values) = answer else { return Err(misfit()) };
-        let mut values = values.into_iter();
-        match values.next() {
-            Some(echo) if reply::repeats(&echo, number) => Ok(values),
-            _ => Err(misfit()),
-        }
+        behind_number(values, number)
     }
 
     async fn send(&mut self, command: &Cmd) -> Result<Value, RedisError> {
@@ -207,6 +199,15 @@ impl Commands {
         pipeline.cmd("ASKING").add_command(command.clone());
         let answers = self.connection.send_packed_commands(&pipeline, 1, 1).await?;
         answers.into_iter().next().ok_or_else(misfit)?.extract_error()
+    }
+}
+
+/// The replies behind the number that an answer repeats.
+fn behind_number(values: Vec<Value>, number: u64) -> Result<IntoIter<Value>, RedisError> {
+    let mut values = values.into_iter();
+    match values.next() {
+        Some(echo) if reply::repeats(&echo, number) => Ok(values),
+        _ => Err(misfit()),
     }
 }
 

@@ -45,7 +45,8 @@ enum State {
     Up {
         commands: Commands,
         number: u64,
-        /// Which history of changes the server follows, if it says so.
+        /// Which history of changes the server follows, if it says so; a link that has a
+        /// lender leaves the question to it.
         history: Option<Arc<str>>,
     },
     /// Why the last attempt failed, in words without a secret; empty when none was made yet.
@@ -68,8 +69,8 @@ impl Link {
     pub fn another(&self, connector: Connector, timeout: Duration) -> Self {
         let lender = self.state.subscribe();
         let state = match &*lender.borrow() {
-            State::Up { commands, history, .. } => {
-                State::Up { commands: commands.clone(), number: LENT, history: history.clone() }
+            State::Up { commands, .. } => {
+                State::Up { commands: commands.clone(), number: LENT, history: None }
             }
             State::Starting | State::Down(_) => State::Starting,
         };
@@ -108,7 +109,8 @@ impl Link {
         }
     }
 
-    /// Which history of changes the server follows; `None` when there is no connection.
+    /// Which history of changes the server follows; `None` when there is no connection, or
+    /// this is another link to the same.
     pub fn history(&self) -> Option<Arc<str>> {
         match &*self.state.borrow() {
             State::Up { history, .. } => history.clone(),
@@ -180,7 +182,7 @@ async fn keep(
     let mut delay = RECONNECT_DELAY_MIN;
     let mut told = false;
     for (attempt, number) in (1..).enumerate() {
-        match connect(&connector, attempt).await {
+        match connect(&connector, attempt, lender.is_none()).await {
             Ok((commands, mut watch, history)) => {
                 delay = RECONNECT_DELAY_MIN;
                 told = false;
@@ -222,9 +224,13 @@ async fn keep(
 async fn connect(
     connector: &Connector,
     attempt: usize,
+    with_history: bool,
 ) -> Result<(Commands, Watch, Option<Arc<str>>), RedisError> {
     let (mut commands, watch) = connector.connect(attempt).await?;
-    let history = connector.limited(commands.history()).await?;
+    let history = match with_history {
+        true => connector.limited(commands.history()).await?,
+        false => None,
+    };
     Ok((commands, watch, history))
 }
 

@@ -11,6 +11,7 @@ mod reply;
 mod script;
 mod server;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use redis::{Cmd, ErrorKind, FromRedisValue, RedisError, Script, ServerErrorKind, Value};
@@ -44,7 +45,7 @@ pub struct Redis {
 
 /// Where it is.
 enum Place {
-    One(Server),
+    One(Arc<Server>),
     Cluster(Cluster),
 }
 
@@ -73,7 +74,7 @@ impl Redis {
         let connector = Connector::new(locator.into(), timeout)?;
         let place = match connector.is_cluster() {
             true => Place::Cluster(Cluster::new(connector, timeout)),
-            false => Place::One(Server::new(connector, timeout)),
+            false => Place::One(Arc::new(Server::new(connector, timeout))),
         };
         Ok(Self {
             place,
@@ -137,22 +138,23 @@ impl Redis {
         called.map_err(failure)
     }
 
+    /// Every server, in an order that stays.
+    async fn servers(&self, deadline: Instant) -> Result<Vec<Arc<Server>>, Error> {
+        match &self.place {
+            Place::One(server) => Ok(vec![Arc::clone(server)]),
+            Place::Cluster(cluster) => cluster.servers(deadline).await.map_err(failure),
+        }
+    }
+
     /// The same exchange with each server, in an order that stays.
     async fn of_each<T, F: Future<Output = Result<T, RedisError>>>(
         &self,
         exchange: impl Fn(Commands) -> F,
     ) -> Result<Vec<Result<T, Trouble>>, Error> {
         let deadline = self.deadline();
-        let called = match &self.place {
-            Place::One(server) => vec![server.call(deadline, Manner::Plain, &exchange).await],
-            Place::Cluster(cluster) => {
-                let servers = cluster.servers(deadline).await.map_err(failure)?;
-                let called =
-                    servers.iter().map(|server| server.call(deadline, Manner::Plain, &exchange));
-                futures_util::future::join_all(called).await
-            }
-        };
-        Ok(called)
+        let servers = self.servers(deadline).await?;
+        let called = servers.iter().map(|server| server.call(deadline, Manner::Plain, &exchange));
+        Ok(futures_util::future::join_all(called).await)
     }
 
     /// The same exchange with each server, of which one has to answer.
@@ -268,15 +270,7 @@ impl Redis {
         let (number, cursor) = at.split_once(' ').unwrap_or(("0", "0"));
         let scan =
             |mut commands: Commands| async move { commands.scan(cursor, pattern, SCANNED).await };
-        let cluster = match &self.place {
-            Place::One(server) => {
-                let (keys, next) =
-                    server.call(deadline, Manner::Plain, &scan).await.map_err(failure)?;
-                return Ok((keys, next.map(|cursor| format!("0 {cursor}"))));
-            }
-            Place::Cluster(cluster) => cluster,
-        };
-        let servers = cluster.servers(deadline).await.map_err(failure)?;
+        let servers = self.servers(deadline).await?;
         let number: usize = number.parse().unwrap_or(0);
         let Some(server) = servers.get(number) else { return Ok((Vec::new(), None)) };
         let (keys, next) = server.call(deadline, Manner::Plain, &scan).await.map_err(failure)?;
