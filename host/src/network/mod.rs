@@ -21,7 +21,6 @@ use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use crate::workers::{self, PerWorker};
 use address::{Range, peer_of};
 use memory::Account;
 
@@ -67,8 +66,9 @@ pub struct Network {
 /// Who connects: an address, or a network of IPv6.
 pub struct Peer {
     memory: Account,
-    /// Calls of the rules that it makes now, on each worker: they share nothing for it.
-    calls: PerWorker<Calls>,
+    /// Calls of the rules that it makes now. Not a share for each worker: all that a client
+    /// asks may come over one connection, so on one worker.
+    calls: Account,
     /// Its subscriptions.
     subscriptions: Account,
     /// What its larger requests have taken lately, in bytes.
@@ -119,10 +119,6 @@ impl Network {
     }
 }
 
-/// The calls of one worker, where no other worker's lie.
-#[repr(align(128))]
-struct Calls(Account);
-
 impl Peer {
     fn with_share(of: &Limits) -> Self {
         let share = |all: usize| all.div_ceil(PEER_SHARE);
@@ -130,10 +126,9 @@ impl Peer {
     }
 
     fn new(memory: usize, calls: usize, subscriptions: usize) -> Self {
-        let of_worker = calls.div_ceil(workers::processors());
         Self {
             memory: Account::new(memory),
-            calls: PerWorker::new(|| Calls(Account::new(of_worker))),
+            calls: Account::new(calls),
             subscriptions: Account::new(subscriptions),
             expected: AtomicUsize::new(0),
         }
@@ -146,7 +141,7 @@ impl Network {
     fn for_tests() -> Arc<Self> {
         Self::new(Limits {
             body_memory: 16 << 20,
-            calls: 8 * workers::processors(),
+            calls: 8,
             subscriptions: 8,
             age_max: Duration::from_secs(3600),
             idle_max: Duration::from_secs(300),

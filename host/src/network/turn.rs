@@ -1,13 +1,18 @@
 //! What one peer has a share of beside memory: subscriptions, and turns at the rules. So that
 //! one peer cannot have every instance, nor fill the line to the store, it makes a share of
-//! all calls at a time, and of that on each worker as much as on the others. What it asks
-//! beyond that waits here, where it takes nothing from others.
+//! all calls at a time. What it asks beyond that waits here, where it takes nothing from
+//! others.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use super::Peer;
 use super::exchange::Exchange;
-use super::memory::{Crowded, PATIENCE};
-use super::{Calls, Peer};
+use super::memory::Crowded;
+
+/// How long a call waits for others of the same peer: longer than for an instance, as it
+/// keeps nobody else waiting.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// A turn of the present request, until it is dropped. Work that no request has asked for
 /// needs none.
@@ -21,7 +26,7 @@ impl Turn {
     /// When none comes back in time, or too many wait already.
     pub async fn take() -> Result<Self, Crowded> {
         let Some(exchange) = Exchange::current() else { return Ok(Self(None)) };
-        let Calls(calls) = exchange.peer().calls.own();
+        let calls = &exchange.peer().calls;
         if !calls.take(1, None) {
             let waiting = calls.line.wait(|| !calls.take(1, None));
             tokio::time::timeout(PATIENCE, waiting).await.map_err(|_| Crowded)??;
@@ -33,7 +38,7 @@ impl Turn {
 impl Drop for Turn {
     fn drop(&mut self) {
         if let Some(exchange) = &self.0 {
-            exchange.peer().calls.own().0.put_back(1);
+            exchange.peer().calls.put_back(1);
         }
     }
 }
@@ -83,7 +88,7 @@ mod tests {
         drop(first);
         assert!(waiting.await.expect("no panic"));
         drop(second);
-        assert_eq!(same.peer.calls.own().0.used(), 0);
+        assert_eq!(same.peer.calls.used(), 0);
     }
 
     #[tokio::test]
