@@ -3,8 +3,9 @@
 //! and which host it was meant for; other clients tell neither, and are not asked.
 
 use std::net::IpAddr;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Arc;
 
+use arc_swap::ArcSwapOption;
 use http::header::{
     ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
     ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, ACCESS_CONTROL_REQUEST_METHOD, ALLOW,
@@ -41,7 +42,8 @@ pub struct Browsers {
     /// The wire listens on a loopback address.
     on_loopback: bool,
     /// The host of the last request that was admitted as no page's: most name the same.
-    last: Mutex<Option<HeaderValue>>,
+    /// Read for every request, on all workers, so that nothing of it may be written then.
+    last: ArcSwapOption<HeaderValue>,
 }
 
 impl Clone for Browsers {
@@ -50,7 +52,7 @@ impl Clone for Browsers {
             allowed_hosts: self.allowed_hosts.clone(),
             cors_origins: self.cors_origins.clone(),
             on_loopback: self.on_loopback,
-            last: Mutex::default(),
+            last: ArcSwapOption::empty(),
         }
     }
 }
@@ -68,7 +70,7 @@ impl Browsers {
             allowed_hosts: allowed_hosts.to_vec(),
             cors_origins: cors_origins.to_vec(),
             on_loopback: address.to_canonical().is_loopback(),
-            last: Mutex::default(),
+            last: ArcSwapOption::empty(),
         }
     }
 
@@ -78,14 +80,12 @@ impl Browsers {
     /// `INVALID_REQUEST` when it names no host, or two; `MISDIRECTED`; `FOREIGN_ORIGIN`.
     pub fn admit(&self, head: &Parts) -> Result<Admitted, Error> {
         let plain = plain_host(head);
-        // No code panics while it holds this lock.
-        let last = || self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        if plain.is_some() && last().as_ref() == plain {
+        if plain.is_some() && self.last.load().as_deref() == plain {
             return Ok(Admitted { origin: None });
         }
         let admitted = self.look_at(head)?;
         if let Some(host) = plain.filter(|_| !PROBES.contains(&head.uri.path())) {
-            *last() = Some(host.clone());
+            self.last.store(Some(Arc::new(host.clone())));
         }
         Ok(admitted)
     }
@@ -236,7 +236,7 @@ mod tests {
 
     fn admit(on_loopback: bool, line: &str, headers: &[(&str, &str)]) -> String {
         let browsers = Browsers {
-            last: Mutex::default(),
+            last: ArcSwapOption::empty(),
             allowed_hosts: vec!["sessions.example".into()],
             cors_origins: vec!["https://app.example".into()],
             on_loopback,
