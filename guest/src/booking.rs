@@ -2,11 +2,13 @@
 //! some minutes after the last write. Every rule is one transaction, so nothing
 //! is ever half done, and needs no retry.
 
+mod replay;
+
 use crate::booking_types::{Condition, Field, LockGrant, Session, StoredField, Write, Written};
 use crate::catalog::Kind;
 use crate::fault::{fault, fault_with, field_name, invalid, quote, refuse, violation};
 use crate::faults::{Fault, Reason, Violation};
-use crate::imports::Imports;
+use crate::imports::{Durable, Imports};
 use crate::keys::{self, TOKEN_FIELD, VERSION_FIELD};
 use crate::policy::Policy;
 use crate::schema::{self, Context, SESSION_BYTES_MAX};
@@ -14,12 +16,18 @@ use crate::store::{
     Compare, CountTest, Entry, FieldChoice, FieldTest, Hash, HashAdd, HashGet, HashSet, Operation,
     Outcome, Reply, SizeBound,
 };
-use crate::transaction::{execute, read, unexpected_replies};
+use crate::transaction::{entry, execute, moment, read, text, unexpected_replies};
 use crate::value;
+use replay::Replay;
 
 /// The most fields that one write may name.
 const FIELDS_MAX: usize = 256;
 const KEY_FIELD: &str = "session_key";
+/// What a caller who asks again gives the request by, as its violations name it.
+const REQUEST_FIELD: &str = "idempotency-key";
+/// What is kept of an answer that may be asked for again.
+const REPLAYED_VERSION_FIELD: &str = "version";
+const REPLAYED_ENDS_FIELD: &str = "expires_at";
 /// The largest version: the largest number that a field of the store counts.
 const VERSION_MAX: u64 = (1 << 53) - 1;
 /// Characters of a session key that the service makes: 192 random bits.
@@ -32,7 +40,7 @@ const LOCK_TOKEN_CHARACTERS: u32 = 32;
 ///
 /// # Errors
 /// `unknown-context`; `invalid-request` with every violation;
-/// `session-locked`; `version-mismatch`; `store-unavailable`.
+/// `session-locked`; `version-mismatch`; `idempotency-conflict`; `store-unavailable`.
 pub fn set(imports: &impl Imports, policy: &Policy, mut write: Write) -> Result<Written, Fault> {
     let context = context(&write.context)?;
     if write.session_key.is_empty() {
@@ -44,6 +52,7 @@ pub fn set(imports: &impl Imports, policy: &Policy, mut write: Write) -> Result<
     }
     let mut violations = write.violations;
     keys::check_session_key(KEY_FIELD, &write.session_key, &mut violations);
+    check_request(write.idempotency_key.as_deref(), &mut violations);
     let entries = entries(context, write.fields, &mut violations);
     let written_bytes: u64 = entries.iter().map(|entry| entry.value.len() as u64).sum();
     if written_bytes > SESSION_BYTES_MAX {
@@ -56,6 +65,18 @@ pub fn set(imports: &impl Imports, policy: &Policy, mut write: Write) -> Result<
     let key = keys::session(context, &write.session_key);
     let lock = keys::lock(&key);
     let condition = write.condition;
+    // Of a write without a version nobody knows which version it makes, and to repeat it
+    // overwrites nothing that its caller has not seen.
+    let made = match condition {
+        Condition { exists: Some(false), .. } => Some(1),
+        Condition { version, .. } => version.map(|version| version.saturating_add(1)),
+    };
+    let replay = made.zip(write.idempotency_key.as_deref()).map(|(version, request)| {
+        let arguments = entries.iter().flat_map(|entry| [entry.field.as_bytes(), &entry.value]);
+        let condition = format!("{:?} {:?}", condition.version, condition.exists);
+        let arguments = arguments.chain([condition.as_bytes()]);
+        (Replay::of(&key, "set", request, arguments), version)
+    });
     let mut compare = vec![lock_is_open(&lock, write.lock_token.as_deref())];
     compare.extend(compares(condition, &key));
     if context.may_outgrow_session() {
@@ -69,24 +90,44 @@ pub fn set(imports: &impl Imports, policy: &Policy, mut write: Write) -> Result<
             limit: SESSION_BYTES_MAX - written_bytes,
         }));
     }
-    let outcome = execute(
-        imports,
-        compare,
-        vec![
-            Operation::HashSet(HashSet {
-                key: key.clone(),
-                entries,
-                ttl_ms: Some(policy.session_ttl_ms),
-            }),
-            Operation::HashAdd(HashAdd { key: key.clone(), field: VERSION_FIELD.into(), delta: 1 }),
-        ],
-        vec![read(lock, &[TOKEN_FIELD]), read(key, &[VERSION_FIELD])],
-    )?;
+    let mut success = vec![
+        Operation::HashSet(HashSet {
+            key: key.clone(),
+            entries,
+            ttl_ms: Some(policy.session_ttl_ms),
+        }),
+        Operation::HashAdd(HashAdd { key: key.clone(), field: VERSION_FIELD.into(), delta: 1 }),
+    ];
+    let mut failure = vec![read(lock, &[TOKEN_FIELD]), read(key, &[VERSION_FIELD])];
+    if let Some((replay, version)) = &replay {
+        compare.push(replay.is_new());
+        success.push(replay.keep([entry(REPLAYED_VERSION_FIELD, &version.to_string())]));
+        success.push(replay.keep_time(REPLAYED_ENDS_FIELD, policy.session_ttl_ms));
+        failure.push(replay.read());
+    }
+    let outcome = match condition {
+        Condition { version: None, exists: None } => execute(imports, compare, success, failure)?,
+        _ => execute(&Durable(imports), compare, success, failure)?,
+    };
     if !outcome.succeeded {
+        if let Some((replay, _)) = &replay
+            && let Some(answer) = replay.answer(outcome.replies.last())?
+        {
+            return match (
+                moment(answer, REPLAYED_VERSION_FIELD),
+                moment(answer, REPLAYED_ENDS_FIELD),
+            ) {
+                (Some(version), Some(expires_at_ms)) => {
+                    Ok(Written { session_key: write.session_key, version, expires_at_ms })
+                }
+                _ => Err(unexpected_replies()),
+            };
+        }
         let refused = refused(condition, &outcome, write.lock_token.as_deref(), "written");
         return Err(refused.unwrap_or_else(|| invalid(vec![outgrown()])));
     }
-    let [Reply::Deadline(Some(expires_at_ms)), Reply::Number(version)] = outcome.replies[..] else {
+    let [Reply::Deadline(Some(expires_at_ms)), Reply::Number(version), ..] = outcome.replies[..]
+    else {
         return Err(unexpected_replies());
     };
     Ok(Written { session_key: write.session_key, version: version.unsigned_abs(), expires_at_ms })
@@ -101,23 +142,34 @@ pub fn get(
     imports: &impl Imports,
     context_name: &str,
     session_key: &str,
+    idempotency_key: Option<&str>,
 ) -> Result<Session, Fault> {
     let context = context(context_name)?;
-    valid_session_key(session_key)?;
+    valid(session_key, idempotency_key)?;
     let key = keys::session(context, session_key);
     let whole = |key| Operation::HashGet(HashGet { key, fields: None });
-    let outcome = match context.one_time_field {
-        None => execute(imports, Vec::new(), vec![whole(key)], Vec::new())?,
-        Some(field) => execute(
-            imports,
-            vec![Compare::FieldAmong(FieldChoice {
-                key: key.clone(),
-                field: field.into(),
-                values: value::TRUE.iter().map(|text| text.to_vec()).collect(),
-            })],
+    let outcome = match (context.one_time_field, idempotency_key) {
+        (None, _) => execute(imports, Vec::new(), vec![whole(key)], Vec::new())?,
+        (Some(field), None) => execute(
+            &Durable(imports),
+            vec![is_one_time(&key, field)],
             vec![whole(key.clone()), Operation::HashDelete(key.clone())],
             vec![whole(key)],
         )?,
+        (Some(field), Some(request)) => {
+            let replay = Replay::of(&key, "get", request, []);
+            let mut outcome = execute(
+                &Durable(imports),
+                vec![is_one_time(&key, field), replay.is_new()],
+                vec![replay.keep_session(key.clone()), replay.read()],
+                vec![whole(key), replay.read()],
+            )?;
+            // What was read before stands in the place of what is there now.
+            if outcome.succeeded || matches!(outcome.replies[..], [_, Reply::Record(Some(_))]) {
+                outcome.replies.reverse();
+            }
+            outcome
+        }
     };
     match outcome.replies.into_iter().next() {
         Some(Reply::Record(Some(hash))) => Ok(session(context, hash)),
@@ -128,68 +180,124 @@ pub fn get(
     }
 }
 
+/// The next read of a session is to be the last one.
+fn is_one_time(key: &str, field: &str) -> Compare {
+    Compare::FieldAmong(FieldChoice {
+        key: key.into(),
+        field: field.into(),
+        values: value::TRUE.iter().map(|text| text.to_vec()).collect(),
+    })
+}
+
 /// Deletes a session, whether or not it exists, when a condition holds.
 ///
 /// # Errors
 /// `unknown-context`; `invalid-request`; `session-locked`; `version-mismatch`;
-/// `store-unavailable`.
+/// `idempotency-conflict`; `store-unavailable`.
 pub fn delete(
     imports: &impl Imports,
     context_name: &str,
     session_key: &str,
     condition: Condition,
     lock_token: Option<&str>,
+    idempotency_key: Option<&str>,
 ) -> Result<(), Fault> {
+    let imports = &Durable(imports);
     let context = context(context_name)?;
-    valid_session_key(session_key)?;
+    valid(session_key, idempotency_key)?;
     let key = keys::session(context, session_key);
     let lock = keys::lock(&key);
+    let is_conditional = condition.version.is_some() || condition.exists.is_some();
+    let replay = idempotency_key.filter(|_| is_conditional).map(|request| {
+        let condition = format!("{:?} {:?}", condition.version, condition.exists);
+        Replay::of(&key, "delete", request, [condition.as_bytes()])
+    });
     let mut compare = vec![lock_is_open(&lock, lock_token)];
     compare.extend(compares(condition, &key));
-    let outcome = execute(
-        imports,
-        compare,
-        vec![Operation::HashDelete(key.clone())],
-        vec![read(lock, &[TOKEN_FIELD]), read(key, &[VERSION_FIELD])],
-    )?;
+    let mut success = vec![Operation::HashDelete(key.clone())];
+    let mut failure = vec![read(lock, &[TOKEN_FIELD]), read(key, &[VERSION_FIELD])];
+    if let Some(replay) = &replay {
+        compare.push(replay.is_new());
+        success.push(replay.keep([]));
+        failure.push(replay.read());
+    }
+    let outcome = execute(imports, compare, success, failure)?;
     if outcome.succeeded {
+        return Ok(());
+    }
+    if let Some(replay) = &replay
+        && replay.answer(outcome.replies.last())?.is_some()
+    {
         return Ok(());
     }
     Err(refused(condition, &outcome, lock_token, "deleted").unwrap_or_else(unexpected_replies))
 }
 
-/// Locks a session, whether or not it exists.
+/// Locks a session, whether or not it exists. Whoever has chosen the token and holds the
+/// lock already is told so again.
 ///
 /// # Errors
 /// `unknown-context`; `invalid-request`; `session-locked` when somebody has;
-/// `store-unavailable`.
+/// `idempotency-conflict`; `store-unavailable`.
 pub fn lock(
     imports: &impl Imports,
     policy: &Policy,
     context_name: &str,
     session_key: &str,
+    chosen: Option<&str>,
+    idempotency_key: Option<&str>,
 ) -> Result<LockGrant, Fault> {
+    let imports = &Durable(imports);
     let context = context(context_name)?;
-    valid_session_key(session_key)?;
-    let lock = keys::lock(&keys::session(context, session_key));
-    let lock_token = imports.token(LOCK_TOKEN_CHARACTERS);
-    let outcome = execute(
-        imports,
-        vec![Compare::Absent(lock.clone())],
-        vec![Operation::HashSet(HashSet {
-            key: lock.clone(),
-            entries: vec![Entry { field: TOKEN_FIELD.into(), value: lock_token.clone().into() }],
-            ttl_ms: Some(policy.session_lock_ttl_ms),
-        })],
-        vec![read(lock, &[])],
-    )?;
-    if !outcome.succeeded {
-        return Err(locked(&outcome));
+    let mut violations = Vec::new();
+    keys::check_session_key(KEY_FIELD, session_key, &mut violations);
+    check_request(idempotency_key, &mut violations);
+    if let Some(chosen) = chosen {
+        keys::check_chosen("lock_token", chosen, &mut violations);
     }
-    let [Reply::Deadline(Some(expires_at_ms))] = outcome.replies[..] else {
-        return Err(unexpected_replies());
-    };
-    Ok(LockGrant { lock_token, expires_at_ms })
+    refuse(violations)?;
+    let session = keys::session(context, session_key);
+    let lock = keys::lock(&session);
+    let token = chosen.map_or_else(|| imports.token(LOCK_TOKEN_CHARACTERS), str::to_owned);
+    let replay = idempotency_key.map(|request| {
+        Replay::of(&session, "lock", request, [chosen.unwrap_or_default().as_bytes()])
+    });
+    let mut compare = vec![Compare::Absent(lock.clone())];
+    let mut success = vec![Operation::HashSet(HashSet {
+        key: lock.clone(),
+        entries: vec![entry(TOKEN_FIELD, &token)],
+        ttl_ms: Some(policy.session_lock_ttl_ms),
+    })];
+    let mut failure = vec![read(lock, &[TOKEN_FIELD])];
+    if let Some(replay) = &replay {
+        compare.push(replay.is_new());
+        success.push(replay.keep([entry(TOKEN_FIELD, &token)]));
+        success.push(replay.keep_time(REPLAYED_ENDS_FIELD, policy.session_lock_ttl_ms));
+        failure.push(replay.read());
+    }
+    let outcome = execute(imports, compare, success, failure)?;
+    match (outcome.succeeded, outcome.replies.first()) {
+        (true, Some(Reply::Deadline(Some(expires_at_ms)))) => {
+            Ok(LockGrant { lock_token: token, expires_at_ms: *expires_at_ms })
+        }
+        (false, Some(Reply::Record(held))) => {
+            if let Some(replay) = &replay
+                && let Some(answer) = replay.answer(outcome.replies.last())?
+            {
+                let kept = text(answer, TOKEN_FIELD).zip(moment(answer, REPLAYED_ENDS_FIELD));
+                let (lock_token, expires_at_ms) = kept.ok_or_else(unexpected_replies)?;
+                return Ok(LockGrant { lock_token, expires_at_ms });
+            }
+            let held = held.as_ref().filter(|_| chosen.is_some());
+            if let Some(held) = held.filter(|held| text(held, TOKEN_FIELD).as_ref() == Some(&token))
+                && let Some(expires_at_ms) = held.expires_at_ms
+            {
+                return Ok(LockGrant { lock_token: token, expires_at_ms });
+            }
+            Err(locked(&outcome))
+        }
+        _ => Err(unexpected_replies()),
+    }
 }
 
 /// Gives a lock back. Without a lock, and so when it has ended by itself, there is nothing
@@ -204,6 +312,7 @@ pub fn unlock(
     session_key: &str,
     lock_token: &str,
 ) -> Result<(), Fault> {
+    let imports = &Durable(imports);
     let context = context(context_name)?;
     let mut violations = Vec::new();
     keys::check_session_key(KEY_FIELD, session_key, &mut violations);
@@ -229,10 +338,18 @@ fn context(name: &str) -> Result<&'static Context, Fault> {
     })
 }
 
-fn valid_session_key(session_key: &str) -> Result<(), Fault> {
+fn valid(session_key: &str, idempotency_key: Option<&str>) -> Result<(), Fault> {
     let mut violations = Vec::new();
     keys::check_session_key(KEY_FIELD, session_key, &mut violations);
+    check_request(idempotency_key, &mut violations);
     refuse(violations)
+}
+
+/// Checks what a caller gives the request by that it may ask again.
+fn check_request(idempotency_key: Option<&str>, violations: &mut Vec<Violation>) {
+    if let Some(request) = idempotency_key {
+        keys::check_chosen(REQUEST_FIELD, request, violations);
+    }
 }
 
 /// The fields of a write as entries of the hash; every violation is added.
@@ -293,7 +410,7 @@ fn refused(
     lock_token: Option<&str>,
     done: &str,
 ) -> Option<Fault> {
-    let [Reply::Record(lock), Reply::Record(current)] = &outcome.replies[..] else {
+    let [Reply::Record(lock), Reply::Record(current), ..] = &outcome.replies[..] else {
         return Some(unexpected_replies());
     };
     let token = lock.as_ref().and_then(|lock| lock.entries.first());

@@ -25,7 +25,7 @@ pub use registration::register;
 use crate::connections_types::Connection;
 use crate::fault::{fault, fault_with, refuse};
 use crate::faults::{Detail, Fault, Reason};
-use crate::imports::Imports;
+use crate::imports::{Durable, Imports};
 use crate::keys::{self, Partition, check_id, check_text};
 use crate::policy::Policy;
 use crate::store::{HashSet, Member, MemberList, Operation, Order, Reply};
@@ -145,6 +145,7 @@ pub fn close(
     by: &str,
     only: Only<'_>,
 ) -> Result<(), Fault> {
+    let imports = &Durable(imports);
     let mut violations = Vec::new();
     keys::check_session_key(SESSION_FIELD, session_id, &mut violations);
     check_text("reason", reason, REASON_BYTES_MAX, &mut violations);
@@ -202,6 +203,7 @@ pub fn terminate_user(
     reason: &str,
     by: &str,
 ) -> Result<u32, Fault> {
+    let imports = &Durable(imports);
     let mut violations = Vec::new();
     check_id(USER_FIELD, user_id, &mut violations);
     check_text("reason", reason, REASON_BYTES_MAX, &mut violations);

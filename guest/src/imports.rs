@@ -12,6 +12,11 @@ pub trait Imports {
     /// When the store did not answer, or refused.
     fn execute(&self, txn: &Txn) -> Result<Outcome, StoreError>;
 
+    /// Whether no failover of the store may undo what the transactions of a rule tell.
+    fn durable(&self) -> bool {
+        false
+    }
+
     /// An unguessable token of `length` base64url characters.
     fn token(&self, length: u32) -> String;
 
@@ -20,4 +25,31 @@ pub trait Imports {
 
     /// A setting, or `None` when the host has none of that name.
     fn setting(&self, name: &str) -> Option<String>;
+}
+
+/// What a rule reaches for whose outcome no failover of the store may undo: a session ends, or
+/// a slot, a lock or a version becomes somebody's. That it has happened before is told by the
+/// same rule, so all transactions of it are durable, also those that only read.
+pub struct Durable<'a, I>(pub &'a I);
+
+impl<I: Imports> Imports for Durable<'_, I> {
+    fn execute(&self, txn: &Txn) -> Result<Outcome, StoreError> {
+        self.0.execute(txn)
+    }
+
+    fn durable(&self) -> bool {
+        true
+    }
+
+    fn token(&self, length: u32) -> String {
+        self.0.token(length)
+    }
+
+    fn uuid(&self) -> String {
+        self.0.uuid()
+    }
+
+    fn setting(&self, name: &str) -> Option<String> {
+        self.0.setting(name)
+    }
 }

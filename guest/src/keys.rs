@@ -13,6 +13,9 @@ use crate::schema::Context;
 pub const VERSION_FIELD: &str = "_version";
 /// The field of a lock that holds its token.
 pub const TOKEN_FIELD: &str = "token";
+/// How many characters a text has that the caller chooses so that nobody else has it.
+const CHOSEN_CHARACTERS_MIN: usize = 16;
+const CHOSEN_CHARACTERS_MAX: usize = 128;
 /// The most characters a session key may have.
 pub const SESSION_KEY_CHARACTERS_MAX: usize = 256;
 
@@ -26,6 +29,22 @@ pub fn session(context: &Context, session_key: &str) -> String {
 /// The hash of the lock on a session.
 pub fn lock(session: &str) -> String {
     ["SESSION_LOCK:{", session, "}"].concat()
+}
+
+/// The hash with the answer of an operation on a session that may be asked for again.
+pub fn replay(session: &str, operation: &str, request: &str) -> String {
+    ["SESSION_REPLAY:{", session, "}:", operation, ":", request].concat()
+}
+
+/// Checks a text that the caller chooses so that nobody else has it.
+pub fn check_chosen(field: &str, chosen: &str, violations: &mut Vec<Violation>) {
+    let is_visible = chosen.bytes().all(|byte| byte.is_ascii_graphic());
+    if !is_visible || !(CHOSEN_CHARACTERS_MIN..=CHOSEN_CHARACTERS_MAX).contains(&chosen.len()) {
+        let description = format!(
+            "must have {CHOSEN_CHARACTERS_MIN} to {CHOSEN_CHARACTERS_MAX} visible ASCII characters"
+        );
+        violations.push(violation(field, description));
+    }
 }
 
 /// One of a fixed number of parts that subjects are spread over. All keys of a subject

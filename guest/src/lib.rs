@@ -121,8 +121,12 @@ mod component {
             super::booking::set(&Host, policy(), write)
         }
 
-        fn get(context: String, session_key: String) -> Result<Session, Fault> {
-            super::booking::get(&Host, &context, &session_key)
+        fn get(
+            context: String,
+            session_key: String,
+            idempotency_key: Option<String>,
+        ) -> Result<Session, Fault> {
+            super::booking::get(&Host, &context, &session_key, idempotency_key.as_deref())
         }
 
         fn delete(
@@ -130,13 +134,20 @@ mod component {
             session_key: String,
             condition: Condition,
             lock_token: Option<String>,
+            idempotency_key: Option<String>,
         ) -> Result<(), Fault> {
-            let lock_token = lock_token.as_deref();
-            super::booking::delete(&Host, &context, &session_key, condition, lock_token)
+            let (token, request) = (lock_token.as_deref(), idempotency_key.as_deref());
+            super::booking::delete(&Host, &context, &session_key, condition, token, request)
         }
 
-        fn lock(context: String, session_key: String) -> Result<LockGrant, Fault> {
-            super::booking::lock(&Host, policy(), &context, &session_key)
+        fn lock(
+            context: String,
+            session_key: String,
+            lock_token: Option<String>,
+            idempotency_key: Option<String>,
+        ) -> Result<LockGrant, Fault> {
+            let (chosen, request) = (lock_token.as_deref(), idempotency_key.as_deref());
+            super::booking::lock(&Host, policy(), &context, &session_key, chosen, request)
         }
 
         fn unlock(context: String, session_key: String, lock_token: String) -> Result<(), Fault> {

@@ -70,6 +70,7 @@ impl Imports for Script {
             compare: txn.compare.clone(),
             success: txn.success.clone(),
             failure: txn.failure.clone(),
+            durable: txn.durable,
         };
         self.asked.borrow_mut().push(copy);
         self.answers.borrow_mut().remove(0)

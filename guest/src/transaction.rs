@@ -37,7 +37,8 @@ pub fn execute(
     success: Vec<Operation>,
     failure: Vec<Operation>,
 ) -> Result<Outcome, Fault> {
-    imports.execute(&Txn { compare, success, failure }).map_err(from_store)
+    let durable = imports.durable();
+    imports.execute(&Txn { compare, success, failure, durable }).map_err(from_store)
 }
 
 /// The store answered in another shape than the transaction asks for.

@@ -6,7 +6,7 @@
 use crate::events::{Event, Type};
 use crate::fault::{at_limit, fault, refuse, violation};
 use crate::faults::{Fault, Reason};
-use crate::imports::Imports;
+use crate::imports::{Durable, Imports};
 use crate::keys::{self, User as Keys, check_id};
 use crate::maintenance::{self, Kind};
 use crate::policy::Policy;
@@ -161,6 +161,7 @@ pub fn update(
 /// # Errors
 /// `session-not-found`; `store-unavailable`.
 pub fn close(imports: &impl Imports, policy: &Policy, session_id: &str) -> Result<(), Fault> {
+    let imports = &Durable(imports);
     let record = keys::user_session(session_id).ok_or_else(not_found)?;
     let whose = vec![read(record.as_str(), &[USER_FIELD, DEVICE_FIELD])];
     let outcome = execute(imports, Vec::new(), whose, Vec::new())?;
@@ -192,6 +193,7 @@ pub fn close_all(
     user_id: &str,
     keep: Option<String>,
 ) -> Result<u32, Fault> {
+    let imports = &Durable(imports);
     let mut violations = Vec::new();
     check_id(USER_FIELD, user_id, &mut violations);
     refuse(violations)?;

@@ -7,7 +7,7 @@
 use crate::events::{Event, Type};
 use crate::fault::{at_limit, fault, fault_with, refuse, violation};
 use crate::faults::{Detail, Fault, Reason, Violation};
-use crate::imports::Imports;
+use crate::imports::{Durable, Imports};
 use crate::keys::{self, Home as Keys, check_id};
 use crate::maintenance::{self, Kind};
 use crate::policy::Policy;
@@ -47,6 +47,7 @@ const REPLACED: &str = "REPLACED";
 /// `invalid-request`; `session-limit-reached` with the holders of the slots;
 /// `store-unavailable`.
 pub fn create(imports: &impl Imports, policy: &Policy, setup: Setup) -> Result<Slot, Fault> {
+    let imports = &Durable(imports);
     let Setup { account_id, device_id, mut replace } = setup;
     replace.iter_mut().for_each(|id| id.make_ascii_lowercase());
     let mut violations = Vec::new();
@@ -187,6 +188,7 @@ pub fn heartbeat(
     account_id: String,
     mut session_id: String,
 ) -> Result<Slot, Fault> {
+    let imports = &Durable(imports);
     session_id.make_ascii_lowercase();
     check_session(&account_id, &session_id)?;
     let unknown = || fault(Reason::SessionNotFound, "Cannot renew non-existing session!");
@@ -250,6 +252,7 @@ pub fn tear_down(
     account_id: &str,
     session_id: &str,
 ) -> Result<(), Fault> {
+    let imports = &Durable(imports);
     check_session(account_id, session_id)?;
     let session_id = session_id.to_ascii_lowercase();
     if !keys::is_uuid(&session_id) {
@@ -274,6 +277,7 @@ pub fn tear_down(
 /// # Errors
 /// `invalid-request`; `store-unavailable`.
 pub fn set_max(imports: &impl Imports, account_id: &str, max: i32) -> Result<(), Fault> {
+    let imports = &Durable(imports);
     let mut violations = Vec::new();
     check_id("account_id", account_id, &mut violations);
     if !u32::try_from(max).is_ok_and(|max| max <= SESSIONS_MAX) {

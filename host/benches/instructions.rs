@@ -53,7 +53,7 @@ fn run(what: &str, calls: u64) {
         let key = black_box("a-session-key");
         match what {
             "native get" => {
-                black_box(session_guest::booking::get(&native, "pre-order", key).unwrap());
+                black_box(session_guest::booking::get(&native, "pre-order", key, None).unwrap());
             }
             _ => {
                 let write = black_box(native_write());
@@ -72,7 +72,7 @@ fn calls_of_the_component(what: &str, calls: u64) {
             let key = black_box("a-session-key");
             match what {
                 "component get" => {
-                    black_box(logic.booking_get("pre-order", key).await.unwrap());
+                    black_box(logic.booking_get("pre-order", key, None).await.unwrap());
                 }
                 _ => {
                     let write = black_box(component_write());

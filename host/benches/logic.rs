@@ -26,13 +26,16 @@ fn calls(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("booking_get_1kb");
     group.bench_function("component", |bencher| {
         bencher.to_async(&runtime).iter(|| async {
-            logic.booking_get(black_box("pre-order"), black_box("a-session-key")).await.unwrap()
+            logic
+                .booking_get(black_box("pre-order"), black_box("a-session-key"), None)
+                .await
+                .unwrap()
         });
     });
     group.bench_function("native", |bencher| {
         bencher.iter(|| {
             let key = black_box("a-session-key");
-            session_guest::booking::get(&native, black_box("pre-order"), key).unwrap()
+            session_guest::booking::get(&native, black_box("pre-order"), key, None).unwrap()
         });
     });
     group.finish();
@@ -81,7 +84,7 @@ async fn elapsed(workers: &Workers, logic: &Arc<Logic>, callers: u64, calls: u64
                 let logic = Arc::clone(&logic);
                 tasks.spawn(async move {
                     for _ in 0..each {
-                        logic.booking_get("pre-order", "a-session-key").await.unwrap();
+                        logic.booking_get("pre-order", "a-session-key", None).await.unwrap();
                         // A real call waits for its store here and there.
                         tokio::task::yield_now().await;
                     }

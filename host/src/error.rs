@@ -42,6 +42,8 @@ pub enum Reason {
     SessionLocked,
     /// Another user holds the id.
     SessionExists,
+    /// The idempotency key was used for another request.
+    IdempotencyConflict,
     /// All slots are taken.
     SessionLimitReached,
     /// A page of another origin has a browser ask.
@@ -110,7 +112,7 @@ pub struct Row {
 }
 
 /// The table, in the order of [`Reason`].
-pub const TABLE: [Row; 27] = {
+pub const TABLE: [Row; 28] = {
     use Reason as R;
     const fn row(
         reason: Reason,
@@ -154,6 +156,7 @@ pub const TABLE: [Row; 27] = {
         row(R::PreconditionFailed, "PRECONDITION_FAILED", Code::FailedPrecondition, CONDITION, 0),
         row(R::SessionLocked, "SESSION_LOCKED", Code::Aborted, CONFLICT, 500),
         row(R::SessionExists, "SESSION_EXISTS", Code::AlreadyExists, CONFLICT, 0),
+        row(R::IdempotencyConflict, "IDEMPOTENCY_CONFLICT", Code::AlreadyExists, CONFLICT, 0),
         row(R::SessionLimitReached, "SESSION_LIMIT_REACHED", Code::ResourceExhausted, MANY, 0),
         row(R::ForeignOrigin, "FOREIGN_ORIGIN", Code::PermissionDenied, FORBIDDEN, 0),
         row(R::Misdirected, "MISDIRECTED", Code::PermissionDenied, ELSEWHERE, 0),

@@ -41,6 +41,8 @@ use crate::{grpc, http, probes, telemetry};
 const CONNECTIONS_MAX: u64 = 16_384;
 /// Connections for operators.
 const ADMIN_CONNECTIONS_MAX: usize = 32;
+/// With room for fewer connections the log says so at the start.
+const CONNECTIONS_FEW: u64 = 1024;
 /// File handles that are not for connections of users: for operators, for the
 /// store's files, for Redis.
 const FILES_RESERVED: u64 = 128;
@@ -369,6 +371,14 @@ fn connections_max() -> usize {
     };
     let files = current.unwrap_or(u64::MAX);
     let connections = files.saturating_sub(FILES_RESERVED).clamp(16, CONNECTIONS_MAX);
+    if connections < CONNECTIONS_FEW {
+        tracing::warn!(
+            files,
+            connections,
+            "the system lets the process have few files open, so there is room for few \
+             connections: raise the limit (ulimit -n, LimitNOFILE)"
+        );
+    }
     usize::try_from(connections).unwrap_or(usize::MAX)
 }
 
@@ -389,7 +399,20 @@ async fn open_store(
             Arc::new(opened.with_context(|| format!("DATA_DIR {}", settings.storage.data_dir))?)
         }
         StoreChoice::Redis(locator) => {
-            let redis = Arc::new(Redis::new(locator, settings.storage.redis_timeout)?);
+            let redis = Redis::new(locator, settings.storage.redis_timeout)?;
+            let redis = Arc::new(redis.waiting_for(settings.storage.redis_wait_replicas));
+            match redis.short_of_replicas().await {
+                Ok(short) => short.iter().for_each(|(redis, replicas)| {
+                    tracing::warn!(
+                        redis,
+                        replicas,
+                        wanted = settings.storage.redis_wait_replicas,
+                        "REDIS_WAIT_REPLICAS is more than the replicas that Redis has: it refuses \
+                         closes, terminations, slots, locks and compare-and-set until it has more"
+                    );
+                }),
+                Err(error) => tracing::warn!(%error, "the replicas of Redis are not known yet"),
+            }
             if !settings.storage.redis_allow_eviction {
                 match redis.unfit().await {
                     Ok(None) => {}

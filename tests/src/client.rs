@@ -13,6 +13,7 @@ use prost_reflect::{
 };
 use serde_json::{Map, Value as Json, json};
 use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
+use tonic::metadata::{Ascii, MetadataValue};
 use tonic::transport::Channel;
 use tonic::{Code, Status, Streaming};
 use tonic_types::StatusExt;
@@ -103,6 +104,24 @@ impl Client {
                 Inner::Rest { http, base: host.url("rest", "") }
             }
             Wire::Grpc => Inner::Grpc(GrpcClient::connect(host.address("grpc")).await),
+        };
+        Self { inner }
+    }
+
+    /// The same user, whose requests all have this idempotency key.
+    ///
+    /// # Panics
+    /// When the key is no header.
+    #[must_use]
+    pub fn with_key(&self, key: &str) -> Self {
+        let inner = match &self.inner {
+            Inner::Rest { base, .. } => {
+                Inner::Rest { http: crate::http_with_key(key), base: base.clone() }
+            }
+            Inner::Grpc(grpc) => Inner::Grpc(GrpcClient {
+                key: Some(key.parse().expect("a header")),
+                ..grpc.clone()
+            }),
         };
         Self { inner }
     }
@@ -238,16 +257,28 @@ impl Client {
     /// # Errors
     /// The service's refusal.
     pub async fn lock(&self, context: &str, key: &str) -> Result<String, Refusal> {
-        let reply = match &self.inner {
+        let grant = self.lock_with(context, key, "").await?;
+        Ok(grant["lock_token"].as_str().unwrap_or_default().into())
+    }
+
+    /// Locks a session with a token of the caller's; without one the service makes it.
+    ///
+    /// # Errors
+    /// The service's refusal.
+    pub async fn lock_with(&self, context: &str, key: &str, token: &str) -> Result<Json, Refusal> {
+        match &self.inner {
             Inner::Rest { http, base } => {
-                rest(http.post(format!("{base}/v1/{context}/sessions/{key}/lock"))).await?
+                let mut request = http.post(format!("{base}/v1/{context}/sessions/{key}/lock"));
+                if !token.is_empty() {
+                    request = request.json(&json!({ "lock_token": token }));
+                }
+                rest(request).await
             }
             Inner::Grpc(grpc) => {
-                let names = [("context", context), ("session_key", key)];
-                to_json(&grpc.named("Lock", &names).await?)
+                let names = [("context", context), ("session_key", key), ("lock_token", token)];
+                Ok(to_json(&grpc.named("Lock", &names).await?))
             }
-        };
-        Ok(reply["lock_token"].as_str().unwrap_or_default().into())
+        }
     }
 
     /// Gives a lock back.
@@ -686,6 +717,8 @@ impl Style {
 pub struct GrpcClient {
     channel: Channel,
     pool: DescriptorPool,
+    /// The idempotency key of its requests.
+    key: Option<MetadataValue<Ascii>>,
 }
 
 impl GrpcClient {
@@ -699,6 +732,7 @@ impl GrpcClient {
         Self {
             channel: endpoint.connect().await.expect("the gRPC port answers"),
             pool: pool.expect("descriptors"),
+            key: None,
         }
     }
 
@@ -791,7 +825,11 @@ impl GrpcClient {
             .max_encoding_message_size(64 << 20);
         grpc.ready().await.map_err(|error| Status::new(Code::Unknown, error.to_string()))?;
         let path = PathAndQuery::try_from(path).expect("a path");
-        let reply = grpc.unary(tonic::Request::new(message), path, Raw).await?;
+        let mut request = tonic::Request::new(message);
+        if let Some(key) = &self.key {
+            request.metadata_mut().insert("idempotency-key", key.clone());
+        }
+        let reply = grpc.unary(request, path, Raw).await?;
         Ok(reply.into_inner())
     }
 }

@@ -52,6 +52,16 @@ pub fn http() -> reqwest::Client {
     client().build().expect("a client")
 }
 
+/// The same client, which gives its requests an idempotency key.
+///
+/// # Panics
+/// When the key is no header.
+pub fn http_with_key(key: &str) -> reqwest::Client {
+    let value = key.parse().expect("a header");
+    let headers = [(http::HeaderName::from_static("idempotency-key"), value)];
+    client().default_headers(headers.into_iter().collect()).build().expect("a client")
+}
+
 /// The same client, from an address of this machine.
 ///
 /// # Panics

@@ -147,7 +147,10 @@ impl Cluster {
 }
 
 /// Waits until a replica has all that its primary has.
-async fn follows(replica: &RedisServer) {
+///
+/// # Panics
+/// When it does not get it.
+pub async fn follows(replica: &RedisServer) {
     wait::until("the replica follows its primary", async || {
         let info = ask(replica.port, &["INFO", "replication"])?;
         info.contains("master_link_status:up").then_some(())

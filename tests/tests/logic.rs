@@ -45,6 +45,7 @@ fn write(key: &str, name: &str, json: &str) -> Write {
         fields: vec![Field { name: name.into(), value: Value::Json(json.into()) }],
         condition: Condition { version: None, exists: None },
         lock_token: None,
+        idempotency_key: None,
         violations: Vec::new(),
     }
 }
@@ -100,12 +101,12 @@ async fn a_session_lives_fifteen_minutes_after_its_last_write() {
     clock.advance(14 * minute);
     logic.booking_set(&write("k", "fleet_list_response", "2")).await.unwrap();
     clock.advance(14 * minute);
-    let session = logic.booking_get("pre-order", "k").await.unwrap();
+    let session = logic.booking_get("pre-order", "k", None).await.unwrap();
     assert_eq!((session.version, session.fields.len()), (2, 2));
     clock.advance(minute - 1);
-    assert!(logic.booking_get("pre-order", "k").await.is_ok());
+    assert!(logic.booking_get("pre-order", "k", None).await.is_ok());
     clock.advance(1);
-    assert_eq!(reason(logic.booking_get("pre-order", "k").await), Reason::SessionNotFound);
+    assert_eq!(reason(logic.booking_get("pre-order", "k", None).await), Reason::SessionNotFound);
 }
 
 #[tokio::test]
@@ -113,7 +114,7 @@ async fn a_lock_ends_after_three_seconds() {
     let clock = Clock::manual(1_800_000_000_000);
     let store = Arc::new(Memory::new(clock.clone()));
     let logic = start(Bytes::from_static(BUILT_IN), store, Limits::default()).await.unwrap();
-    let grant = logic.booking_lock("pre-order", "k").await.unwrap();
+    let grant = logic.booking_lock("pre-order", "k", None, None).await.unwrap();
     assert_eq!(grant.expires_at_ms, 1_800_000_003_000);
     clock.advance(2999);
     let refused = logic.booking_set(&write("k", "fleet_list_request", "1")).await;
@@ -127,16 +128,16 @@ async fn a_lock_ends_after_three_seconds() {
 async fn a_trap_costs_its_own_call_only() {
     let logic = misbehaving(memory(), Limits::default()).await;
     for _ in 0..3 {
-        assert!(matches!(logic.booking_get("trap", "k").await, Err(Failure::Trapped)));
-        assert_eq!(reason(logic.booking_get("fine", "k").await), Reason::UnknownContext);
+        assert!(matches!(logic.booking_get("trap", "k", None).await, Err(Failure::Trapped)));
+        assert_eq!(reason(logic.booking_get("fine", "k", None).await), Reason::UnknownContext);
     }
 }
 
 #[tokio::test]
 async fn a_call_that_takes_all_memory_is_stopped() {
     let logic = misbehaving(memory(), Limits::default()).await;
-    assert!(matches!(logic.booking_get("allocate", "k").await, Err(Failure::Trapped)));
-    assert_eq!(reason(logic.booking_get("fine", "k").await), Reason::UnknownContext);
+    assert!(matches!(logic.booking_get("allocate", "k", None).await, Err(Failure::Trapped)));
+    assert_eq!(reason(logic.booking_get("fine", "k", None).await), Reason::UnknownContext);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -147,11 +148,11 @@ async fn calls_that_never_end_are_stopped_and_let_others_run() {
     // More than there are threads, so that they must let go of them.
     for _ in 0..4 {
         let logic = Arc::clone(&logic);
-        endless.spawn(async move { logic.booking_get("loop", "k").await });
+        endless.spawn(async move { logic.booking_get("loop", "k", None).await });
     }
     let mut others = 0;
     while !endless.is_empty() {
-        assert_eq!(reason(logic.booking_get("fine", "k").await), Reason::UnknownContext);
+        assert_eq!(reason(logic.booking_get("fine", "k", None).await), Reason::UnknownContext);
         others += 1;
         while let Some(ended) = endless.try_join_next() {
             assert!(matches!(ended.unwrap(), Err(Failure::TimedOut)));
@@ -228,7 +229,7 @@ async fn waiting_for_the_store_is_not_computing() {
     let logic = misbehaving(Arc::clone(&gate) as _, limits).await;
     let waiting = tokio::spawn({
         let logic = Arc::clone(&logic);
-        async move { logic.booking_get("ask", "k").await }
+        async move { logic.booking_get("ask", "k", None).await }
     });
     // Far longer than the call may compute, and many ticks.
     let since = std::time::Instant::now();
@@ -245,15 +246,15 @@ async fn calls_beyond_the_bound_are_turned_away_and_a_dropped_call_makes_room() 
     let logic = misbehaving(Arc::clone(&gate) as _, limits).await;
     let holding = tokio::spawn({
         let logic = Arc::clone(&logic);
-        async move { logic.booking_get("ask", "k").await }
+        async move { logic.booking_get("ask", "k", None).await }
     });
     wait::until("the place is taken", async || {
-        matches!(logic.booking_get("fine", "k").await, Err(Failure::Overloaded)).then_some(())
+        matches!(logic.booking_get("fine", "k", None).await, Err(Failure::Overloaded)).then_some(())
     })
     .await;
     holding.abort();
     assert!(holding.await.unwrap_err().is_cancelled());
-    assert_eq!(reason(logic.booking_get("fine", "k").await), Reason::UnknownContext);
+    assert_eq!(reason(logic.booking_get("fine", "k", None).await), Reason::UnknownContext);
 }
 
 #[tokio::test]
@@ -263,7 +264,7 @@ async fn a_waiting_call_gets_the_instance_that_comes_back() {
     let logic = misbehaving(Arc::clone(&gate) as _, limits).await;
     let call = |what: &'static str| {
         let logic = Arc::clone(&logic);
-        async move { reason(logic.booking_get(what, "k").await) }
+        async move { reason(logic.booking_get(what, "k", None).await) }
     };
     let holding = tokio::spawn(call("ask"));
     let waiting: Vec<_> = (0..20).map(|_| tokio::spawn(call("fine"))).collect();
@@ -335,7 +336,7 @@ async fn a_waiting_call_gets_the_place_of_one_that_traps_or_is_dropped() {
     let logic = misbehaving(Arc::clone(&gate) as _, limits).await;
     let call = |what: &'static str| {
         let logic = Arc::clone(&logic);
-        tokio::spawn(async move { logic.booking_get(what, "k").await })
+        tokio::spawn(async move { logic.booking_get(what, "k", None).await })
     };
     let holding = call("ask");
     tokio::task::yield_now().await;
@@ -367,7 +368,7 @@ async fn an_idle_instance_of_another_worker_is_used_when_there_is_no_place() {
                 }
                 Box::pin(async move {
                     assert_eq!(
-                        reason(logic.booking_get("fine", "k").await),
+                        reason(logic.booking_get("fine", "k", None).await),
                         Reason::UnknownContext
                     );
                 })

@@ -188,3 +188,26 @@ async fn unfinished_requests_on_the_admin_port_keep_nobody_waiting() {
         assert_eq!(answer.status(), 200);
     }
 }
+
+#[tokio::test]
+async fn few_files_and_full_places_are_told_in_the_log() {
+    let host = Launch::in_memory().files_max(64).start();
+    let log = host.log();
+    let warned = log.lines().find(|line| line.contains("few files open"));
+    let warned = warned.unwrap_or_else(|| panic!("{log}"));
+    assert!(warned.contains("files=64") && warned.contains("connections=16"), "{warned}");
+    // Each waits for the body of its request.
+    let mut held = Vec::new();
+    let told = wait::until("all places are taken", async || {
+        let mut stream = TcpStream::connect(host.address("rest")).await.ok()?;
+        let head = "PUT /v1/pre-order/sessions/k HTTP/1.1\r\nhost: localhost\r\n\
+                    content-type: application/json\r\ncontent-length: 100\r\n\r\n{";
+        stream.write_all(head.as_bytes()).await.ok()?;
+        held.push(stream);
+        let log = host.log();
+        let told = log.lines().find(|line| line.contains("all places for connections are taken"));
+        told.map(str::to_owned)
+    })
+    .await;
+    assert!(told.contains("places=16"), "{told}");
+}

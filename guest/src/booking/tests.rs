@@ -21,6 +21,7 @@ fn write(context: &str, key: &str, fields: &[(&str, &str)]) -> Write {
         fields: fields.iter().map(field).collect(),
         condition: WHATEVER,
         lock_token: None,
+        idempotency_key: None,
         violations: Vec::new(),
     }
 }
@@ -97,7 +98,7 @@ fn conditions_become_compares() {
         set(&script, &POLICY, request).expect("written");
         assert_eq!(script.asked().compare, expected);
         let script = Script::answering(true, vec![Reply::Existed(true)]);
-        delete(&script, "pre-order", "k", condition, lock_token).expect("deleted");
+        delete(&script, "pre-order", "k", condition, lock_token, None).expect("deleted");
         assert_eq!(script.asked().compare, expected);
     }
 }
@@ -133,7 +134,7 @@ fn a_refused_write_or_delete_says_which_condition_failed() {
         let condition = Condition { version, exists: None };
         request.condition = condition;
         request.lock_token = token.map(Into::into);
-        let deleted = delete(&script(), "pre-order", "k", condition, token);
+        let deleted = delete(&script(), "pre-order", "k", condition, token, None);
         for fault in
             [set(&script(), &POLICY, request).expect_err("refused"), deleted.expect_err("refused")]
         {
@@ -221,7 +222,7 @@ fn a_read_answers_what_the_schema_knows() {
         ("SOMEBODY_ELSES", "x"),
     ];
     let script = Script::answering(false, vec![record(&stored)]);
-    let session = get(&script, "reschedule", "k").expect("read");
+    let session = get(&script, "reschedule", "k", None).expect("read");
     assert_eq!((session.version, session.expires_at_ms), (5, Some(4000)));
     let written: Vec<(&str, &[u8])> = session
         .fields
@@ -237,7 +238,7 @@ fn a_read_answers_what_the_schema_knows() {
 #[test]
 fn a_one_time_session_is_deleted_by_the_transaction_that_reads_it() {
     let script = Script::answering(true, vec![record(&[("_version", "1")]), Reply::Existed(true)]);
-    get(&script, "reschedule", "k").expect("read");
+    get(&script, "reschedule", "k", None).expect("read");
     let txn = script.asked();
     let key = "SESSION_RESCHEDULE:k";
     let [Compare::FieldAmong(choice)] = &txn.compare[..] else { panic!("{:?}", txn.compare) };
@@ -256,14 +257,14 @@ fn a_one_time_session_is_deleted_by_the_transaction_that_reads_it() {
 fn an_outage_is_never_a_missing_session() {
     let down = || Script::failing(StoreError::Unavailable("down".into()));
     let reasons = [
-        get(&down(), "pre-order", "k").expect_err("down").reason,
-        delete(&down(), "pre-order", "k", WHATEVER, None).expect_err("down").reason,
-        lock(&down(), &POLICY, "pre-order", "k").expect_err("down").reason,
+        get(&down(), "pre-order", "k", None).expect_err("down").reason,
+        delete(&down(), "pre-order", "k", WHATEVER, None, None).expect_err("down").reason,
+        lock(&down(), &POLICY, "pre-order", "k", None, None).expect_err("down").reason,
         unlock(&down(), "pre-order", "k", "t").expect_err("down").reason,
     ];
     assert_eq!(reasons, [Reason::StoreUnavailable; 4]);
     let missing = Script::answering(true, vec![Reply::Record(None)]);
-    let fault = get(&missing, "pre-order", "k").expect_err("missing");
+    let fault = get(&missing, "pre-order", "k", None).expect_err("missing");
     assert_eq!(fault.reason, Reason::SessionNotFound);
 }
 
@@ -271,8 +272,8 @@ fn an_outage_is_never_a_missing_session() {
 fn no_fault_repeats_the_session_key() {
     let key = "somebodys key";
     for fault in [
-        get(&Script::default(), "pre-order", key).expect_err("refused"),
-        get(&Script::answering(true, vec![Reply::Record(None)]), "pre-order", "somebodys")
+        get(&Script::default(), "pre-order", key, None).expect_err("refused"),
+        get(&Script::answering(true, vec![Reply::Record(None)]), "pre-order", "somebodys", None)
             .expect_err("missing"),
     ] {
         assert!(!format!("{fault:?}").contains("somebodys"), "{fault:?}");

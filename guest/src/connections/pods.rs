@@ -10,7 +10,7 @@ use super::{ATTEMPTS, POD_FIELD, REASON_BYTES_MAX, USER_FIELD, alive, listing, l
 use crate::connections_types::{Count, Drained, Page, PodCount, Renewed};
 use crate::fault::{refuse, violation};
 use crate::faults::{Fault, Violation};
-use crate::imports::Imports;
+use crate::imports::{Durable, Imports};
 use crate::keys::{self, ID_BYTES_MAX, Partition, check_id, check_text};
 use crate::policy::Policy;
 use crate::store::{Member, MemberPage, Reply};
@@ -102,6 +102,7 @@ pub fn drain_pod(
     reason: &str,
     cursor: &str,
 ) -> Result<Drained, Fault> {
+    let imports = &Durable(imports);
     let mut violations = Vec::new();
     check_id(POD_FIELD, pod_id, &mut violations);
     check_text("reason", reason, REASON_BYTES_MAX, &mut violations);

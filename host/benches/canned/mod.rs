@@ -131,6 +131,7 @@ pub fn component_write() -> logic::Write {
         }],
         condition: logic::Condition { version: None, exists: None },
         lock_token: None,
+        idempotency_key: None,
         violations: Vec::new(),
     }
 }
@@ -145,6 +146,7 @@ pub fn native_write() -> booking_types::Write {
         }],
         condition: booking_types::Condition { version: None, exists: None },
         lock_token: None,
+        idempotency_key: None,
         violations: Vec::new(),
     }
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::api::{Api, given, timestamp};
+use crate::api::{Api, given, idempotency, timestamp};
 use crate::error::Error;
 use crate::logic::{self, Condition, Kind, Session, Write, Written};
 use crate::proto::session::booking::v1;
@@ -34,7 +34,8 @@ pub async fn write(api: &Api, write: &Write) -> Result<DefaultResponse, Error> {
 /// `UNKNOWN_CONTEXT`, `INVALID_REQUEST`, `SESSION_NOT_FOUND`, or the service
 /// itself.
 pub async fn read(api: &Api, context: &str, session_key: &str) -> Result<Session, Error> {
-    Ok(api.logic.booking_get(context, session_key).await?)
+    let request = idempotency::key();
+    Ok(api.logic.booking_get(context, session_key, request.as_deref()).await?)
 }
 
 /// Writes fields by name.
@@ -60,6 +61,7 @@ pub async fn set(api: &Api, request: v1::SetRequest) -> Result<DefaultResponse, 
         fields,
         condition: Condition { version: request.if_version, exists: None },
         lock_token: given(request.lock_token),
+        idempotency_key: idempotency::key(),
         violations: Vec::new(),
     };
     write(api, &message).await
@@ -101,8 +103,9 @@ pub async fn delete_if(
     condition: Condition,
 ) -> Result<DefaultResponse, Error> {
     let v1::DeleteRequest { context, session_key, if_version: _, lock_token } = request;
-    let lock_token = given(lock_token);
-    api.logic.booking_delete(&context, &session_key, condition, lock_token.as_deref()).await?;
+    let (lock_token, request) = (given(lock_token), idempotency::key());
+    let (lock_token, request) = (lock_token.as_deref(), request.as_deref());
+    api.logic.booking_delete(&context, &session_key, condition, lock_token, request).await?;
     Ok(done())
 }
 
@@ -119,7 +122,10 @@ pub fn is_one_time(api: &Api, context: &str) -> bool {
 /// `UNKNOWN_CONTEXT`, `INVALID_REQUEST`, `SESSION_LOCKED`, or the service
 /// itself.
 pub async fn lock(api: &Api, request: v1::LockRequest) -> Result<v1::LockReply, Error> {
-    let grant = api.logic.booking_lock(&request.context, &request.session_key).await?;
+    let v1::LockRequest { context, session_key, lock_token } = request;
+    let (chosen, request) = (given(lock_token), idempotency::key());
+    let (chosen, request) = (chosen.as_deref(), request.as_deref());
+    let grant = api.logic.booking_lock(&context, &session_key, chosen, request).await?;
     Ok(v1::LockReply {
         lock_token: grant.lock_token,
         expires_at: Some(timestamp(grant.expires_at_ms)),

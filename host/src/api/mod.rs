@@ -5,6 +5,7 @@
 pub mod booking;
 pub mod connections;
 pub mod events;
+pub mod idempotency;
 pub mod streams;
 pub mod users;
 pub mod viewing;
@@ -99,6 +100,7 @@ impl From<logic::Fault> for Error {
             R::StoreUnavailable => Reason::StoreUnavailable,
             R::StoreRejected => Reason::LogicFailed,
             R::StoreFull => Reason::StoreFull,
+            R::IdempotencyConflict => Reason::IdempotencyConflict,
         };
         let violation = |violation: logic::Violation| Violation {
             field: violation.field,

@@ -69,6 +69,13 @@ pub struct Storage {
           value_parser = given(values::timeout))]
     pub redis_timeout: Duration,
 
+    /// How many replicas must acknowledge closes, terminations, slots, locks and
+    /// compare-and-set before they are answered; 0 waits for none. Not with the embedded
+    /// store.
+    #[arg(long, env = "REDIS_WAIT_REPLICAS", default_value = "0", global = true,
+          value_parser = given(values::replicas))]
+    pub redis_wait_replicas: u32,
+
     /// Accept a Redis that evicts keys when it is full.
     #[arg(long, env = "REDIS_ALLOW_EVICTION", default_value = "false", global = true,
           value_parser = given(values::boolean), num_args = 0..=1,
@@ -103,11 +110,17 @@ impl Storage {
     /// Where sessions are to be kept.
     ///
     /// # Errors
-    /// When REDIS_URL is no address, or the file of a secret is not to be used.
+    /// When REDIS_URL is no address, the file of a secret is not to be used, or replicas are
+    /// to be waited for that there cannot be.
     pub fn choice(&self) -> Result<StoreChoice, Refusal> {
         let password = self.password().read()?;
         let url = self.url().read()?;
         if url.is_empty() && self.redis_host.is_empty() {
+            if self.redis_wait_replicas > 0 {
+                let given = self.redis_wait_replicas.to_string();
+                let expected = "0, as the embedded store has no replicas; name a Redis with REDIS_HOST or REDIS_URL";
+                return Err(Refusal::of_value("REDIS_WAIT_REPLICAS", &given, expected));
+            }
             return Ok(match self.data_dir.as_str() {
                 IN_MEMORY => StoreChoice::Memory,
                 directory => StoreChoice::Embedded(directory.into()),

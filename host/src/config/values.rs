@@ -53,6 +53,12 @@ pub fn instances(text: &str) -> Result<u32, String> {
     number.ok_or_else(|| "expected a number from 1 to 1024".into())
 }
 
+/// How many replicas of Redis are waited for.
+pub fn replicas(text: &str) -> Result<u32, String> {
+    let number = text.parse().ok().filter(|number| (0..=16).contains(number));
+    number.ok_or_else(|| "expected a number from 0 to 16".into())
+}
+
 /// How many viewing sessions a home may have.
 pub fn max_sessions(text: &str) -> Result<u32, String> {
     let number = text.parse().ok().filter(|number| (0..=1000).contains(number));

@@ -91,7 +91,7 @@ async fn stamp(
     let stamp = Operation::HashStamp { key: key.into(), field: AT.into(), later: 0 };
     let noted = history.map(|history| noted(key, &history));
     let success = [Some(stamp), noted, Some(get(key))].into_iter().flatten().collect();
-    let txn = Txn { compare, success, failure: vec![get(key)] };
+    let txn = Txn { compare, success, failure: vec![get(key)], durable: false };
     match store.execute(txn).await {
         Ok(outcome) => {
             let now = outcome.now;

@@ -16,6 +16,7 @@ use tonic::{Code, Status};
 use tower::Service;
 use tracing::Instrument;
 
+use crate::api::idempotency;
 use crate::error::{Error, Reason};
 use crate::grpc::body::Received;
 use crate::grpc::{MESSAGE_BYTES_MAX, status};
@@ -136,9 +137,17 @@ impl Observed {
             exchange.streams();
         }
         let asks_often = request.uri().path().starts_with(REFLECTION);
+        let key = match idempotency::read(request.headers()) {
+            Ok(key) => key,
+            Err(error) => return status::from(&error).into_http(),
+        };
         let request = request.map(|body| Received::new(body, exchange, asks_often));
         let mut routes = self.routes.clone();
-        match routes.call(request).await {
+        let called = match key {
+            Some(key) => idempotency::within(key, routes.call(request)).await,
+            None => routes.call(request).await,
+        };
+        match called {
             Ok(response) => response,
             Err(never) => match never {},
         }

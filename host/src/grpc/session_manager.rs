@@ -6,7 +6,7 @@ use bytes::Bytes;
 use prost::Message;
 use tonic::{Request, Response, Status};
 
-use crate::api::{Api, booking, given, timestamp};
+use crate::api::{Api, booking, given, idempotency, timestamp};
 use crate::grpc::respond;
 use crate::logic::{Condition, Field, Session, Value, Write};
 use crate::proto::session::booking::v1::DeleteRequest;
@@ -95,6 +95,7 @@ macro_rules! context_message {
                     fields,
                     condition: Condition { version: if_version, exists: None },
                     lock_token: given(lock_token),
+                    idempotency_key: idempotency::key(),
                     violations: Vec::new(),
                 }
             }

@@ -9,7 +9,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::value::RawValue;
 
-use crate::api::{Api, booking, given, timestamp};
+use crate::api::{Api, booking, given, idempotency, timestamp};
 use crate::error::{Error, Reason, Violation};
 use crate::http::conditions;
 use crate::http::json::{self, Member};
@@ -73,6 +73,7 @@ fn write(context: &str, session_key: Option<&str>, body: &[u8]) -> Result<Write,
         fields: Vec::with_capacity(members.len()),
         condition: Condition { version: None, exists: None },
         lock_token: None,
+        idempotency_key: idempotency::key(),
         violations: Vec::new(),
     };
     for member in members {

@@ -29,7 +29,7 @@ use prost::Message;
 use prost_reflect::{DescriptorPool, Kind, MessageDescriptor};
 use tracing::Instrument;
 
-use crate::api::{Api, booking as operations};
+use crate::api::{Api, booking as operations, idempotency};
 use crate::error::{Error, Reason, Violation};
 use crate::http::answer::Answer;
 use crate::http::body::RequestBody;
@@ -174,7 +174,15 @@ impl Rest {
             Err(error) => (None, Err(error.into())),
             Ok(admitted) => {
                 let answered = match exchange.admit().await {
-                    Ok(()) => self.reply(target, head, &mut body, exchange).await,
+                    Ok(()) => match idempotency::read(&head.headers) {
+                        Ok(None) => self.reply(target, head, &mut body, exchange).await,
+                        Ok(Some(key)) => {
+                            // It is large, and most requests have none.
+                            let reply = Box::pin(self.reply(target, head, &mut body, exchange));
+                            idempotency::within(key, reply).await
+                        }
+                        Err(error) => Err(error.into()),
+                    },
                     Err(_) => Err(Error::no_memory().into()),
                 };
                 (Some(admitted), answered)

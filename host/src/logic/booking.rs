@@ -16,8 +16,14 @@ impl Logic {
     ///
     /// # Errors
     /// See [`Failure`]; the faults are those of `booking.get`.
-    pub async fn booking_get(&self, context: &str, session_key: &str) -> Result<Session, Failure> {
-        call!(self, session_manager_booking.call_get(context, session_key))?.map_err(Failure::Fault)
+    pub async fn booking_get(
+        &self,
+        context: &str,
+        session_key: &str,
+        idempotency_key: Option<&str>,
+    ) -> Result<Session, Failure> {
+        call!(self, session_manager_booking.call_get(context, session_key, idempotency_key))?
+            .map_err(Failure::Fault)
     }
 
     /// Deletes a booking session.
@@ -30,10 +36,17 @@ impl Logic {
         session_key: &str,
         condition: Condition,
         lock_token: Option<&str>,
+        idempotency_key: Option<&str>,
     ) -> Result<(), Failure> {
         let deleted = call!(
             self,
-            session_manager_booking.call_delete(context, session_key, condition, lock_token)
+            session_manager_booking.call_delete(
+                context,
+                session_key,
+                condition,
+                lock_token,
+                idempotency_key
+            )
         );
         deleted?.map_err(Failure::Fault)
     }
@@ -46,9 +59,14 @@ impl Logic {
         &self,
         context: &str,
         session_key: &str,
+        chosen: Option<&str>,
+        idempotency_key: Option<&str>,
     ) -> Result<LockGrant, Failure> {
-        call!(self, session_manager_booking.call_lock(context, session_key))?
-            .map_err(Failure::Fault)
+        let locked = call!(
+            self,
+            session_manager_booking.call_lock(context, session_key, chosen, idempotency_key)
+        );
+        locked?.map_err(Failure::Fault)
     }
 
     /// Gives the lock of a booking session back.

@@ -17,6 +17,7 @@ macro_rules! conversions {
                     compare: all(txn.compare),
                     success: all(txn.success),
                     failure: all(txn.failure),
+                    durable: txn.durable,
                 }
             }
         }
@@ -75,6 +76,9 @@ macro_rules! conversions {
                     wit::Operation::HashDelete(key) => Self::HashDelete(key),
                     wit::Operation::HashExpire(wit::Expiry { key, ttl_ms }) => {
                         Self::HashExpire { key, ttl: ttl_ms }
+                    }
+                    wit::Operation::HashMove(wit::HashMove { key, to, ttl_ms }) => {
+                        Self::HashMove { key, to, ttl: ttl_ms }
                     }
                     wit::Operation::MemberSet(wit::MemberSet { key, member, ttl_ms }) => {
                         Self::MemberSet { key, member, ttl: ttl_ms }
@@ -195,11 +199,12 @@ mod native {
 
     impl From<&wit::Txn> for own::Txn {
         fn from(txn: &wit::Txn) -> Self {
-            let wit::Txn { compare, success, failure } = txn;
+            let wit::Txn { compare, success, failure, durable } = txn;
             Self {
                 compare: all(compare.clone()),
                 success: all(success.clone()),
                 failure: all(failure.clone()),
+                durable: *durable,
             }
         }
     }

@@ -142,6 +142,7 @@ impl Logic {
             fields: write.fields.iter().map(field).collect(),
             condition: given_condition(write.condition),
             lock_token: write.lock_token.clone(),
+            idempotency_key: write.idempotency_key.clone(),
             violations: write.violations.iter().map(violation).collect(),
         };
         let policy = self.policy();
@@ -155,9 +156,17 @@ impl Logic {
     ///
     /// # Errors
     /// As the component's.
-    pub async fn booking_get(&self, context: &str, session_key: &str) -> Result<Session, Failure> {
+    pub async fn booking_get(
+        &self,
+        context: &str,
+        session_key: &str,
+        idempotency_key: Option<&str>,
+    ) -> Result<Session, Failure> {
         let (context, session_key) = (context.to_owned(), session_key.to_owned());
-        let get = move |host: &Host<'_>| session_guest::booking::get(host, &context, &session_key);
+        let request = idempotency_key.map(str::to_owned);
+        let get = move |host: &Host<'_>| {
+            session_guest::booking::get(host, &context, &session_key, request.as_deref())
+        };
         let session = self.run(get).await.map_err(failure)?;
         let field = |field: guest::StoredField| StoredField {
             name: field.name,
@@ -181,13 +190,14 @@ impl Logic {
         session_key: &str,
         condition: Condition,
         lock_token: Option<&str>,
+        idempotency_key: Option<&str>,
     ) -> Result<(), Failure> {
         let (context, session_key) = (context.to_owned(), session_key.to_owned());
-        let lock_token = lock_token.map(str::to_owned);
+        let (token, request) = (lock_token.map(str::to_owned), idempotency_key.map(str::to_owned));
         let given = given_condition(condition);
         let delete = move |host: &Host<'_>| {
-            let lock_token = lock_token.as_deref();
-            session_guest::booking::delete(host, &context, &session_key, given, lock_token)
+            let (token, request) = (token.as_deref(), request.as_deref());
+            session_guest::booking::delete(host, &context, &session_key, given, token, request)
         };
         self.run(delete).await.map_err(failure)
     }
@@ -200,11 +210,15 @@ impl Logic {
         &self,
         context: &str,
         session_key: &str,
+        chosen: Option<&str>,
+        idempotency_key: Option<&str>,
     ) -> Result<LockGrant, Failure> {
         let (context, session_key) = (context.to_owned(), session_key.to_owned());
+        let (chosen, request) = (chosen.map(str::to_owned), idempotency_key.map(str::to_owned));
         let policy = self.policy();
         let lock = move |host: &Host<'_>| {
-            session_guest::booking::lock(host, policy, &context, &session_key)
+            let (chosen, request) = (chosen.as_deref(), request.as_deref());
+            session_guest::booking::lock(host, policy, &context, &session_key, chosen, request)
         };
         let guest::LockGrant { lock_token, expires_at_ms } =
             self.run(lock).await.map_err(failure)?;

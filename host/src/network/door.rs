@@ -19,6 +19,8 @@ const PLACES_SHARE: usize = 8;
 const PEER_PLACES_MIN: usize = 256;
 /// Connections that were asked to end, and for whose places others were let in already.
 const LEAVING_MAX: usize = 32;
+/// How often the log says that all places are taken, while they are.
+const TOLD_EVERY: Duration = Duration::from_secs(60);
 /// How soon to look again for an idle connection when there is no place.
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
 
@@ -40,6 +42,8 @@ struct Inside {
     /// Those among them that were asked to end.
     leaving: usize,
     by_peer: HashMap<IpAddr, Vec<Arc<Connection>>>,
+    /// When the log last said that all places are taken.
+    told: Option<Instant>,
 }
 
 /// A place behind a door, until it is dropped.
@@ -109,7 +113,17 @@ impl Door {
     /// Completes when the next connection may find a place, so that those that cannot be
     /// served wait where they cost nothing.
     pub async fn opens(&self) {
-        self.until(|| self.may_open(&self.inside()).then_some(())).await;
+        self.until(|| {
+            let inside = self.inside();
+            match self.may_open(&inside) {
+                true => Some(()),
+                false => {
+                    self.tell_full(inside);
+                    None
+                }
+            }
+        })
+        .await;
     }
 
     /// Lets a connection in, when its peer does not have its share already.
@@ -151,12 +165,23 @@ impl Door {
             inside.leaving += 1;
         }
         if !self.make_room(&mut inside) {
+            self.tell_full(inside);
             return Entry::NoPlace;
         }
         let connection = Connection::new(&self.network, address);
         inside.count += 1;
         inside.by_peer.entry(peer).or_default().push(Arc::clone(&connection));
         Entry::Entered(Place { connection, door: Arc::clone(self) })
+    }
+
+    fn tell_full(&self, mut inside: MutexGuard<'_, Inside>) {
+        let now = Instant::now();
+        if inside.told.is_none_or(|told| now - told >= TOLD_EVERY) {
+            inside.told = Some(now);
+            drop(inside);
+            let places = self.places;
+            tracing::warn!(places, "all places for connections are taken; the next one waits");
+        }
     }
 
     /// Whether there is a place, or one that can be made.

@@ -9,7 +9,7 @@ use crate::store::transaction::{Operation, Txn};
 /// What an operation does to the memory that a store takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Effect {
-    /// Reads, or gives what is there a new deadline.
+    /// Reads, or gives what is there a new deadline or another key.
     Keeps,
     /// Removes what is there.
     Frees,
@@ -30,6 +30,7 @@ impl Operation {
             Self::HashGet { .. }
             | Self::MemberList { .. }
             | Self::HashExpire { .. }
+            | Self::HashMove { .. }
             | Self::MemberRenew { .. } => Effect::Keeps,
             Self::HashDelete(_) | Self::MemberRemove { .. } | Self::MemberClear { .. } => {
                 Effect::Frees
@@ -105,6 +106,7 @@ mod tests {
         vec![
             (Operation::HashGet { key: key(), fields: None }, Effect::Keeps),
             (Operation::HashExpire { key: key(), ttl: 1 }, Effect::Keeps),
+            (Operation::HashMove { key: key(), to: "l".into(), ttl: 1 }, Effect::Keeps),
             (Operation::MemberRenew { key: key(), member: member(), ttl: 1 }, Effect::Keeps),
             (
                 Operation::MemberList {

@@ -262,6 +262,21 @@ impl Shard {
                 self.enqueue(&key);
                 Reply::Deadline(deadline)
             }
+            Operation::HashMove { key, to, ttl } => {
+                let fields = match self.slots.get(&*key) {
+                    Some(Slot { value: Value::Hash(hash), .. }) => hash.fields.clone(),
+                    _ => return Reply::Deadline(None),
+                };
+                self.remove_hash(&key, changes);
+                self.remove_hash(&to, changes);
+                for (field, value) in fields {
+                    self.put_field(&to, field.into(), value, changes);
+                }
+                self.hash(&to).expires_at = Some(now + ttl);
+                changes.put_deadline(&to, Some(now + ttl));
+                self.enqueue(&to);
+                Reply::Deadline(Some(now + ttl))
+            }
             Operation::MemberSet { key, member, ttl } => {
                 changes.put_member(&key, &member, now + ttl);
                 self.put_member(&key, &member, now + ttl);

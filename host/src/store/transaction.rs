@@ -167,6 +167,15 @@ pub enum Operation {
         /// The lifetime.
         ttl: Milliseconds,
     },
+    /// Move a hash to another key, in the place of a hash that is there.
+    HashMove {
+        /// The hash.
+        key: String,
+        /// The other key.
+        to: String,
+        /// The lifetime there.
+        ttl: Milliseconds,
+    },
     /// Put a member into a set, or give it a new deadline.
     MemberSet {
         /// The set.
@@ -243,6 +252,9 @@ pub struct Txn {
     pub success: Vec<Operation>,
     /// What to do otherwise.
     pub failure: Vec<Operation>,
+    /// No failover may undo what the outcome tells: a store with copies answers when as many
+    /// of them have it as its operator asks for.
+    pub durable: bool,
 }
 
 /// A hash as read.
@@ -370,6 +382,7 @@ impl Operation {
             | Self::HashAdd { key, .. }
             | Self::HashStamp { key, .. }
             | Self::HashDelete(key)
+            | Self::HashMove { key, .. }
             | Self::HashExpire { key, .. } => (key, Shape::Hash),
             Self::MemberSet { key, .. }
             | Self::MemberRenew { key, .. }
@@ -404,6 +417,7 @@ impl Operation {
             Self::HashAdd { field, delta, .. } => name(field) || *delta > NUMBER_MAX,
             Self::HashStamp { field, later, .. } => name(field) || *later > TTL_MS_MAX,
             Self::HashExpire { ttl, .. } => lifetime(ttl),
+            Self::HashMove { key, to, ttl } => lifetime(ttl) || key == to,
             Self::MemberSet { member, ttl, .. } | Self::MemberRenew { member, ttl, .. } => {
                 name(member) || lifetime(ttl)
             }
@@ -415,7 +429,7 @@ impl Operation {
             Self::HashDelete(_) | Self::MemberClear { .. } => false,
         };
         defective.then_some(
-            "an operation has an empty, oversized or repeated name, list, number or lifetime",
+            "an operation has an empty, oversized or repeated key, name, list, number or lifetime",
         )
     }
 }
@@ -432,15 +446,18 @@ impl Txn {
     /// Every key it names, in whichever branch, and what has to be there.
     pub fn targets(&self) -> impl Iterator<Item = (&str, Shape)> {
         let operations = || self.success.iter().chain(&self.failure);
-        let copies = operations().filter_map(|operation| match operation {
-            Operation::MemberClear { also_in, .. } => also_in.as_ref(),
+        let others = operations().filter_map(|operation| match operation {
+            Operation::MemberClear { also_in, .. } => {
+                also_in.as_ref().map(|copies| (copies.key.as_str(), Shape::Set))
+            }
+            Operation::HashMove { to, .. } => Some((to.as_str(), Shape::Hash)),
             _ => None,
         });
         self.compare
             .iter()
             .map(Compare::target)
             .chain(operations().map(Operation::target))
-            .chain(copies.map(|copies| (copies.key.as_str(), Shape::Set)))
+            .chain(others)
     }
 
     /// The tag that all keys share.

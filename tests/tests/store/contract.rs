@@ -12,6 +12,7 @@ suite!(
     a_hash_without_a_lifetime_stays,
     a_lifetime_can_be_given_again,
     a_delete_says_whether_there_was_something,
+    a_hash_moves_with_all_its_fields_in_the_place_of_another,
     compares_hold_as_documented,
     one_branch_runs_and_the_other_does_not,
     a_counter_counts_and_mends_what_is_no_number,
@@ -103,6 +104,35 @@ async fn a_delete_says_whether_there_was_something(f: &Fixture) {
     assert_eq!(f.hash("k{t}").await, None);
 }
 
+async fn a_hash_moves_with_all_its_fields_in_the_place_of_another(f: &Fixture) {
+    let to = |to: &str| Operation::HashMove { key: "k{t}".into(), to: to.into(), ttl: 60_000 };
+    assert_eq!(f.perform(vec![to("l{t}")]).await, [Reply::Deadline(None)]);
+    f.perform(vec![
+        set("k{t}", &[("a", "1"), ("b", "2")], Some(2000)),
+        set("l{t}", &[("c", "3")], None),
+    ])
+    .await;
+    let success = vec![to("l{t}"), get("l{t}"), get("k{t}")];
+    let outcome = f.run(Txn { success, ..Txn::default() }).await;
+    let deadline = Some(outcome.now + 60_000);
+    let [Reply::Deadline(there), Reply::Record(Some(moved)), Reply::Record(None)] =
+        &outcome.replies[..]
+    else {
+        panic!("{outcome:?}");
+    };
+    assert_eq!((*there, moved.expires_at), (deadline, deadline));
+    assert_eq!(fields(moved), [("a".into(), "1".into()), ("b".into(), "2".into())]);
+    f.pass(2001).await;
+    assert!(f.hash("l{t}").await.is_some());
+    // An absent one leaves what is there.
+    assert_eq!(f.perform(vec![to("l{t}")]).await, [Reply::Deadline(None)]);
+    assert!(f.hash("l{t}").await.is_some());
+    f.rejected(Txn { success: vec![to("k{t}")], ..Txn::default() }).await;
+    f.rejected(Txn { success: vec![to("k{u}")], ..Txn::default() }).await;
+    f.perform(vec![put("s{t}", "m", 60_000)]).await;
+    f.rejected(Txn { success: vec![to("s{t}")], ..Txn::default() }).await;
+}
+
 async fn compares_hold_as_documented(f: &Fixture) {
     f.perform(vec![
         set("k{t}", &[("a", "1"), ("b", "22")], None),
@@ -175,6 +205,7 @@ async fn one_branch_runs_and_the_other_does_not(f: &Fixture) {
         compare: vec![Compare::Absent("k{t}".into()), Compare::Absent("l{t}".into())],
         success: vec![set("k{t}", &[("a", "1")], None)],
         failure: vec![get("k{t}"), set("m{t}", &[("a", "1")], None)],
+        durable: false,
     };
     let first = f.run(txn()).await;
     assert!(first.succeeded);
@@ -478,6 +509,7 @@ async fn a_limit_is_never_exceeded(f: &Fixture) {
             compare: vec![Compare::MembersBelow { key: "s{t}".into(), limit: 3 }],
             success: vec![put("s{t}", &format!("m{n}"), 60_000)],
             failure: vec![],
+            durable: false,
         };
         tasks.spawn(async move { store.execute(txn).await.unwrap().succeeded });
     }

@@ -66,6 +66,7 @@ async fn a_full_store_refuses_whatever_adds_and_changes_nothing(f: &Fixture) {
         compare: vec![Compare::Exists("absent{t}".into())],
         success: vec![get("k{t}")],
         failure: vec![set("new{t}", &[("a", "1")], None)],
+        durable: false,
     };
     assert!(matches!(f.store.execute(failing).await, Err(Error::Full(_))));
     let hash = f.hash("k{t}").await.unwrap();
@@ -104,6 +105,7 @@ async fn a_full_store_reads_renews_and_deletes(f: &Fixture) {
         compare: vec![Compare::Absent("k{t}".into())],
         success: vec![set("k{t}", &[("a", "1")], None)],
         failure: vec![get("k{t}")],
+        durable: false,
     };
     assert!(!f.run(conditional).await.succeeded);
     assert_eq!(f.perform(vec![Operation::HashDelete("k{t}".into())]).await, [Reply::Existed(true)]);

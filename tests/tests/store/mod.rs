@@ -140,7 +140,7 @@ impl Fixture {
     pub async fn holds(&self, compare: Compare) -> bool {
         let failure = vec![get("t{t}")];
         let success = failure.clone();
-        self.run(Txn { compare: vec![compare], success, failure }).await.succeeded
+        self.run(Txn { compare: vec![compare], success, failure, durable: false }).await.succeeded
     }
 
     pub async fn now(&self) -> u64 {

@@ -74,6 +74,7 @@ fn operation() -> impl Strategy<Value = Operation> {
             .prop_map(|(key, field)| Operation::HashStamp { key, field, later: HOUR }),
         1 => key().prop_map(Operation::HashDelete),
         1 => key().prop_map(|key| Operation::HashExpire { key, ttl: HOUR }),
+        1 => (key(), key()).prop_map(|(key, to)| Operation::HashMove { key, to, ttl: HOUR }),
         4 => (key(), member())
             .prop_map(|(key, member)| Operation::MemberSet { key, member, ttl: HOUR }),
         1 => (key(), member()).prop_map(|(key, member)| Operation::MemberRemove { key, member }),
@@ -104,7 +105,7 @@ fn operation() -> impl Strategy<Value = Operation> {
 fn transactions() -> impl Strategy<Value = Vec<Txn>> {
     let branch = || prop::collection::vec(operation(), 0..4);
     let txn = (prop::collection::vec(compare(), 0..3), branch(), branch())
-        .prop_map(|(compare, success, failure)| Txn { compare, success, failure });
+        .prop_map(|(compare, success, failure)| Txn { compare, success, failure, durable: false });
     prop::collection::vec(txn, 1..40).prop_map(|mut transactions| {
         let mut steps = 0;
         for txn in &mut transactions {

@@ -71,8 +71,22 @@ fn parameters(schemas: &mut Schemas, route: &Route) -> Vec<Value> {
         ));
         in_path.push(condition("If-None-Match", "`*`: there must be no session.", r"^\*$"));
     }
+    if has_replays(route) {
+        in_path.push(condition(
+            "Idempotency-Key",
+            "Names the request: for ten seconds the same key gets the same answer, for a write or \
+             a delete with a version, a lock, and the one read of a session that has only one.",
+            "^[!-~]{16,128}$",
+        ));
+    }
     in_path.extend(in_query);
     in_path
+}
+
+/// Whether a request may be asked for again with its key.
+fn has_replays(route: &Route) -> bool {
+    matches!(route.action, Action::SetFlat | Action::GetFlat | Action::DeleteFlat)
+        || route.method.full_name() == "session.booking.v1.Booking.Lock"
 }
 
 /// Whether conditions in the headers of a request count.

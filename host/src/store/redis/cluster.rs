@@ -17,6 +17,7 @@ use tokio::time::Instant;
 
 use crate::store::redis::commands::{Commands, misfit};
 use crate::store::redis::connector::{Connector, NodeAddress};
+use crate::store::redis::group::Copies;
 use crate::store::redis::reply;
 use crate::store::redis::server::{Manner, Server, Trouble};
 use crate::store::transaction;
@@ -95,11 +96,12 @@ impl Cluster {
         &self,
         key: &str,
         deadline: Instant,
+        copies: Option<Copies>,
         exchange: &impl Fn(Commands) -> F,
     ) -> Result<T, Trouble> {
         let map = self.map(deadline).await?;
         let mut server = Arc::clone(map.server_of(slot(key)).ok_or(Trouble::Disconnected)?);
-        let mut manner = Manner::Plain;
+        let mut manner = Manner { asking: false, copies };
         let mut followed = 0;
         loop {
             let answered = server.call(deadline, manner, exchange).await;
@@ -118,10 +120,7 @@ impl Cluster {
                         return Err(trouble);
                     };
                     server = self.shared.server(address, &map);
-                    manner = match kind {
-                        ServerErrorKind::Ask => Manner::Asking,
-                        _ => Manner::Plain,
-                    };
+                    manner.asking = kind == ServerErrorKind::Ask;
                 }
                 ServerErrorKind::TryAgain => {
                     if Instant::now() + NOT_YET >= deadline {
@@ -300,7 +299,7 @@ async fn look(shared: &Arc<Shared>, turn: usize, asked: usize) -> bool {
     servers.sort_by_key(|(_, server)| !server.is_up());
     let views = servers.into_iter().take(asked).map(|(address, server)| async move {
         let view = |commands| view(commands, address);
-        server.call(deadline, Manner::Plain, &view).await.ok()
+        server.call(deadline, Manner::default(), &view).await.ok()
     });
     if learn_all(shared, views).await {
         return true;

@@ -12,6 +12,7 @@ use redis::{Cmd, ErrorKind, FromRedisValue, Pipeline, RedisError, Script, Server
 
 use crate::clock::Milliseconds;
 use crate::store::Takes;
+use crate::store::redis::group::{Copies, Group};
 use crate::store::redis::reply;
 
 /// Numbers begin at random below this, so that those of two connections are not the same.
@@ -23,12 +24,27 @@ const REFUSALS: [&str; 2] = ["HOLDS", "FULL"];
 #[derive(Clone)]
 pub struct Commands {
     connection: MultiplexedConnection,
+    numbers: Numbers,
+    /// What scripts go through whose effect replicas must have.
+    group: Option<Group>,
+    /// The keys are on their way here from another node of a Cluster.
+    asking: bool,
+}
+
+/// The numbers of the questions on one connection.
+#[derive(Clone)]
+pub struct Numbers {
     next: Arc<AtomicU64>,
     /// The command that repeats a number: ECHO, or PING where a user may not say ECHO. A
     /// server that cannot write to its disk refuses a PING.
-    repeat: &'static str,
-    /// The keys are on their way here from another node of a Cluster.
-    asking: bool,
+    pub repeat: &'static str,
+}
+
+impl Numbers {
+    /// The number of the next question.
+    pub fn next(&self) -> u64 {
+        self.next.fetch_add(1, Ordering::Relaxed)
+    }
 }
 
 /// An answer that does not fit its question.
@@ -37,11 +53,15 @@ pub fn misfit() -> RedisError {
 }
 
 impl Commands {
-    /// Questions on a connection that was just made.
+    /// Questions on a connection that was just made. With `copies`, a script is answered once
+    /// so many replicas have what it did.
     ///
     /// # Errors
     /// When the system has no randomness; those of the way there.
-    pub async fn new(mut connection: MultiplexedConnection) -> Result<Self, RedisError> {
+    pub async fn new(
+        mut connection: MultiplexedConnection,
+        copies: Option<Copies>,
+    ) -> Result<Self, RedisError> {
         let first = getrandom::u64().map_err(std::io::Error::other)? % FIRST_NUMBER_MAX;
         let mut echo = redis::cmd("ECHO");
         let said = connection.send_packed_command(echo.arg(first)).await?.extract_error();
@@ -51,7 +71,9 @@ impl Commands {
             Err(error) if error.code() == Some("NOPERM") => "PING",
             Err(error) => return Err(error),
         };
-        Ok(Self { connection, next: Arc::new((first + 1).into()), repeat, asking: false })
+        let numbers = Numbers { next: Arc::new((first + 1).into()), repeat };
+        let group = copies.map(|copies| Group::new(connection.clone(), numbers.clone(), copies));
+        Ok(Self { connection, numbers, group, asking: false })
     }
 
     /// The same for keys that are on their way to this node of a Cluster.
@@ -60,19 +82,14 @@ impl Commands {
         self
     }
 
-    /// The number of the next question.
-    fn number(&self) -> u64 {
-        self.next.fetch_add(1, Ordering::Relaxed)
-    }
-
     /// Asks what has nothing to do with keys.
     ///
     /// # Errors
     /// Those of the server, and of the way there.
     pub async fn ask<T: FromRedisValue>(&mut self, command: &Cmd) -> Result<T, RedisError> {
-        let number = self.number();
+        let number = self.numbers.next();
         let mut pipeline = Pipeline::with_capacity(2);
-        pipeline.add_command(command.clone()).cmd(self.repeat).arg(number);
+        pipeline.add_command(command.clone()).cmd(self.numbers.repeat).arg(number);
         let mut answers = self.connection.send_packed_commands(&pipeline, 0, 2).await?.into_iter();
         match (answers.next(), answers.next()) {
             (Some(answer), Some(echo)) if reply::repeats(&echo, number) => {
@@ -102,17 +119,34 @@ impl Commands {
     /// # Errors
     /// Those of the way there.
     pub async fn history(&mut self) -> Result<Option<Arc<str>>, RedisError> {
+        self.replication("master_replid:", |id| Some(id.into())).await
+    }
+
+    /// A fact about the copies of the server, which begins with `name`.
+    async fn replication<T>(
+        &mut self,
+        name: &str,
+        read: impl Fn(&str) -> Option<T>,
+    ) -> Result<Option<T>, RedisError> {
         let mut info = redis::cmd("INFO");
         match self.ask::<String>(info.arg("replication")).await {
             Ok(facts) => {
-                let id = facts.lines().find_map(|line| line.strip_prefix("master_replid:"));
-                Ok(id.map(|id| id.trim().into()))
+                let fact = facts.lines().find_map(|line| line.strip_prefix(name));
+                Ok(fact.and_then(|fact| read(fact.trim())))
             }
             Err(error) if matches!(error.kind(), ErrorKind::Server(_) | ErrorKind::Extension) => {
                 Ok(None)
             }
             Err(error) => Err(error),
         }
+    }
+
+    /// How many replicas follow the server; `None` when it does not let us ask.
+    ///
+    /// # Errors
+    /// Those of the way there.
+    pub async fn replicas(&mut self) -> Result<Option<u32>, RedisError> {
+        self.replication("connected_slaves:", |count| count.parse().ok()).await
     }
 
     /// The clock of the server.
@@ -153,9 +187,9 @@ impl Commands {
         if self.asking {
             return Err((ErrorKind::Server(ServerErrorKind::ExecAbort), "asking").into());
         }
-        let number = self.number();
+        let number = self.numbers.next();
         let mut pipeline = Pipeline::with_capacity(capacity + 1);
-        pipeline.atomic().cmd(self.repeat).arg(number);
+        pipeline.atomic().cmd(self.numbers.repeat).arg(number);
         add(&mut pipeline);
         behind_number(pipeline.query_async(&mut self.connection).await?, number)
     }
@@ -171,7 +205,7 @@ impl Commands {
         script: &Script,
         command: impl FnOnce(u64) -> Cmd,
     ) -> Result<IntoIter<Value>, RedisError> {
-        let number = self.number();
+        let number = self.numbers.next();
         let command = command(number);
         let answer = match self.send(&command).await {
             Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
@@ -192,6 +226,9 @@ impl Commands {
     }
 
     async fn send(&mut self, command: &Cmd) -> Result<Value, RedisError> {
+        if let Some(group) = &self.group {
+            return group.send(command.clone(), self.asking).await;
+        }
         if !self.asking {
             return self.connection.send_packed_command(command).await?.extract_error();
         }

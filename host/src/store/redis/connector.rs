@@ -4,7 +4,8 @@
 use std::fmt;
 use std::time::Duration;
 
-use redis::aio::MultiplexedConnection;
+use futures_util::StreamExt as _;
+use redis::aio::{MultiplexedConnection, PubSub};
 use redis::io::tcp::TcpSettings;
 use redis::sentinel::{SentinelClient, SentinelClientBuilder, SentinelServerType};
 use redis::{
@@ -14,6 +15,7 @@ use redis::{
 
 use crate::store::redis::address::{Address, Sentinels};
 use crate::store::redis::commands::Commands;
+use crate::store::redis::group::Copies;
 use crate::store::redis::locator::Locator;
 
 /// Commands waiting for a connection before callers wait themselves.
@@ -22,6 +24,9 @@ const PIPELINE_BUFFER: usize = 1024;
 /// is taken to be gone.
 const UNACKNOWLEDGED_MIN: Duration = Duration::from_secs(1);
 
+/// What Sentinels tell of another primary on.
+const NEW_PRIMARY: &str = "+switch-master";
+
 /// Connects, again and again.
 #[derive(Clone)]
 pub struct Connector {
@@ -29,6 +34,8 @@ pub struct Connector {
     /// The node of a Cluster that it connects to; `None` for what the locator names.
     node: Option<NodeAddress>,
     timeout: Duration,
+    /// How many replicas must have what goes over its connections.
+    copies: Option<Copies>,
 }
 
 /// Where a node of a Cluster is, as the nodes say it.
@@ -93,12 +100,17 @@ impl Connector {
                 }
             }
         }
-        Ok(Self { locator, node: None, timeout })
+        Ok(Self { locator, node: None, timeout, copies: None })
     }
 
     /// One to a node of the Cluster.
     pub fn to_node(&self, node: &NodeAddress) -> Self {
         Self { node: Some(node.clone()), ..self.clone() }
+    }
+
+    /// One to the same, for scripts whose effect so many replicas must have.
+    pub fn waiting_for(&self, copies: Copies) -> Self {
+        Self { copies: Some(copies), ..self.clone() }
     }
 
     /// The node that it connects to, if it is one of a Cluster.
@@ -162,7 +174,8 @@ impl Connector {
                 let primary = client.async_get_client().await?.get_connection_info().clone();
                 let address = primary.addr().clone();
                 let commands = self.open(primary).await?;
-                let watched = Watched { sentinels, client, turn: attempt, primary: address };
+                let watched =
+                    Watched { sentinels, client, turn: attempt, primary: address, news: None };
                 Ok((commands, Watch::Sentinels(Box::new(watched))))
             }
             (Some(node), Address::Cluster(seeds)) => {
@@ -186,7 +199,7 @@ impl Connector {
             .set_pipeline_buffer_size(PIPELINE_BUFFER);
         let connection: MultiplexedConnection =
             client.get_multiplexed_async_connection_with_config(&configuration).await?;
-        Commands::new(connection).await
+        Commands::new(connection, self.copies).await
     }
 }
 
@@ -205,9 +218,39 @@ pub struct Watched {
     /// Which Sentinel is asked first.
     turn: usize,
     primary: ConnectionAddr,
+    /// What a Sentinel says of new primaries, while one is listened to.
+    news: Option<PubSub>,
 }
 
 impl Watch {
+    /// Listens to a Sentinel, when none is listened to.
+    pub async fn listen(&mut self, timeout: Duration) {
+        let Self::Sentinels(watched) = self else { return };
+        if watched.news.is_none() {
+            let listening = tokio::time::timeout(timeout, watched.sentinels.news(watched.turn));
+            watched.news = listening.await.ok().and_then(Result::ok);
+        }
+    }
+
+    /// Completes when a Sentinel says that there is another primary: the one of before takes
+    /// writes for seconds yet, all of which are lost.
+    pub async fn told(&mut self) {
+        if let Self::Sentinels(watched) = self
+            && let Some(news) = &mut watched.news
+        {
+            let mut messages = news.on_message();
+            while let Some(message) = messages.next().await {
+                let text: String = message.get_payload().unwrap_or_default();
+                if text.split(' ').next() == Some(&*watched.sentinels.service) {
+                    return;
+                }
+            }
+            drop(messages);
+            watched.news = None;
+        }
+        std::future::pending().await
+    }
+
     /// Whether there is another primary by now. When no Sentinel answers, the next time
     /// another one is asked first.
     pub async fn has_moved(&mut self, timeout: Duration) -> bool {
@@ -226,6 +269,22 @@ impl Watch {
 }
 
 impl Sentinels {
+    /// Has one of them tell of new primaries.
+    async fn news(&self, turn: usize) -> Result<PubSub, RedisError> {
+        let address = match &self.addresses[turn % self.addresses.len()] {
+            ConnectionAddr::Tcp(host, port) if self.tls => ConnectionAddr::TcpTls {
+                host: host.clone(),
+                port: *port,
+                insecure: false,
+                tls_params: None,
+            },
+            address => address.clone(),
+        };
+        let mut news = Client::open(address.into_connection_info()?)?.get_async_pubsub().await?;
+        news.subscribe(NEW_PRIMARY).await?;
+        Ok(news)
+    }
+
     /// Asks them, one of them first.
     fn client(&self, turn: usize) -> Result<SentinelClient, RedisError> {
         let mut addresses = self.addresses.clone();

@@ -250,7 +250,11 @@ fn obstacle(error: &RedisError) -> Arc<str> {
 /// no more: it may take writes for a while yet, which are lost.
 async fn end(mut commands: Commands, watch: &mut Watch, timeout: Duration) {
     loop {
-        tokio::time::sleep(PING_INTERVAL).await;
+        watch.listen(timeout).await;
+        tokio::select! {
+            () = tokio::time::sleep(PING_INTERVAL) => {}
+            () = watch.told() => return,
+        }
         // An error that the server tells is an answer.
         let alive = match tokio::time::timeout(timeout, commands.ping()).await {
             Ok(Ok(_)) => true,

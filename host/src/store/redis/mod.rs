@@ -5,6 +5,7 @@ mod address;
 mod cluster;
 mod commands;
 mod connector;
+mod group;
 mod link;
 mod locator;
 mod reply;
@@ -26,6 +27,7 @@ pub use address::{Address, NoAddress};
 use cluster::Cluster;
 use commands::{Commands, misfit, refusal};
 use connector::Connector;
+use group::{Copies, UNCOPIED};
 pub use locator::Locator;
 use script::{Refusal, TransactionScript};
 use server::{Manner, Server, Trouble};
@@ -37,6 +39,8 @@ const SCANNED: u32 = 1000;
 pub struct Redis {
     place: Place,
     timeout: Duration,
+    /// How many replicas must have what no failover may undo.
+    copies: Option<Copies>,
     script: TransactionScript,
     read_script: Script,
     logs_script: Script,
@@ -79,11 +83,38 @@ impl Redis {
         Ok(Self {
             place,
             timeout,
+            copies: None,
             script: TransactionScript::new(),
             read_script: Script::new(include_str!("read.lua")),
             logs_script: Script::new(include_str!("logs.lua")),
             empty_logs_script: Script::new(include_str!("empty_logs.lua")),
         })
+    }
+
+    /// The same, where so many replicas must have a durable transaction before it is answered,
+    /// within nine tenths of the time limit of a call, so that the answer is in time.
+    #[must_use]
+    pub fn waiting_for(self, replicas: u32) -> Self {
+        let copies = Copies { replicas, patience: self.timeout * 9 / 10 };
+        Self { copies: (replicas > 0).then_some(copies), ..self }
+    }
+
+    /// The servers that have fewer replicas than durable transactions wait for, and how many
+    /// each has: until it has more, it answers none of them.
+    ///
+    /// # Errors
+    /// When there is no server to ask.
+    pub async fn short_of_replicas(&self) -> Result<Vec<(String, u32)>, Error> {
+        let Some(copies) = self.copies else { return Ok(Vec::new()) };
+        let mut short = Vec::new();
+        for server in self.servers(self.deadline()).await? {
+            let replicas = |mut commands: Commands| async move { commands.replicas().await };
+            let asked = server.call(self.deadline(), Manner::default(), &replicas).await;
+            if let Some(replicas) = asked.map_err(failure)?.filter(|&has| has < copies.replicas) {
+                short.push((server.shown(), replicas));
+            }
+        }
+        Ok(short)
     }
 
     /// What makes the server unfit to keep sessions; `None` when it is fit, or
@@ -131,9 +162,21 @@ impl Redis {
         key: &str,
         exchange: impl Fn(Commands) -> F,
     ) -> Result<T, Error> {
+        self.call_within(key, self.deadline(), None, exchange).await
+    }
+
+    async fn call_within<T, F: Future<Output = Result<T, RedisError>>>(
+        &self,
+        key: &str,
+        deadline: Instant,
+        copies: Option<Copies>,
+        exchange: impl Fn(Commands) -> F,
+    ) -> Result<T, Error> {
         let called = match &self.place {
-            Place::One(server) => server.call(self.deadline(), Manner::Plain, &exchange).await,
-            Place::Cluster(cluster) => cluster.call(key, self.deadline(), &exchange).await,
+            Place::One(server) => {
+                server.call(deadline, Manner { asking: false, copies }, &exchange).await
+            }
+            Place::Cluster(cluster) => cluster.call(key, deadline, copies, &exchange).await,
         };
         called.map_err(failure)
     }
@@ -153,7 +196,8 @@ impl Redis {
     ) -> Result<Vec<Result<T, Trouble>>, Error> {
         let deadline = self.deadline();
         let servers = self.servers(deadline).await?;
-        let called = servers.iter().map(|server| server.call(deadline, Manner::Plain, &exchange));
+        let called =
+            servers.iter().map(|server| server.call(deadline, Manner::default(), &exchange));
         Ok(futures_util::future::join_all(called).await)
     }
 
@@ -273,7 +317,8 @@ impl Redis {
         let servers = self.servers(deadline).await?;
         let number: usize = number.parse().unwrap_or(0);
         let Some(server) = servers.get(number) else { return Ok((Vec::new(), None)) };
-        let (keys, next) = server.call(deadline, Manner::Plain, &scan).await.map_err(failure)?;
+        let (keys, next) =
+            server.call(deadline, Manner::default(), &scan).await.map_err(failure)?;
         let next = match next {
             Some(cursor) => Some(format!("{number} {cursor}")),
             None => (number + 1 < servers.len()).then(|| format!("{} 0", number + 1)),
@@ -283,7 +328,13 @@ impl Redis {
 
     /// Anything, as one script.
     async fn run(&self, txn: &Txn) -> Result<Outcome, Error> {
-        self.call(key_of(txn), |mut commands| async move {
+        let copies = self.copies_of(txn);
+        // It may wait for replicas behind others that do.
+        let deadline = match copies {
+            None => self.deadline(),
+            Some(_) => self.deadline() + self.timeout,
+        };
+        self.call_within(key_of(txn), deadline, copies, |mut commands| async move {
             if !txn.only_reads() {
                 match self.evaluate(txn, Refusal::Whole, &mut commands).await {
                     // What it would have done may be taken all the same.
@@ -294,6 +345,11 @@ impl Redis {
             self.evaluate(txn, Refusal::ByCommand, &mut commands).await
         })
         .await
+    }
+
+    /// How many replicas must have a transaction.
+    fn copies_of(&self, txn: &Txn) -> Option<Copies> {
+        self.copies.filter(|_| txn.durable)
     }
 
     async fn evaluate(
@@ -312,7 +368,8 @@ impl Store for Redis {
     fn execute(&self, txn: Txn) -> Answer<'_, Outcome> {
         Box::pin(async move {
             txn.check()?;
-            if txn.compare.is_empty()
+            if self.copies_of(&txn).is_none()
+                && txn.compare.is_empty()
                 && txn.failure.is_empty()
                 && reads(&txn).count() == txn.success.len()
             {
@@ -504,6 +561,9 @@ fn failure(trouble: Trouble) -> Error {
         ErrorKind::Extension if error.code() == Some("NOAUTH") => {
             Error::Unavailable("Redis does not let us in".into())
         }
+        ErrorKind::Extension if error.code() == Some(UNCOPIED) => Error::Unavailable(
+            "too few replicas of Redis have acknowledged the change; it may have happened".into(),
+        ),
         ErrorKind::Extension if error.code() == Some("WRONGTYPE") => {
             Error::Rejected("a key holds another type of value".into())
         }

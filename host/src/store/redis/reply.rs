@@ -99,6 +99,7 @@ fn reply(operation: &Operation, value: Value) -> Option<Reply> {
     Some(match operation {
         Operation::HashSet { .. }
         | Operation::HashExpire { .. }
+        | Operation::HashMove { .. }
         | Operation::MemberSet { .. }
         | Operation::MemberRenew { .. }
         | Operation::MemberSetUntil { .. } => Reply::Deadline(expires_at(integer(&value)?)),

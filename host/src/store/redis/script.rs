@@ -215,6 +215,9 @@ impl<'a> Arguments<'a> {
             }
             Operation::HashDelete(key) => self.name("hash_delete").key(key),
             Operation::HashExpire { key, ttl } => self.name("hash_expire").key(key).count(*ttl),
+            Operation::HashMove { key, to, ttl } => {
+                self.name("hash_move").key(key).key(to).count(*ttl)
+            }
             Operation::MemberSet { key, member, ttl } => {
                 self.name("member_set").key(key).bytes(member).count(*ttl)
             }

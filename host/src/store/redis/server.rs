@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use crate::store::redis::commands::Commands;
 use crate::store::redis::connector::{Connector, NodeAddress};
+use crate::store::redis::group::Copies;
 use crate::store::redis::link::{Disconnected, Link};
 use crate::workers::{self, PerWorker};
 
@@ -21,6 +22,8 @@ pub struct Server {
     /// One for each worker, made on that worker when it first asks: a reply is read by
     /// the thread that waits for it.
     links: PerWorker<OnceLock<Link>>,
+    /// The same for what replicas must have.
+    durable: PerWorker<OnceLock<Link>>,
 }
 
 /// Why a call has no answer.
@@ -35,12 +38,12 @@ pub enum Trouble {
 }
 
 /// How a server is asked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Manner {
-    /// It has the keys.
-    Plain,
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Manner {
     /// The keys are on their way to it from another node of a Cluster.
-    Asking,
+    pub asking: bool,
+    /// So many of its replicas must have what a script does.
+    pub copies: Option<Copies>,
 }
 
 impl Server {
@@ -53,6 +56,7 @@ impl Server {
             connector,
             timeout,
             links: PerWorker::new(OnceLock::new),
+            durable: PerWorker::new(OnceLock::new),
         }
     }
 
@@ -82,7 +86,13 @@ impl Server {
     }
 
     /// The link of whoever runs this.
-    fn link(&self) -> &Link {
+    fn link(&self, copies: Option<Copies>) -> &Link {
+        if let Some(copies) = copies {
+            // It is asked whether it lives while others wait for replicas.
+            let patience = self.timeout.saturating_mul(3);
+            let connector = || self.connector.waiting_for(copies);
+            return self.durable.own().get_or_init(|| Link::new(connector(), patience));
+        }
         let Some(_) = workers::current() else { return &self.first };
         let another = || self.first.another(self.connector.clone(), self.timeout);
         self.links.own().get_or_init(another)
@@ -98,14 +108,14 @@ impl Server {
         manner: Manner,
         exchange: &impl Fn(Commands) -> F,
     ) -> Result<T, Trouble> {
-        let link = self.link();
+        let link = self.link(manner.copies);
         let mut number = None;
         let limited = async {
             let connection = link.connection().await?;
             number = Some(connection.number());
-            let commands = match manner {
-                Manner::Plain => connection.commands,
-                Manner::Asking => connection.commands.asking(),
+            let commands = match manner.asking {
+                false => connection.commands,
+                true => connection.commands.asking(),
             };
             Ok(exchange(commands).await)
         };

@@ -193,6 +193,14 @@ function perform.hash_expire()
   return -1
 end
 
+function perform.hash_move()
+  local k, to, ttl = key(), key(), number()
+  if redis.call('EXISTS', k) == 0 then return -1 end
+  redis.call('RENAME', k, to)
+  redis.call('PEXPIREAT', to, now + ttl)
+  return now + ttl
+end
+
 function perform.member_set()
   local k, member, ttl = key(), take(), number()
   redis.call('ZADD', k, now + ttl, member)
@@ -324,6 +332,10 @@ end
 
 function growth.hash_expire()
   at = at + 2
+end
+
+function growth.hash_move()
+  at = at + 3
 end
 
 function growth.member_set()

@@ -58,7 +58,7 @@ mod component {
     }
 
     impl Booking for Component {
-        fn get(context: String, session_key: String) -> Result<Session, Fault> {
+        fn get(context: String, session_key: String, _: Option<String>) -> Result<Session, Fault> {
             match context.as_str() {
                 "trap" => panic!("as told"),
                 "loop" => loop {
@@ -90,6 +90,7 @@ mod component {
                         compare: Vec::new(),
                         success: vec![read],
                         failure: Vec::new(),
+                        durable: false,
                     }));
                     refused()
                 }
@@ -101,11 +102,22 @@ mod component {
             refused()
         }
 
-        fn delete(_: String, _: String, _: Condition, _: Option<String>) -> Result<(), Fault> {
+        fn delete(
+            _: String,
+            _: String,
+            _: Condition,
+            _: Option<String>,
+            _: Option<String>,
+        ) -> Result<(), Fault> {
             refused()
         }
 
-        fn lock(_: String, _: String) -> Result<LockGrant, Fault> {
+        fn lock(
+            _: String,
+            _: String,
+            _: Option<String>,
+            _: Option<String>,
+        ) -> Result<LockGrant, Fault> {
             refused()
         }
 

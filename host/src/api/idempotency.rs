@@ -1,0 +1,39 @@
+//! What a caller names a request by, so that it may ask again when it does not know whether
+//! the first one has come: the Idempotency-Key of HTTP and of gRPC's metadata. It belongs to
+//! the request as a whole and not to its message, so it goes beside it.
+
+use http::{HeaderMap, HeaderName};
+use tokio::task_local;
+
+use crate::error::Error;
+
+const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+
+task_local! {
+    static KEY: String;
+}
+
+/// The key in the head of a request. Its form is the rules' to check.
+///
+/// # Errors
+/// `INVALID_REQUEST` when there are several, or one that is no text.
+pub fn read(headers: &HeaderMap) -> Result<Option<String>, Error> {
+    let mut given = headers.get_all(IDEMPOTENCY_KEY).iter();
+    let Some(key) = given.next() else { return Ok(None) };
+    let invalid = |what: &str| Error::invalid(IDEMPOTENCY_KEY.as_str(), what);
+    if given.next().is_some() {
+        return Err(invalid("is given more than once"));
+    }
+    let key = key.to_str().map_err(|_| invalid("must have visible ASCII characters only"))?;
+    Ok(Some(key.into()))
+}
+
+/// Does the work of a request that has a key.
+pub async fn within<F: Future>(key: String, work: F) -> F::Output {
+    KEY.scope(key, work).await
+}
+
+/// That of the present request.
+pub fn key() -> Option<String> {
+    KEY.try_with(Clone::clone).ok()
+}

@@ -1,0 +1,154 @@
+//! Waiting for replicas: what no failover may undo is acknowledged once they have it.
+
+use std::time::Duration;
+
+use serde_json::{Value as Json, json};
+use session_tests::client::{Client, Conditions, Refusal, Wire};
+use session_tests::host::Launch;
+use session_tests::redis_server::RedisServer;
+use session_tests::redis_topology::{Sentinels, follows};
+use tokio::task::JoinSet;
+
+async fn log_in(client: &Client, user_id: &str) -> String {
+    let attributes = json!({ "user_id": user_id, "device_id": "phone" });
+    let reply = client.users("Create", json!({ "session_attributes": attributes })).await.unwrap();
+    reply["session_id"].as_str().unwrap().into()
+}
+
+/// Everything that waits, each under a name of this run.
+async fn all_that_wait(client: &Client, run: &str) -> Vec<(&'static str, Result<(), Refusal>)> {
+    let done = |result: Result<Json, Refusal>| result.map(drop);
+    let id = log_in(client, run).await;
+    log_in(client, run).await;
+    let register = json!({ "user_id": run, "pod_id": "pod" });
+    client.connections("Register", register.clone()).await.unwrap();
+    let registered = client.connections("Register", register).await.unwrap();
+    let connection = registered["session_id"].clone();
+    let fields = json!({ "fleet_list_request": 1 });
+    client.set("pre-order", run, fields.clone()).await.unwrap();
+    let once = json!({ "delete_after_get": true });
+    client.set("reschedule", run, once).await.unwrap();
+    let slot = json!({ "accountId": run, "deviceId": "tv" });
+    let close = json!({ "session_id": id });
+    let end = json!({ "session_id": connection });
+    let user = json!({ "user_id": run });
+    let at_first = Conditions { if_version: Some(1), ..Conditions::default() };
+    // All at once, or each would wait for its time limit behind the other.
+    let (set, read, lock, delete, closed, all, ended, terminated, slot) = tokio::join!(
+        client.set_if("pre-order", run, fields, at_first),
+        client.get("reschedule", run),
+        client.lock("ez-pay", run),
+        client.delete("cititrans", run),
+        client.users("Delete", close),
+        client.users("DeleteAll", json!({ "user_id": format!("{run}-nobody") })),
+        client.connections("Close", end),
+        client.connections("Terminate", user),
+        client.viewing("CreateSession", slot),
+    );
+    vec![
+        ("compare-and-set", set.map(drop)),
+        ("one-time get", read.map(drop)),
+        ("lock", lock.map(drop)),
+        ("delete", delete),
+        ("close", done(closed)),
+        ("close all", done(all)),
+        ("close of a connection", done(ended)),
+        ("termination", done(terminated)),
+        ("slot", done(slot)),
+    ]
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_failover_must_not_undo_waits_for_replicas_and_nothing_else_does() {
+    let primary = RedisServer::start().await;
+    let of = format!("127.0.0.1 {}", primary.port);
+    let replica = RedisServer::with(&["--replicaof", &of]).await;
+    follows(&replica).await;
+    let launch = Launch::redis(&primary).set("REDIS_WAIT_REPLICAS", "1");
+    let host = launch.start();
+    let patient = launch.set("REDIS_TIMEOUT", "1m").start();
+    for wire in [Wire::Rest, Wire::Grpc] {
+        let client = host.client(wire).await;
+        for (what, result) in all_that_wait(&client, &format!("well-{wire:?}")).await {
+            assert!(result.is_ok(), "{what}: {result:?}");
+        }
+        replica.signal("STOP");
+        for (what, result) in all_that_wait(&client, &format!("alone-{wire:?}")).await {
+            let refusal = result.expect_err(what);
+            assert_eq!(refusal.reason, "STORE_UNAVAILABLE", "{what}: {refusal:?}");
+            assert!(refusal.message.contains("may have happened"), "{what}: {refusal:?}");
+        }
+        // One that waits keeps nothing else waiting.
+        let client = patient.client(wire).await;
+        let mut waiting = Box::pin(client.lock("pre-order", "k"));
+        for number in 0..20 {
+            let others = async {
+                let fields = json!({ "fleet_list_request": number });
+                client.set("pre-order", "other", fields).await?;
+                client.get("pre-order", "other").await
+            };
+            tokio::select! {
+                waited = &mut waiting => panic!("it has not waited: {waited:?}"),
+                done = others => drop(done.unwrap()),
+            }
+        }
+        replica.signal("CONT");
+        let token = waiting.await.expect("the replica has it by now");
+        client.unlock("pre-order", "k", &token).await.unwrap();
+        follows(&replica).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_failover_undoes_a_close_that_replicas_have() {
+    let sentinels = Sentinels::start().await;
+    let launch = Launch::redis_at(&sentinels.url()).set("REDIS_WAIT_REPLICAS", "1");
+    let host = launch.set("USER_SESSION_TTL", "1h").start();
+    let client = host.client(Wire::Grpc).await;
+    let mut logins = Vec::new();
+    for number in 0..400 {
+        logins.push(log_in(&client, &format!("user-{}", number % 20)).await);
+    }
+    // They are to be there on both.
+    let mut connection = sentinels.servers[0].connect(5).await;
+    let mut wait = redis::cmd("WAIT");
+    let reached: u32 = wait.arg(1).arg(5000).query_async(&mut connection).await.unwrap();
+    assert_eq!(reached, 1);
+    let mut closing = JoinSet::new();
+    for (turn, id) in logins.into_iter().enumerate() {
+        let client = client.clone();
+        closing.spawn(async move {
+            tokio::time::sleep(Duration::from_millis(10 * turn as u64)).await;
+            let closed = client.users("Delete", json!({ "session_id": id })).await;
+            (id, closed.is_ok())
+        });
+    }
+    sentinels.fail_over().await;
+    let ended = closing.join_all().await;
+    let closed: Vec<&String> = ended.iter().filter(|(_, ok)| *ok).map(|(id, _)| id).collect();
+    assert!(!closed.is_empty());
+    for id in closed {
+        let read = session_tests::wait::until("the new primary answers", async || {
+            match client.users("Get", json!({ "session_id": id })).await {
+                Err(refusal) if refusal.reason == "STORE_UNAVAILABLE" => None,
+                read => Some(read),
+            }
+        })
+        .await;
+        assert_eq!(read.expect_err("it is closed").reason, "SESSION_NOT_FOUND");
+    }
+}
+
+#[tokio::test]
+async fn waiting_for_replicas_that_there_are_not_is_told_at_the_start() {
+    let output = Launch::in_memory().set("REDIS_WAIT_REPLICAS", "1").command().output().unwrap();
+    let complaint = String::from_utf8(output.stderr).unwrap();
+    assert_eq!((output.status.code(), complaint.lines().count()), (Some(64), 1), "{complaint}");
+    assert!(complaint.contains("REDIS_WAIT_REPLICAS") && complaint.contains("no replicas"));
+    let redis = RedisServer::start().await;
+    let host = Launch::redis(&redis).set("REDIS_WAIT_REPLICAS", "2").start();
+    let log = host.log();
+    let warned = log.lines().find(|line| line.contains("REDIS_WAIT_REPLICAS is more"));
+    let warned = warned.unwrap_or_else(|| panic!("{log}"));
+    assert!(warned.contains("replicas=0") && warned.contains("wanted=2"), "{warned}");
+}
