@@ -307,6 +307,7 @@ mod tests {
             "PRECONDITION_FAILED 9 412 -",
             "SESSION_LOCKED 10 409 500ms",
             "SESSION_EXISTS 6 409 -",
+            "IDEMPOTENCY_CONFLICT 6 409 -",
             "SESSION_LIMIT_REACHED 8 429 -",
             "FOREIGN_ORIGIN 7 403 -",
             "MISDIRECTED 7 421 -",

@@ -3,15 +3,15 @@
 //! and types are the component's, so nothing here lists them.
 
 use std::collections::BTreeMap;
-use std::io::Write as _;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::value::RawValue;
 
-use crate::api::{Api, booking, given, idempotency, timestamp};
+use crate::api::{Api, booking, given, idempotency};
 use crate::error::{Error, Reason, Violation};
 use crate::http::conditions;
+use crate::http::instant;
 use crate::http::json::{self, Member};
 use crate::logic::{
     Condition, Field, Kind, Session, StoredField, Value, Violation as WireViolation, Write,
@@ -192,12 +192,15 @@ fn render(session_key: &str, session: &Session) -> Result<Vec<u8>, ()> {
             }
         }
     }
-    // Writing to memory does not fail.
-    drop(write!(out, ",\"version\":\"{}\"", session.version));
+    out.extend_from_slice(b",\"version\":\"");
+    out.extend_from_slice(itoa::Buffer::new().format(session.version).as_bytes());
+    out.push(b'"');
     if let Some(at) = session.expires_at_ms {
-        drop(write!(out, ",\"expires_at\":\"{}\"", timestamp(at)));
+        out.extend_from_slice(b",\"expires_at\":\"");
+        instant::write(&mut out, at);
+        out.push(b'"');
     }
-    out.push(b'}');
+    out.extend_from_slice(b"}\n");
     Ok(out)
 }
 
@@ -264,7 +267,8 @@ mod tests {
             r#""empty":{"$bytes":""},"like":{"$bytes":"eyIkYnl0ZXMiOiJBQT09In0="},"#,
             r#""unlike":{"$bytes":1},"text":"a\"b","no_text":"","yes":true,"no":false,"#,
             r#""price":12.50,"no_price":0,"version":"7","#,
-            r#""expires_at":"2023-11-14T22:13:20.123Z"}"#
+            r#""expires_at":"2023-11-14T22:13:20.123Z"}"#,
+            "\n"
         );
         let rendered = render("k", &session).expect("JSON");
         assert_eq!(String::from_utf8_lossy(&rendered), expected);

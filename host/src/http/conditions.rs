@@ -1,8 +1,6 @@
 //! Conditions in the headers of a request (RFC 9110, section 13): a change is made only of
 //! the version that its sender has seen, which `ETag` told. No route leaves one unheeded.
 
-use std::io::Write;
-
 use http::header::{ETAG, IF_MATCH, IF_NONE_MATCH, IF_RANGE, IF_UNMODIFIED_SINCE};
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 
@@ -100,14 +98,12 @@ pub fn failed(headers: Option<Condition>, mut error: Error) -> Error {
 
 /// Tells the version of a session.
 pub fn tag(answer: &mut Answer, version: u64) {
-    // A quoted number of up to 20 digits.
-    let mut text = [0; 22];
-    let mut rest = &mut text[..];
-    if write!(rest, "\"{version}\"").is_err() {
-        return;
-    }
-    let length = 22 - rest.len();
-    if let Ok(tag) = HeaderValue::from_bytes(&text[..length]) {
+    let mut digits = itoa::Buffer::new();
+    let digits = digits.format(version).as_bytes();
+    // In quotes; a version has 20 digits at most.
+    let mut text = [b'"'; 22];
+    text[1..=digits.len()].copy_from_slice(digits);
+    if let Ok(tag) = HeaderValue::from_bytes(&text[..digits.len() + 2]) {
         answer.headers_mut().insert(ETAG, tag);
     }
 }

@@ -10,6 +10,7 @@ mod conditions;
 pub mod delivery;
 mod docs;
 mod encoding;
+mod instant;
 mod json;
 mod openapi;
 mod routes;
@@ -17,6 +18,7 @@ mod sse;
 pub mod target;
 mod transcode;
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -213,6 +215,10 @@ impl Rest {
         };
         let mut decoded = Vec::with_capacity(parameters.len());
         for (name, value) in parameters.iter() {
+            if !value.as_bytes().contains(&b'%') {
+                decoded.push((name, Cow::Borrowed(value)));
+                continue;
+            }
             if !is_percent_encoded(value) {
                 return Err(Error::invalid(name, "has a % without two hexadecimal digits").into());
             }

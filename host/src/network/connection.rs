@@ -222,11 +222,11 @@ impl Connection {
         (ledger.in_flight == 0).then_some(ledger.idle_since)
     }
 
-    /// How long the client has read nothing of a reply that waits for it.
+    /// How long the client has read nothing of a reply that waits for it, as far as it was
+    /// looked at.
     pub fn unread_for(&self, now: Instant) -> Duration {
         let exchanges = self.exchanges();
-        let unread = exchanges.iter().filter_map(|exchange| exchange.unread_since());
-        unread.min().map_or(Duration::ZERO, |since| now.saturating_duration_since(since))
+        exchanges.iter().map(|exchange| exchange.unread_for(now)).max().unwrap_or_default()
     }
 
     /// Whether only answers are due that have an end, so that a client may say that it has

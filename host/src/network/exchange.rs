@@ -2,8 +2,8 @@
 //! and since when the client has read nothing of the reply. It ends when the last byte
 //! has left the process.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderName};
@@ -51,8 +51,13 @@ pub struct Exchange {
     received: AtomicBool,
     /// The reply goes on until one side ends it.
     streaming: AtomicBool,
-    /// Milliseconds after the connection was opened, and one; 0 when nothing waits.
-    unread_since: AtomicU64,
+    /// Something waits to be read by the client.
+    waits: AtomicBool,
+    /// Counts what was handed to it and what it took: while nothing waits for long, nobody
+    /// has to look at a clock.
+    moved: AtomicU32,
+    /// What was counted when it was looked at, and since when it is so.
+    seen: Mutex<Option<(u32, Instant)>>,
     /// Parts of the reply that the connection has not sent.
     unsent: AtomicUsize,
 }
@@ -69,7 +74,9 @@ impl Exchange {
             ran_out: AtomicBool::new(false),
             received: AtomicBool::new(false),
             streaming: AtomicBool::new(false),
-            unread_since: AtomicU64::new(0),
+            waits: AtomicBool::new(false),
+            moved: AtomicU32::new(0),
+            seen: Mutex::default(),
             unsent: AtomicUsize::new(0),
         }
     }
@@ -233,22 +240,34 @@ impl Exchange {
         }
     }
 
-    /// Since when the client has read nothing of what waits for it.
-    pub(super) fn unread_since(&self) -> Option<Instant> {
-        let milliseconds = self.unread_since.load(Ordering::Relaxed).checked_sub(1)?;
-        Some(self.connection.opened + Duration::from_millis(milliseconds))
+    /// How long the client has read nothing of what waits for it, since the first look at it
+    /// that found it so.
+    pub(super) fn unread_for(&self, now: Instant) -> Duration {
+        // No code panics while it holds this lock.
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        if !self.waits.load(Ordering::Relaxed) {
+            *seen = None;
+            return Duration::ZERO;
+        }
+        let moved = self.moved.load(Ordering::Relaxed);
+        match *seen {
+            Some((before, since)) if before == moved => now.saturating_duration_since(since),
+            _ => {
+                *seen = Some((moved, now));
+                Duration::ZERO
+            }
+        }
     }
 
     /// Something waits to be read from now on.
     pub(super) fn unread(&self) {
-        let since = self.connection.opened.elapsed().as_millis();
-        let since = u64::try_from(since).unwrap_or(u64::MAX - 1) + 1;
-        self.unread_since.store(since, Ordering::Relaxed);
+        self.waits.store(true, Ordering::Relaxed);
+        self.moved.fetch_add(1, Ordering::Relaxed);
     }
 
     /// A part of the reply is handed to the connection.
     pub(super) fn hand_over(&self) {
-        let nothing_waited = self.unread_since.load(Ordering::Relaxed) == 0;
+        let nothing_waited = !self.waits.load(Ordering::Relaxed);
         if self.unsent.fetch_add(1, Ordering::Relaxed) == 0 && nothing_waited {
             self.unread();
         }
@@ -258,7 +277,7 @@ impl Exchange {
     pub(super) fn sent(&self) {
         let last = self.unsent.fetch_sub(1, Ordering::Relaxed) == 1;
         if last && self.is_streaming() {
-            self.unread_since.store(0, Ordering::Relaxed);
+            self.waits.store(false, Ordering::Relaxed);
         } else {
             self.unread();
         }

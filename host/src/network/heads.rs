@@ -62,21 +62,35 @@ impl Heads {
                     *left -= passed as u64;
                     at += passed;
                     if *left == 0 {
-                        *self = Self::default();
+                        self.state = State::Head;
+                        self.lost = false;
                     }
                 }
                 State::Head => {
                     let end = memchr::memchr(b'\n', &bytes[at..]).map(|length| at + length);
                     let part = &bytes[at..end.unwrap_or(bytes.len())];
+                    // Most lines come whole, and are looked at where they are.
+                    if let Some(end) = end
+                        && let Some(line) = part.strip_suffix(b"\r")
+                        && self.line.is_empty()
+                    {
+                        self.end_line(line);
+                        self.returned = false;
+                        at = end + 1;
+                        continue;
+                    }
                     let returned = part.last().map_or(self.returned, |byte| *byte == b'\r');
                     let matters = LINE_BYTES_MAX.saturating_sub(self.line.len()).min(part.len());
                     let text = part[..matters].iter().filter(|byte| **byte != b'\r');
-                    self.line.extend(text.map(u8::to_ascii_lowercase));
+                    self.line.extend(text);
                     self.returned = returned && end.is_none();
                     at += part.len();
                     if let Some(end) = end {
                         if returned {
-                            self.end_line();
+                            let mut line = std::mem::take(&mut self.line);
+                            self.end_line(&line);
+                            line.clear();
+                            self.line = line;
                         } else {
                             bytes[end] = 0;
                         }
@@ -87,19 +101,22 @@ impl Heads {
         }
     }
 
-    fn end_line(&mut self) {
-        if self.line.is_empty() {
+    fn end_line(&mut self, line: &[u8]) {
+        let begins = |name: &[u8]| {
+            line.get(..name.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(name))
+        };
+        if line.is_empty() {
             self.state = match self.length.take() {
                 _ if self.lost => State::Unknown,
                 None | Some(0) => State::Head,
                 Some(length) => State::Body(length),
             };
-        } else if self.line == PREFACE {
+        } else if line.eq_ignore_ascii_case(PREFACE) {
             self.state = State::Never;
-        } else if self.line.starts_with(ENCODING) {
+        } else if begins(ENCODING) {
             self.lost = true;
-        } else if let Some(value) = self.line.strip_prefix(LENGTH) {
-            let value = str::from_utf8(value).ok().map(str::trim);
+        } else if begins(LENGTH) {
+            let value = str::from_utf8(&line[LENGTH.len()..]).ok().map(str::trim);
             let digits = |value: &&str| value.bytes().all(|byte| byte.is_ascii_digit());
             let value = value.filter(digits).and_then(|value| value.parse().ok());
             match value {
@@ -107,7 +124,6 @@ impl Heads {
                 None => self.lost = true,
             }
         }
-        self.line.clear();
     }
 }
 
