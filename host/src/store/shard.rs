@@ -17,7 +17,7 @@ use crate::store::transaction::{
     Compare, Copies, Entry, Hash, Operation, Order, Outcome, Reply, Shape, Txn, added, counted,
 };
 use crate::store::value::{
-    HashValue, LogValue, SetValue, Value, event_bytes, field_bytes, key_bytes, member_bytes,
+    HashValue, LogValue, SetValue, Value, event_bytes, key_bytes, member_bytes,
 };
 use crate::store::{EVENT_AHEAD_MS_MAX, Error, Event, EventId, LogMark, LogPage};
 
