@@ -5,6 +5,7 @@ pub mod admin;
 pub mod api;
 pub mod booking_command;
 pub mod check;
+pub mod check_data;
 pub mod clock;
 pub mod component_file;
 pub mod config;

@@ -4,7 +4,9 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use session_manager::config::{Command, Refusal, Settings};
-use session_manager::{booking_command, check, config, health, logic, privacy, telemetry, top};
+use session_manager::{
+    booking_command, check, check_data, config, health, logic, privacy, telemetry, top,
+};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// A fifth of a small request was spent in the system's allocator; see
@@ -29,6 +31,7 @@ fn main() -> ExitCode {
             }
         }
         Command::Check { file, force } => check::run(&file, force, &settings),
+        Command::CheckData { repair } => return ExitCode::from(check_data::run(repair, &settings)),
         Command::CompileInput { processor_seconds } => {
             logic::compile_input(processor_seconds).map(|()| true)
         }

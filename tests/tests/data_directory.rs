@@ -1,5 +1,5 @@
 //! Starts on a DATA_DIR that cannot be used: one sentence that says what is wrong, with which
-//! file, and what to do.
+//! file, and what to do; and what `check-data` says of it and mends.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -61,11 +61,12 @@ async fn a_directory_that_cannot_be_made_or_written_says_what_the_process_may_no
         "{line}"
     );
     let directory = used().await;
-    fs::set_permissions(directory.path().join("version"), fs::Permissions::from_mode(0o0)).unwrap();
+    let manifest = directory.path().join("manifest");
+    fs::set_permissions(&manifest, fs::Permissions::from_mode(0o0)).unwrap();
     // The administrator may read it all the same.
-    if fs::read(directory.path().join("version")).is_err() {
+    if fs::read(&manifest).is_err() {
         let line = refused_at(directory.path());
-        assert!(line.starts_with("the process may not read and write `version`"), "{line}");
+        assert!(line.starts_with("the process may not read and write `manifest`"), "{line}");
     }
 }
 
@@ -102,38 +103,110 @@ async fn a_missing_lock_file_is_told_with_what_to_do() {
     assert_eq!(kept["fleet_list_request"], 7);
 }
 
-#[tokio::test]
-async fn a_damaged_file_is_named() {
-    let tables = used().await;
-    let table = tables.path().join("keyspaces/0");
-    for entry in fs::read_dir(&table).unwrap() {
-        let path = entry.unwrap().path();
-        if path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('v')) {
-            fs::write(&path, "nonsense").unwrap();
-        }
-    }
-    let line = refused_at(tables.path());
-    let advice = "put a copy of the whole directory in its place, or begin with an empty one";
-    let damaged = format!("a file below `keyspaces` is damaged; {advice}");
-    assert!(line.starts_with(&damaged), "{line}");
-    fs::write(table.join("current"), "nonsense").unwrap();
-    let line = refused_at(tables.path());
-    assert_eq!(line, format!("a file below `keyspaces` is missing; {advice}"));
+/// What `check-data` exits with and prints.
+fn checked(directory: &Path, arguments: &[&str]) -> (Option<i32>, String) {
+    let mut command = Launch::embedded(directory).command();
+    let output = command.arg("check-data").args(arguments).output().unwrap();
+    let text = [output.stdout, output.stderr].concat();
+    (output.status.code(), String::from_utf8(text).unwrap())
+}
 
-    let journals = used().await;
-    let journal = fs::read_dir(journals.path())
-        .unwrap()
-        .map(|entry| entry.unwrap().path())
-        .find(|path| path.extension().is_some_and(|extension| extension == "jnl"))
-        .unwrap();
+#[tokio::test]
+async fn a_flipped_byte_in_the_journal_refuses_the_start_until_a_repair_that_keeps_the_files() {
+    let directory = used().await;
+    let launch = Launch::embedded(directory.path());
+    let mut host = launch.start();
+    let client = host.client(Wire::Rest).await;
+    client.set("pre-order", "later", json!({ "fleet_list_request": 8 })).await.unwrap();
+    host.signal("KILL");
+    host.ended().await;
+    assert_eq!(checked(directory.path(), &[]).0, Some(0));
+
+    let journal = directory.path().join("journal-1");
     let mut bytes = fs::read(&journal).unwrap();
-    let written = bytes.iter().rposition(|byte| *byte != 0).unwrap();
-    // In the middle of what was written; what is behind it stays.
-    bytes[written / 2] ^= 0xff;
-    fs::write(&journal, bytes).unwrap();
-    let name = journal.file_name().unwrap().to_string_lossy().into_owned();
-    let line = refused_at(journals.path());
-    assert!(line.starts_with(&format!("the journal `{name}` is damaged; put a copy")), "{line}");
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 0x10;
+    fs::write(&journal, &bytes).unwrap();
+    let line = refused_at(directory.path());
+    let offset =
+        line.strip_prefix("`journal-1` is damaged at byte ").unwrap_or_else(|| panic!("{line}"));
+    let offset: usize = offset.split(':').next().unwrap().parse().unwrap();
+    assert!(offset <= middle, "{line}");
+    assert!(line.contains("`session-manager check-data`") && line.contains("`--repair`"), "{line}");
+    assert_eq!(fs::read(&journal).unwrap(), bytes, "it is as it was");
+
+    let (code, text) = checked(directory.path(), &[]);
+    assert_eq!(code, Some(1), "{text}");
+    for part in [
+        &format!("DAMAGED: `journal-1` at byte {offset}: "),
+        "a repair leaves out ",
+        "of them can be read 1 frames with ",
+        "what is whole ends at ",
+        "`session-manager check-data --repair`",
+    ] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    let (code, text) = checked(directory.path(), &["--repair"]);
+    assert_eq!(code, Some(0), "{text}");
+    let kept = text.rsplit('`').nth(1).unwrap();
+    assert_eq!(fs::read(directory.path().join(kept).join("journal-1")).unwrap(), bytes);
+    let host = launch.start();
+    assert!(host.client(Wire::Rest).await.health().await.is_ok());
+    let (code, text) = checked(directory.path(), &["--repair"]);
+    assert_eq!((code, text.contains("in use by another process")), (Some(2), true), "{text}");
+}
+
+#[tokio::test]
+async fn a_torn_end_of_the_journal_is_left_out_and_the_log_says_so() {
+    let directory = tempfile::tempdir().unwrap();
+    let launch = Launch::embedded(directory.path());
+    let mut host = launch.start();
+    let client = host.client(Wire::Rest).await;
+    client.set("pre-order", "kept", json!({ "fleet_list_request": 7 })).await.unwrap();
+    host.signal("KILL");
+    host.ended().await;
+    // The beginning of a frame that the power took the rest of.
+    let journal = directory.path().join("journal-1");
+    let whole = fs::read(&journal).unwrap();
+    fs::write(&journal, [&whole[..], &whole[..40]].concat()).unwrap();
+    let (code, text) = checked(directory.path(), &[]);
+    assert_eq!(code, Some(0), "{text}");
+    let place = format!("not synced: `journal-1` at byte {}: ", whole.len());
+    assert!(text.contains(&place), "{text}");
+    let host = launch.start();
+    let log = host.log();
+    let line = log.lines().find(|line| line.contains("was not on the disk, and is lost"));
+    let line = line.unwrap_or_else(|| panic!("{log}"));
+    for part in ["WARN", "journal-1", &whole.len().to_string(), "bytes=40"] {
+        assert!(line.contains(part), "{part}: {line}");
+    }
+    let kept = host.client(Wire::Rest).await.get("pre-order", "kept").await.unwrap();
+    assert_eq!(kept["fleet_list_request"], 7);
+}
+
+#[tokio::test]
+async fn a_missing_file_refuses_the_start() {
+    for name in ["manifest", "journal-1", "synced"] {
+        let directory = used().await;
+        fs::remove_file(directory.path().join(name)).unwrap();
+        let line = refused_at(directory.path());
+        assert!(line.starts_with(&format!("`{name}` is ")) && line.contains("missing"), "{line}");
+        assert_eq!(checked(directory.path(), &[]).0, Some(1), "{name}");
+        assert_eq!(checked(directory.path(), &["--repair"]).0, Some(0), "{name}");
+        let host = Launch::embedded(directory.path()).start();
+        let kept = host.client(Wire::Rest).await.get("pre-order", "kept").await;
+        assert_eq!(kept.is_ok(), name != "journal-1", "{name}");
+    }
+}
+
+#[tokio::test]
+async fn there_has_to_be_something_to_check() {
+    let directory = tempfile::tempdir().unwrap();
+    for path in [directory.path(), &directory.path().join("absent"), Path::new(":memory:")] {
+        let (code, text) = checked(path, &[]);
+        assert_eq!((code, text.lines().count()), (Some(2), 1), "{text}");
+        assert!(text.starts_with("session-manager: DATA_DIR "), "{text}");
+    }
 }
 
 #[tokio::test]

@@ -37,6 +37,7 @@ fn rooms_of_the_host_import_only_what_lies_behind_them() {
             &[
                 "booking_command",
                 "check",
+                "check_data",
                 "config",
                 "health",
                 "logic",
@@ -52,6 +53,7 @@ fn rooms_of_the_host_import_only_what_lies_behind_them() {
         ("top", &["config", "local", "terminal"]),
         ("local", &[]),
         ("check", &["component_file", "config", "logic"]),
+        ("check_data", &["config", "store"]),
         ("health", &["config", "local"]),
         ("component_file", &["logic"]),
         (
@@ -111,7 +113,7 @@ fn each_library_has_one_room_that_knows_it() {
         ("wit_parser", "host/src/logic/"),
         ("wasmparser", "host/src/logic/"),
         ("redis::", "host/src/store/redis/"),
-        ("fjall", "host/src/store/"),
+        ("fjall", "host/src/store/embedded/former"),
         ("prometheus", "host/src/telemetry"),
         ("opentelemetry::", "host/src/telemetry/traces"),
         ("opentelemetry_sdk", "host/src/telemetry/traces"),

@@ -119,8 +119,12 @@ async fn a_server_starts_without_redis_and_serves_when_it_comes() {
     wait::until("the service is well", async || client.health().await.ok()).await;
 }
 
+fn version(session: &serde_json::Value) -> u64 {
+    session["version"].as_str().unwrap().parse().unwrap()
+}
+
 #[tokio::test]
-async fn nothing_acknowledged_is_lost_by_kill_9() {
+async fn nothing_acknowledged_or_read_is_lost_by_kill_9() {
     let directory = tempfile::tempdir().unwrap();
     let launch = Launch::embedded(directory.path());
     let mut host = launch.start();
@@ -140,12 +144,30 @@ async fn nothing_acknowledged_is_lost_by_kill_9() {
             acknowledged
         });
     }
+    // Readers note what they were told of.
+    let mut readers = tokio::task::JoinSet::new();
+    for reader in 0..8_usize {
+        let client = clients[reader % 2].clone();
+        readers.spawn(async move {
+            let mut told = std::collections::HashMap::new();
+            for n in 0_u64.. {
+                let key = format!("w{reader}-{}", n % 50);
+                match client.get("ez-pay", &key).await {
+                    Ok(session) => _ = told.insert(key, version(&session)),
+                    Err(refusal) if refusal.reason == "SESSION_NOT_FOUND" => {}
+                    Err(_) => break,
+                }
+            }
+            told
+        });
+    }
     let counter = host.client(Wire::Rest).await;
     wait::until("there are some sessions", async || counter.get("ez-pay", "w7-49").await.ok())
         .await;
     host.signal("KILL");
     host.ended().await;
     let acknowledged: Vec<_> = writers.join_all().await;
+    let told: Vec<_> = readers.join_all().await;
 
     let host = launch.start();
     let client = host.client(Wire::Rest).await;
@@ -156,7 +178,7 @@ async fn nothing_acknowledged_is_lost_by_kill_9() {
         for (key, (n, version)) in latest {
             let session = client.get("ez-pay", &key).await.expect("an acknowledged session");
             // A write that was under way may have come through as well.
-            let found: u64 = session["version"].as_str().unwrap().parse().unwrap();
+            let found = version(&session);
             assert!(found == version || found == version + 1, "{key}: {found} after {version}");
             if found == version {
                 assert_eq!(session["request"], n, "{key}");
@@ -166,6 +188,10 @@ async fn nothing_acknowledged_is_lost_by_kill_9() {
         }
     }
     assert!(checked >= 100, "{checked}");
+    for (key, told) in told.into_iter().flatten() {
+        let found = client.get("ez-pay", &key).await.expect("a session that was read");
+        assert!(version(&found) >= told, "{key}: {found} after {told} was read");
+    }
 }
 
 #[tokio::test]

@@ -43,6 +43,16 @@ pub enum Command {
         #[arg(long)]
         force: bool,
     },
+    /// Print what the files in DATA_DIR hold, what of it is damaged, and what a repair would
+    /// leave out.
+    ///
+    /// Exits with 1 when something is damaged, and with 2 when a server uses the directory or
+    /// there is nothing to check.
+    CheckData {
+        /// Make a directory of what is whole; the files as they were are kept beside it.
+        #[arg(long)]
+        repair: bool,
+    },
     /// Compile the component that comes in; the process that serves has it done apart.
     #[command(name = crate::logic::COMPILE_COMMAND, hide = true)]
     CompileInput {
@@ -93,8 +103,9 @@ pub struct Subject {
 }
 
 /// The settings that matter to each command but `serve`, to which all do.
-const RELEVANT: [(&str, &[&str]); 7] = [
+const RELEVANT: [(&str, &[&str]); 8] = [
     ("check", &["component", "logic_instances"]),
+    ("check-data", &["data_dir"]),
     ("health", &["admin_address", "admin_port"]),
     ("get", &["bind_address", "rest_port"]),
     ("set", &["bind_address", "rest_port"]),
@@ -147,6 +158,7 @@ mod tests {
     fn the_help_of_a_command_shows_its_own_arguments_and_the_settings_that_matter_to_it() {
         for (command, own, settings) in [
             ("check", &["<FILE.wasm>", "--force"][..], &["COMPONENT", "LOGIC_INSTANCES"][..]),
+            ("check-data", &["--repair"], &["DATA_DIR"]),
             ("top", &["--once"], &["ADMIN_ADDRESS", "ADMIN_PORT"]),
             ("health", &[], &["ADMIN_ADDRESS", "ADMIN_PORT"]),
             ("get", &["<CONTEXT>", "<KEY>"], &["BIND_ADDRESS", "REST_PORT"]),

@@ -14,11 +14,14 @@ use crate::store::shard::Shard;
 use crate::store::transaction::{self, Outcome, Txn};
 use crate::store::{Answer, Error, KeyCount, LogMark, Logs, MemoryUse, Store, Takes};
 
-const SHARDS: usize = 64;
+/// How many shards there are.
+pub const SHARDS: usize = 64;
 /// How often data past its deadline is looked for.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 /// The most keys that one sweep of a shard looks at while it holds the lock.
 const SWEEP_BATCH: usize = 256;
+/// The most keys that a dump writes down while it holds the lock of a shard.
+const DUMP_BATCH: usize = 64;
 
 /// A store that forgets everything when it is dropped.
 pub struct Memory {
@@ -47,13 +50,13 @@ impl Memory {
     /// The same, whose data past its deadline is removed in the background.
     pub fn swept(clock: Clock, bytes_max: Option<u64>) -> Arc<Self> {
         let memory = Arc::new(Self::limited(clock, bytes_max));
-        sweep_in_background(Arc::downgrade(&memory), |memory| memory.sweep(false, drop));
+        sweep_in_background(Arc::downgrade(&memory), |memory| memory.sweep(false, |_, _| {}));
         memory
     }
 
-    /// Applies a transaction, hands what changed to `record` while the shard is
-    /// still locked, so that records of one tag come in the order of their
-    /// transactions, and returns what `record` made of it.
+    /// Applies a transaction, hands the number of the shard and what changed to `record`
+    /// while the shard is still locked, so that records of one shard come in the order of
+    /// their transactions, and returns what `record` made of it.
     ///
     /// # Errors
     /// [`Error::Rejected`], [`Error::Full`]; then nothing has changed.
@@ -61,21 +64,22 @@ impl Memory {
         &self,
         txn: Txn,
         mut changes: Changes,
-        record: impl FnOnce(Changes) -> R,
+        record: impl FnOnce(usize, Changes) -> R,
     ) -> Result<(Outcome, R), Error> {
-        let mut shard = self.shard(txn.check()?);
+        let index = self.index(txn.check()?);
+        let mut shard = lock(&self.shards[index]);
         let mut account = self.capacity.open(shard.bytes());
         let executed = shard.execute(self.clock.now(), txn, &mut changes, &mut account);
         account.settle(shard.bytes());
         // What a refused transaction has found dead is gone all the same.
-        let recorded = record(changes);
+        let recorded = record(index, changes);
         Ok((executed?, recorded))
     }
 
     /// Removes values past their deadline that nobody has touched since, and
     /// hands each shard's removals to `record` as [`Memory::apply`] does.
-    pub fn sweep(&self, journaled: bool, mut record: impl FnMut(Changes)) {
-        for shard in &self.shards {
+    pub fn sweep(&self, journaled: bool, mut record: impl FnMut(usize, Changes)) {
+        for (index, shard) in self.shards.iter().enumerate() {
             loop {
                 let mut changes = Changes::new(journaled);
                 let mut shard = lock(shard);
@@ -83,7 +87,7 @@ impl Memory {
                 let visited = shard.sweep(self.clock.now(), SWEEP_BATCH, &mut changes);
                 account.settle(shard.bytes());
                 if !changes.is_empty() {
-                    record(changes);
+                    record(index, changes);
                 }
                 if visited < SWEEP_BATCH {
                     break;
@@ -94,17 +98,42 @@ impl Memory {
 
     /// Empties logs of the future, and hands each shard's removals to `record` as
     /// [`Memory::apply`] does; see [`Store::empty_logs_ahead`].
-    pub fn empty_ahead(&self, logs: &[String], journaled: bool, mut record: impl FnMut(Changes)) {
+    pub fn empty_ahead(
+        &self,
+        logs: &[String],
+        journaled: bool,
+        mut record: impl FnMut(usize, Changes),
+    ) {
         for log in logs {
             let mut changes = Changes::new(journaled);
-            let mut shard = self.shard(transaction::tag(log));
+            let index = self.index(transaction::tag(log));
+            let mut shard = lock(&self.shards[index]);
             let account = self.capacity.open(shard.bytes());
             shard.empty_if_ahead(self.clock.now(), log, &mut changes);
             account.settle(shard.bytes());
             if !changes.is_empty() {
-                record(changes);
+                record(index, changes);
             }
         }
+    }
+
+    /// Hands everything to `take` as the rows that make it, in parts with all rows of each of
+    /// their keys. No lock is held over the whole: what changes meanwhile may be in it or not.
+    ///
+    /// # Errors
+    /// Those of `take`, which end it.
+    pub fn dump<E>(&self, mut take: impl FnMut(Changes) -> Result<(), E>) -> Result<(), E> {
+        for shard in &self.shards {
+            let keys = lock(shard).keys();
+            for part in keys.chunks(DUMP_BATCH) {
+                let mut changes = Changes::new(true);
+                let locked = lock(shard);
+                part.iter().for_each(|key| locked.record(key, &mut changes));
+                drop(locked);
+                take(changes)?;
+            }
+        }
+        Ok(())
     }
 
     /// How many keys begin with one of the prefixes; see [`Store::count_keys`].
@@ -115,7 +144,7 @@ impl Memory {
 
     /// Puts something back that was recorded, in the shard of a tag.
     pub fn restore(&self, tag: &str, restoring: impl FnOnce(&mut Shard)) {
-        let mut shard = self.shard(tag);
+        let mut shard = lock(&self.shards[self.index(tag)]);
         let account = self.capacity.open(shard.bytes());
         restoring(&mut shard);
         account.settle(shard.bytes());
@@ -126,18 +155,23 @@ impl Memory {
         self.capacity.now()
     }
 
-    fn shard(&self, tag: &str) -> MutexGuard<'_, Shard> {
+    fn index(&self, tag: &str) -> usize {
         let hash = self.hasher.hash_one(tag);
         // The modulus is far below 2^32, so the cast loses nothing that counts.
-        lock(&self.shards[(hash as usize) % SHARDS])
+        (hash as usize) % SHARDS
     }
 
-    /// Events of logs; see [`Store::read_logs`].
-    pub fn events(&self, marks: &[LogMark], limit: usize) -> Logs {
+    /// Events of logs; see [`Store::read_logs`]. Tells `seen` the number of each shard that
+    /// was looked at, while it is locked.
+    pub fn events(&self, marks: &[LogMark], limit: usize, mut seen: impl FnMut(usize)) -> Logs {
         // Whoever has not begun to append when a shard is looked at is later than this.
         let now = self.clock.now();
-        let page =
-            |mark: &LogMark| self.shard(transaction::tag(&mark.log)).events(now, mark, limit);
+        let page = |mark: &LogMark| {
+            let index = self.index(transaction::tag(&mark.log));
+            let shard = lock(&self.shards[index]);
+            seen(index);
+            shard.events(now, mark, limit)
+        };
         Logs { now, pages: marks.iter().map(page).collect() }
     }
 }
@@ -168,16 +202,16 @@ fn lock(shard: &Mutex<Shard>) -> MutexGuard<'_, Shard> {
 
 impl Store for Memory {
     fn execute(&self, txn: Txn) -> Answer<'_, Outcome> {
-        let result = self.apply(txn, Changes::new(false), drop).map(|(outcome, ())| outcome);
+        let result = self.apply(txn, Changes::new(false), |_, _| {}).map(|(outcome, ())| outcome);
         Box::pin(std::future::ready(result))
     }
 
     fn read_logs<'a>(&'a self, marks: &'a [LogMark], limit: usize) -> Answer<'a, Logs> {
-        Box::pin(std::future::ready(Ok(self.events(marks, limit))))
+        Box::pin(std::future::ready(Ok(self.events(marks, limit, |_| {}))))
     }
 
     fn empty_logs_ahead<'a>(&'a self, logs: &'a [String]) -> Answer<'a, ()> {
-        self.empty_ahead(logs, false, drop);
+        self.empty_ahead(logs, false, |_, _| {});
         Box::pin(std::future::ready(Ok(())))
     }
 

@@ -8,7 +8,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use crate::clock::Milliseconds;
 use crate::store::EventId;
 use crate::store::memory::Memory;
-use crate::store::transaction::{self, Entry};
+use crate::store::transaction::{self, Entry, Shape};
 
 const HASH: u8 = b'h';
 const SET: u8 = b's';
@@ -93,52 +93,78 @@ impl Changes {
     /// The oldest event was dropped.
     pub fn drop_event(&mut self, log: &str, id: EventId) {
         self.push(|| row_key(LOG, log, &event_suffix(id)), || None);
+        self.put_dropped(log, id);
+    }
+
+    /// Which event was dropped last.
+    pub fn put_dropped(&mut self, log: &str, id: EventId) {
         let value = || Some(Bytes::copy_from_slice(&event_suffix(id)));
         self.push(|| row_key(LOG, log, b""), value);
     }
 }
 
-/// Puts a row back into memory.
+/// Makes memory what a row says: what it holds is there, and what it removes is not. Rows say
+/// what is and not what to add, so some may be applied again, if those behind them are too.
 ///
 /// # Errors
 /// When the row is not one that [`Changes`] makes.
-pub fn restore(memory: &Memory, key: &[u8], value: &[u8]) -> Result<(), MalformedRow> {
+pub fn restore(memory: &Memory, key: &[u8], value: Option<&[u8]>) -> Result<(), MalformedRow> {
     let (letter, name, suffix) = split(key).ok_or(MalformedRow)?;
     let text = |bytes| str::from_utf8(bytes).map_err(|_| MalformedRow);
     let number = |bytes: &[u8]| {
         bytes.first_chunk().map(|chunk| u64::from_be_bytes(*chunk)).ok_or(MalformedRow)
     };
+    let id = |bytes: &[u8]| {
+        let sequence = number(bytes.get(8..).ok_or(MalformedRow)?)?;
+        Ok(EventId { milliseconds: number(bytes)?, sequence })
+    };
     let tag = transaction::tag(name);
-    match letter {
-        HASH if suffix.is_empty() => {
+    match (letter, suffix, value) {
+        (HASH, b"", None) => memory.restore(tag, |shard| shard.restore_removal(name, Shape::Hash)),
+        (HASH, b"", Some(value)) => {
             let expires_at = Some(number(value)?).filter(|&at| at != 0);
             memory.restore(tag, |shard| shard.restore_deadline(name, expires_at));
         }
-        HASH => {
-            let (field, value) = (text(suffix)?, Bytes::copy_from_slice(value));
+        (HASH, field, None) => {
+            let field = text(field)?;
+            memory.restore(tag, |shard| shard.restore_no_field(name, field));
+        }
+        (HASH, field, Some(value)) => {
+            let (field, value) = (text(field)?, Bytes::copy_from_slice(value));
             memory.restore(tag, |shard| shard.restore_field(name, field, value));
         }
-        SET => {
-            let (member, expires_at) = (text(suffix)?, number(value)?);
+        (SET, member, None) => {
+            let member = text(member)?;
+            memory.restore(tag, |shard| shard.restore_no_member(name, member));
+        }
+        (SET, member, Some(value)) => {
+            let (member, expires_at) = (text(member)?, number(value)?);
             memory.restore(tag, |shard| shard.restore_member(name, member, expires_at));
         }
-        LOG => {
-            let id = |bytes: &[u8]| {
-                let sequence = number(bytes.get(8..).ok_or(MalformedRow)?)?;
-                Ok(EventId { milliseconds: number(bytes)?, sequence })
-            };
-            if suffix.is_empty() {
-                let dropped = id(value)?;
-                memory.restore(tag, |shard| shard.restore_dropped(name, dropped));
-            } else {
-                let entries = decode_entries(value).ok_or(MalformedRow)?;
-                let at = id(suffix)?;
-                memory.restore(tag, |shard| shard.restore_event(name, at, entries));
-            }
+        (LOG, b"", None) => memory.restore(tag, |shard| shard.restore_removal(name, Shape::Log)),
+        (LOG, b"", Some(value)) => {
+            let dropped = id(value)?;
+            memory.restore(tag, |shard| shard.restore_dropped(name, dropped));
+        }
+        (LOG, event, None) => {
+            let at = id(event)?;
+            memory.restore(tag, |shard| shard.restore_no_event(name, at));
+        }
+        (LOG, event, Some(value)) => {
+            let entries = decode_entries(value).ok_or(MalformedRow)?;
+            let at = id(event)?;
+            memory.restore(tag, |shard| shard.restore_event(name, at, entries));
         }
         _ => return Err(MalformedRow),
     }
     Ok(())
+}
+
+/// The kind of a row's key, for people: what stands before its first colon. Never more of it,
+/// as the rest names somebody.
+pub fn kind(key: &[u8]) -> &str {
+    let name = split(key).map_or("", |(_, name, _)| name);
+    name.split_once(':').map_or("other", |(kind, _)| kind)
 }
 
 /// A row that no version of this store wrote.

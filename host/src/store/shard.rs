@@ -3,6 +3,7 @@
 //! changed nothing, and a value past its deadline is never seen.
 
 mod growing;
+mod restoring;
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -16,7 +17,7 @@ use crate::store::transaction::{
     Compare, Copies, Entry, Hash, Operation, Order, Outcome, Reply, Shape, Txn, added, counted,
 };
 use crate::store::value::{
-    HashValue, LogValue, SetValue, Value, event_bytes, field_bytes, key_bytes, member_bytes,
+    HashValue, LogValue, SetValue, Value, event_bytes, key_bytes, member_bytes,
 };
 use crate::store::{EVENT_AHEAD_MS_MAX, Error, Event, EventId, LogMark, LogPage};
 
@@ -134,40 +135,6 @@ impl Shard {
             }
         }
         visited
-    }
-
-    /// Puts back a field as it was recorded; the empty name stands for the head.
-    pub fn restore_field(&mut self, key: &str, field: &str, value: Bytes) {
-        self.bytes += field_bytes(field, value.len());
-        let hash = self.hash(key);
-        hash.fields.push((field.into(), value));
-    }
-
-    /// Puts back the deadline of a hash as it was recorded.
-    pub fn restore_deadline(&mut self, key: &str, expires_at: Option<Milliseconds>) {
-        self.hash(key).expires_at = expires_at;
-        self.enqueue(key);
-    }
-
-    /// Puts back a member as it was recorded.
-    pub fn restore_member(&mut self, key: &str, member: &str, expires_at: Milliseconds) {
-        self.put_member(key, member, expires_at);
-        self.enqueue(key);
-    }
-
-    /// Puts back an event as it was recorded.
-    pub fn restore_event(&mut self, log: &str, id: EventId, entries: Vec<Entry>) {
-        self.bytes += event_bytes(&entries);
-        let log = self.log(log);
-        log.events.push_back((id, entries));
-        log.last = log.last.max(id);
-    }
-
-    /// Puts back which event was dropped last.
-    pub fn restore_dropped(&mut self, log: &str, id: EventId) {
-        let log = self.log(log);
-        log.dropped = id;
-        log.last = log.last.max(id);
     }
 
     /// A key may hold nothing, or a value of this shape.

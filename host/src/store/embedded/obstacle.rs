@@ -1,21 +1,19 @@
 //! What is in the way of a store on disk, in sentences for the people who run it: what is
-//! wrong, with which file below DATA_DIR, and what to do. The library that keeps the files
-//! names types and error numbers only.
+//! wrong, with which file below DATA_DIR, and what to do.
 
 use std::fs::OpenOptions;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
+use crate::clock::Milliseconds;
+use crate::store::embedded::directory::{LOCK_FILE, MANIFEST_FILE, VERSION_FILE, VERSION_TEXT};
+use crate::store::embedded::former;
+use crate::store::embedded::recovery::Loss;
 use crate::store::rows::MalformedRow;
 
-/// The file that shows which program and version the others are of.
-const VERSION_FILE: &str = "version";
-/// The file that the process which uses the directory holds.
-const LOCK_FILE: &str = "lock";
-/// The directory of what was moved out of the journal.
-const TABLES: &str = "keyspaces";
-/// How the files of the journal end.
-const JOURNAL_EXTENSION: &str = "jnl";
+/// What helps when a file is damaged or missing.
+const REPAIR: &str = "nothing was changed: put a copy of the whole directory in its place, or ask \
+     `session-manager check-data` what is left; with `--repair` it makes a directory of that";
 
 /// Why a directory cannot be opened as a store.
 #[derive(Debug, thiserror::Error)]
@@ -33,8 +31,7 @@ pub enum OpenError {
     Denied(String),
     /// The disk has no room.
     #[error(
-        "the disk has no room for its files ({0}); make room: it takes 70 MB when it is empty, \
-         and plan for four times what lives in it"
+        "the disk has no room for its files ({0}); make room: plan for four times what lives in it"
     )]
     NoRoom(String),
     /// A file of it is gone.
@@ -46,6 +43,19 @@ pub enum OpenError {
          empty one, without what was in it"
     )]
     Damaged(String),
+    /// A file is not what was written, from a place on.
+    #[error("{file} is damaged at byte {offset}: {what}; {REPAIR}")]
+    DamagedAt {
+        /// The file.
+        file: String,
+        /// The place, in bytes.
+        offset: u64,
+        /// What is wrong, in words.
+        what: &'static str,
+    },
+    /// Its files are of a release before the journal.
+    #[error("it holds the files of an earlier release, which the next start converts")]
+    Former,
     /// Its files are of another version.
     #[error(
         "`version` says that its files have format {0}, and this program reads format 3; start \
@@ -64,27 +74,6 @@ pub enum OpenError {
 }
 
 impl OpenError {
-    /// What an error of the library means, of the store in a directory.
-    pub fn of(error: &fjall::Error, directory: &Path) -> Self {
-        use fjall::Error as Library;
-        match error {
-            Library::Locked => Self::InUse,
-            Library::Io(error) => Self::of_system(error, directory),
-            Library::Storage(error) => match system(error) {
-                // It looked for a place that there is not.
-                Some(error) if is_damage(error) || error.kind() == ErrorKind::InvalidInput => {
-                    Self::Damaged(in_tables())
-                }
-                Some(error) => Self::of_system(error, directory),
-                None => Self::Damaged(in_tables()),
-            },
-            Library::InvalidVersion(Some(version)) => Self::Version(version.to_string()),
-            Library::InvalidVersion(None) => Self::Foreign(format!("`{VERSION_FILE}`")),
-            Library::Unrecoverable => Self::Damaged(in_tables()),
-            _ => Self::Damaged(journal(directory)),
-        }
-    }
-
     /// What an error of the system means, of the store in a directory.
     pub fn of_system(error: &std::io::Error, directory: &Path) -> Self {
         match error.kind() {
@@ -99,9 +88,40 @@ impl OpenError {
             }
             // A folder of it is there when what leads to it is not.
             ErrorKind::AlreadyExists => missing(directory),
-            _ if is_damage(error) => Self::Damaged(journal(directory)),
             ErrorKind::NotFound => missing(directory),
             _ => Self::System(words(error)),
+        }
+    }
+
+    /// The same, of a file of it.
+    pub fn of_file(error: &std::io::Error, directory: &Path, file: &str) -> Self {
+        match Self::of_system(error, directory) {
+            Self::System(words) => Self::System(format!("`{file}`: {words}")),
+            Self::Missing(..) => Self::Missing(format!("`{file}`"), REPAIR),
+            other => other,
+        }
+    }
+
+    /// What cannot be read of it.
+    pub fn of_loss(loss: &Loss) -> Self {
+        let Loss { file, offset, what, .. } = loss;
+        Self::DamagedAt { file: format!("`{file}`"), offset: *offset, what }
+    }
+
+    /// The file that names the others is gone.
+    pub fn no_manifest() -> Self {
+        Self::Missing(format!("`{MANIFEST_FILE}`"), REPAIR)
+    }
+
+    /// What the file says that shows which program the others are of; nothing when they are
+    /// of this one, or of the one before it.
+    pub fn of_version(directory: &Path) -> Option<Self> {
+        let version = std::fs::read(directory.join(VERSION_FILE)).ok()?;
+        match &version[..] {
+            bytes if bytes == VERSION_TEXT.as_bytes() => None,
+            b"FJL\x03" => None,
+            [b'F', b'J', b'L', version] => Some(Self::Version(version.to_string())),
+            _ => Some(Self::Foreign(format!("`{VERSION_FILE}`"))),
         }
     }
 
@@ -111,31 +131,8 @@ impl OpenError {
     }
 }
 
-/// What a running store says when the disk refuses something.
-pub fn refusal(error: &fjall::Error) -> String {
-    match error {
-        fjall::Error::Io(error) => words(error),
-        fjall::Error::Storage(error) => match system(error) {
-            Some(error) => words(error),
-            None => "its files are damaged".into(),
-        },
-        fjall::Error::Poisoned => "a write before it failed".into(),
-        _ => "its files are damaged".into(),
-    }
-}
-
-/// What the system said, if that is what an error of the library is.
-fn system<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a std::io::Error> {
-    error.source()?.downcast_ref()
-}
-
-/// Whether a file is shorter than what was written, or something else.
-fn is_damage(error: &std::io::Error) -> bool {
-    matches!(error.kind(), ErrorKind::UnexpectedEof | ErrorKind::InvalidData)
-}
-
 /// The words of the system, such as `No space left on device`.
-fn words(error: &std::io::Error) -> String {
+pub fn words(error: &std::io::Error) -> String {
     let text = error.to_string();
     match text.find(" (os error") {
         Some(end) => text[..end].to_owned(),
@@ -143,35 +140,27 @@ fn words(error: &std::io::Error) -> String {
     }
 }
 
+/// Times as text, such as `2026-11-25T18:58:52.766Z to 2026-11-25T18:58:53.001Z`.
+pub fn span(span: Option<(Milliseconds, Milliseconds)>) -> String {
+    let text = |at: Milliseconds| {
+        let seconds = i64::try_from(at / 1000).unwrap_or(i64::MAX);
+        let nanos = i32::try_from(at % 1000 * 1_000_000).unwrap_or_default();
+        prost_types::Timestamp { seconds, nanos }.to_string()
+    };
+    match span {
+        None => "an unknown time".into(),
+        Some((from, to)) if from == to => text(from),
+        Some((from, to)) => format!("{} to {}", text(from), text(to)),
+    }
+}
+
 fn missing(directory: &Path) -> OpenError {
     let exists = |name: &str| directory.join(name).exists();
-    if exists(VERSION_FILE) && !exists(LOCK_FILE) {
+    if (exists(VERSION_FILE) || exists(MANIFEST_FILE)) && !exists(LOCK_FILE) {
         let advice = "when no other process uses the directory, make it again: an empty file";
         return OpenError::Missing(format!("`{LOCK_FILE}`"), advice);
     }
-    let advice = "put a copy of the whole directory in its place, or begin with an empty one";
-    let file = if exists(TABLES) { in_tables() } else { format!("`{TABLES}`") };
-    OpenError::Missing(file, advice)
-}
-
-/// One of many small files, which the library does not name.
-fn in_tables() -> String {
-    format!("a file below `{TABLES}`")
-}
-
-/// The files of the journal, which cannot be told apart from outside.
-fn journal(directory: &Path) -> String {
-    let mut names: Vec<String> = files(directory)
-        .into_iter()
-        .filter(|path| path.extension().is_some_and(|extension| extension == JOURNAL_EXTENSION))
-        .map(|path| format!("`{}`", path.display()))
-        .collect();
-    names.sort_unstable();
-    match &names[..] {
-        [] => "the journal".into(),
-        [only] => format!("the journal {only}"),
-        several => format!("one of the journals {}", several.join(", ")),
-    }
+    former::missing(directory)
 }
 
 /// The first file that the process may not read or write, else the directory.
@@ -189,7 +178,7 @@ fn denied(directory: &Path) -> String {
 }
 
 /// The files below a directory, by their paths from there.
-fn files(directory: &Path) -> Vec<PathBuf> {
+pub fn files(directory: &Path) -> Vec<PathBuf> {
     let mut files = Vec::new();
     let mut directories = vec![PathBuf::new()];
     while let Some(inside) = directories.pop() {
@@ -219,26 +208,25 @@ mod tests {
             (ErrorKind::ReadOnlyFilesystem, "the process may not read and write the directory"),
             (ErrorKind::PermissionDenied, "the process may not read and write the directory"),
             (ErrorKind::NotADirectory, "it is a file, or lies below one"),
-            (ErrorKind::NotFound, "`keyspaces` is missing"),
             (ErrorKind::TimedOut, "the system refused to open it: timed out"),
         ] {
-            for error in [
-                fjall::Error::Io(kind.into()),
-                fjall::Error::Storage(std::io::Error::from(kind).into()),
-            ] {
-                let text = OpenError::of(&error, directory).to_string();
-                assert!(text.starts_with(expected), "{text}");
-                assert!(!text.contains("Error") && !text.contains("Kind"), "{text}");
-            }
+            let text = OpenError::of_system(&kind.into(), directory).to_string();
+            assert!(text.starts_with(expected), "{text}");
+            assert!(!text.contains("Error") && !text.contains("Kind"), "{text}");
         }
-        let short = || std::io::Error::from(ErrorKind::UnexpectedEof);
-        let of = |error| OpenError::of(&error, directory).to_string();
-        assert!(of(fjall::Error::Io(short())).starts_with("the journal is damaged"));
-        let table = of(fjall::Error::Storage(short().into()));
-        assert!(table.starts_with("a file below `keyspaces` is damaged"), "{table}");
         let full = std::io::Error::from_raw_os_error(28);
         assert_eq!(words(&full), "No space left on device");
-        assert_eq!(refusal(&fjall::Error::Io(full)), "No space left on device");
-        assert_eq!(refusal(&fjall::Error::Poisoned), "a write before it failed");
+        let error = std::io::Error::from_raw_os_error(5);
+        let text = OpenError::of_file(&error, directory, "journal-3").to_string();
+        assert_eq!(text, "the system refused to open it: `journal-3`: Input/output error");
+    }
+
+    #[test]
+    fn times_are_readable() {
+        let at = 1_800_000_000_250;
+        assert_eq!(span(Some((at, at))), "2027-01-15T08:00:00.250Z");
+        let both = "2027-01-15T08:00:00.250Z to 2027-01-15T08:00:01.250Z";
+        assert_eq!(span(Some((at, at + 1000))), both);
+        assert_eq!(span(None), "an unknown time");
     }
 }

@@ -1,0 +1,160 @@
+//! The directory of a store: held by one process, and changed a whole file at a time. What is
+//! replaced is either the old file or the new one, also after a loss of power.
+
+use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
+use std::io::{self, ErrorKind, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::store::embedded::frame::FileKind;
+use crate::store::embedded::obstacle::OpenError;
+
+/// The file that the process which uses the directory holds.
+pub const LOCK_FILE: &str = "lock";
+/// The file that names the others.
+pub const MANIFEST_FILE: &str = "manifest";
+/// The file that says how far the journal is on the disk.
+pub const SYNCED_FILE: &str = "synced";
+/// The file that shows which program and version the others are of.
+pub const VERSION_FILE: &str = "version";
+/// What is in it. A release before the journal reads it as another program's.
+pub const VERSION_TEXT: &str = "session-manager data 1\n";
+
+/// How often a lock is tried, and how long after the last try: the process before may be
+/// about to end.
+const LOCK_TRIES: u32 = 3;
+const LOCK_PAUSE: Duration = Duration::from_millis(100);
+
+/// Makes a file's bytes survive a loss of power; tests have one that takes its time.
+pub type SyncFile = Arc<dyn Fn(&File) -> io::Result<()> + Send + Sync>;
+
+/// What does it outside tests.
+pub fn sync_file() -> SyncFile {
+    Arc::new(|file: &File| file.sync_data())
+}
+
+/// A directory that this process holds.
+pub struct Directory {
+    path: PathBuf,
+    sync: SyncFile,
+    _lock: Option<File>,
+}
+
+impl Directory {
+    /// Makes the directory when it is absent, and takes it for this process.
+    ///
+    /// # Errors
+    /// When another process has it, or it cannot be used.
+    pub fn lock(path: &Path, sync: SyncFile) -> Result<Self, OpenError> {
+        let refused = |error: io::Error| OpenError::of_system(&error, path);
+        // What is in it is nobody else's to read.
+        DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(refused)?;
+        let file = path.join(LOCK_FILE);
+        let is_used = [VERSION_FILE, MANIFEST_FILE].iter().any(|name| path.join(name).exists());
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).mode(0o600);
+        // A process that holds a lock file which somebody has deleted cannot be seen, so
+        // another one is made for a new directory only.
+        let lock = options.create(!is_used).open(file).map_err(refused)?;
+        let mut tries = 1;
+        while let Err(error) = lock.try_lock() {
+            match error {
+                TryLockError::Error(error) => return Err(refused(error)),
+                TryLockError::WouldBlock if tries == LOCK_TRIES => return Err(OpenError::InUse),
+                TryLockError::WouldBlock => std::thread::sleep(LOCK_PAUSE),
+            }
+            tries += 1;
+        }
+        Ok(Self { path: path.to_owned(), sync, _lock: Some(lock) })
+    }
+
+    /// A directory that the library of an earlier release holds for this process.
+    pub fn held(path: &Path, sync: SyncFile) -> Self {
+        Self { path: path.to_owned(), sync, _lock: None }
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// What makes a file of it survive a loss of power.
+    pub fn sync_file(&self) -> &SyncFile {
+        &self.sync
+    }
+
+    /// Makes a file that is not there yet.
+    ///
+    /// # Errors
+    /// What the system refuses.
+    pub fn create(&self, name: &str) -> io::Result<File> {
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create_new(true).mode(0o600);
+        options.open(self.path.join(name))
+    }
+
+    /// Puts a file in the place of another, as a whole, and makes it survive a loss of power.
+    ///
+    /// # Errors
+    /// What the system refuses; then the other one is still there.
+    pub fn replace(&self, name: &str, bytes: &[u8]) -> io::Result<File> {
+        let new = format!("{name}.new");
+        let made = self.remove(&new).and_then(|()| self.create(&new));
+        let mut file = made?;
+        file.write_all(bytes)?;
+        (self.sync)(&file)?;
+        std::fs::rename(self.path.join(new), self.path.join(name))?;
+        self.sync_names()?;
+        Ok(file)
+    }
+
+    /// Removes a file, if it is there.
+    ///
+    /// # Errors
+    /// What the system refuses.
+    pub fn remove(&self, name: &str) -> io::Result<()> {
+        match std::fs::remove_file(self.path.join(name)) {
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+            removed => removed,
+        }
+    }
+
+    /// Makes the names of the files survive a loss of power.
+    ///
+    /// # Errors
+    /// What the system refuses.
+    pub fn sync_names(&self) -> io::Result<()> {
+        sync_names(&self.path)
+    }
+
+    /// The journals and snapshots that are there, by number.
+    pub fn numbered(&self) -> Vec<(FileKind, u32)> {
+        numbered(&self.path)
+    }
+}
+
+/// Makes the names of the files in a directory survive a loss of power.
+///
+/// # Errors
+/// What the system refuses.
+pub fn sync_names(directory: &Path) -> io::Result<()> {
+    File::open(directory)?.sync_all()
+}
+
+/// The journals and snapshots in a directory, by number.
+pub fn numbered(directory: &Path) -> Vec<(FileKind, u32)> {
+    let names = std::fs::read_dir(directory).into_iter().flatten().flatten();
+    let mut found: Vec<(FileKind, u32)> = names
+        .filter_map(|entry| {
+            let name = entry.file_name();
+            let (kind, number) = name.to_str()?.rsplit_once('-')?;
+            let kinds = [FileKind::Journal, FileKind::Snapshot];
+            let kind = kinds.into_iter().find(|it| it.name() == kind)?;
+            Some((kind, number.parse().ok()?))
+        })
+        .collect();
+    found.sort_unstable_by_key(|(_, number)| *number);
+    found
+}

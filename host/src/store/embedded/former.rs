@@ -1,0 +1,199 @@
+//! The files of releases before the journal, which fjall kept: read once, and then moved to a
+//! directory of their own, where such a release can still be started. The one file that knows
+//! fjall. Until the manifest is there the old files are the store, from then on the new ones.
+
+use std::io::ErrorKind;
+use std::path::Path;
+use std::sync::atomic::AtomicBool;
+
+use fjall::{Database, KeyspaceCreateOptions};
+
+use crate::clock::Clock;
+use crate::store::embedded::directory::{
+    self, Directory, LOCK_FILE, MANIFEST_FILE, SyncFile, VERSION_FILE, VERSION_TEXT,
+};
+use crate::store::embedded::frame::FileKind;
+use crate::store::embedded::manifest::SnapshotEntry;
+use crate::store::embedded::obstacle::{OpenError, files};
+use crate::store::embedded::{snapshot, start};
+use crate::store::memory::Memory;
+use crate::store::rows;
+
+/// Where the old files are kept.
+pub const KEPT_DIRECTORY: &str = "before-conversion";
+/// What the old version file holds.
+const FORMER_VERSION: &[u8] = b"FJL\x03";
+/// The old directory of what was moved out of the journal.
+const TABLES: &str = "keyspaces";
+/// How the old files of the journal end.
+const JOURNAL_EXTENSION: &str = "jnl";
+/// Rows are read once, so they need no cache.
+const CACHE_BYTES: u64 = 4 << 20;
+
+/// Whether a directory is of a release before the journal, or of another program.
+pub fn is_there(directory: &Path) -> bool {
+    let version = std::fs::read(directory.join(VERSION_FILE));
+    let is_former = version.is_ok_and(|version| version != VERSION_TEXT.as_bytes());
+    is_former && !directory.join(MANIFEST_FILE).exists()
+}
+
+/// Reads the old files, and writes a snapshot of what they hold. Does nothing when there are
+/// none.
+///
+/// # Errors
+/// When they are in use, damaged or of another program, or the disk refuses.
+pub fn convert(path: &Path, clock: &Clock, sync: &SyncFile) -> Result<(), OpenError> {
+    if !is_there(path) {
+        return Ok(());
+    }
+    // While it is open, nobody else can use the directory.
+    let opened = |error: fjall::Error| of(&error, path);
+    let database = Database::builder(path).cache_size(CACHE_BYTES).worker_threads(1);
+    let database = database.open().map_err(opened)?;
+    let keyspace = database.keyspace("rows", KeyspaceCreateOptions::default).map_err(opened)?;
+    let memory = Memory::new(clock.clone());
+    let mut count: u64 = 0;
+    for guard in keyspace.iter() {
+        let (key, value) = guard.into_inner().map_err(opened)?;
+        rows::restore(&memory, &key, Some(&value)).map_err(|row| OpenError::of_row(&row))?;
+        count += 1;
+    }
+    let refused = |error: std::io::Error| OpenError::of_system(&error, path);
+    let directory = Directory::held(path, SyncFile::clone(sync));
+    let mut manifest = start::new_manifest()?;
+    // What a conversion that was cut off has left.
+    start::remove_unnamed(&directory, &manifest).map_err(refused)?;
+    let origin = manifest.origin(FileKind::Snapshot, 1);
+    let never = AtomicBool::new(false);
+    let length = snapshot::write(&directory, &memory, origin, clock, &never).map_err(refused)?;
+    let length = length.unwrap_or_default();
+    manifest.snapshot = Some(SnapshotEntry { number: origin.number, length, covers: 0 });
+    keep_version(&directory).map_err(refused)?;
+    start::begin(&directory, manifest, 0, clock).map_err(refused)?;
+    tracing::info!(
+        rows = count,
+        kept = KEPT_DIRECTORY,
+        "the data of an earlier release is converted; its files are kept"
+    );
+    Ok(())
+}
+
+/// Moves the old files of a converted directory out of the way, if some are still in it.
+///
+/// # Errors
+/// What the system refuses.
+pub fn put_away(directory: &Directory) -> Result<(), OpenError> {
+    let refused = |error: std::io::Error| OpenError::of_system(&error, directory.path());
+    if !directory.path().join(MANIFEST_FILE).exists() {
+        return Ok(());
+    }
+    let names = std::fs::read_dir(directory.path()).map_err(refused)?;
+    let old: Vec<_> = names
+        .flatten()
+        .map(|entry| entry.file_name())
+        .filter(|name| {
+            let is_journal = Path::new(name).extension().is_some_and(|it| it == JOURNAL_EXTENSION);
+            name == TABLES || is_journal
+        })
+        .collect();
+    keep_version(directory).map_err(refused)?;
+    if old.is_empty() {
+        return Ok(());
+    }
+    let kept = directory.path().join(KEPT_DIRECTORY);
+    let moved = || -> std::io::Result<()> {
+        make_kept(directory)?;
+        for name in old {
+            std::fs::rename(directory.path().join(&name), kept.join(&name))?;
+        }
+        // An earlier release wants one to start.
+        drop(std::fs::OpenOptions::new().create(true).append(true).open(kept.join(LOCK_FILE))?);
+        directory::sync_names(&kept)?;
+        directory.sync_names()
+    };
+    moved().map_err(refused)
+}
+
+fn make_kept(directory: &Directory) -> std::io::Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    let mut builder = std::fs::DirBuilder::new();
+    builder.recursive(true).mode(0o700).create(directory.path().join(KEPT_DIRECTORY))
+}
+
+/// Copies the old version file to the others, if it is still there.
+fn keep_version(directory: &Directory) -> std::io::Result<()> {
+    let version = match std::fs::read(directory.path().join(VERSION_FILE)) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        version => version?,
+    };
+    if version != FORMER_VERSION {
+        return Ok(());
+    }
+    make_kept(directory)?;
+    let kept = directory.path().join(KEPT_DIRECTORY);
+    std::fs::write(kept.join(VERSION_FILE), version)?;
+    directory::sync_names(&kept)
+}
+
+/// What an error of the library means, of the store in a directory.
+fn of(error: &fjall::Error, directory: &Path) -> OpenError {
+    use fjall::Error as Library;
+    match error {
+        Library::Locked => OpenError::InUse,
+        Library::Io(error) if is_damage(error) => OpenError::Damaged(journal(directory)),
+        Library::Io(error) => OpenError::of_system(error, directory),
+        Library::Storage(error) => match system(error) {
+            // It looked for a place that there is not.
+            Some(error) if is_damage(error) || error.kind() == ErrorKind::InvalidInput => {
+                OpenError::Damaged(in_tables())
+            }
+            Some(error) => OpenError::of_system(error, directory),
+            None => OpenError::Damaged(in_tables()),
+        },
+        Library::InvalidVersion(Some(version)) => OpenError::Version(version.to_string()),
+        Library::InvalidVersion(None) => OpenError::Foreign(format!("`{VERSION_FILE}`")),
+        Library::Unrecoverable => OpenError::Damaged(in_tables()),
+        _ => OpenError::Damaged(journal(directory)),
+    }
+}
+
+/// What the system said, if that is what an error of the library is.
+fn system<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a std::io::Error> {
+    error.source()?.downcast_ref()
+}
+
+/// Whether a file is shorter than what was written, or something else.
+fn is_damage(error: &std::io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::UnexpectedEof | ErrorKind::InvalidData)
+}
+
+/// What is said of a file that is not there, which the library does not name.
+pub fn missing(directory: &Path) -> OpenError {
+    let advice = "put a copy of the whole directory in its place, or begin with an empty one";
+    let has_tables = directory.join(TABLES).exists();
+    let file = if has_tables { in_tables() } else { format!("`{TABLES}`") };
+    OpenError::Missing(file, advice)
+}
+
+/// One of many small files.
+fn in_tables() -> String {
+    format!("a file below `{TABLES}`")
+}
+
+/// The files of the journal, which cannot be told apart from outside.
+fn journal(directory: &Path) -> String {
+    let mut names: Vec<String> = files(directory)
+        .into_iter()
+        .filter(|path| path.extension().is_some_and(|extension| extension == JOURNAL_EXTENSION))
+        .map(|path| format!("`{}`", path.display()))
+        .collect();
+    names.sort_unstable();
+    match &names[..] {
+        [] => "the journal".into(),
+        [only] => format!("the journal {only}"),
+        several => format!("one of the journals {}", several.join(", ")),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,265 @@
+//! `check-data`: says what a directory holds, what of it cannot be read, and what a repair would
+//! leave out; and repairs. A repair makes a new snapshot of what is whole, up to the first loss
+//! in the journals, and moves the old files to a directory of their own: it deletes nothing.
+
+use std::io::{self, Write};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
+use std::sync::atomic::AtomicBool;
+
+use crate::clock::Clock;
+use crate::store::embedded::directory::{
+    self, Directory, MANIFEST_FILE, SYNCED_FILE, VERSION_FILE, numbered, sync_file,
+};
+use crate::store::embedded::frame::{FileKind, HEADER_BYTES, Header, Identity, Kind, Origin};
+use crate::store::embedded::manifest::{Ended, JournalEntry, Manifest, SnapshotEntry};
+use crate::store::embedded::obstacle::{OpenError, span};
+use crate::store::embedded::reader::{Reader, Step, Tally};
+use crate::store::embedded::recovery::{self, Loss, Reading};
+use crate::store::embedded::{former, snapshot, start};
+use crate::store::memory::Memory;
+use crate::store::rows;
+
+/// What a directory is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// A server starts on it.
+    Sound,
+    /// A server refuses it.
+    Damaged,
+    /// It was damaged, and a server starts on it now.
+    Repaired,
+}
+
+/// Inspects a directory that no server uses, repairs it when it is damaged and that is wanted,
+/// and writes down what there is.
+///
+/// # Errors
+/// When it cannot be inspected; then nothing has changed.
+pub fn inspect(
+    path: &Path,
+    repair: bool,
+    clock: &Clock,
+    out: &mut dyn Write,
+) -> Result<Verdict, OpenError> {
+    if !path.is_dir() {
+        let advice = "name the DATA_DIR of a server";
+        return Err(OpenError::Missing("the directory".into(), advice));
+    }
+    if former::is_there(path) {
+        return Err(OpenError::of_version(path).unwrap_or(OpenError::Former));
+    }
+    let directory = Directory::lock(path, sync_file())?;
+    let (manifest, mut losses) = named(path)?;
+    if let Some(OpenError::Version(_) | OpenError::Foreign(_)) = OpenError::of_version(path) {
+        losses.push(loss(VERSION_FILE, 0, "it is not what was written"));
+    }
+    let memory = Memory::new(clock.clone());
+    let restore = &mut |key: &[u8], value: Option<&[u8]>| match repair {
+        true => rows::restore(&memory, key, value),
+        false => Ok(()),
+    };
+    let mut reading = recovery::read(path, &manifest, restore)?;
+    reading.damages.splice(..0, losses);
+    let told = |error: io::Error| OpenError::of_system(&error, path);
+    describe(&reading, out).map_err(told)?;
+    if reading.damages.is_empty() {
+        writeln!(out, "sound").map_err(told)?;
+        return Ok(Verdict::Sound);
+    }
+    if !repair {
+        let advice = "`session-manager check-data --repair` makes a directory of what is whole, \
+                      and keeps the files as they are beside it";
+        writeln!(out, "damaged: {advice}").map_err(told)?;
+        return Ok(Verdict::Damaged);
+    }
+    let kept = mend(&directory, &manifest, &memory, clock).map_err(told)?;
+    writeln!(out, "repaired: the files as they were are in `{kept}`").map_err(told)?;
+    Ok(Verdict::Repaired)
+}
+
+fn loss(file: &str, bytes: u64, what: &'static str) -> Loss {
+    Loss { file: file.into(), offset: 0, bytes, what, tally: Tally::default() }
+}
+
+/// The manifest of a directory, or what it must have been by the other files.
+fn named(path: &Path) -> Result<(Manifest, Vec<Loss>), OpenError> {
+    let what = match start::read_manifest(path) {
+        Ok(Some(manifest)) => return Ok((manifest, Vec::new())),
+        Ok(None) => {
+            let advice = "a server has never used the directory, or nothing is left in it";
+            return Err(OpenError::Missing(format!("`{MANIFEST_FILE}`"), advice));
+        }
+        Err(OpenError::DamagedAt { what, .. }) => what,
+        Err(OpenError::Missing(..)) => "it is missing",
+        Err(error) => return Err(error),
+    };
+    let manifest = rebuilt(path).map_err(|error| OpenError::of_system(&error, path))?;
+    let manifest = manifest.ok_or_else(OpenError::no_manifest)?;
+    Ok((manifest, vec![loss(MANIFEST_FILE, 0, what)]))
+}
+
+fn describe(reading: &Reading, out: &mut dyn Write) -> io::Result<()> {
+    for file in &reading.files {
+        writeln!(out, "`{}`: {} bytes, {}", file.file, file.bytes, contents(&file.tally))?;
+    }
+    for loss in &reading.damages {
+        writeln!(out, "DAMAGED: `{}` at byte {}: {}", loss.file, loss.offset, loss.what)?;
+        left_out(loss, "a repair leaves out", out)?;
+    }
+    if let Some(cut) = &reading.cut {
+        writeln!(out, "not synced: `{}` at byte {}: {}", cut.file, cut.offset, cut.what)?;
+        left_out(cut, "a start leaves out", out)?;
+    }
+    if !reading.damages.is_empty() || reading.cut.is_some() {
+        let last = span(reading.last_at.map(|at| (at, at)));
+        writeln!(out, "what is whole ends at {last}")?;
+    }
+    Ok(())
+}
+
+fn left_out(loss: &Loss, does: &str, out: &mut dyn Write) -> io::Result<()> {
+    let Loss { bytes, tally, .. } = loss;
+    match tally.frames {
+        0 => writeln!(out, "  {does} {bytes} bytes, of which nothing can be read"),
+        _ => writeln!(out, "  {does} {bytes} bytes; of them can be read {}", contents(tally)),
+    }
+}
+
+/// Such as `2 frames with 7 rows (user 4, booking 3), written 2026-…`.
+fn contents(tally: &Tally) -> String {
+    let kinds: Vec<String> =
+        tally.kinds.iter().map(|(kind, count)| format!("{kind} {count}")).collect();
+    let kinds = if kinds.is_empty() { String::new() } else { format!(" ({})", kinds.join(", ")) };
+    let Tally { frames, rows, .. } = tally;
+    format!("{frames} frames with {rows} rows{kinds}, written {}", span(tally.span))
+}
+
+/// Makes a directory of what is in memory, and returns where the old files are now.
+fn mend(
+    directory: &Directory,
+    manifest: &Manifest,
+    memory: &Memory,
+    clock: &Clock,
+) -> io::Result<String> {
+    let old = directory.numbered();
+    let there = old.last().map_or(0, |(_, number)| *number);
+    let number = manifest.number_max().max(there) + 1;
+    // Frames of before are none of the new files.
+    let mut new = start::new_manifest().map_err(io::Error::other)?;
+    let origin = new.origin(FileKind::Snapshot, number);
+    let never = AtomicBool::new(false);
+    let length = snapshot::write(directory, memory, origin, clock, &never)?.unwrap_or_default();
+    let kept = format!("before-repair-{}", clock.now());
+    let names = [MANIFEST_FILE, SYNCED_FILE, VERSION_FILE].map(str::to_owned);
+    let numbered = old.iter().map(|(kind, number)| format!("{}-{number}", kind.name()));
+    let names = names.into_iter().chain(numbered);
+    keep(directory.path(), &directory.path().join(&kept), names)?;
+    directory.sync_names()?;
+    new.snapshot = Some(SnapshotEntry { number, length, covers: 0 });
+    start::begin(directory, new, 0, clock)?;
+    Ok(kept)
+}
+
+/// Gives files a second name in another directory, so that they lose nothing with the first.
+fn keep(path: &Path, kept: &Path, names: impl Iterator<Item = String>) -> io::Result<()> {
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(kept)?;
+    for name in names {
+        let (from, to) = (path.join(&name), kept.join(&name));
+        if !from.exists() {
+            continue;
+        }
+        // Not every file system has second names.
+        if std::fs::hard_link(&from, &to).is_err() {
+            std::fs::copy(&from, &to)?;
+            std::fs::File::open(&to)?.sync_all()?;
+        }
+    }
+    directory::sync_names(kept)
+}
+
+/// The manifest by what the other files are; `None` when none of them can be read.
+fn rebuilt(path: &Path) -> io::Result<Option<Manifest>> {
+    let files = numbered(path);
+    let Some(identity) = identity(path, &files)? else { return Ok(None) };
+    let mut manifest = Manifest { identity, after: 0, snapshot: None, journals: Vec::new() };
+    for (_, number) in files.iter().filter(|(kind, _)| *kind == FileKind::Snapshot) {
+        let origin = manifest.origin(FileKind::Snapshot, *number);
+        let mut reader = Reader::open(path, origin)?;
+        let (_, is_whole) = last_frame(&mut reader, u64::MAX)?;
+        if is_whole || manifest.snapshot.is_none() {
+            let (number, length) = (*number, reader.length());
+            manifest.snapshot = Some(SnapshotEntry { number, length, covers: 0 });
+        }
+    }
+    let from = manifest.snapshot.map_or(0, |snapshot| snapshot.number);
+    let journals: Vec<Origin> = files
+        .iter()
+        .filter(|(kind, number)| *kind == FileKind::Journal && *number >= from)
+        .map(|(kind, number)| manifest.origin(*kind, *number))
+        .collect();
+    let first = |origin: &Origin| first_sequence(path, *origin);
+    let firsts: Vec<Option<u64>> = journals.iter().map(first).collect::<io::Result<_>>()?;
+    manifest.after = firsts.iter().flatten().next().map_or(0, |first| first - 1);
+    let mut sequence = manifest.after;
+    for (index, origin) in journals.iter().enumerate() {
+        let mut reader = Reader::open(path, *origin)?;
+        let next = firsts[index + 1..].iter().flatten().next().copied();
+        let (last, _) = last_frame(&mut reader, next.unwrap_or(u64::MAX))?;
+        sequence = last.unwrap_or(sequence);
+        // The journal behind goes on where this one was cut.
+        let offset = reader.offset().max(HEADER_BYTES as u64);
+        let ended = (next == Some(sequence + 1)).then_some(Ended { offset, sequence });
+        manifest.journals.push(JournalEntry { number: origin.number, ended });
+    }
+    Ok(Some(manifest))
+}
+
+/// What most files begin with.
+fn identity(path: &Path, files: &[(FileKind, u32)]) -> io::Result<Option<Identity>> {
+    let mut found: Vec<(Identity, usize)> = Vec::new();
+    for (kind, number) in files {
+        let name = format!("{}-{number}", kind.name());
+        let bytes = std::fs::File::open(path.join(name)).and_then(|file| {
+            let mut bytes = Vec::new();
+            io::Read::read_to_end(&mut io::Read::take(file, HEADER_BYTES as u64), &mut bytes)?;
+            Ok(bytes)
+        })?;
+        let Some((_, origin)) = bytes.first_chunk().and_then(Header::decode_any) else { continue };
+        match found.iter_mut().find(|(identity, _)| *identity == origin.identity) {
+            Some((_, count)) => *count += 1,
+            None => found.push((origin.identity, 1)),
+        }
+    }
+    Ok(found.into_iter().max_by_key(|(_, count)| *count).map(|(identity, _)| identity))
+}
+
+/// The number of the first frame with rows.
+fn first_sequence(path: &Path, origin: Origin) -> io::Result<Option<u64>> {
+    let mut reader = Reader::open(path, origin)?;
+    while let Step::Frame(header) = reader.next()? {
+        if header.kind == Kind::Rows {
+            return Ok(Some(header.sequence));
+        }
+    }
+    Ok(None)
+}
+
+/// Reads up to what cannot be read, or the frame `before`, and stays there: the number of the
+/// last frame, if there is one with rows, and whether it was the end of a snapshot.
+fn last_frame(reader: &mut Reader, before: u64) -> io::Result<(Option<u64>, bool)> {
+    let mut last = None;
+    loop {
+        let offset = reader.offset();
+        let Step::Frame(header) = reader.next()? else { return Ok((last, false)) };
+        match header.kind {
+            Kind::Head => {}
+            Kind::Rows if header.sequence >= before => {
+                reader.go_to(offset);
+                return Ok((last, false));
+            }
+            Kind::Rows => last = Some(header.sequence),
+            Kind::End => return Ok((last, true)),
+        }
+    }
+}

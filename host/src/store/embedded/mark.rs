@@ -1,0 +1,165 @@
+//! The mark: how far the journal is on the disk, kept beside the journal. It tells damage from
+//! what a loss of power leaves. Two places are written in turns, so that one of them is whole
+//! at any time; a mark says too little at times, never too much.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use bytes::BufMut;
+
+use crate::clock::Milliseconds;
+use crate::store::embedded::directory::{Directory, SYNCED_FILE};
+use crate::store::embedded::frame::Identity;
+
+/// How long a mark is, in bytes.
+const MARK_BYTES: usize = 40;
+/// Where they lie: on pages of their own, which a disk never writes together.
+const OFFSETS: [u64; 2] = [0, 4096];
+
+/// How far the journal is on the disk.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Mark {
+    /// The last frame that is.
+    pub sequence: u64,
+    /// When it was synced.
+    pub milliseconds: Milliseconds,
+    /// The process has ended in order, and nothing comes behind that frame.
+    pub closed: bool,
+}
+
+/// The file of the marks.
+pub struct Marks {
+    file: File,
+    identity: Identity,
+    written: u64,
+}
+
+impl Marks {
+    /// Makes the file anew, with a mark.
+    ///
+    /// # Errors
+    /// What the system refuses.
+    pub fn create(directory: &Directory, identity: Identity, mark: Mark) -> io::Result<Self> {
+        let mut bytes = vec![0; usize::try_from(OFFSETS[1]).expect("it is small") + MARK_BYTES];
+        for (offset, number) in [(0, 1), (bytes.len() - MARK_BYTES, 2)] {
+            bytes[offset..offset + MARK_BYTES].copy_from_slice(&encode(identity, number, mark));
+        }
+        let file = directory.replace(SYNCED_FILE, &bytes)?;
+        Ok(Self { file, identity, written: 2 })
+    }
+
+    /// Writes a mark over the older one. It is for the caller to sync it.
+    ///
+    /// # Errors
+    /// What the system refuses.
+    pub fn write(&mut self, mark: Mark) -> io::Result<&File> {
+        self.written += 1;
+        let offset = OFFSETS[usize::from(self.written.is_multiple_of(2))];
+        self.file.write_all_at(&encode(self.identity, self.written, mark), offset)?;
+        Ok(&self.file)
+    }
+}
+
+/// What the file of the marks says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Found {
+    /// The later of two marks.
+    Both(Mark),
+    /// Only one is whole: a loss of power, or damage.
+    One(Mark),
+    /// The file is missing.
+    Missing,
+    /// None is whole.
+    Damaged,
+}
+
+impl Found {
+    /// The mark, when there is one.
+    pub fn mark(self) -> Option<Mark> {
+        match self {
+            Self::Both(mark) | Self::One(mark) => Some(mark),
+            Self::Missing | Self::Damaged => None,
+        }
+    }
+}
+
+/// Reads the marks of a directory.
+///
+/// # Errors
+/// What the system refuses.
+pub fn read(directory: &Path, identity: Identity) -> io::Result<Found> {
+    let bytes = match std::fs::read(directory.join(SYNCED_FILE)) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Found::Missing),
+        Err(error) => return Err(error),
+    };
+    let mark = |offset: u64| {
+        let rest = bytes.get(usize::try_from(offset).ok()?..)?;
+        decode(rest.first_chunk()?, identity)
+    };
+    Ok(match OFFSETS.map(mark) {
+        [Some(one), Some(other)] => Found::Both(if one.0 > other.0 { one.1 } else { other.1 }),
+        [Some((_, mark)), None] | [None, Some((_, mark))] => Found::One(mark),
+        [None, None] => Found::Damaged,
+    })
+}
+
+fn encode(identity: Identity, number: u64, mark: Mark) -> [u8; MARK_BYTES] {
+    let mut bytes = [0; MARK_BYTES];
+    let mut out = &mut bytes[..];
+    out.put_slice(&identity);
+    out.put_u64(number);
+    out.put_u64(mark.sequence);
+    out.put_u64(mark.milliseconds);
+    out.put_u32(u32::from(mark.closed));
+    let checksum = crc32fast::hash(&bytes[..MARK_BYTES - 4]);
+    bytes[MARK_BYTES - 4..].copy_from_slice(&checksum.to_be_bytes());
+    bytes
+}
+
+fn decode(bytes: &[u8; MARK_BYTES], identity: Identity) -> Option<(u64, Mark)> {
+    let checksum = crc32fast::hash(&bytes[..MARK_BYTES - 4]);
+    if bytes[..8] != identity || bytes[MARK_BYTES - 4..] != checksum.to_be_bytes() {
+        return None;
+    }
+    let long = |at: usize| bytes[at..].first_chunk().map(|it| u64::from_be_bytes(*it));
+    let mark = Mark { sequence: long(16)?, milliseconds: long(24)?, closed: bytes[35] == 1 };
+    Some((long(8)?, mark))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::embedded::directory::sync_file;
+
+    #[test]
+    fn the_later_mark_counts_and_one_damaged_mark_leaves_the_other() {
+        let path = tempfile::tempdir().unwrap();
+        let directory = Directory::lock(path.path(), sync_file()).unwrap();
+        let identity = *b"identity";
+        let mark = |sequence| Mark { sequence, milliseconds: 1, closed: sequence == 9 };
+        assert_eq!(read(path.path(), identity).unwrap(), Found::Missing);
+        let mut marks = Marks::create(&directory, identity, mark(4)).unwrap();
+        assert_eq!(read(path.path(), identity).unwrap(), Found::Both(mark(4)));
+        for sequence in [5, 6, 9] {
+            marks.write(mark(sequence)).unwrap();
+            assert_eq!(read(path.path(), identity).unwrap(), Found::Both(mark(sequence)));
+        }
+        let file = path.path().join(SYNCED_FILE);
+        let whole = std::fs::read(&file).unwrap();
+        for offset in OFFSETS {
+            for bit in 0..MARK_BYTES * 8 {
+                let mut bytes = whole.clone();
+                bytes[offset as usize + bit / 8] ^= 1 << (bit % 8);
+                std::fs::write(&file, bytes).unwrap();
+                let found = read(path.path(), identity).unwrap();
+                assert!(matches!(found, Found::One(_)), "{offset} {bit}: {found:?}");
+            }
+        }
+        std::fs::write(&file, vec![0; whole.len()]).unwrap();
+        assert_eq!(read(path.path(), identity).unwrap(), Found::Damaged);
+        assert_eq!(read(path.path(), *b"another1").unwrap(), Found::Damaged);
+    }
+}

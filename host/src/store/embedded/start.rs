@@ -1,0 +1,210 @@
+//! Opens a directory: judges what is there, says in the log what is lost, and begins a journal
+//! of its own. Every start has a new journal, so no file is ever cut or written over: what was
+//! there stays as it was until a snapshot has taken its place.
+
+use std::fs::File;
+use std::io::{self, ErrorKind, Write};
+use std::path::Path;
+
+use crate::clock::Clock;
+use crate::store::embedded::directory::{
+    Directory, MANIFEST_FILE, SYNCED_FILE, VERSION_FILE, VERSION_TEXT, numbered,
+};
+use crate::store::embedded::frame::{FileKind, Frame, HEADER_BYTES, Header, Kind, Origin};
+use crate::store::embedded::manifest::{JournalEntry, Manifest, Unreadable};
+use crate::store::embedded::mark::{Found, Mark, Marks};
+use crate::store::embedded::obstacle::{OpenError, span};
+use crate::store::embedded::recovery::{self, Reading};
+use crate::store::embedded::writer::Journal;
+use crate::store::memory::Memory;
+use crate::store::rows;
+
+/// What a store starts with.
+pub struct Started {
+    /// Which files make it up.
+    pub manifest: Manifest,
+    /// Where changes go.
+    pub journal: Journal,
+    /// Where it says how far they are on the disk.
+    pub marks: Marks,
+    /// The last frame that there is.
+    pub sequence: u64,
+    /// The length of the journals before this one, in bytes.
+    pub journal_bytes: u64,
+}
+
+/// Reads a directory into memory, and begins a journal.
+///
+/// # Errors
+/// When something is damaged, or the directory cannot be used; then nothing has changed.
+pub fn open(directory: &Directory, memory: &Memory, clock: &Clock) -> Result<Started, OpenError> {
+    let refused = |error: io::Error| OpenError::of_system(&error, directory.path());
+    let Some(manifest) = read_manifest(directory.path())? else {
+        let manifest = new_manifest()?;
+        return begin(directory, manifest, 0, clock).map_err(refused);
+    };
+    if let Some(obstacle) = OpenError::of_version(directory.path()) {
+        return Err(obstacle);
+    }
+    let restore = &mut |key: &[u8], value: Option<&[u8]>| rows::restore(memory, key, value);
+    let reading = recovery::read(directory.path(), &manifest, restore)?;
+    if let Some(loss) = reading.damages.first() {
+        return Err(OpenError::of_loss(loss));
+    }
+    report(&reading);
+    let manifest = continued(directory, manifest, &reading).map_err(refused)?;
+    begin(directory, manifest, reading.sequence, clock).map_err(refused)
+}
+
+/// The manifest of a directory; `None` when it is new.
+///
+/// # Errors
+/// When it is missing or damaged.
+pub fn read_manifest(directory: &Path) -> Result<Option<Manifest>, OpenError> {
+    let bytes = match std::fs::read(directory.join(MANIFEST_FILE)) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            return if is_used(directory) { Err(OpenError::no_manifest()) } else { Ok(None) };
+        }
+        Err(error) => return Err(OpenError::of_file(&error, directory, MANIFEST_FILE)),
+    };
+    match Manifest::decode(&bytes) {
+        Ok(manifest) => Ok(Some(manifest)),
+        Err(Unreadable::Damaged) => Err(OpenError::DamagedAt {
+            file: format!("`{MANIFEST_FILE}`"),
+            offset: 0,
+            what: "it is not what was written",
+        }),
+        Err(Unreadable::Newer) => Err(OpenError::Foreign(format!("`{MANIFEST_FILE}`"))),
+    }
+}
+
+/// Whether there was a manifest. A start that was cut off before leaves journals without a row.
+fn is_used(directory: &Path) -> bool {
+    let has_rows = |(kind, number): (FileKind, u32)| {
+        let name = format!("{}-{number}", kind.name());
+        std::fs::metadata(directory.join(name)).is_ok_and(|it| it.len() > HEADER_BYTES as u64)
+    };
+    directory.join(VERSION_FILE).exists() || numbered(directory).into_iter().any(has_rows)
+}
+
+/// The manifest of a directory without anything in it.
+///
+/// # Errors
+/// When the system has no random numbers.
+pub fn new_manifest() -> Result<Manifest, OpenError> {
+    let mut identity = [0; 8];
+    getrandom::fill(&mut identity).map_err(|error| OpenError::System(error.to_string()))?;
+    Ok(Manifest { identity, after: 0, snapshot: None, journals: Vec::new() })
+}
+
+/// Says what is lost, and what may be.
+fn report(reading: &Reading) {
+    if let Some(cut) = &reading.cut {
+        tracing::warn!(
+            file = cut.file,
+            offset = cut.offset,
+            bytes = cut.bytes,
+            frames = cut.tally.frames,
+            rows = cut.tally.rows,
+            written = span(cut.tally.span),
+            last_kept = span(reading.last_at.map(|at| (at, at))),
+            reason = cut.what,
+            "what was written last was not on the disk, and is lost"
+        );
+    } else if !reading.is_closed() {
+        let (file, offset) = reading.end.clone().unwrap_or_default();
+        tracing::warn!(
+            file,
+            offset,
+            last_kept = span(reading.last_at.map(|at| (at, at))),
+            "the process before did not end in order: everything that was in its files is there; \
+             if the power failed, what came behind is lost"
+        );
+    }
+    if let Found::One(_) = reading.marks {
+        tracing::warn!(file = SYNCED_FILE, "one of two marks cannot be read, the other is used");
+    }
+}
+
+/// The manifest with the end of each journal, which is on the disk by then.
+fn continued(directory: &Directory, manifest: Manifest, reading: &Reading) -> io::Result<Manifest> {
+    let mut journals = Vec::new();
+    for entry in &reading.journals {
+        let name = manifest.origin(FileKind::Journal, entry.number).file();
+        let file = File::open(directory.path().join(name))?;
+        (directory.sync_file())(&file)?;
+        // One without anything is not needed.
+        if file.metadata()?.len() > HEADER_BYTES as u64 {
+            journals.push(*entry);
+        }
+    }
+    Ok(Manifest { journals, ..manifest })
+}
+
+/// Begins a journal behind those of a manifest, and publishes it.
+///
+/// # Errors
+/// What the system refuses; then the manifest before it still holds.
+pub fn begin(
+    directory: &Directory,
+    mut manifest: Manifest,
+    sequence: u64,
+    clock: &Clock,
+) -> io::Result<Started> {
+    let there = directory.numbered().last().map_or(0, |(_, number)| *number);
+    let number = manifest.number_max().max(there) + 1;
+    let origin = manifest.origin(FileKind::Journal, number);
+    let file = create_journal(directory, origin, clock)?;
+    let ended = manifest.journals.iter().filter_map(|journal| journal.ended);
+    let journal_bytes = ended.map(|ended| ended.offset).sum();
+    manifest.journals.push(JournalEntry { number, ended: None });
+    let mark = Mark { sequence, milliseconds: clock.now(), closed: false };
+    let marks = Marks::create(directory, manifest.identity, mark)?;
+    directory.replace(MANIFEST_FILE, manifest.encode().as_bytes())?;
+    write_version(directory)?;
+    remove_unnamed(directory, &manifest)?;
+    let journal = Journal::new(file, origin);
+    Ok(Started { manifest, journal, marks, sequence, journal_bytes })
+}
+
+/// Makes a journal with nothing in it, which survives a loss of power.
+///
+/// # Errors
+/// What the system refuses.
+pub fn create_journal(directory: &Directory, origin: Origin, clock: &Clock) -> io::Result<File> {
+    let mut file = directory.create(&origin.file())?;
+    let milliseconds = clock.now();
+    let kind = Kind::Head;
+    let head = Header { kind, length: 0, checksum: 0, sequence: 0, milliseconds, synced: 0 };
+    file.write_all(Frame::new().seal(head, &origin))?;
+    (directory.sync_file())(&file)?;
+    directory.sync_names()?;
+    Ok(file)
+}
+
+/// Shows releases before the journal that the files are of another.
+fn write_version(directory: &Directory) -> io::Result<()> {
+    let there = std::fs::read(directory.path().join(VERSION_FILE)).unwrap_or_default();
+    if there == VERSION_TEXT.as_bytes() {
+        return Ok(());
+    }
+    directory.replace(VERSION_FILE, VERSION_TEXT.as_bytes()).map(drop)
+}
+
+/// Removes the journals and snapshots that a manifest does not name.
+///
+/// # Errors
+/// What the system refuses.
+pub fn remove_unnamed(directory: &Directory, manifest: &Manifest) -> io::Result<()> {
+    for (kind, number) in directory.numbered() {
+        let is_named = match kind {
+            FileKind::Journal => manifest.journals.iter().any(|it| it.number == number),
+            FileKind::Snapshot => manifest.snapshot.is_some_and(|it| it.number == number),
+        };
+        if !is_named {
+            directory.remove(&manifest.origin(kind, number).file())?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,251 @@
+//! The embedded store on a disk that fails in every way that a seed makes up: what it says
+//! after a kill, a loss of power, and damage is held against what was acknowledged.
+
+mod damage;
+mod disk;
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::pin::pin;
+use std::task::{Context, Poll, Waker};
+
+use bytes::Bytes;
+
+use self::disk::{Disk, Seed};
+use super::*;
+use crate::store::rows;
+use crate::store::transaction::{Entry, Operation, Reply};
+
+const NOW: u64 = 1_800_000_000_000;
+
+/// Everything in memory, as rows.
+type State = BTreeMap<Vec<u8>, Bytes>;
+
+fn state(memory: &Memory) -> State {
+    let mut state = State::new();
+    let take = |changes: Changes| -> Result<(), ()> {
+        state.extend(changes.into_rows().into_iter().map(|row| (row.key, row.value.unwrap())));
+        Ok(())
+    };
+    memory.dump(take).unwrap();
+    state
+}
+
+fn open(path: &Path, disk: &Disk, journal_bytes_max: u64) -> Result<Embedded, OpenError> {
+    Embedded::on_disk(path, Clock::manual(NOW), None, disk.sync(), journal_bytes_max)
+}
+
+fn wait<T>(future: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(future)
+}
+
+fn poll<T>(future: std::pin::Pin<&mut impl Future<Output = T>>) -> Poll<T> {
+    future.poll(&mut Context::from_waker(Waker::noop()))
+}
+
+fn txn(operation: Operation) -> Txn {
+    Txn { success: vec![operation], ..Txn::default() }
+}
+
+fn set(key: &str, value: &str) -> Txn {
+    let entries = vec![Entry { field: "f".into(), value: Bytes::from(value.to_owned()) }];
+    txn(Operation::HashSet { key: key.into(), entries, ttl: Some(60_000) })
+}
+
+fn get(key: &str) -> Txn {
+    txn(Operation::HashGet { key: key.into(), fields: None })
+}
+
+/// A change of few keys of all types.
+fn change(seed: &mut Seed) -> Txn {
+    let key = |letter: &str, seed: &mut Seed| format!("{letter}:{}", seed.below(6));
+    let text = |seed: &mut Seed| "x".repeat(seed.below(60) as usize);
+    txn(match seed.below(8) {
+        0 => Operation::HashDelete(key("booking", seed)),
+        1 => Operation::HashAdd { key: key("booking", seed), field: "n".into(), delta: 1 },
+        2 => Operation::MemberRemove { key: key("user", seed), member: key("m", seed) },
+        3 | 4 => Operation::MemberSet {
+            key: key("user", seed),
+            member: key("m", seed),
+            ttl: 1000 + seed.below(1000),
+        },
+        5 => {
+            let entries = vec![Entry { field: "e".into(), value: text(seed).into() }];
+            Operation::AppendEvent { log: key("log", seed), entries, keep: 3 }
+        }
+        _ => {
+            let field = format!("f{}", seed.below(3));
+            let entries = vec![Entry { field, value: text(seed).into() }];
+            let ttl = Some(1000 + seed.below(1000));
+            Operation::HashSet { key: key("booking", seed), entries, ttl }
+        }
+    })
+}
+
+#[test]
+fn what_was_written_down_and_replayed_is_what_there_was() {
+    for number in 0..40 {
+        let mut seed = Seed::new(number);
+        let memory = Memory::new(Clock::manual(NOW));
+        let (mut rows, mut copy, mut from) = (Vec::new(), None, 0);
+        let (copy_at, from_at) = (seed.below(60) + 20, seed.below(20));
+        for index in 0..100 {
+            if index == from_at {
+                from = rows.len();
+            }
+            if index == copy_at {
+                copy = Some(state(&memory));
+            }
+            let record = |_, changes: Changes| rows.extend(changes.into_rows());
+            memory.apply(change(&mut seed), Changes::new(true), record).unwrap();
+        }
+        let replay = |memory: &Memory, from: usize| {
+            for row in &rows[from..] {
+                rows::restore(memory, &row.key, row.value.as_deref()).unwrap();
+            }
+        };
+        let (plain, later) = (Memory::new(Clock::manual(NOW)), Memory::new(Clock::manual(NOW)));
+        replay(&plain, 0);
+        // A snapshot that is newer than the journal behind it.
+        for (key, value) in copy.unwrap() {
+            rows::restore(&later, &key, Some(&value)).unwrap();
+        }
+        replay(&later, from);
+        for replayed in [plain, later] {
+            assert_eq!(state(&replayed), state(&memory), "{number}");
+            assert_eq!(replayed.memory(), memory.memory(), "{number}");
+            let prefixes = ["booking:", "user:", "log:"].map(str::to_owned);
+            assert_eq!(replayed.keys(&prefixes), memory.keys(&prefixes));
+        }
+    }
+}
+
+#[test]
+fn a_kill_at_any_moment_of_a_snapshot_loses_nothing() {
+    let path = tempfile::tempdir().unwrap();
+    let disk = Disk::copied(path.path());
+    let store = open(path.path(), &disk, 2000).unwrap();
+    let (mut seed, mut states) = (Seed::new(1), vec![State::new()]);
+    for index in 0..1000 {
+        let mut acknowledged = disk.freeze();
+        wait(store.execute(change(&mut seed))).unwrap();
+        states.push(state(&store.inner.memory));
+        *acknowledged += 1;
+        drop(acknowledged);
+        if index % 8 == 0 {
+            wait(store.flush()).unwrap();
+        }
+    }
+    let copies = disk.copies();
+    assert!(copies.len() > 20, "{}", copies.len());
+    drop(store);
+    for (copy, acknowledged) in copies {
+        let store = open(copy.path(), &Disk::quick(), u64::MAX).unwrap();
+        assert_eq!(state(&store.inner.memory), states[acknowledged]);
+    }
+    let store = open(path.path(), &Disk::quick(), u64::MAX).unwrap();
+    assert_eq!(state(&store.inner.memory), states[1000]);
+}
+
+#[test]
+fn snapshots_keep_the_directory_small_and_are_taken_while_it_serves() {
+    let path = tempfile::tempdir().unwrap();
+    let store = open(path.path(), &Disk::quick(), 10_000).unwrap();
+    let mut seed = Seed::new(2);
+    for _ in 0..3000 {
+        wait(store.execute(change(&mut seed))).unwrap();
+    }
+    let expected = state(&store.inner.memory);
+    drop(store);
+    let files = directory::numbered(path.path());
+    assert!(files.iter().any(|(kind, _)| *kind == frame::FileKind::Snapshot), "{files:?}");
+    let length = |(kind, number): &(frame::FileKind, u32)| {
+        let name = format!("{}-{number}", kind.name());
+        std::fs::metadata(path.path().join(name)).unwrap().len()
+    };
+    assert!(files.iter().map(length).sum::<u64>() < 300_000, "{files:?}");
+    for _ in 0..20 {
+        let store = open(path.path(), &Disk::quick(), u64::MAX).unwrap();
+        assert_eq!(state(&store.inner.memory), expected);
+    }
+}
+
+#[test]
+fn a_reader_is_told_when_what_it_saw_is_written() {
+    let path = tempfile::tempdir().unwrap();
+    let (journal, messages) = mpsc::channel();
+    // The test is the writer.
+    let store = Embedded {
+        inner: Arc::new(Inner {
+            memory: Arc::new(Memory::new(Clock::manual(NOW))),
+            journal,
+            failed: Arc::default(),
+            shards: (0..memory::SHARDS).map(|_| Progress::default()).collect(),
+        }),
+        is_stopping: Arc::default(),
+        threads: Vec::new(),
+        _directory: Arc::new(Directory::lock(path.path(), directory::sync_file()).unwrap()),
+    };
+    let log = [LogMark { log: "k".into(), after: None }];
+    let mut written = pin!(store.execute(set("k", "1")));
+    let mut read = pin!(store.execute(get("k")));
+    let mut read_log = pin!(store.read_logs(&log, 10));
+    assert!(poll(written.as_mut()).is_pending());
+    assert!(poll(read.as_mut()).is_pending(), "what it saw is not written");
+    assert!(poll(read_log.as_mut()).is_pending(), "it may have seen something");
+    let is_told = |n: u64| poll(pin!(store.execute(get(&format!("other{n}"))))).is_ready();
+    assert!((0..40).any(is_told), "other keys wait for nothing");
+    for message in messages.try_iter() {
+        match message {
+            Message::Write { shard, number, done, .. } => {
+                store.inner.shards[shard].written.store(number, Ordering::Release);
+                done.unwrap().send(Ok(())).unwrap();
+            }
+            Message::Wait(done) => drop(done.send(Ok(()))),
+            _ => panic!("nobody asked for more"),
+        }
+    }
+    assert!(poll(written).is_ready() && poll(read_log).is_ready());
+    let Poll::Ready(Ok(outcome)) = poll(read) else { panic!("it is written") };
+    assert!(matches!(&outcome.replies[..], [Reply::Record(Some(_))]));
+    assert!(poll(pin!(store.execute(get("k")))).is_ready(), "nothing is pending");
+    // A reader is not told what the disk refused.
+    let _never_written = store.execute(set("k", "2"));
+    let read = store.execute(get("k"));
+    drop(messages);
+    assert!(matches!(wait(read), Err(Error::Unavailable(_))));
+}
+
+#[test]
+fn a_slow_sync_holds_up_nobody_but_who_asks_for_it() {
+    let path = tempfile::tempdir().unwrap();
+    let disk = Disk::quick();
+    let store = open(path.path(), &disk, u64::MAX).unwrap();
+    wait(store.execute(set("k", "1"))).unwrap();
+    let held = disk.hold();
+    let mut flushed = pin!(store.flush());
+    disk.until_someone_waits();
+    for n in 0..100 {
+        wait(store.execute(set(&format!("k{n}"), "1"))).unwrap();
+        wait(store.execute(get("k"))).unwrap();
+    }
+    assert!(poll(flushed.as_mut()).is_pending());
+    drop(held);
+    wait(flushed).unwrap();
+}
+
+#[test]
+fn after_a_failed_sync_nothing_is_told_until_a_new_start() {
+    let path = tempfile::tempdir().unwrap();
+    let disk = Disk::quick();
+    let store = open(path.path(), &disk, u64::MAX).unwrap();
+    wait(store.execute(set("k", "1"))).unwrap();
+    disk.break_down();
+    let unavailable = |result| matches!(result, Err(Error::Unavailable(_)));
+    assert!(unavailable(wait(store.flush())));
+    assert!(unavailable(wait(store.execute(get("k"))).map(drop)));
+    assert!(unavailable(wait(store.execute(set("k", "2"))).map(drop)));
+    drop(store);
+    let store = open(path.path(), &Disk::quick(), u64::MAX).unwrap();
+    assert!(wait(store.execute(get("k"))).is_ok());
+}

@@ -1,0 +1,253 @@
+//! Seeded losses of power and seeded damage: nothing passes in silence, a loss of power is never
+//! refused, and a repair leaves a directory that starts.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use super::disk::{Disk, Seed, copy, files};
+use super::{NOW, State, change, open, set, state, wait};
+use crate::clock::Clock;
+use crate::store::Store;
+use crate::store::embedded::{OpenError, Verdict, inspect, recovery, start};
+
+/// A directory with a snapshot and several journals, as a kill leaves it, and what it held
+/// after each write.
+struct Scene {
+    /// When everything was synced.
+    synced: tempfile::TempDir,
+    /// When more was written and not synced.
+    written: tempfile::TempDir,
+    /// When that was synced too.
+    later: tempfile::TempDir,
+    states: Vec<State>,
+    /// How many writes were synced.
+    kept: usize,
+}
+
+fn scene(number: u64) -> Scene {
+    let path = tempfile::tempdir().unwrap();
+    let disk = Disk::quick();
+    let (mut seed, mut states) = (Seed::new(number), vec![State::new()]);
+    let mut store = open(path.path(), &disk, 3000).unwrap();
+    let mut write = |store: &super::Embedded, count: usize| {
+        for _ in 0..count {
+            wait(store.execute(change(&mut seed))).unwrap();
+            states.push(state(&store.inner.memory));
+        }
+    };
+    write(&store, 80);
+    for _ in 0..2 {
+        drop(store);
+        store = open(path.path(), &disk, u64::MAX).unwrap();
+        write(&store, 20);
+    }
+    wait(store.flush()).unwrap();
+    let synced = copy(path.path());
+    let held = disk.hold();
+    write(&store, 30);
+    let written = copy(path.path());
+    drop(held);
+    wait(store.flush()).unwrap();
+    let later = copy(path.path());
+    let kept = states.len() - 1 - 30;
+    Scene { synced, written, later, states, kept }
+}
+
+/// The file that is written to.
+fn journal(path: &Path) -> String {
+    let manifest = start::read_manifest(path).unwrap().unwrap();
+    format!("journal-{}", manifest.number_max())
+}
+
+#[test]
+fn a_loss_of_power_starts_and_takes_an_end_of_what_was_not_synced() {
+    let mut lost = BTreeSet::new();
+    for number in 0..4 {
+        let scene = scene(number);
+        let name = journal(scene.written.path());
+        let read = |path: &Path| std::fs::read(path.join(&name)).unwrap();
+        let (before, after) = (read(scene.synced.path()), read(scene.written.path()));
+        assert!(after.len() > before.len());
+        for round in 0..30 {
+            let mut seed = Seed::new(1000 * number + round);
+            let sector = if seed.below(2) == 0 { 512 } else { 4096 };
+            let length = match seed.below(4) {
+                0 => before.len() + seed.below((after.len() - before.len()) as u64) as usize,
+                1 => before.len(),
+                _ => after.len(),
+            };
+            let mut bytes = after[..length].to_vec();
+            for start in (0..length).step_by(sector) {
+                if seed.below(2) == 0 {
+                    // The sector as it was: nothing where there was no file.
+                    for at in start.max(before.len())..length.min(start + sector) {
+                        bytes[at] = 0;
+                    }
+                }
+            }
+            let copy = copy(scene.written.path());
+            std::fs::write(copy.path().join(&name), &bytes).unwrap();
+            let store = open(copy.path(), &Disk::quick(), u64::MAX)
+                .unwrap_or_else(|error| panic!("{number} {round}: {error}"));
+            let found = state(&store.inner.memory);
+            let kept = scene.states.iter().rposition(|state| *state == found);
+            let kept = kept.unwrap_or_else(|| panic!("{number} {round}: no state there was"));
+            assert!(kept >= scene.kept, "{number} {round}");
+            lost.insert(scene.states.len() - 1 - kept);
+            // What is left is as good as any.
+            wait(store.execute(set("k", "v"))).unwrap();
+            let expected = state(&store.inner.memory);
+            drop(store);
+            let store = open(copy.path(), &Disk::quick(), u64::MAX).unwrap();
+            assert_eq!(state(&store.inner.memory), expected);
+        }
+    }
+    assert!(lost.len() > 5, "{lost:?}");
+}
+
+#[test]
+fn a_mark_that_the_power_tore_leaves_the_one_before() {
+    let scene = scene(9);
+    let read = |path: &Path| std::fs::read(path.join("synced")).unwrap();
+    let (before, after) = (read(scene.written.path()), read(scene.later.path()));
+    assert_ne!(before, after);
+    for cut in 0..before.len() / 8 {
+        let copy = copy(scene.later.path());
+        let torn = [&after[..cut * 8], &before[cut * 8..]].concat();
+        std::fs::write(copy.path().join("synced"), torn).unwrap();
+        if cut % 32 < 8 {
+            let store = open(copy.path(), &Disk::quick(), u64::MAX).unwrap();
+            assert_eq!(Some(&state(&store.inner.memory)), scene.states.last());
+        }
+    }
+}
+
+/// Damages one file, and returns which.
+fn damage(path: &Path, seed: &mut Seed) -> String {
+    let files = files(path);
+    let (name, mut bytes) = files[seed.below(files.len() as u64) as usize].clone();
+    let file = path.join(&name);
+    let at = seed.below(bytes.len() as u64) as usize;
+    match seed.below(6) {
+        0 => std::fs::remove_file(file).unwrap(),
+        1 => std::fs::write(file, &bytes[..at]).unwrap(),
+        2 | 3 => {
+            let size = if seed.below(2) == 0 { 512 } else { 4096 };
+            let start = at / size * size;
+            let end = bytes.len().min(start + size);
+            bytes[start..end].fill(0);
+            std::fs::write(file, bytes).unwrap();
+        }
+        _ => {
+            bytes[at] ^= 1 << seed.below(8);
+            std::fs::write(file, bytes).unwrap();
+        }
+    }
+    name
+}
+
+#[test]
+fn damage_is_refused_or_said_and_a_repair_leaves_what_is_whole() {
+    let scenes = [scene(20), scene(21)];
+    let (mut refused, mut cut) = (0, 0);
+    for number in 0..240 {
+        let mut seed = Seed::new(5000 + number);
+        let scene = &scenes[number as usize % 2];
+        let copy = copy(scene.written.path());
+        let original = files(copy.path());
+        let name = damage(copy.path(), &mut seed);
+        let damaged = files(copy.path());
+        let state_of = |store: &super::Embedded| {
+            let found = state(&store.inner.memory);
+            scene.states.iter().rposition(|state| *state == found)
+        };
+        let lost = loss_that_is_said(copy.path());
+        match open(copy.path(), &Disk::quick(), u64::MAX) {
+            Ok(store) => {
+                let kept = state_of(&store);
+                let kept = kept.unwrap_or_else(|| panic!("{number} {name}: no state there was"));
+                assert!(kept >= scene.kept, "{number} {name}");
+                assert!(kept == scene.states.len() - 1 || lost, "{number} {name}: in silence");
+                cut += usize::from(lost);
+            }
+            Err(error) => {
+                refused += 1;
+                let text = error.to_string();
+                let names_one =
+                    original.iter().any(|(name, _)| text.contains(&format!("`{name}`")));
+                assert!(names_one, "{number} {name}: {text}");
+                assert_eq!(files(copy.path()), damaged, "{number} {name}: nothing is changed");
+                if number % 3 == 0 {
+                    repair(copy.path(), &name, &damaged, |store| {
+                        let kept = state_of(store);
+                        // What a snapshot lost lies between the rest.
+                        assert!(kept.is_some() || name.starts_with("snapshot"), "{number} {name}");
+                    });
+                }
+            }
+        }
+    }
+    assert!(refused > 100 && cut > 2, "{refused} {cut}");
+}
+
+/// Whether a start would say that something is lost, or may be.
+fn loss_that_is_said(path: &Path) -> bool {
+    let Ok(Some(manifest)) = start::read_manifest(path) else { return false };
+    let reading = recovery::read(path, &manifest, &mut |_, _| Ok(())).unwrap();
+    reading.cut.is_some() || !reading.is_closed()
+}
+
+fn repair(
+    path: &Path,
+    name: &str,
+    damaged: &[(String, Vec<u8>)],
+    check: impl Fn(&super::Embedded),
+) {
+    let clock = Clock::manual(NOW);
+    let mut out = Vec::new();
+    let before = inspect(path, false, &clock, &mut out);
+    assert!(matches!(before, Ok(Verdict::Damaged)), "{name}: {before:?}");
+    let text = String::from_utf8(out).unwrap();
+    assert!(text.contains(&format!("DAMAGED: `{name}`")), "{name}: {text}");
+    assert_eq!(files(path), damaged, "to look changes nothing");
+    let repaired = inspect(path, true, &clock, &mut Vec::new());
+    assert!(matches!(repaired, Ok(Verdict::Repaired)), "{name}: {repaired:?}");
+    assert_eq!(files(&path.join(format!("before-repair-{NOW}"))), damaged, "all is kept");
+    assert!(matches!(inspect(path, false, &clock, &mut Vec::new()), Ok(Verdict::Sound)));
+    check(&open(path, &Disk::quick(), u64::MAX).unwrap());
+}
+
+#[test]
+fn a_directory_in_use_or_of_nobody_is_not_inspected() {
+    let path = tempfile::tempdir().unwrap();
+    let clock = Clock::manual(NOW);
+    let inspected = |path: &Path| inspect(path, true, &clock, &mut Vec::new());
+    assert!(matches!(inspected(path.path()), Err(OpenError::Missing(..))));
+    assert!(matches!(inspected(&path.path().join("absent")), Err(OpenError::Missing(..))));
+    assert!(!path.path().join("absent").exists());
+    let store = open(path.path(), &Disk::quick(), u64::MAX).unwrap();
+    assert!(matches!(inspected(path.path()), Err(OpenError::InUse)));
+    drop(store);
+    assert!(matches!(inspected(path.path()), Ok(Verdict::Sound)));
+}
+
+#[test]
+fn a_journal_cut_at_the_end_of_a_synced_frame_is_refused_and_closed_ones_are_whole() {
+    let path = tempfile::tempdir().unwrap();
+    let store = open(path.path(), &Disk::quick(), u64::MAX).unwrap();
+    wait(store.execute(set("a", "1"))).unwrap();
+    let file = path.path().join(journal(path.path()));
+    let first = std::fs::metadata(&file).unwrap().len();
+    wait(store.execute(set("b", "1"))).unwrap();
+    drop(store);
+    let whole = std::fs::read(&file).unwrap();
+    std::fs::write(&file, &whole[..first as usize]).unwrap();
+    let error = open(path.path(), &Disk::quick(), u64::MAX).err().unwrap().to_string();
+    let name = journal(path.path());
+    assert!(
+        error.starts_with(&format!("`{name}` is damaged at byte {first}: it ends early")),
+        "{error}"
+    );
+    std::fs::write(&file, &whole).unwrap();
+    assert!(!loss_that_is_said(path.path()), "it was closed");
+}

@@ -1,0 +1,328 @@
+//! The two threads behind the journal. One writes what has gathered as one frame, so that many
+//! transactions share a write and none of them blocks a thread that serves requests. The other
+//! syncs, so that a slow disk holds up nobody but who asks for a sync.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::oneshot;
+
+use crate::clock::Clock;
+use crate::store::Error;
+use crate::store::embedded::directory::SyncFile;
+use crate::store::embedded::frame::{Frame, HEADER_BYTES, Header, Kind, Origin};
+use crate::store::embedded::mark::{Mark, Marks};
+use crate::store::embedded::obstacle;
+use crate::store::rows::Row;
+
+/// How long an acknowledged write may wait for its sync. With a sync that takes as long again,
+/// a loss of power costs a second.
+const SYNC_INTERVAL: Duration = Duration::from_millis(500);
+/// The most bytes of rows that one frame groups.
+const GROUP_BYTES_MAX: usize = 4 << 20;
+
+/// Who waits for the disk.
+pub type Done = oneshot::Sender<Result<(), Error>>;
+
+/// What the writer is told, in order.
+pub enum Message {
+    /// To write the change of a shard that has this number there.
+    Write {
+        /// The shard.
+        shard: usize,
+        /// The number of the change.
+        number: u64,
+        /// What has changed.
+        rows: Vec<Row>,
+        /// Who waits for it.
+        done: Option<Done>,
+    },
+    /// To answer when everything before is written.
+    Wait(Done),
+    /// To answer when everything before survives a loss of power.
+    Sync(Done),
+    /// To go on in another journal, and answer with the last frame of this one.
+    Switch {
+        /// The other one.
+        journal: Journal,
+        /// Who waits for it.
+        done: mpsc::Sender<u64>,
+    },
+    /// To sync, and end.
+    Stop,
+}
+
+/// A journal that is written to.
+pub struct Journal {
+    file: Arc<File>,
+    origin: Origin,
+    offset: u64,
+}
+
+impl Journal {
+    /// One with nothing but its head.
+    pub fn new(file: File, origin: Origin) -> Self {
+        Self { file: Arc::new(file), origin, offset: HEADER_BYTES as u64 }
+    }
+}
+
+/// How far the changes of a shard are. On a line of its own, as others are written meanwhile.
+#[derive(Default)]
+#[repr(align(64))]
+pub struct Progress {
+    /// How many changes the shard has had; moves while the shard is locked.
+    pub sent: AtomicU64,
+    /// How many of them the operating system has.
+    pub written: AtomicU64,
+}
+
+impl Progress {
+    /// Whether a change that can be seen may still be lost with the process. For whoever
+    /// has the lock of the shard.
+    pub fn is_pending(&self) -> bool {
+        self.written.load(Ordering::Acquire) < self.sent.load(Ordering::Relaxed)
+    }
+}
+
+/// When a snapshot is due, and whom to ask for it.
+pub struct SnapshotDue {
+    /// The journals' length since the last snapshot, in bytes.
+    pub journal_bytes: u64,
+    /// The length that they may have, however small the snapshot.
+    pub journal_bytes_max: u64,
+    /// The length of the last snapshot.
+    pub snapshot_bytes: Arc<AtomicU64>,
+    /// Whether one is being taken.
+    pub is_busy: Arc<AtomicBool>,
+    /// Who takes it.
+    pub requests: mpsc::Sender<()>,
+}
+
+/// The thread that writes.
+pub struct Writer {
+    /// Where changes go.
+    pub journal: Journal,
+    /// The frame written last.
+    pub sequence: u64,
+    /// The time.
+    pub clock: Clock,
+    /// Set when the disk refuses something.
+    pub failed: Arc<AtomicBool>,
+    /// How far each shard is.
+    pub shards: Arc<[Progress]>,
+    /// The last frame that is on the disk.
+    pub synced: Arc<AtomicU64>,
+    /// The thread that syncs.
+    pub syncs: mpsc::Sender<SyncRequest>,
+    /// When a snapshot is due.
+    pub snapshot: SnapshotDue,
+}
+
+/// What came together and is written as one frame.
+#[derive(Default)]
+struct Group {
+    changes: Vec<(usize, u64)>,
+    waiting: Vec<Done>,
+    syncing: Vec<Done>,
+    switch: Option<(Journal, mpsc::Sender<u64>)>,
+    stop: bool,
+}
+
+impl Writer {
+    /// Writes until it is told to stop.
+    pub fn run(mut self, messages: &mpsc::Receiver<Message>) {
+        let mut frame = Frame::new();
+        let mut unsynced_since: Option<Instant> = None;
+        // Journals that have something which no sync was asked for.
+        let mut unsynced: Vec<Arc<File>> = Vec::new();
+        loop {
+            let first = match unsynced_since {
+                None => messages.recv().map_err(|_| RecvTimeoutError::Disconnected),
+                Some(since) => messages.recv_timeout(SYNC_INTERVAL.saturating_sub(since.elapsed())),
+            };
+            let first = match first {
+                Ok(message) => Some(message),
+                Err(RecvTimeoutError::Timeout) => None,
+                Err(RecvTimeoutError::Disconnected) => Some(Message::Stop),
+            };
+            let group = gather(first, messages, &mut frame);
+            if !frame.is_empty() {
+                unsynced_since.get_or_insert_with(Instant::now);
+            }
+            let committed = self.commit(&mut frame);
+            if committed.is_ok() {
+                for (shard, number) in group.changes {
+                    self.shards[shard].written.store(number, Ordering::Release);
+                }
+            }
+            for done in group.waiting {
+                // A caller that has gone does not wait for its answer.
+                drop(done.send(committed.clone()));
+            }
+            let is_due = unsynced_since.is_some_and(|since| since.elapsed() >= SYNC_INTERVAL);
+            if is_due || group.stop || !group.syncing.is_empty() {
+                unsynced_since = None;
+                unsynced.push(Arc::clone(&self.journal.file));
+                let files = std::mem::take(&mut unsynced);
+                self.sync(files, group.syncing, group.stop);
+            }
+            if let Some((journal, done)) = group.switch {
+                let before = std::mem::replace(&mut self.journal, journal);
+                unsynced.push(before.file);
+                self.snapshot.journal_bytes = 0;
+                // Whoever asked for it may have given up.
+                let _ = done.send(self.sequence);
+            }
+            self.ask_for_snapshot();
+            if group.stop {
+                return;
+            }
+        }
+    }
+
+    /// Hands the frame to the operating system.
+    fn commit(&mut self, frame: &mut Frame) -> Result<(), Error> {
+        if self.failed.load(Ordering::Acquire) {
+            frame.clear();
+            return Err(disk_failure());
+        }
+        if frame.is_empty() {
+            return Ok(());
+        }
+        let header = Header {
+            kind: Kind::Rows,
+            length: 0,
+            checksum: 0,
+            sequence: self.sequence + 1,
+            milliseconds: self.clock.now(),
+            synced: self.synced.load(Ordering::Acquire),
+        };
+        let bytes = frame.seal(header, &self.journal.origin);
+        let written = self.journal.file.write_all_at(bytes, self.journal.offset);
+        let length = bytes.len() as u64;
+        frame.clear();
+        written.map_err(|error| fail(&self.failed, &error))?;
+        self.journal.offset += length;
+        self.snapshot.journal_bytes += length;
+        self.sequence += 1;
+        Ok(())
+    }
+
+    fn sync(&self, files: Vec<Arc<File>>, done: Vec<Done>, closed: bool) {
+        let request = SyncRequest { files, sequence: self.sequence, closed, done };
+        // Without the other thread who waits is told so.
+        drop(self.syncs.send(request));
+    }
+
+    fn ask_for_snapshot(&self) {
+        let due = &self.snapshot;
+        let bound = due.journal_bytes_max.max(due.snapshot_bytes.load(Ordering::Relaxed));
+        if due.journal_bytes > bound && !due.is_busy.swap(true, Ordering::Relaxed) {
+            // Without the thread there is no snapshot, which is no harm.
+            let _ = due.requests.send(());
+        }
+    }
+}
+
+/// Takes what is there, up to so many bytes, into the frame.
+fn gather(first: Option<Message>, messages: &mpsc::Receiver<Message>, frame: &mut Frame) -> Group {
+    let mut group = Group::default();
+    let mut next = first;
+    while let Some(message) = next {
+        match message {
+            Message::Write { shard, number, rows, done } => {
+                rows.iter().for_each(|row| frame.push(row));
+                group.changes.push((shard, number));
+                group.waiting.extend(done);
+            }
+            Message::Wait(done) => group.waiting.push(done),
+            Message::Sync(done) => group.syncing.push(done),
+            Message::Switch { journal, done } => group.switch = Some((journal, done)),
+            Message::Stop => group.stop = true,
+        }
+        let is_full = group.stop || group.switch.is_some() || frame.len() > GROUP_BYTES_MAX;
+        next = if is_full { None } else { messages.try_recv().ok() };
+    }
+    group
+}
+
+/// What the other thread is asked for.
+pub struct SyncRequest {
+    files: Vec<Arc<File>>,
+    sequence: u64,
+    closed: bool,
+    done: Vec<Done>,
+}
+
+/// The thread that syncs.
+pub struct Syncer {
+    /// How a file is synced.
+    pub sync: SyncFile,
+    /// Where it says how far it is.
+    pub marks: Marks,
+    /// The time.
+    pub clock: Clock,
+    /// Set when the disk refuses something.
+    pub failed: Arc<AtomicBool>,
+    /// The last frame that is on the disk.
+    pub synced: Arc<AtomicU64>,
+}
+
+impl Syncer {
+    /// Syncs until nobody can ask any more.
+    pub fn run(mut self, requests: &mpsc::Receiver<SyncRequest>) {
+        while let Ok(mut request) = requests.recv() {
+            // What has gathered during the last sync is one.
+            for later in requests.try_iter() {
+                request.files.extend(later.files);
+                request.done.extend(later.done);
+                (request.sequence, request.closed) = (later.sequence, later.closed);
+            }
+            let synced = self.sync(&request);
+            for done in request.done {
+                drop(done.send(synced.clone()));
+            }
+        }
+    }
+
+    fn sync(&mut self, request: &SyncRequest) -> Result<(), Error> {
+        if self.failed.load(Ordering::Acquire) {
+            return Err(disk_failure());
+        }
+        self.sync_files(request).map_err(|error| fail(&self.failed, &error))?;
+        self.synced.store(request.sequence, Ordering::Release);
+        Ok(())
+    }
+
+    fn sync_files(&mut self, request: &SyncRequest) -> io::Result<()> {
+        let mut before: Option<&Arc<File>> = None;
+        for file in &request.files {
+            if before.is_none_or(|before| !Arc::ptr_eq(before, file)) {
+                (self.sync)(file)?;
+            }
+            before = Some(file);
+        }
+        let SyncRequest { sequence, closed, .. } = *request;
+        let mark = Mark { sequence, milliseconds: self.clock.now(), closed };
+        let file = self.marks.write(mark)?;
+        (self.sync)(file)
+    }
+}
+
+/// After a failure nobody knows what the disk holds; only a new start does.
+fn fail(failed: &AtomicBool, error: &io::Error) -> Error {
+    let error = obstacle::words(error);
+    tracing::error!(error, "the disk refused a write; restart when it is mended");
+    failed.store(true, Ordering::Release);
+    disk_failure()
+}
+
+/// What callers are told then.
+pub fn disk_failure() -> Error {
+    Error::Unavailable("the disk refused a write".into())
+}
