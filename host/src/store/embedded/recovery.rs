@@ -146,7 +146,7 @@ impl State<'_> {
         header: &Header,
         tally: &mut Tally,
     ) -> Result<(), OpenError> {
-        tally.header(header);
+        tally.frame(header);
         let taken = each_row(reader.rows(), &mut |key, value| {
             tally.row(key);
             (self.take)(key, value)
@@ -250,7 +250,6 @@ impl State<'_> {
             let step = reader.next().map_err(|error| self.refused(&error, &file))?;
             match step {
                 Step::Frame(header) if is_head && header.kind == Kind::Head => {
-                    tally.header(&header);
                     is_head = false;
                 }
                 Step::Frame(header) if !is_head && header.sequence == self.reading.sequence + 1 => {
