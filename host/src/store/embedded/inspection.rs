@@ -158,7 +158,7 @@ fn mend(
     keep(directory.path(), &directory.path().join(&kept), names)?;
     directory.sync_names()?;
     new.snapshot = Some(SnapshotEntry { number, length, covers: 0 });
-    start::begin(directory, new, 0, clock)?;
+    start::begin(directory, new, 0, clock, true)?;
     Ok(kept)
 }
 

@@ -173,6 +173,7 @@ impl State<'_> {
             let what = match step {
                 Step::Frame(header) if header.sequence == next => {
                     self.apply(&reader, &header, &mut tally)?;
+                    self.reading.last_at = Some(header.milliseconds);
                     next += 1;
                     has_ended = header.kind == Kind::End;
                     continue;
@@ -241,7 +242,8 @@ impl State<'_> {
             match entry.ended {
                 Some(ended) if ended.offset == offset => {
                     if ended.sequence == self.reading.sequence {
-                        return Ok(self.ended(entry.number, file, offset));
+                        self.ended(entry.number, file, offset);
+                        return Ok(());
                     }
                     break (offset, NOT_NEXT);
                 }
@@ -259,7 +261,8 @@ impl State<'_> {
                 }
                 Step::Frame(_) => break (offset, NOT_NEXT),
                 Step::End if entry.ended.is_none() && !is_head => {
-                    return Ok(self.ended(entry.number, file, offset));
+                    self.ended(entry.number, file, offset);
+                    return Ok(());
                 }
                 Step::End => break (offset, ENDS_EARLY),
                 Step::Bad(what) => break (offset, what),
