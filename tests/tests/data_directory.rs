@@ -140,7 +140,7 @@ async fn a_flipped_byte_in_the_journal_refuses_the_start_until_a_repair_that_kee
     for part in [
         &format!("DAMAGED: `journal-1` at byte {offset}: "),
         "a repair leaves out ",
-        "of them can be read 1 frames with ",
+        "still readable of them: frames 1, rows ",
         "what is whole ends at ",
         "`session-manager check-data --repair`",
     ] {

@@ -155,7 +155,8 @@ fn nothing_is_left_unfinished_or_silenced_without_a_reason() {
                 assert!(!text.contains(word), "{file} contains {word}");
             }
             let code = text.split("#[cfg(test)]\nmod tests").next().unwrap();
-            assert!(!code.contains(".unwrap()"), "{file} unwraps");
+            let is_test = file.ends_with("/tests.rs") || file.contains("/tests/");
+            assert!(is_test || !code.contains(".unwrap()"), "{file} unwraps");
         }
     }
 }

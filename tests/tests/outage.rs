@@ -119,7 +119,7 @@ async fn a_server_starts_without_redis_and_serves_when_it_comes() {
     wait::until("the service is well", async || client.health().await.ok()).await;
 }
 
-fn version(session: &serde_json::Value) -> u64 {
+fn version_of(session: &serde_json::Map<String, serde_json::Value>) -> u64 {
     session["version"].as_str().unwrap().parse().unwrap()
 }
 
@@ -153,7 +153,7 @@ async fn nothing_acknowledged_or_read_is_lost_by_kill_9() {
             for n in 0_u64.. {
                 let key = format!("w{reader}-{}", n % 50);
                 match client.get("ez-pay", &key).await {
-                    Ok(session) => _ = told.insert(key, version(&session)),
+                    Ok(session) => _ = told.insert(key, version_of(&session)),
                     Err(refusal) if refusal.reason == "SESSION_NOT_FOUND" => {}
                     Err(_) => break,
                 }
@@ -178,7 +178,7 @@ async fn nothing_acknowledged_or_read_is_lost_by_kill_9() {
         for (key, (n, version)) in latest {
             let session = client.get("ez-pay", &key).await.expect("an acknowledged session");
             // A write that was under way may have come through as well.
-            let found = version(&session);
+            let found = version_of(&session);
             assert!(found == version || found == version + 1, "{key}: {found} after {version}");
             if found == version {
                 assert_eq!(session["request"], n, "{key}");
@@ -190,7 +190,8 @@ async fn nothing_acknowledged_or_read_is_lost_by_kill_9() {
     assert!(checked >= 100, "{checked}");
     for (key, told) in told.into_iter().flatten() {
         let found = client.get("ez-pay", &key).await.expect("a session that was read");
-        assert!(version(&found) >= told, "{key}: {found} after {told} was read");
+        let found = version_of(&found);
+        assert!(found >= told, "{key}: {found} after {told} was read");
     }
 }
 

@@ -28,6 +28,7 @@ use tokio::sync::oneshot;
 use crate::clock::Clock;
 use crate::store::embedded::directory::{Directory, SyncFile};
 use crate::store::embedded::snapshot::Snapshots;
+use crate::store::embedded::start::Started;
 use crate::store::embedded::writer::{
     Done, Message, Progress, SnapshotDue, Syncer, Writer, disk_failure,
 };
@@ -135,9 +136,21 @@ impl Embedded {
         former::put_away(&directory)?;
         let memory = Arc::new(Memory::limited(clock.clone(), bytes_max));
         let started = start::open(&directory, &memory, &clock)?;
+        let running = Self::run(directory, memory, clock, started, sync, journal_bytes_max);
+        running.map_err(|error| OpenError::of_system(&error, path))
+    }
+
+    /// Starts the threads.
+    fn run(
+        directory: Arc<Directory>,
+        memory: Arc<Memory>,
+        clock: Clock,
+        started: Started,
+        sync: SyncFile,
+        journal_bytes_max: u64,
+    ) -> std::io::Result<Self> {
         let is_crowded = started.manifest.journals.len() > JOURNALS_MAX;
         let snapshot_bytes = started.manifest.snapshot.map_or(0, |snapshot| snapshot.length);
-
         let (journal, messages) = mpsc::channel();
         let (syncs, sync_requests) = mpsc::channel();
         let (snapshots, snapshot_requests) = mpsc::channel();
@@ -187,8 +200,7 @@ impl Embedded {
             thread("store-snapshot", move || taker.run(&snapshot_requests)),
             thread("store-sync", move || syncer.run(&sync_requests)),
         ];
-        let threads = threads.into_iter().collect::<Result<_, _>>();
-        let threads = threads.map_err(|error| OpenError::of_system(&error, path))?;
+        let threads = threads.into_iter().collect::<Result<_, _>>()?;
         let inner = Arc::new(Inner { memory, journal, failed, shards });
         memory::sweep_in_background(Arc::downgrade(&inner), Inner::sweep);
         Ok(Self { inner, is_stopping, threads, _directory: directory })

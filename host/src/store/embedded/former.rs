@@ -69,7 +69,7 @@ pub fn convert(path: &Path, clock: &Clock, sync: &SyncFile) -> Result<(), OpenEr
     let length = length.unwrap_or_default();
     manifest.snapshot = Some(SnapshotEntry { number: origin.number, length, covers: 0 });
     keep_version(&directory).map_err(refused)?;
-    start::begin(&directory, manifest, 0, clock).map_err(refused)?;
+    start::begin(&directory, manifest, 0, clock, true).map_err(refused)?;
     tracing::info!(
         rows = count,
         kept = KEPT_DIRECTORY,

@@ -262,7 +262,7 @@ mod tests {
         let expected = rows.map(|row| (row.key, row.value.map(|value| value.to_vec())));
         assert_eq!(found, expected);
         frame.clear();
-        assert!(frame.is_empty() && frame.len() == 0);
+        assert!(frame.is_empty());
     }
 
     #[test]

@@ -120,19 +120,20 @@ fn describe(reading: &Reading, out: &mut dyn Write) -> io::Result<()> {
 
 fn left_out(loss: &Loss, does: &str, out: &mut dyn Write) -> io::Result<()> {
     let Loss { bytes, tally, .. } = loss;
+    let written = span(tally.span);
     match tally.frames {
-        0 => writeln!(out, "  {does} {bytes} bytes, of which nothing can be read"),
-        _ => writeln!(out, "  {does} {bytes} bytes; of them can be read {}", contents(tally)),
+        0 => writeln!(out, "  {does} {bytes} bytes, none of it readable, written {written}"),
+        _ => writeln!(out, "  {does} {bytes} bytes; still readable of them: {}", contents(tally)),
     }
 }
 
-/// Such as `2 frames with 7 rows (user 4, booking 3), written 2026-…`.
+/// Such as `frames 2, rows 7 (user 4, booking 3), written 2026-…`.
 fn contents(tally: &Tally) -> String {
     let kinds: Vec<String> =
         tally.kinds.iter().map(|(kind, count)| format!("{kind} {count}")).collect();
     let kinds = if kinds.is_empty() { String::new() } else { format!(" ({})", kinds.join(", ")) };
     let Tally { frames, rows, .. } = tally;
-    format!("{frames} frames with {rows} rows{kinds}, written {}", span(tally.span))
+    format!("frames {frames}, rows {rows}{kinds}, written {}", span(tally.span))
 }
 
 /// Makes a directory of what is in memory, and returns where the old files are now.
@@ -157,7 +158,7 @@ fn mend(
     keep(directory.path(), &directory.path().join(&kept), names)?;
     directory.sync_names()?;
     new.snapshot = Some(SnapshotEntry { number, length, covers: 0 });
-    start::begin(directory, new, 0, clock)?;
+    start::begin(directory, new, 0, clock, true)?;
     Ok(kept)
 }
 

@@ -10,7 +10,7 @@ use std::path::Path;
 use memchr::memmem;
 
 use crate::clock::Milliseconds;
-use crate::store::embedded::frame::{HEADER_BYTES, Header, Origin, each_row};
+use crate::store::embedded::frame::{HEADER_BYTES, Header, Kind, Origin, each_row};
 use crate::store::rows;
 
 /// How many bytes a search looks at in one go.
@@ -129,26 +129,34 @@ impl Reader {
 /// What can still be read of some frames.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tally {
-    /// How many frames have a whole header.
+    /// How many frames with rows can be read.
     pub frames: u64,
     /// How many rows can be read.
     pub rows: u64,
     /// The rows by the kind of their keys.
     pub kinds: BTreeMap<String, u64>,
-    /// When the first was written and the last.
+    /// When the first was written and the last, those included whose rows cannot be read.
     pub span: Option<(Milliseconds, Milliseconds)>,
     /// The last frame that one of them says is synced.
     pub synced: u64,
 }
 
 impl Tally {
-    /// Counts a frame with a whole header.
+    /// Takes note of a frame with a whole header.
     pub fn header(&mut self, header: &Header) {
-        self.frames += 1;
+        if header.kind != Kind::Rows {
+            return;
+        }
         self.synced = self.synced.max(header.synced);
         let at = header.milliseconds;
         let (from, to) = self.span.unwrap_or((at, at));
         self.span = Some((from.min(at), to.max(at)));
+    }
+
+    /// Counts a frame with its rows.
+    pub fn frame(&mut self, header: &Header) {
+        self.header(header);
+        self.frames += u64::from(header.kind == Kind::Rows);
     }
 
     /// Counts a row.
@@ -171,7 +179,8 @@ impl Tally {
             self.header(&header);
             reader.go_to(found);
             at = match reader.next()? {
-                Step::Frame(_) => {
+                Step::Frame(header) => {
+                    self.frame(&header);
                     // What is counted only does not have to be well-formed.
                     let counted = each_row(reader.rows(), &mut |key, _| {
                         self.row(key);

@@ -146,7 +146,7 @@ impl State<'_> {
         header: &Header,
         tally: &mut Tally,
     ) -> Result<(), OpenError> {
-        tally.header(header);
+        tally.frame(header);
         let taken = each_row(reader.rows(), &mut |key, value| {
             tally.row(key);
             (self.take)(key, value)
@@ -173,6 +173,7 @@ impl State<'_> {
             let what = match step {
                 Step::Frame(header) if header.sequence == next => {
                     self.apply(&reader, &header, &mut tally)?;
+                    self.reading.last_at = Some(header.milliseconds);
                     next += 1;
                     has_ended = header.kind == Kind::End;
                     continue;
@@ -241,7 +242,8 @@ impl State<'_> {
             match entry.ended {
                 Some(ended) if ended.offset == offset => {
                     if ended.sequence == self.reading.sequence {
-                        return Ok(self.ended(entry.number, file, offset));
+                        self.ended(entry.number, file, offset);
+                        return Ok(());
                     }
                     break (offset, NOT_NEXT);
                 }
@@ -250,7 +252,6 @@ impl State<'_> {
             let step = reader.next().map_err(|error| self.refused(&error, &file))?;
             match step {
                 Step::Frame(header) if is_head && header.kind == Kind::Head => {
-                    tally.header(&header);
                     is_head = false;
                 }
                 Step::Frame(header) if !is_head && header.sequence == self.reading.sequence + 1 => {
@@ -260,7 +261,8 @@ impl State<'_> {
                 }
                 Step::Frame(_) => break (offset, NOT_NEXT),
                 Step::End if entry.ended.is_none() && !is_head => {
-                    return Ok(self.ended(entry.number, file, offset));
+                    self.ended(entry.number, file, offset);
+                    return Ok(());
                 }
                 Step::End => break (offset, ENDS_EARLY),
                 Step::Bad(what) => break (offset, what),

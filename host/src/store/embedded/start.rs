@@ -41,7 +41,7 @@ pub fn open(directory: &Directory, memory: &Memory, clock: &Clock) -> Result<Sta
     let refused = |error: io::Error| OpenError::of_system(&error, directory.path());
     let Some(manifest) = read_manifest(directory.path())? else {
         let manifest = new_manifest()?;
-        return begin(directory, manifest, 0, clock).map_err(refused);
+        return begin(directory, manifest, 0, clock, false).map_err(refused);
     };
     if let Some(obstacle) = OpenError::of_version(directory.path()) {
         return Err(obstacle);
@@ -52,8 +52,8 @@ pub fn open(directory: &Directory, memory: &Memory, clock: &Clock) -> Result<Sta
         return Err(OpenError::of_loss(loss));
     }
     report(&reading);
-    let manifest = continued(directory, manifest, &reading).map_err(refused)?;
-    begin(directory, manifest, reading.sequence, clock).map_err(refused)
+    let manifest = continued(directory, &manifest, &reading).map_err(refused)?;
+    begin(directory, manifest, reading.sequence, clock, false).map_err(refused)
 }
 
 /// The manifest of a directory; `None` when it is new.
@@ -128,7 +128,11 @@ fn report(reading: &Reading) {
 }
 
 /// The manifest with the end of each journal, which is on the disk by then.
-fn continued(directory: &Directory, manifest: Manifest, reading: &Reading) -> io::Result<Manifest> {
+fn continued(
+    directory: &Directory,
+    manifest: &Manifest,
+    reading: &Reading,
+) -> io::Result<Manifest> {
     let mut journals = Vec::new();
     for entry in &reading.journals {
         let name = manifest.origin(FileKind::Journal, entry.number).file();
@@ -139,10 +143,11 @@ fn continued(directory: &Directory, manifest: Manifest, reading: &Reading) -> io
             journals.push(*entry);
         }
     }
-    Ok(Manifest { journals, ..manifest })
+    Ok(Manifest { journals, ..manifest.clone() })
 }
 
-/// Begins a journal behind those of a manifest, and publishes it.
+/// Begins a journal behind those of a manifest, and publishes it; `closed` when nobody is to
+/// write to it before another start.
 ///
 /// # Errors
 /// What the system refuses; then the manifest before it still holds.
@@ -151,6 +156,7 @@ pub fn begin(
     mut manifest: Manifest,
     sequence: u64,
     clock: &Clock,
+    closed: bool,
 ) -> io::Result<Started> {
     let there = directory.numbered().last().map_or(0, |(_, number)| *number);
     let number = manifest.number_max().max(there) + 1;
@@ -159,7 +165,7 @@ pub fn begin(
     let ended = manifest.journals.iter().filter_map(|journal| journal.ended);
     let journal_bytes = ended.map(|ended| ended.offset).sum();
     manifest.journals.push(JournalEntry { number, ended: None });
-    let mark = Mark { sequence, milliseconds: clock.now(), closed: false };
+    let mark = Mark { sequence, milliseconds: clock.now(), closed };
     let marks = Marks::create(directory, manifest.identity, mark)?;
     directory.replace(MANIFEST_FILE, manifest.encode().as_bytes())?;
     write_version(directory)?;

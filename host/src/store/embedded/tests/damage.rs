@@ -80,9 +80,8 @@ fn a_loss_of_power_starts_and_takes_an_end_of_what_was_not_synced() {
             for start in (0..length).step_by(sector) {
                 if seed.below(2) == 0 {
                     // The sector as it was: nothing where there was no file.
-                    for at in start.max(before.len())..length.min(start + sector) {
-                        bytes[at] = 0;
-                    }
+                    let (from, to) = (start.max(before.len()), length.min(start + sector));
+                    bytes[from.min(to)..to].fill(0);
                 }
             }
             let copy = copy(scene.written.path());
