@@ -200,7 +200,7 @@ async fn every_operation_has_a_heading_a_summary_and_its_failures() {
         }
     }
     let conflict = &document["components"]["responses"]["Error409"]["description"];
-    assert_eq!(conflict, "VERSION_MISMATCH, SESSION_LOCKED, SESSION_EXISTS");
+    assert_eq!(conflict, "VERSION_MISMATCH, SESSION_LOCKED, SESSION_EXISTS, IDEMPOTENCY_CONFLICT");
 }
 
 /// Programs are generated from these names: none ever changes.
@@ -258,7 +258,7 @@ async fn the_ids_of_operations_stay_what_they_are() {
 }
 
 #[tokio::test]
-async fn conditions_are_described_where_they_count() {
+async fn conditions_and_idempotency_keys_are_described_where_they_count() {
     let host = Launch::in_memory().start();
     for operation in operations(&document(&host).await) {
         let parameters = operation.described["parameters"].as_array().unwrap();
@@ -267,8 +267,12 @@ async fn conditions_are_described_where_they_count() {
         let responses = &operation.described["responses"];
         let ends = ["/sessions", "/sessions/{session_key}"];
         let is_flat = ends.iter().any(|end| operation.path.ends_with(end));
-        let counts = is_flat && operation.id.starts_with("Booking_") && operation.verb != "GET";
-        let expected = if counts { &["If-Match", "If-None-Match"][..] } else { &[] };
+        let is_booking = operation.id.starts_with("Booking_");
+        let counts = is_flat && is_booking && operation.verb != "GET";
+        let mut expected = if counts { vec!["If-Match", "If-None-Match"] } else { vec![] };
+        if (is_booking && is_flat) || operation.id.starts_with("Booking_Lock") {
+            expected.push("Idempotency-Key");
+        }
         if names != ["Last-Event-ID"] {
             assert_eq!(names, expected, "{} {}", operation.verb, operation.path);
         }

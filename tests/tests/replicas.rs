@@ -65,14 +65,15 @@ async fn what_a_failover_must_not_undo_waits_for_replicas_and_nothing_else_does(
     let replica = RedisServer::with(&["--replicaof", &of]).await;
     follows(&replica).await;
     let launch = Launch::redis(&primary).set("REDIS_WAIT_REPLICAS", "1");
-    let host = launch.start();
+    let host = launch.clone().set("REDIS_TIMEOUT", "3s").start();
     let patient = launch.set("REDIS_TIMEOUT", "1m").start();
     for wire in [Wire::Rest, Wire::Grpc] {
-        let client = host.client(wire).await;
+        let client = patient.client(wire).await;
         for (what, result) in all_that_wait(&client, &format!("well-{wire:?}")).await {
             assert!(result.is_ok(), "{what}: {result:?}");
         }
         replica.signal("STOP");
+        let client = host.client(wire).await;
         for (what, result) in all_that_wait(&client, &format!("alone-{wire:?}")).await {
             let refusal = result.expect_err(what);
             assert_eq!(refusal.reason, "STORE_UNAVAILABLE", "{what}: {refusal:?}");

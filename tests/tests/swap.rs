@@ -32,7 +32,8 @@ fn change<'a>(file: &'a str, before: &'a str, after: &'a str) -> Change<'a> {
 
 /// The real component, whose reads trap.
 fn trapping() -> Vec<u8> {
-    const GET: &str = "super::booking::get(&Host, &context, &session_key)";
+    const GET: &str =
+        "super::booking::get(&Host, &context, &session_key, idempotency_key.as_deref())";
     let after =
         format!("if session_key == \"poison\" {{ panic!(\"as told\") }}\n            {GET}");
     changed("trapping", &[change("guest/src/lib.rs", GET, &after)])

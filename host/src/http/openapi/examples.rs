@@ -145,8 +145,9 @@ fn made(route: &Route, field: &FieldDescriptor) -> Option<(&'static str, &'stati
     let found = MADE.iter().find(|(operation, name, ..)| {
         route.operation.starts_with(operation) && *name == field.name()
     });
-    // A write may be made without a lock.
-    let optional = matches!(route.action, Action::SetFlat) || route.method.name() == "Delete";
+    // A write may be made without a lock, and a lock without a token of the caller's choice.
+    let optional =
+        matches!(route.action, Action::SetFlat) || matches!(route.method.name(), "Delete" | "Lock");
     let found = found.filter(|(_, name, ..)| *name != "lock_token" || !optional);
     found.map(|(_, _, by, pointer)| (*by, *pointer))
 }

@@ -17,7 +17,7 @@ mod bindings {
                 enum reason { invalid-request }
                 record fault { reason: reason }
                 record session { version: u64 }
-                get: func(context: string, session-key: string) -> result<session, fault>;
+                get: func(context: string, session-key: string, idempotency-key: option<string>) -> result<session, fault>;
                 delete: func(context: string, session-key: string) -> result<_, fault>;
             }
 
@@ -37,7 +37,7 @@ mod component {
     struct Component;
 
     impl Guest for Component {
-        fn get(_: String, _: String) -> Result<Session, Fault> {
+        fn get(_: String, _: String, _: Option<String>) -> Result<Session, Fault> {
             Ok(Session { version: 1 })
         }
 
