@@ -8,6 +8,7 @@ pub mod collector;
 pub mod fake_clock;
 pub mod faulty_proxy;
 pub mod guest;
+pub mod history;
 pub mod host;
 pub mod process;
 pub mod raw;
