@@ -10,6 +10,7 @@ pub mod faulty_proxy;
 pub mod guest;
 pub mod history;
 pub mod host;
+pub mod mixed_load;
 pub mod process;
 pub mod raw;
 pub mod redis_server;
