@@ -6,6 +6,7 @@ pub mod certificate;
 pub mod client;
 pub mod collector;
 pub mod fake_clock;
+pub mod faults;
 pub mod faulty_proxy;
 pub mod guest;
 pub mod history;

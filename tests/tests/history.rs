@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use session_tests::faults::Schedule;
 use session_tests::history::History;
 use session_tests::history::recorder::Counts;
 use session_tests::host::Launch;
@@ -71,4 +72,15 @@ async fn what_was_answered_before_a_kill_is_true_behind_it() {
     let (history, counts) = load.finish().await;
     is_right(&history, counts);
     drop(host);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn schedules_of_faults_find_nothing_that_is_promised_not_to_be() {
+    for name in ["kill-host", "replies"] {
+        let schedule = Schedule::named(name).unwrap();
+        let row = schedule.run(Duration::from_secs(size(2, 20))).await.unwrap();
+        assert!(row.counts.operations > 0, "{row}");
+        let broken: Vec<_> = row.broken().collect();
+        assert!(broken.is_empty(), "{row}: {broken:#?}");
+    }
 }

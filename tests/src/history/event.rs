@@ -54,9 +54,8 @@ pub fn judge(changes: &[Change], subscriber: &Subscriber) -> Vec<String> {
         }
     }
     let mut subjects: BTreeMap<&str, Vec<(&Change, Option<usize>)>> = BTreeMap::new();
-    let due = |change: &&Change| {
-        change.span.answered.is_some() && subscriber.since < change.span.sent
-    };
+    let due =
+        |change: &&Change| change.span.answered.is_some() && subscriber.since < change.span.sent;
     for change in changes.iter().filter(due) {
         let place = first.get(&(change.subject.as_str(), change.event.as_str())).copied();
         subjects.entry(&change.subject).or_default().push((change, place));
@@ -66,9 +65,8 @@ pub fn judge(changes: &[Change], subscriber: &Subscriber) -> Vec<String> {
         for (change, place) in &changes {
             let event = &change.event;
             // The first that was received of those which have happened later for certain.
-            let later = changes.iter().filter(|(other, _)| {
-                change.span.is_over_before(other.span.sent)
-            });
+            let later =
+                changes.iter().filter(|(other, _)| change.span.is_over_before(other.span.sent));
             let later = later.filter_map(|(_, place)| *place).min();
             match (place, later) {
                 (Some(place), Some(later)) if later < *place => {
@@ -143,16 +141,8 @@ mod tests {
             ("a gap in the place of all", &[gap(30)], 0),
             ("one is missing", &[event("a1"), event("b1"), event("a3"), event("a4")], 1),
             ("the last are missing", &[event("a1"), event("a2"), event("b1")], 2),
-            (
-                "out of order",
-                &[event("a2"), event("a1"), event("b1"), event("a3"), event("a4")],
-                1,
-            ),
-            (
-                "a gap of before",
-                &[gap(5), event("a1"), event("b1"), event("a3"), event("a4")],
-                1,
-            ),
+            ("out of order", &[event("a2"), event("a1"), event("b1"), event("a3"), event("a4")], 1),
+            ("a gap of before", &[gap(5), event("a1"), event("b1"), event("a3"), event("a4")], 1),
             (
                 "a gap behind a later event",
                 &[event("a1"), event("b1"), event("a3"), gap(30), event("a4")],

@@ -32,6 +32,15 @@ pub enum Operation {
     List(BTreeSet<String>),
 }
 
+/// What is wrong.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Wrong {
+    /// Sessions that were there after their close was acknowledged.
+    pub alive_again: Vec<String>,
+    /// Everything else.
+    pub other: Vec<String>,
+}
+
 /// What is known of a session.
 struct Session<'a> {
     id: &'a str,
@@ -46,15 +55,16 @@ struct Session<'a> {
 }
 
 /// Judges the calls of one user; sessions live for `lifetime` unless they are closed.
-/// Returns what is wrong.
-pub fn judge(calls: &[Call], lifetime: Duration) -> Vec<String> {
-    let mut wrong = Vec::new();
+pub fn judge(calls: &[Call], lifetime: Duration) -> Wrong {
+    let mut wrong = Wrong::default();
     let sessions = sessions(calls);
     let nameless = |call: &&Call| call.operation == Operation::Create(None);
     let nameless = calls.iter().filter(nameless).count();
     let made_by_nobody = sessions.iter().filter(|session| session.sent.is_none()).count();
     if made_by_nobody > nameless {
-        wrong.push(format!("{made_by_nobody} sessions of {nameless} lost answers are listed"));
+        wrong
+            .other
+            .push(format!("{made_by_nobody} sessions of {nameless} lost answers are listed"));
     }
     for session in &sessions {
         for (span, there) in sightings(calls, session.id) {
@@ -63,9 +73,11 @@ pub fn judge(calls: &[Call], lifetime: Duration) -> Vec<String> {
                 let closed = session.ends.iter().find(|end| end.is_over_before(span.sent));
                 let missed = session.missed.iter().find(|missed| missed.is_over_before(span.sent));
                 if let Some(closed) = closed {
-                    wrong.push(format!("closed at {closed:?} and alive again at {span:?}"));
+                    wrong
+                        .alive_again
+                        .push(format!("closed at {closed:?} and alive again at {span:?}"));
                 } else if let Some(missed) = missed {
-                    wrong.push(format!("gone at {missed:?} and alive again at {span:?}"));
+                    wrong.other.push(format!("gone at {missed:?} and alive again at {span:?}"));
                 }
             } else {
                 let was_there = session.since < span.sent;
@@ -73,7 +85,9 @@ pub fn judge(calls: &[Call], lifetime: Duration) -> Vec<String> {
                 let from = session.sent.unwrap_or(session.since);
                 if was_there && !may_be_closed && answered < from + lifetime {
                     let since = session.since;
-                    wrong.push(format!("there at {since:?}, never closed, and gone at {span:?}"));
+                    wrong
+                        .other
+                        .push(format!("there at {since:?}, never closed, and gone at {span:?}"));
                     // Once is enough.
                     break;
                 }
@@ -151,12 +165,14 @@ mod tests {
         Close(id.into())
     }
 
-    fn violations(calls: &[(Span, Operation)]) -> usize {
+    /// How many are alive again, and how much else is wrong.
+    fn violations(calls: &[(Span, Operation)]) -> (usize, usize) {
         let calls: Vec<Call> = calls
             .iter()
             .map(|(span, operation)| Call { span: *span, operation: operation.clone() })
             .collect();
-        judge(&calls, at(10_000)).len()
+        let wrong = judge(&calls, at(10_000));
+        (wrong.alive_again.len(), wrong.other.len())
     }
 
     #[test]
@@ -192,11 +208,7 @@ mod tests {
             ),
             (
                 "a create beside a close-all",
-                &[
-                    (known(1, 5), create("a")),
-                    (known(2, 4), CloseAll),
-                    (known(6, 7), list(&["a"])),
-                ],
+                &[(known(1, 5), create("a")), (known(2, 4), CloseAll), (known(6, 7), list(&["a"]))],
             ),
             (
                 "a create without an answer is in a list",
@@ -212,13 +224,14 @@ mod tests {
             ),
         ];
         for (name, calls) in histories {
-            assert_eq!(violations(calls), 0, "{name}");
+            assert_eq!(violations(calls), (0, 0), "{name}");
         }
     }
 
     #[test]
     fn logins_that_come_back_or_are_lost_are_found() {
-        let histories: &[(&str, &[(Span, Operation)])] = &[
+        let (again, other) = ((1, 0), (0, 1));
+        let histories: &[(&str, &[(Span, Operation)], _)] = &[
             (
                 "closed and read",
                 &[
@@ -226,6 +239,7 @@ mod tests {
                     (known(2, 3), close("a")),
                     (known(4, 5), read("a", true)),
                 ],
+                again,
             ),
             (
                 "closed and listed",
@@ -234,6 +248,7 @@ mod tests {
                     (known(2, 3), close("a")),
                     (known(4, 5), list(&["a"])),
                 ],
+                again,
             ),
             (
                 "close-all leaves one",
@@ -242,6 +257,7 @@ mod tests {
                     (known(2, 3), CloseAll),
                     (known(4, 5), read("a", true)),
                 ],
+                again,
             ),
             (
                 "a close without an answer is undone",
@@ -251,10 +267,11 @@ mod tests {
                     (known(3, 4), read("a", false)),
                     (known(5, 6), read("a", true)),
                 ],
+                other,
             ),
-            ("one is lost", &[(known(0, 1), create("a")), (known(2, 3), read("a", false))]),
-            ("a list lacks one", &[(known(0, 1), create("a")), (known(2, 3), list(&[]))]),
-            ("a list has one of nobody", &[(known(2, 3), list(&["a"]))]),
+            ("one is lost", &[(known(0, 1), create("a")), (known(2, 3), read("a", false))], other),
+            ("a list lacks one", &[(known(0, 1), create("a")), (known(2, 3), list(&[]))], other),
+            ("a list has one of nobody", &[(known(2, 3), list(&["a"]))], other),
             (
                 "one that was seen is lost",
                 &[
@@ -262,6 +279,7 @@ mod tests {
                     (known(1, 2), list(&["a"])),
                     (known(3, 4), list(&[])),
                 ],
+                other,
             ),
             (
                 "close-all leaves one that was seen",
@@ -271,10 +289,11 @@ mod tests {
                     (known(3, 4), CloseAll),
                     (known(5, 6), list(&["a"])),
                 ],
+                again,
             ),
         ];
-        for (name, calls) in histories {
-            assert_eq!(violations(calls), 1, "{name}");
+        for (name, calls, expected) in histories {
+            assert_eq!(violations(calls), *expected, "{name}");
         }
     }
 }

@@ -64,7 +64,9 @@ pub enum Judge {
     Locks,
     /// [`slot`].
     Slots,
-    /// [`login`].
+    /// [`login`]: what was closed is there again.
+    Closed,
+    /// [`login`]: what was acknowledged or seen is lost, and the rest.
     Logins,
     /// [`event`].
     Events,
@@ -72,8 +74,15 @@ pub enum Judge {
 
 impl Judge {
     /// All of them, in the order of a table.
-    pub const ALL: [Self; 6] =
-        [Self::Registers, Self::ReadOnce, Self::Locks, Self::Slots, Self::Logins, Self::Events];
+    pub const ALL: [Self; 7] = [
+        Self::Registers,
+        Self::ReadOnce,
+        Self::Locks,
+        Self::Slots,
+        Self::Closed,
+        Self::Logins,
+        Self::Events,
+    ];
 
     /// What it is called in a table.
     pub fn name(self) -> &'static str {
@@ -82,6 +91,7 @@ impl Judge {
             Self::ReadOnce => "read-once",
             Self::Locks => "locks",
             Self::Slots => "slots",
+            Self::Closed => "closed",
             Self::Logins => "logins",
             Self::Events => "events",
         }
@@ -150,7 +160,9 @@ impl History {
             judgement.add(Judge::Slots, account, wrong);
         }
         for (user, calls) in &self.logins {
-            judgement.add(Judge::Logins, user, login::judge(calls, terms.login));
+            let login::Wrong { alive_again, other } = login::judge(calls, terms.login);
+            judgement.add(Judge::Closed, user, alive_again);
+            judgement.add(Judge::Logins, user, other);
         }
         for (number, subscriber) in self.subscribers.iter().enumerate() {
             let name = format!("subscriber {number}");

@@ -76,7 +76,7 @@ impl Service {
     fn serve(&mut self, ask: &Ask, now: Duration) -> Answer {
         let version = self.session.map_or(0, |(_, version)| version);
         self.made += 1;
-        let cheats = |judge| self.cheat == Some(judge) && self.made % 20 == 0;
+        let cheats = |judge| self.cheat == Some(judge) && self.made.is_multiple_of(20);
         match ask {
             Ask::Read => Answer::Register(register::Operation::Read(self.session)),
             Ask::Write { if_version: Some(if_version), .. } if *if_version != version => {
@@ -129,14 +129,16 @@ impl Service {
             }
             Ask::Create => {
                 let id = format!("login-{}", self.made);
-                self.logins.insert(id.clone());
+                if !cheats(Judge::Logins) {
+                    self.logins.insert(id.clone());
+                }
                 if !cheats(Judge::Events) {
                     self.events.push(format!("created {id}"));
                 }
                 Answer::Id(id)
             }
             Ask::Close(id) => {
-                if !cheats(Judge::Logins) && self.logins.remove(id) {
+                if !cheats(Judge::Closed) && self.logins.remove(id) {
                     self.events.push(format!("closed {id}"));
                 }
                 Answer::Done
@@ -295,10 +297,8 @@ fn history(seed: u64, cheat: Option<Judge>) -> History {
         }
     }
     let received = service.events.iter();
-    let received = received.map(|event| Received::Event {
-        subject: "user".into(),
-        event: event.clone(),
-    });
+    let received =
+        received.map(|event| Received::Event { subject: "user".into(), event: event.clone() });
     history.subscribers.push(Subscriber { since: Duration::ZERO, received: received.collect() });
     history
 }

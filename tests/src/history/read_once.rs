@@ -109,11 +109,7 @@ mod tests {
                 1,
             ),
             ("a value of nobody", &[take(known(2, 5), Some(7))], 1),
-            (
-                "read before it is written",
-                &[take(known(0, 1), Some(7)), put(known(2, 3))],
-                1,
-            ),
+            ("read before it is written", &[take(known(0, 1), Some(7)), put(known(2, 3))], 1),
             ("another value", &[put(known(0, 1)), take(known(2, 5), Some(8))], 1),
             ("it is lost", &[put(known(0, 1)), take(known(2, 5), None)], 1),
             (

@@ -187,7 +187,9 @@ impl<'a> Search<'a> {
             && self.answered >= self.furthest.0
         {
             let operation = self.calls[number].operation;
-            let against = format!("no order explains {operation:?}, answered at {answered:?}, where the state is {state:?}");
+            let against = format!(
+                "no order explains {operation:?}, answered at {answered:?}, where the state is {state:?}"
+            );
             self.furthest = (self.answered, against);
         }
         let mut alike = HashSet::new();
@@ -267,32 +269,39 @@ mod tests {
                     read(known(50, 51), Some((7, 1))),
                 ],
             ),
-            ("a write without an answer never happens", &[
-                write(unknown(0), 7, 0),
-                write(known(5, 6), 8, 1),
-                read(known(7, 8), Some((8, 1))),
-            ]),
-            ("two without an answer, of which one happens", &[
-                write(unknown(0), 7, 0),
-                write(unknown(1), 8, 0),
-                write(known(5, 6), 9, 2),
-            ]),
-            ("a compare that holds and one that does not", &[
-                compare(known(0, 5), 7, 0, 1),
-                mismatch(known(1, 4), 0, 1),
-                compare(known(6, 7), 8, 1, 2),
-            ]),
-            ("a delete begins anew", &[
-                write(known(0, 1), 7, 1),
-                delete(known(2, 3)),
-                write(known(4, 5), 8, 1),
-            ]),
-            ("a delete without an answer happens between two reads", &[
-                write(known(0, 1), 7, 1),
-                delete(unknown(2)),
-                read(known(3, 4), Some((7, 1))),
-                read(known(5, 6), None),
-            ]),
+            (
+                "a write without an answer never happens",
+                &[
+                    write(unknown(0), 7, 0),
+                    write(known(5, 6), 8, 1),
+                    read(known(7, 8), Some((8, 1))),
+                ],
+            ),
+            (
+                "two without an answer, of which one happens",
+                &[write(unknown(0), 7, 0), write(unknown(1), 8, 0), write(known(5, 6), 9, 2)],
+            ),
+            (
+                "a compare that holds and one that does not",
+                &[
+                    compare(known(0, 5), 7, 0, 1),
+                    mismatch(known(1, 4), 0, 1),
+                    compare(known(6, 7), 8, 1, 2),
+                ],
+            ),
+            (
+                "a delete begins anew",
+                &[write(known(0, 1), 7, 1), delete(known(2, 3)), write(known(4, 5), 8, 1)],
+            ),
+            (
+                "a delete without an answer happens between two reads",
+                &[
+                    write(known(0, 1), 7, 1),
+                    delete(unknown(2)),
+                    read(known(3, 4), Some((7, 1))),
+                    read(known(5, 6), None),
+                ],
+            ),
         ];
         for (name, calls) in histories {
             assert_eq!(judge(calls), Verdict::Explained, "{name}");
@@ -303,42 +312,53 @@ mod tests {
     fn histories_that_no_order_explains_are_found() {
         let histories: &[(&str, &[Call])] = &[
             ("a lost write", &[write(known(0, 1), 7, 1), read(known(2, 3), None)]),
-            ("a lost update", &[
-                write(known(0, 1), 7, 1),
-                compare(known(2, 5), 8, 1, 2),
-                compare(known(2, 5), 9, 1, 2),
-            ]),
-            ("a stale read", &[
-                write(known(0, 1), 7, 1),
-                write(known(2, 3), 8, 2),
-                read(known(4, 5), Some((7, 1))),
-            ]),
+            (
+                "a lost update",
+                &[
+                    write(known(0, 1), 7, 1),
+                    compare(known(2, 5), 8, 1, 2),
+                    compare(known(2, 5), 9, 1, 2),
+                ],
+            ),
+            (
+                "a stale read",
+                &[
+                    write(known(0, 1), 7, 1),
+                    write(known(2, 3), 8, 2),
+                    read(known(4, 5), Some((7, 1))),
+                ],
+            ),
             ("a value that nobody wrote", &[read(known(0, 1), Some((7, 1)))]),
-            ("what was read is gone", &[
-                write(known(0, 9), 7, 1),
-                read(known(1, 2), Some((7, 1))),
-                read(known(3, 4), None),
-            ]),
-            ("a deleted session is back", &[
-                write(known(0, 1), 7, 1),
-                delete(known(2, 3)),
-                read(known(4, 5), Some((7, 1))),
-            ]),
-            ("a write without an answer happens twice", &[
-                write(unknown(0), 7, 0),
-                read(known(1, 2), Some((7, 1))),
-                delete(known(3, 4)),
-                read(known(5, 6), Some((7, 1))),
-            ]),
-            ("a write without an answer happens before it is sent", &[
-                read(known(0, 1), Some((7, 1))),
-                write(unknown(2), 7, 0),
-            ]),
+            (
+                "what was read is gone",
+                &[
+                    write(known(0, 9), 7, 1),
+                    read(known(1, 2), Some((7, 1))),
+                    read(known(3, 4), None),
+                ],
+            ),
+            (
+                "a deleted session is back",
+                &[write(known(0, 1), 7, 1), delete(known(2, 3)), read(known(4, 5), Some((7, 1)))],
+            ),
+            (
+                "a write without an answer happens twice",
+                &[
+                    write(unknown(0), 7, 0),
+                    read(known(1, 2), Some((7, 1))),
+                    delete(known(3, 4)),
+                    read(known(5, 6), Some((7, 1))),
+                ],
+            ),
+            (
+                "a write without an answer happens before it is sent",
+                &[read(known(0, 1), Some((7, 1))), write(unknown(2), 7, 0)],
+            ),
             ("a version is skipped", &[write(known(0, 1), 7, 1), write(known(2, 3), 8, 3)]),
-            ("a refusal at the version that was expected", &[
-                write(known(0, 1), 7, 1),
-                mismatch(known(2, 3), 1, 1),
-            ]),
+            (
+                "a refusal at the version that was expected",
+                &[write(known(0, 1), 7, 1), mismatch(known(2, 3), 1, 1)],
+            ),
         ];
         for (name, calls) in histories {
             assert!(matches!(judge(calls), Verdict::Unexplained(_)), "{name}");

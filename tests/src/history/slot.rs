@@ -97,11 +97,7 @@ mod tests {
                 vec![slot(&[(0, 999)], None), slot(&[(0, 1)], None), slot(&[(998, 1002)], None)],
                 0,
             ),
-            (
-                "three",
-                vec![slot(&[(0, 1)], None), slot(&[(0, 1)], None), slot(&[(2, 3)], None)],
-                1,
-            ),
+            ("three", vec![slot(&[(0, 1)], None), slot(&[(0, 1)], None), slot(&[(2, 3)], None)], 1),
             (
                 "a heartbeat has kept one",
                 vec![

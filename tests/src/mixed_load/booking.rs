@@ -58,11 +58,12 @@ pub async fn read_all(caller: &mut Caller) {
             let key = key.clone();
             async move { client.get(REGISTER, &key).await }
         };
-        if let Some((span, Ok(session))) = caller.insist(ask).await.map(absent) {
-            let operation = Operation::Read(session.map(|session| state(&session)));
-            let call = register::Call { span, operation };
-            caller.recorder.add(|history| history.registers.entry(key).or_default().push(call));
-        }
+        // Without any answer for so long, there is none for the others.
+        let Some(answer) = caller.insist(ask).await else { return };
+        let (span, Ok(session)) = absent(answer) else { continue };
+        let operation = Operation::Read(session.map(|session| state(&session)));
+        let call = register::Call { span, operation };
+        caller.recorder.add(|history| history.registers.entry(key).or_default().push(call));
     }
 }
 
@@ -114,11 +115,7 @@ async fn write(
     }
 }
 
-async fn delete(
-    caller: &mut Caller,
-    key: &str,
-    if_version: Option<u64>,
-) -> Option<register::Call> {
+async fn delete(caller: &mut Caller, key: &str, if_version: Option<u64>) -> Option<register::Call> {
     let ask = |client: Client| async move {
         let conditions = Conditions { if_version, ..Conditions::default() };
         client.delete_if(REGISTER, key, conditions).await

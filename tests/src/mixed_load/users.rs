@@ -37,17 +37,25 @@ impl Kind {
 
     async fn ask(self, client: &Client, about: &About) -> Result<Json, Refusal> {
         let (of_logins, of_connections, request) = match about {
-            About::Create(user) => ("Create", "Register", match self {
-                Self::Login => json!({ "session_attributes": { "user_id": user } }),
-                Self::Connection => json!({ "user_id": user, "pod_id": "pod" }),
-            }),
+            About::Create(user) => (
+                "Create",
+                "Register",
+                match self {
+                    Self::Login => json!({ "session_attributes": { "user_id": user } }),
+                    Self::Connection => json!({ "user_id": user, "pod_id": "pod" }),
+                },
+            ),
             About::Close(id) => ("Delete", "Close", json!({ "session_id": id })),
             About::Read(id) => ("Get", "Get", json!({ "session_id": id })),
             About::CloseAll(user) => ("DeleteAll", "Terminate", json!({ "user_id": user })),
-            About::List(user) => ("List", "ListByUser", match self {
-                Self::Login => json!({ "user_id": user, "page_size": 1000 }),
-                Self::Connection => json!({ "user_id": user }),
-            }),
+            About::List(user) => (
+                "List",
+                "ListByUser",
+                match self {
+                    Self::Login => json!({ "user_id": user, "page_size": 1000 }),
+                    Self::Connection => json!({ "user_id": user }),
+                },
+            ),
         };
         match self {
             Self::Login => client.users(of_logins, request).await,
@@ -116,7 +124,9 @@ pub async fn list_all(caller: &mut Caller) {
             let about = about.clone();
             async move { kind.ask(&client, &about).await }
         };
-        if let Some((span, Ok(listed))) = caller.insist(ask).await {
+        // Without any answer for so long, there is none for the others.
+        let Some((span, listed)) = caller.insist(ask).await else { return };
+        if let Ok(listed) = listed {
             add(caller, &user, span, Operation::List(ids(&listed)));
         }
     }

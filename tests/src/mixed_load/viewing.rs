@@ -16,8 +16,7 @@ pub async fn device(mut caller: Caller, group: usize, member: usize) {
     while caller.goes_on() {
         caller.turn();
         let request = json!({ "accountId": account, "deviceId": format!("device-{member}") });
-        let ask =
-            |client: Client| async move { client.viewing("CreateSession", request).await };
+        let ask = |client: Client| async move { client.viewing("CreateSession", request).await };
         let Outcome::Answered(span, Ok(created)) = caller.call(ask).await else { continue };
         let (Some(answered), Some(id)) = (span.answered, created["sessionId"].as_str()) else {
             continue;
