@@ -7,9 +7,10 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use session_tests::faults::{SCHEDULES, Schedule, heading};
+use session_tests::history::Judge;
 
-/// How many violations of a schedule are printed; the table has their number.
-const SHOWN: usize = 5;
+/// How many violations of each judge are printed; the table has their number.
+const SHOWN: usize = 2;
 
 fn main() -> ExitCode {
     // Cargo adds `--bench`.
@@ -43,8 +44,12 @@ fn main() -> ExitCode {
             Err(why) => println!("{:22} not run: {why}", schedule.name),
             Ok(row) => {
                 println!("{row}");
-                for violation in row.judgement.violations.iter().take(SHOWN) {
-                    println!("  {violation}");
+                for judge in Judge::ALL {
+                    let violations = row.judgement.violations.iter();
+                    let of_judge = violations.filter(|violation| violation.judge == judge);
+                    for violation in of_judge.take(SHOWN) {
+                        println!("  {violation}");
+                    }
                 }
                 broken |= row.broken().next().is_some();
             }

@@ -61,6 +61,8 @@ pub fn judge(calls: &[Call]) -> Vec<String> {
         };
         if !takes.iter().any(may_be_taken) {
             wrong.push(format!("it was acknowledged and is lost at {missed:?}"));
+            // Once is enough.
+            break;
         }
     }
     wrong
