@@ -9,6 +9,7 @@ use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 /// What is done wrong, once.
@@ -40,6 +41,7 @@ pub struct FaultyProxy {
     /// Where it listens.
     pub port: u16,
     faults: Arc<Faults>,
+    silent: watch::Sender<bool>,
     _serving: JoinSet<()>,
 }
 
@@ -61,9 +63,16 @@ impl FaultyProxy {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let own = listener.local_addr().expect("an address").port();
         let faults = Arc::<Faults>::default();
+        let (silent, is_silent) = watch::channel(false);
         let mut serving = JoinSet::new();
-        serving.spawn(serve(listener, port, Arc::clone(&faults)));
-        Self { port: own, faults, _serving: serving }
+        serving.spawn(serve(listener, port, Arc::clone(&faults), is_silent));
+        Self { port: own, faults, silent, _serving: serving }
+    }
+
+    /// Lets nothing through in either direction, as a network that is cut does, until it is
+    /// told otherwise; connections stay.
+    pub fn silence(&self, silent: bool) {
+        self.silent.send_replace(silent);
     }
 
     /// Does this to the next such reply of any connection.
@@ -92,10 +101,15 @@ impl Faults {
     }
 }
 
-async fn serve(listener: TcpListener, port: u16, faults: Arc<Faults>) {
+async fn serve(
+    listener: TcpListener,
+    port: u16,
+    faults: Arc<Faults>,
+    silent: watch::Receiver<bool>,
+) {
     let mut connections = JoinSet::new();
     while let Ok((client, _)) = listener.accept().await {
-        let faults = Arc::clone(&faults);
+        let (faults, silent) = (Arc::clone(&faults), silent.clone());
         connections.spawn(async move {
             let address = SocketAddr::from(([127, 0, 0, 1], port));
             let Ok(server) = TcpStream::connect(address).await else { return };
@@ -103,27 +117,46 @@ async fn serve(listener: TcpListener, port: u16, faults: Arc<Faults>) {
             let (from_server, to_server) = server.into_split();
             // Either end ends both.
             tokio::select! {
-                _ = questions(from_client, to_server) => {}
-                _ = replies(from_server, to_client, &faults) => {}
+                _ = questions(from_client, to_server, silent.clone()) => {}
+                _ = replies(from_server, to_client, &faults, silent) => {}
             }
         });
     }
 }
 
-async fn questions(mut from: OwnedReadHalf, mut to: OwnedWriteHalf) -> Result<(), Error> {
-    tokio::io::copy(&mut from, &mut to).await.map(drop)
+async fn questions(
+    mut from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+    mut silent: watch::Receiver<bool>,
+) -> Result<(), Error> {
+    let mut bytes = vec![0; 1 << 16];
+    loop {
+        let length = from.read(&mut bytes).await?;
+        if length == 0 {
+            return Ok(());
+        }
+        heard(&mut silent).await?;
+        to.write_all(&bytes[..length]).await?;
+    }
+}
+
+/// Waits while the network is cut.
+async fn heard(silent: &mut watch::Receiver<bool>) -> Result<(), Error> {
+    silent.wait_for(|silent| !silent).await.map(drop).map_err(Error::other)
 }
 
 async fn replies(
     from: OwnedReadHalf,
     mut to: OwnedWriteHalf,
     faults: &Faults,
+    mut silent: watch::Receiver<bool>,
 ) -> Result<(), Error> {
     let mut from = BufReader::with_capacity(1 << 16, from);
     let mut reply = Vec::new();
     loop {
         reply.clear();
         read_reply(&mut from, &mut reply).await?;
+        heard(&mut silent).await?;
         match faults.for_reply(reply[0]) {
             Some(Fault::Drop) => continue,
             Some(Fault::Double) => to.write_all(&reply).await?,

@@ -71,6 +71,11 @@ impl Sentinels {
         .await;
     }
 
+    /// The place of the server that is the primary now, if one is.
+    pub fn primary(&self) -> Option<usize> {
+        self.servers.iter().position(is_primary)
+    }
+
     /// The URL of the service; the first Sentinel in it is not there.
     pub fn url(&self) -> String {
         let ports = [1].iter().chain(&self.ports);
@@ -137,12 +142,48 @@ impl Cluster {
         format!("redis-cluster://127.0.0.1:{},127.0.0.1:{}", one.port, other.port)
     }
 
+    /// Has a replica take over from its primary, which is well and hands over.
+    pub fn fail_over(&self) {
+        let primaries = self.primaries();
+        let replica = (0..self.servers.len()).find(|number| !primaries.contains(number));
+        if let Some(replica) = replica {
+            ask(self.servers[replica].port, &["CLUSTER", "FAILOVER"]);
+        }
+    }
+
+    /// Moves so many slots from one primary to another; returns whether it went well.
+    pub async fn reshard(&self, from: usize, to: usize, slots: u32) -> bool {
+        let id = |number: usize| {
+            let id = ask(self.servers[number].port, &["CLUSTER", "MYID"]).unwrap_or_default();
+            id.trim().to_owned()
+        };
+        let mut reshard = tokio::process::Command::new("redis-cli");
+        reshard.args(["--cluster", "reshard", &format!("127.0.0.1:{}", self.servers[to].port)]);
+        reshard.args(["--cluster-from", &id(from), "--cluster-to", &id(to)]);
+        reshard.args(["--cluster-slots", &slots.to_string(), "--cluster-yes"]);
+        reshard.output().await.is_ok_and(|output| output.status.success())
+    }
+
     /// The primaries that there are now, by their places among the servers.
     pub fn primaries(&self) -> Vec<usize> {
-        let role = |server: &RedisServer| ask(server.port, &["ROLE"]).unwrap_or_default();
-        let is_primary = |server: &RedisServer| role(server).starts_with("master");
-        let numbered = self.servers.iter().enumerate();
-        numbered.filter(|(_, server)| is_primary(server)).map(|(number, _)| number).collect()
+        (0..self.servers.len()).filter(|number| self.is_primary(*number)).collect()
+    }
+
+    /// Whether a server is a primary now.
+    pub fn is_primary(&self, number: usize) -> bool {
+        is_primary(&self.servers[number])
+    }
+
+    /// The replicas of a primary.
+    pub fn replicas_of(&self, primary: usize) -> Vec<usize> {
+        let id = ask(self.servers[primary].port, &["CLUSTER", "MYID"]).unwrap_or_default();
+        let nodes = ask(self.servers[primary].port, &["CLUSTER", "NODES"]).unwrap_or_default();
+        let is_replica = |server: &RedisServer| {
+            let address = format!("127.0.0.1:{}@", server.port);
+            let mut own = nodes.lines().filter(|line| line.contains(&address));
+            own.any(|line| line.contains("slave") && line.contains(id.trim()))
+        };
+        (0..self.servers.len()).filter(|number| is_replica(&self.servers[*number])).collect()
     }
 }
 
@@ -156,6 +197,10 @@ pub async fn follows(replica: &RedisServer) {
         info.contains("master_link_status:up").then_some(())
     })
     .await;
+}
+
+fn is_primary(server: &RedisServer) -> bool {
+    ask(server.port, &["ROLE"]).is_some_and(|role| role.starts_with("master"))
 }
 
 /// What a server answers to a command.

@@ -17,6 +17,7 @@ mod deploy;
 mod everywhere;
 mod foreign_keys;
 mod full;
+mod history;
 mod hostile;
 mod house;
 mod http;

@@ -1,0 +1,123 @@
+//! Fault schedules: the mixed load while something goes wrong again and again, judged by the
+//! history checker. `tests/faults` runs them, and shows what each has found in a table.
+//! A schedule says which judges must find nothing; what others find is shown, as the service
+//! does not promise it there.
+
+mod clocks;
+mod disks;
+mod hosts;
+mod network;
+mod processes;
+mod table;
+mod topologies;
+
+use std::time::Duration;
+
+pub use self::table::{Row, heading};
+use crate::history::recorder::Counts;
+use crate::history::{History, Judge};
+use crate::mixed_load::TERMS;
+
+/// What goes wrong, and what must be right all the same.
+#[derive(Clone, Copy, Debug)]
+pub struct Schedule {
+    /// What it is called.
+    pub name: &'static str,
+    /// What it does.
+    pub does: &'static str,
+    /// The judges that must find nothing.
+    pub promised: &'static [Judge],
+}
+
+/// What a load has left, or why it cannot be had on this machine.
+type Outcome = Result<(History, Counts), String>;
+
+const ALL: &[Judge] = &Judge::ALL;
+/// What waits for replicas: locks, slots, and closes. A plain write does not.
+const WAITING: &[Judge] = &[Judge::Locks, Judge::Slots, Judge::Closed];
+/// Replication is asynchronous, so a failover loses the last writes.
+const NONE: &[Judge] = &[];
+
+const fn schedule(name: &'static str, does: &'static str, promised: &'static [Judge]) -> Schedule {
+    Schedule { name, does, promised }
+}
+
+/// All schedules, in the order in which they run.
+pub const SCHEDULES: &[Schedule] = &[
+    schedule("nothing", "two hosts on one Redis, and nothing goes wrong", ALL),
+    schedule("kill-host", "kill -9 of one of two hosts on one Redis, in turns", ALL),
+    schedule("kill-embedded", "kill -9 of a host on the embedded store", ALL),
+    schedule("kill-redis", "kill -9 of Redis with appendfsync always", ALL),
+    schedule("stop-host", "SIGSTOP of one of two hosts for a second", ALL),
+    schedule("stop-redis", "SIGSTOP of Redis for a second", ALL),
+    schedule("replies", "replies of Redis lost, doubled, late or cut off, by a proxy", ALL),
+    schedule("partition", "one of two hosts and Redis do not hear each other, by a proxy", ALL),
+    schedule("clock-hosts", "two hosts whose clocks are 5 minutes ahead and behind", ALL),
+    schedule("clock-embedded", "the clock of an embedded store steps 3 s and back", NONE),
+    schedule("disk-embedded", "a full disk under the embedded store; restart with room", ALL),
+    schedule("disk-redis", "a full disk under the journal of Redis, which gets room again", ALL),
+    schedule("failover", "planned failover by Sentinels, no waiting for replicas", NONE),
+    schedule("failover-waiting", "the same with REDIS_WAIT_REPLICAS=1, which is all", WAITING),
+    schedule("failover-kill", "kill -9 of the primary that Sentinels watch", NONE),
+    schedule("failover-kill-waiting", "the same with REDIS_WAIT_REPLICAS=1", WAITING),
+    schedule("cluster-failover", "planned failover in a Cluster", ALL),
+    schedule("cluster-kill", "kill -9 of a primary of a Cluster", NONE),
+    schedule("cluster-kill-waiting", "the same with REDIS_WAIT_REPLICAS=1", WAITING),
+    schedule("cluster-stop", "SIGSTOP of a primary of a Cluster until its replica is there", NONE),
+    schedule("reshard", "slots of a Cluster move from one primary to another and back", ALL),
+];
+
+impl Schedule {
+    /// The schedule of a name.
+    pub fn named(name: &str) -> Option<Self> {
+        SCHEDULES.iter().find(|schedule| schedule.name == name).copied()
+    }
+
+    /// Runs it for so long, and judges what is left.
+    ///
+    /// # Errors
+    /// Why it cannot be run on this machine.
+    pub async fn run(self, time: Duration) -> Result<Row, String> {
+        let (history, counts) = Box::pin(self.load(time)).await?;
+        Ok(Row { schedule: self, counts, judgement: history.judge(&TERMS) })
+    }
+
+    async fn load(self, time: Duration) -> Outcome {
+        let waiting = self.name.ends_with("-waiting");
+        match self.name.trim_end_matches("-waiting") {
+            "nothing" => processes::nothing(time).await,
+            "kill-host" => processes::kill_host(time).await,
+            "kill-embedded" => processes::kill_embedded(time).await,
+            "kill-redis" => processes::kill_redis(time).await,
+            "stop-host" => processes::stop_host(time).await,
+            "stop-redis" => processes::stop_redis(time).await,
+            "replies" => network::replies(time).await,
+            "partition" => network::partition(time).await,
+            "clock-hosts" => clocks::hosts_apart(time).await,
+            "clock-embedded" => clocks::embedded_steps(time).await,
+            "disk-embedded" => disks::embedded(time).await,
+            "disk-redis" => disks::redis(time).await,
+            "failover" => topologies::fail_over(time, waiting).await,
+            "failover-kill" => topologies::kill_primary(time, waiting).await,
+            "cluster-failover" => topologies::cluster_fail_over(time).await,
+            "cluster-kill" => topologies::cluster_kill(time, waiting).await,
+            "cluster-stop" => topologies::cluster_stop(time).await,
+            "reshard" => topologies::reshard(time).await,
+            other => Err(format!("nobody runs {other}")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn schedules_have_names_of_their_own() {
+        for schedule in SCHEDULES {
+            let same = SCHEDULES.iter().filter(|other| other.name == schedule.name);
+            assert_eq!(same.count(), 1, "{}", schedule.name);
+            assert!(Schedule::named(schedule.name).is_some());
+        }
+    }
+}

@@ -1,0 +1,54 @@
+//! What goes wrong between a host and Redis, by a proxy that they talk through. Partitions
+//! between servers of Redis are not here: a proxy is not between them.
+
+use std::time::Duration;
+
+use super::Outcome;
+use super::hosts::{Hosts, Time};
+use crate::faulty_proxy::{Fault, FaultyProxy, Which};
+use crate::host::Launch;
+use crate::redis_server::RedisServer;
+
+/// A host that talks through a proxy.
+fn through(proxy: &FaultyProxy) -> Launch {
+    let url = format!("redis://127.0.0.1:{}/5", proxy.port);
+    Launch::redis_at(&url).set("REDIS_TIMEOUT", "1s")
+}
+
+/// Replies are lost, doubled, late or cut off, one after the other.
+pub async fn replies(time: Duration) -> Outcome {
+    let redis = RedisServer::start().await;
+    let proxy = FaultyProxy::before(redis.port).await;
+    let hosts = Hosts::start([through(&proxy), Launch::redis(&redis)]);
+    let load = hosts.load().await;
+    let time = Time::new(time);
+    let faults = [
+        Fault::CutInside,
+        Fault::CutBefore,
+        Fault::Drop,
+        Fault::Double,
+        Fault::Delay(Duration::from_millis(300)),
+    ];
+    for fault in faults.iter().cycle() {
+        if !time.pass(150).await {
+            break;
+        }
+        proxy.next(*fault, Which::Array);
+    }
+    Ok(load.finish().await)
+}
+
+/// One of two hosts and Redis do not hear each other for two seconds, and nobody tells them.
+pub async fn partition(time: Duration) -> Outcome {
+    let redis = RedisServer::start().await;
+    let proxy = FaultyProxy::before(redis.port).await;
+    let hosts = Hosts::start([through(&proxy), Launch::redis(&redis)]);
+    let load = hosts.load().await;
+    let time = Time::new(time);
+    while time.pass(1000).await {
+        proxy.silence(true);
+        time.pass(2000).await;
+        proxy.silence(false);
+    }
+    Ok(load.finish().await)
+}

@@ -1,0 +1,224 @@
+//! Callers of booking sessions: several who write, compare, read and delete under one key,
+//! values that several want to read once, and locks that several want.
+
+use serde_json::json;
+
+use super::caller::Caller;
+use crate::client::{Client, Conditions, number};
+use crate::history::lock::Hold;
+use crate::history::recorder::Outcome;
+use crate::history::register::{self, Operation};
+use crate::history::{read_once, span::Span};
+
+const REGISTER: &str = "pre-order";
+const READ_ONCE: &str = "reschedule";
+/// For how long callers use one key, so that each history is short.
+const ROUND_MS: u128 = 1500;
+
+/// Writes, compares, reads and deletes under a key that the group has in common.
+pub async fn register(mut caller: Caller, group: usize, member: usize) {
+    let mut written = member as u64 * 1_000_000;
+    let mut seen = 0;
+    let mut round = 0;
+    while caller.goes_on() {
+        let now = caller.recorder.now().as_millis() / ROUND_MS;
+        if now != round {
+            (round, seen) = (now, 0);
+            caller.turn();
+        }
+        let key = format!("register-{group}-{round}");
+        written += 1;
+        let chance = caller.chance(20);
+        let call = match chance {
+            0..9 => {
+                let call = read(&mut caller, &key).await;
+                if let Some(register::Call { operation: Operation::Read(state), .. }) = call {
+                    seen = state.map_or(0, |(_, version)| version);
+                }
+                call
+            }
+            9..18 => {
+                let if_version = (chance > 13).then_some(seen);
+                write(&mut caller, &key, written, if_version).await
+            }
+            _ => delete(&mut caller, &key, (chance > 18).then_some(seen)).await,
+        };
+        if let Some(call) = call {
+            caller.recorder.add(|history| history.registers.entry(key).or_default().push(call));
+        }
+    }
+}
+
+/// Reads what every key has in the end.
+pub async fn read_all(caller: &mut Caller) {
+    let mut keys: Vec<String> = Vec::new();
+    caller.recorder.add(|history| keys = history.registers.keys().cloned().collect());
+    for key in keys {
+        let ask = |client: Client| {
+            let key = key.clone();
+            async move { client.get(REGISTER, &key).await }
+        };
+        // Without any answer for so long, there is none for the others.
+        let Some(answer) = caller.insist(ask).await else { return };
+        let (span, Ok(session)) = absent(answer) else { continue };
+        let operation = Operation::Read(session.map(|session| state(&session)));
+        let call = register::Call { span, operation };
+        caller.recorder.add(|history| history.registers.entry(key).or_default().push(call));
+    }
+}
+
+type Fields = serde_json::Map<String, serde_json::Value>;
+
+/// No session is an answer, too.
+fn absent(
+    (span, result): (Span, Result<Fields, crate::client::Refusal>),
+) -> (Span, Result<Option<Fields>, crate::client::Refusal>) {
+    match result {
+        Ok(session) => (span, Ok(Some(session))),
+        Err(refusal) if refusal.reason == "SESSION_NOT_FOUND" => (span, Ok(None)),
+        Err(refusal) => (span, Err(refusal)),
+    }
+}
+
+/// The value and the version of a session; a value of nobody when there is none.
+fn state(session: &Fields) -> (u64, u64) {
+    let value = session.get("fleet_list_request").and_then(serde_json::Value::as_u64);
+    (value.unwrap_or(u64::MAX), number(&session["version"]))
+}
+
+async fn read(caller: &mut Caller, key: &str) -> Option<register::Call> {
+    let outcome = caller.call(|client| async move { client.get(REGISTER, key).await }).await;
+    let Outcome::Answered(span, result) = outcome else { return None };
+    let (span, session) = absent((span, result));
+    let operation = Operation::Read(session.ok()?.map(|session| state(&session)));
+    Some(register::Call { span, operation })
+}
+
+async fn write(
+    caller: &mut Caller,
+    key: &str,
+    value: u64,
+    if_version: Option<u64>,
+) -> Option<register::Call> {
+    let ask = |client: Client| async move {
+        let conditions = Conditions { if_version, ..Conditions::default() };
+        client.set_if(REGISTER, key, json!({ "fleet_list_request": value }), conditions).await
+    };
+    let wrote = |version| Operation::Write { value, if_version, version };
+    match caller.call(ask).await {
+        Outcome::Nothing => None,
+        Outcome::Unknown(span) => Some(register::Call { span, operation: wrote(0) }),
+        Outcome::Answered(span, Ok(written)) => {
+            Some(register::Call { span, operation: wrote(written.version) })
+        }
+        Outcome::Answered(span, Err(refusal)) => mismatch(span, if_version, &refusal),
+    }
+}
+
+async fn delete(caller: &mut Caller, key: &str, if_version: Option<u64>) -> Option<register::Call> {
+    let ask = |client: Client| async move {
+        let conditions = Conditions { if_version, ..Conditions::default() };
+        client.delete_if(REGISTER, key, conditions).await
+    };
+    let operation = Operation::Delete { if_version };
+    match caller.call(ask).await {
+        Outcome::Nothing => None,
+        Outcome::Unknown(span) | Outcome::Answered(span, Ok(())) => {
+            Some(register::Call { span, operation })
+        }
+        Outcome::Answered(span, Err(refusal)) => mismatch(span, if_version, &refusal),
+    }
+}
+
+fn mismatch(
+    span: Span,
+    if_version: Option<u64>,
+    refusal: &crate::client::Refusal,
+) -> Option<register::Call> {
+    let current = refusal.metadata.get("currentVersion")?.parse().ok()?;
+    let operation = Operation::Mismatch { if_version: if_version?, current };
+    Some(register::Call { span, operation })
+}
+
+/// Puts values that three want to read, and asks once more for each.
+pub async fn read_once(mut putter: Caller, mut takers: [Caller; 3], group: usize) {
+    for value in 1_u64.. {
+        if !putter.goes_on() {
+            return;
+        }
+        let key = format!("once-{group}-{value}");
+        let fields = json!({ "delete_after_get": true, "order_id": value.to_string() });
+        let ask = |client: Client| {
+            let key = key.clone();
+            async move { client.set(READ_ONCE, &key, fields).await }
+        };
+        let put = read_once::Operation::Put(value);
+        match putter.call(ask).await {
+            Outcome::Answered(span, Ok(_)) | Outcome::Unknown(span) => {
+                add(&putter, &key, span, put);
+            }
+            Outcome::Answered(_, Err(_)) | Outcome::Nothing => continue,
+        }
+        let [one, two, three] = &mut takers;
+        tokio::join!(take(one, &key), take(two, &key), take(three, &key));
+        take(&mut putter, &key).await;
+        putter.turn();
+    }
+}
+
+async fn take(caller: &mut Caller, key: &str) {
+    let ask = |client: Client| async move { client.get(READ_ONCE, key).await };
+    match caller.call(ask).await {
+        Outcome::Nothing => {}
+        Outcome::Unknown(span) => add(caller, key, span, read_once::Operation::Take(None)),
+        Outcome::Answered(span, result) => {
+            let (span, Ok(session)) = absent((span, result)) else { return };
+            let got = session.map(|session| {
+                let value = session.get("order_id").and_then(serde_json::Value::as_str);
+                value.and_then(|value| value.parse().ok()).unwrap_or(u64::MAX)
+            });
+            add(caller, key, span, read_once::Operation::Take(got));
+        }
+    }
+}
+
+fn add(caller: &Caller, key: &str, span: Span, operation: read_once::Operation) {
+    let call = read_once::Call { span, operation };
+    caller.recorder.add(|history| history.read_once.entry(key.into()).or_default().push(call));
+}
+
+/// Wants the lock of the group, keeps it for a moment, and gives it back or lets it end.
+pub async fn lock(mut caller: Caller, group: usize) {
+    let key = format!("lock-{group}");
+    while caller.goes_on() {
+        caller.turn();
+        let ask = |client: Client| {
+            let key = key.clone();
+            async move { client.lock(REGISTER, &key).await }
+        };
+        let Outcome::Answered(span, Ok(token)) = caller.call(ask).await else { continue };
+        let Some(answered) = span.answered else { continue };
+        let hold = Hold { sent: span.sent, answered, unlocked: None };
+        let mut place = 0;
+        caller.recorder.add(|history| {
+            let holds = history.locks.entry(key.clone()).or_default();
+            place = holds.len();
+            holds.push(hold);
+        });
+        let kept = std::time::Duration::from_millis(caller.chance(60));
+        tokio::time::sleep(kept).await;
+        if caller.chance(6) == 0 {
+            continue;
+        }
+        let now = caller.recorder.now();
+        caller.recorder.add(|history| {
+            let holds = history.locks.entry(key.clone()).or_default();
+            holds[place].unlocked = Some(now);
+        });
+        let ask = |client: Client| {
+            let key = key.clone();
+            async move { client.unlock(REGISTER, &key, &token).await }
+        };
+        caller.call(ask).await;
+    }
+}

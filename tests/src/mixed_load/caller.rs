@@ -1,0 +1,120 @@
+//! One caller of the mixed load: it asks one thing at a time, over both wires and on all
+//! hosts in turn, gives up after a while, and goes elsewhere when it had no answer.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use crate::client::{Client, Refusal};
+use crate::history::recorder::{Outcome, Recorder, outcome};
+use crate::history::span::Span;
+
+/// How long a caller waits for an answer. Whoever is slower only makes more outcomes unknown.
+const TIMEOUT: Duration = Duration::from_secs(5);
+/// Between two calls.
+const PACE: Duration = Duration::from_millis(15);
+/// Behind a call without an answer.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Where all callers ask, and what they have in common.
+#[derive(Clone)]
+pub struct Stage {
+    /// One for each host and wire.
+    pub clients: Arc<[Client]>,
+    /// What they record.
+    pub recorder: Arc<Recorder>,
+    /// Whether they are to end.
+    pub ended: watch::Receiver<bool>,
+}
+
+/// A caller.
+pub struct Caller {
+    /// What it records to.
+    pub recorder: Arc<Recorder>,
+    clients: Arc<[Client]>,
+    ended: watch::Receiver<bool>,
+    at: usize,
+    random: u64,
+    /// When it first asked what has no answer yet.
+    waiting: Option<Duration>,
+}
+
+impl Stage {
+    /// A caller with a number of its own.
+    pub fn caller(&self, number: usize) -> Caller {
+        Caller {
+            recorder: Arc::clone(&self.recorder),
+            clients: Arc::clone(&self.clients),
+            ended: self.ended.clone(),
+            at: number,
+            random: (number as u64 + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15),
+            waiting: None,
+        }
+    }
+}
+
+impl Caller {
+    /// Whether the load goes on.
+    pub fn goes_on(&self) -> bool {
+        !*self.ended.borrow()
+    }
+
+    /// A number below a bound, by chance (xorshift).
+    pub fn chance(&mut self, bound: u64) -> u64 {
+        self.random ^= self.random << 13;
+        self.random ^= self.random >> 7;
+        self.random ^= self.random << 17;
+        self.random % bound
+    }
+
+    /// Goes to the next host or wire.
+    pub fn turn(&mut self) {
+        self.at += 1;
+    }
+
+    /// Asks, and keeps its pace.
+    pub async fn call<T, F>(&mut self, ask: impl FnOnce(Client) -> F) -> Outcome<T>
+    where
+        F: Future<Output = Result<T, Refusal>>,
+    {
+        let client = self.clients[self.at % self.clients.len()].clone();
+        let sent = self.recorder.now();
+        let result = tokio::time::timeout(TIMEOUT, ask(client)).await;
+        let answered = self.recorder.now();
+        let outcome = match result {
+            Ok(result) => outcome(Span::known(sent, answered), result),
+            Err(_) => Outcome::Unknown(Span::unknown(sent)),
+        };
+        let since = *self.waiting.get_or_insert(sent);
+        self.recorder.count(&outcome, answered - since);
+        match outcome {
+            Outcome::Answered(..) => {
+                self.waiting = None;
+                tokio::time::sleep(PACE).await;
+            }
+            Outcome::Nothing | Outcome::Unknown(_) => {
+                self.turn();
+                tokio::time::sleep(PAUSE).await;
+            }
+        }
+        outcome
+    }
+
+    /// Asks until there is an answer; `None` when there is none for very long.
+    pub async fn insist<T, F>(
+        &mut self,
+        ask: impl Fn(Client) -> F,
+    ) -> Option<(Span, Result<T, Refusal>)>
+    where
+        F: Future<Output = Result<T, Refusal>>,
+    {
+        let began = self.recorder.now();
+        while self.recorder.now() - began < crate::wait::PATIENCE {
+            if let Outcome::Answered(span, result) = self.call(&ask).await {
+                return Some((span, result));
+            }
+        }
+        None
+    }
+}

@@ -1,0 +1,146 @@
+//! A load of all kinds of sessions over both wires and on all hosts, recorded for the history
+//! checker. Callers share keys, users and homes on purpose. It asks for no speed and asserts
+//! nothing: what it leaves is a history and its figures.
+
+mod booking;
+mod caller;
+mod subscriber;
+mod users;
+mod viewing;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::json;
+use sha2::{Digest, Sha256};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use self::caller::{Caller, Stage};
+use self::users::Kind;
+use crate::client::{Client, Wire};
+use crate::history::event::Change;
+use crate::history::recorder::{Counts, Recorder};
+use crate::history::span::Span;
+use crate::history::{History, Terms};
+use crate::host::{Host, Launch};
+
+/// The lifetimes and limits of the hosts under load.
+pub const TERMS: Terms = Terms {
+    lock: Duration::from_secs(1),
+    slot: Duration::from_secs(2),
+    slots_max: 2,
+    login: Duration::from_secs(3600),
+};
+/// Whoever receives an event of this user has received everything.
+const LAST_USER: &str = "last-of-all";
+/// How long the last event may take until its absence is a violation.
+const LAST_MAX: Duration = Duration::from_secs(300);
+
+/// A host for the load: short locks and slots, long everything else, and no line in the log
+/// for each call.
+pub fn terms_of(launch: Launch) -> Launch {
+    let settings = [
+        ("SESSION_LOCK_TTL", "1s"),
+        ("VIEWING_TTL", "2s"),
+        ("VIEWING_MAX_SESSIONS", "2"),
+        ("SESSION_TTL", "24h"),
+        ("CONNECTION_TTL", "2h"),
+        ("CONNECTION_STALE", "1h"),
+        ("LOG_LEVEL", "warn"),
+    ];
+    settings.iter().fold(launch, |launch, (name, value)| launch.set(name, value))
+}
+
+/// A running load. It ends with its owner.
+pub struct MixedLoad {
+    stage: Stage,
+    end: watch::Sender<bool>,
+    callers: JoinSet<()>,
+    subscribers: JoinSet<()>,
+}
+
+impl MixedLoad {
+    /// Begins to ask hosts, which keep their ports when they are restarted. Some forty calls
+    /// are under way at a time.
+    ///
+    /// # Panics
+    /// When a host does not answer.
+    pub async fn start(hosts: &[&Host]) -> Self {
+        let mut clients = Vec::new();
+        for wire in [Wire::Rest, Wire::Grpc] {
+            for host in hosts {
+                clients.push(Client::connect(host, wire).await);
+            }
+        }
+        let (end, ended) = watch::channel(false);
+        let recorder = Arc::new(Recorder::new());
+        let stage = Stage { clients: clients.into(), recorder, ended };
+        let (mut callers, mut subscribers) = (JoinSet::new(), JoinSet::new());
+        for number in 0..3 {
+            subscribers.spawn(subscriber::subscribe(stage.clone(), number));
+        }
+        let mut numbers = 0..;
+        let mut next = || stage.caller(numbers.next().unwrap_or_default());
+        for group in 0..2 {
+            for member in 0..3 {
+                callers.spawn(booking::register(next(), group, member));
+            }
+            callers.spawn(booking::read_once(next(), [next(), next(), next()], group));
+            for _ in 0..2 {
+                callers.spawn(booking::lock(next(), group));
+            }
+            for member in 0..4 {
+                callers.spawn(viewing::device(next(), group, member));
+            }
+            for kind in [Kind::Login, Kind::Connection] {
+                callers.spawn(users::sessions(next(), next(), kind, group));
+            }
+        }
+        Self { stage, end, callers, subscribers }
+    }
+
+    /// How many calls there were until now.
+    pub fn counts(&self) -> Counts {
+        self.stage.recorder.counts()
+    }
+
+    /// Ends it once every call has its outcome, reads what there is in the end, and waits
+    /// until subscribers have received everything.
+    pub async fn finish(mut self) -> (History, Counts) {
+        self.end.send_replace(true);
+        while self.callers.join_next().await.is_some() {}
+        // What comes now is not a part of the load.
+        let counts = self.counts();
+        let mut caller = self.stage.caller(0);
+        booking::read_all(&mut caller).await;
+        users::list_all(&mut caller).await;
+        let subscribed = self.subscribers.len();
+        let received = async {
+            while !self.subscribers.is_empty() {
+                let last = json!({ "session_attributes": { "user_id": LAST_USER } });
+                caller.call(|client| async move { client.users("Create", last).await }).await;
+                let next = self.subscribers.join_next();
+                drop(tokio::time::timeout(Duration::from_millis(300), next).await);
+            }
+        };
+        let in_time = tokio::time::timeout(LAST_MAX, received).await.is_ok();
+        let (mut history, _) = self.stage.recorder.finish();
+        if !in_time {
+            // Those have not received the last event, and so not everything.
+            history.subscribers.resize_with(subscribed, Default::default);
+        }
+        (history, counts)
+    }
+}
+
+/// Notes a change of which subscribers have to hear.
+fn changed(caller: &Caller, span: Span, subject: &str, type_: &str, hash: &str) {
+    let change = Change { span, subject: subject.into(), event: format!("{type_} {hash}") };
+    caller.recorder.add(|history| history.changes.push(change));
+}
+
+/// What an event tells of the id of a session.
+fn hash(id: &str) -> String {
+    Sha256::digest(id.as_bytes())[..8].iter().map(|byte| format!("{byte:02x}")).collect()
+}

@@ -1,0 +1,87 @@
+//! Mixed load on two hosts, and over a kill: whatever callers were answered fits to what the
+//! service promises. Nothing here goes by how long something takes, so a machine that stalls
+//! changes what is tried, not what is right.
+
+use std::time::Duration;
+
+use session_tests::faults::Schedule;
+use session_tests::history::History;
+use session_tests::history::recorder::Counts;
+use session_tests::host::Launch;
+use session_tests::mixed_load::{MixedLoad, TERMS, terms_of};
+use session_tests::redis_server::{RedisServer, free_port};
+use session_tests::size;
+
+/// How long the load goes on.
+fn load_time() -> Duration {
+    Duration::from_secs(size(10, 60))
+}
+
+/// Lets the load go on until there were so many calls, however long that takes.
+async fn calls(load: &MixedLoad, at_least: u64) {
+    while load.counts().operations < at_least {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+fn is_right(history: &History, counts: Counts) {
+    let judgement = history.judge(&TERMS);
+    assert!(judgement.violations.is_empty(), "{counts:?}: {:#?}", judgement.violations);
+    assert!(judgement.undecided.is_empty(), "{:?}", judgement.undecided);
+    // Every judge had something to judge.
+    let sizes = [
+        history.registers.len(),
+        history.read_once.len(),
+        history.locks.len(),
+        history.slots.len(),
+        history.logins.len(),
+        history.changes.len(),
+        history.subscribers.len(),
+    ];
+    assert!(sizes.iter().all(|size| *size > 0), "{sizes:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_two_hosts_on_one_redis_answer_fits_together() {
+    let redis = RedisServer::start().await;
+    let launch = terms_of(Launch::redis(&redis));
+    let (a, b) = (launch.start(), launch.start());
+    let load = MixedLoad::start(&[&a, &b]).await;
+    tokio::time::sleep(load_time()).await;
+    calls(&load, 500).await;
+    let (history, counts) = load.finish().await;
+    is_right(&history, counts);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_answered_before_a_kill_is_true_behind_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut launch = terms_of(Launch::embedded(directory.path()));
+    for port in ["REST_PORT", "GRPC_PORT"] {
+        launch = launch.set(port, &free_port().to_string());
+    }
+    let mut host = launch.start();
+    let load = MixedLoad::start(&[&host]).await;
+    tokio::time::sleep(load_time() / 2).await;
+    calls(&load, 250).await;
+    host.signal("KILL");
+    host.ended().await;
+    let host = launch.start();
+    let before = load.counts();
+    tokio::time::sleep(load_time() / 2).await;
+    calls(&load, before.operations + 250).await;
+    let (history, counts) = load.finish().await;
+    is_right(&history, counts);
+    drop(host);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn schedules_of_faults_find_nothing_that_is_promised_not_to_be() {
+    for name in ["kill-host", "replies"] {
+        let schedule = Schedule::named(name).unwrap();
+        let row = schedule.run(Duration::from_secs(size(2, 20))).await.unwrap();
+        assert!(row.counts.operations > 0, "{row}");
+        let broken: Vec<_> = row.broken().collect();
+        assert!(broken.is_empty(), "{row}: {broken:#?}");
+    }
+}
