@@ -119,7 +119,8 @@ fn sessions(calls: &[Call]) -> Vec<Session<'_>> {
     let session = |(id, (sent, since)): (_, (Option<Duration>, Duration))| {
         let ends = calls.iter().filter(|call| match &call.operation {
             Operation::Close(closed) => closed == id,
-            Operation::CloseAll => true,
+            // One that was over before the session was asked for has not ended it.
+            Operation::CloseAll => sent.is_none_or(|sent| !call.span.is_over_before(sent)),
             _ => false,
         });
         let ends = ends.map(|call| match &call.operation {
@@ -270,6 +271,15 @@ mod tests {
                 other,
             ),
             ("one is lost", &[(known(0, 1), create("a")), (known(2, 3), read("a", false))], other),
+            (
+                "one is lost behind a close-all of before",
+                &[
+                    (known(0, 1), CloseAll),
+                    (known(2, 3), create("a")),
+                    (known(4, 5), read("a", false)),
+                ],
+                other,
+            ),
             ("a list lacks one", &[(known(0, 1), create("a")), (known(2, 3), list(&[]))], other),
             ("a list has one of nobody", &[(known(2, 3), list(&["a"]))], other),
             (

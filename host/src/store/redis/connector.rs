@@ -248,7 +248,7 @@ impl Watch {
             drop(messages);
             watched.news = None;
         }
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 
     /// Whether there is another primary by now. When no Sentinel answers, the next time
