@@ -29,6 +29,8 @@ pub enum Reason {
     SessionLocked,
     /// Another user has the id.
     SessionExists,
+    /// The idempotency key was used with other arguments before.
+    IdempotencyConflict,
     /// There are as many sessions as may be; the metadata names their holders.
     SessionLimitReached,
     /// The store did not answer: nobody knows whether the call has happened.
@@ -57,6 +59,7 @@ impl Reason {
             "VERSION_MISMATCH" => Self::VersionMismatch,
             "SESSION_LOCKED" => Self::SessionLocked,
             "SESSION_EXISTS" => Self::SessionExists,
+            "IDEMPOTENCY_CONFLICT" => Self::IdempotencyConflict,
             "SESSION_LIMIT_REACHED" => Self::SessionLimitReached,
             "STORE_UNAVAILABLE" => Self::StoreUnavailable,
             "STORE_FULL" => Self::StoreFull,

@@ -65,15 +65,15 @@ pub fn set(imports: &impl Imports, policy: &Policy, mut write: Write) -> Result<
     let key = keys::session(context, &write.session_key);
     let lock = keys::lock(&key);
     let condition = write.condition;
-    // Of a write without a version nobody knows which version it makes, and to repeat it
-    // overwrites nothing that its caller has not seen.
+    // Which version an unconditional write makes is not known before. It overwrites whatever is
+    // there, so repeating it adds no new kind of risk.
     let made = match condition {
         Condition { exists: Some(false), .. } => Some(1),
         Condition { version, .. } => version.map(|version| version.saturating_add(1)),
     };
     let replay = made.zip(write.idempotency_key.as_deref()).map(|(version, request)| {
         let arguments = entries.iter().flat_map(|entry| [entry.field.as_bytes(), &entry.value]);
-        let condition = format!("{:?} {:?}", condition.version, condition.exists);
+        let condition = as_argument(condition);
         let arguments = arguments.chain([condition.as_bytes()]);
         (Replay::of(&key, "set", request, arguments), version)
     });
@@ -208,10 +208,9 @@ pub fn delete(
     let key = keys::session(context, session_key);
     let lock = keys::lock(&key);
     let is_conditional = condition.version.is_some() || condition.exists.is_some();
-    let replay = idempotency_key.filter(|_| is_conditional).map(|request| {
-        let condition = format!("{:?} {:?}", condition.version, condition.exists);
-        Replay::of(&key, "delete", request, [condition.as_bytes()])
-    });
+    let replay = idempotency_key
+        .filter(|_| is_conditional)
+        .map(|request| Replay::of(&key, "delete", request, [as_argument(condition).as_bytes()]));
     let mut compare = vec![lock_is_open(&lock, lock_token)];
     compare.extend(compares(condition, &key));
     let mut success = vec![Operation::HashDelete(key.clone())];
@@ -386,6 +385,11 @@ fn entries(context: &Context, fields: Vec<Field>, violations: &mut Vec<Violation
 
 fn outgrown() -> Violation {
     violation("fields", format!("make the session larger than {SESSION_BYTES_MAX} bytes"))
+}
+
+/// A condition as an argument by which a request with an idempotency key is known again.
+fn as_argument(condition: Condition) -> String {
+    format!("{:?} {:?}", condition.version, condition.exists)
 }
 
 /// The compares of a condition.

@@ -3,6 +3,8 @@
 //! maps anything. No text in an error carries a token, a whole session id, a
 //! path or the name of a type.
 
+mod body;
+
 use std::time::Duration;
 
 use http::StatusCode;

@@ -20,6 +20,10 @@ use tokio::task::AbortHandle;
 use crate::api::Api;
 use crate::error::{Error, Reason};
 use crate::http::answer::{self, Answer};
+use crate::network::Network;
+use crate::network::connection::Connection;
+use crate::network::reply::Reply;
+use crate::network::stream::Stream;
 
 /// The process is alive.
 pub const LIVE: &str = "/livez";
@@ -41,6 +45,7 @@ const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 /// None: a probe that fails is its own.
 pub async fn serve(
     listener: TcpListener,
+    network: Arc<Network>,
     api: Api,
     stopping: Arc<AtomicBool>,
     mut stopped: watch::Receiver<bool>,
@@ -52,7 +57,7 @@ pub async fn serve(
             // A sender that is gone means the same.
             _ = stopped.wait_for(|stopped| *stopped) => return Ok(()),
         };
-        let Ok((stream, _)) = accepted else {
+        let Ok((stream, address)) = accepted else {
             tokio::time::sleep(PAUSE).await;
             continue;
         };
@@ -62,30 +67,39 @@ pub async fn serve(
         {
             oldest.abort();
         }
-        let answering = answer_one(stream, api.clone(), Arc::clone(&stopping));
+        let connection = Connection::new(&network, address.ip());
+        let answering = answer_one(stream, connection, api.clone(), Arc::clone(&stopping));
         probes.push_back(tokio::spawn(answering).abort_handle());
     }
 }
 
 /// Answers one request, and ends the connection.
-async fn answer_one(stream: TcpStream, api: Api, stopping: Arc<AtomicBool>) {
+async fn answer_one(
+    stream: TcpStream,
+    connection: Arc<Connection>,
+    api: Api,
+    stopping: Arc<AtomicBool>,
+) {
     let service = service_fn(|request: Request<Incoming>| {
         let (api, stopping) = (api.clone(), Arc::clone(&stopping));
+        let exchange = connection.begin();
         async move {
             let (head, _) = request.into_parts();
             let answer = match (head.uri.path(), &head.method) {
-                (LIVE | READY, &Method::OPTIONS) => answer::options(METHODS),
+                (LIVE | READY | "*", &Method::OPTIONS) => answer::options(METHODS),
                 (path @ (LIVE | READY), &(Method::GET | Method::HEAD)) => {
                     answer(path, &api, &stopping).await
                 }
                 (LIVE | READY, _) => answer::method_not_allowed(METHODS),
                 _ => answer::error(&Error::new(Reason::RouteNotFound, "There is no such path.")),
             };
-            Ok::<_, Infallible>(answer::peeked(&head, answer))
+            let answer = answer::peeked(&head, answer);
+            Ok::<_, Infallible>(answer.map(|body| Reply::new(body, exchange)))
         }
     });
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(PATIENCE).keep_alive(false);
+    let stream = Stream::new(stream, Arc::clone(&connection)).refusing(answer::unparsed);
     let serving = http.serve_connection(TokioIo::new(stream), service);
     // Whoever probes tries again.
     drop(tokio::time::timeout(PATIENCE, serving).await);

@@ -1,15 +1,16 @@
 //! The running service: everything that `main` starts, and the order in which
 //! it ends.
 
-use std::net::SocketAddr;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use bytes::Bytes;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio::task::JoinSet;
 use tonic_health::ServingStatus;
@@ -76,24 +77,15 @@ pub struct Running {
 /// # Errors
 /// One sentence that names what is in the way; nothing is left running.
 pub async fn start(settings: &Settings) -> Result<Running> {
-    let listen = |names: PortSettings, address, port| {
-        let at = SocketAddr::new(address, port);
-        listener::listen(at).map_err(|error| anyhow::anyhow!(names.refuse(at, &error)))
-    };
     let network = &settings.network;
-    let grpc = listen(config::GRPC, network.bind_address, network.grpc_port)?;
-    let rest = listen(config::REST, network.bind_address, network.rest_port)?;
-    let admin = listen(config::ADMIN, network.admin_address, network.admin_port)?;
+    let grpc = Port::bind(config::GRPC, network.bind_address, network.grpc_port)?;
+    let rest = Port::bind(config::REST, network.bind_address, network.rest_port)?;
+    let admin = Port::bind(config::ADMIN, network.admin_address, network.admin_port)?;
     let probe = settings.callers.probe_port();
-    let probe = probe.map(|port| listen(config::PROBE, network.bind_address, port)).transpose()?;
-    let mut addresses = vec![
-        ("grpc", grpc.local_addr()?),
-        ("rest", rest.local_addr()?),
-        ("admin", admin.local_addr()?),
-    ];
-    if let Some(probe) = &probe {
-        addresses.push(("probe", probe.local_addr()?));
-    }
+    let probe = probe.map(|port| Port::bind(config::PROBE, network.bind_address, port));
+    let probe = probe.transpose()?;
+    let mut addresses = vec![("grpc", grpc.at), ("rest", rest.at), ("admin", admin.at)];
+    addresses.extend(probe.as_ref().map(|probe| ("probe", probe.at)));
 
     // Redis and the collector of traces may be spoken to over TLS. Whoever has chosen
     // another provider before is fine too.
@@ -104,7 +96,7 @@ pub async fn start(settings: &Settings) -> Result<Running> {
     let store = open_store(settings, &mut tasks, &stopped).await?;
     let metrics = Arc::new(Metrics::new());
     metrics.named(&settings.process.app_name);
-    let export = settings.traces().map_err(|refusal| anyhow::anyhow!(refusal.text))?;
+    let export = settings.traces().map_err(|refusal| anyhow!(refusal.text))?;
     let traces = export.map(|export| Traces::start(export, &metrics)).transpose()?;
     let limits = Limits::of_process(settings.rules.logic_instances);
     let limits = limits.context("this program does not find itself")?;
@@ -135,6 +127,8 @@ pub async fn start(settings: &Settings) -> Result<Running> {
     let feed = Feed::new(Arc::clone(&store), Arc::clone(&logic), Arc::clone(&metrics));
     beside(&mut tasks, stopped.clone(), Arc::clone(&feed).run());
     beside(&mut tasks, stopped.clone(), events::sweep(Arc::clone(&logic), Arc::clone(&metrics)));
+    let following = events::follow(Arc::clone(&store), Arc::clone(&logic));
+    beside(&mut tasks, stopped.clone(), following);
     let counting = events::count(Arc::clone(&store), Arc::clone(&logic), Arc::clone(&metrics));
     beside(&mut tasks, stopped.clone(), counting);
     let places = connections_max();
@@ -169,13 +163,16 @@ pub async fn start(settings: &Settings) -> Result<Running> {
     let (health, _) = tonic_health::server::health_reporter();
     let mut waiting = Waiting::on(settings.storage.name());
     let mut told = report_health(&wires, &health, None, &mut waiting).await;
+    let (grpc, rest, admin) = (grpc.listen()?, rest.listen()?, admin.listen()?);
+    let probe = probe.map(Port::listen).transpose()?;
     wires.serve_users([grpc, rest], &workers, &health, &mut tasks, &stopped);
     let (stop_admin, admin_stopped) = watch::channel(false);
     let mut operators = JoinSet::new();
     wires.serve_operators(admin, &mut operators, admin_stopped.clone());
     if let Some(probe) = probe {
         let (api, stopping) = (wires.api.clone(), Arc::clone(&wires.stopping));
-        operators.spawn(probes::serve(probe, api, stopping, admin_stopped));
+        let network = Arc::clone(&wires.operators);
+        operators.spawn(probes::serve(probe, network, api, stopping, admin_stopped));
     }
     let stopping = Arc::clone(&wires.stopping);
     tasks.spawn(async move {
@@ -205,6 +202,27 @@ pub async fn start(settings: &Settings) -> Result<Running> {
         workers,
         traces,
     })
+}
+
+/// A port that is kept while what stands behind it is made ready.
+struct Port {
+    names: PortSettings,
+    at: SocketAddr,
+    socket: TcpSocket,
+}
+
+impl Port {
+    fn bind(names: PortSettings, address: IpAddr, port: u16) -> Result<Self> {
+        let at = SocketAddr::new(address, port);
+        let refused = |error: io::Error| anyhow!(names.refuse(at, &error));
+        let socket = listener::bind(at).map_err(refused)?;
+        Ok(Self { names, at: socket.local_addr()?, socket })
+    }
+
+    fn listen(self) -> Result<TcpListener> {
+        let Self { names, at, socket } = self;
+        listener::listen(socket).map_err(|error| anyhow!(names.refuse(at, &error)))
+    }
 }
 
 /// Does work beside what is served, until the service stops.
@@ -313,7 +331,7 @@ impl Running {
             let ended = tokio::select! {
                 Some(ended) = self.tasks.join_next() => ended,
                 Some(ended) = self.admin.join_next() => ended,
-                else => return anyhow::anyhow!("every part of the service has ended"),
+                else => return anyhow!("every part of the service has ended"),
             };
             match ended {
                 Ok(Ok(())) => {}
@@ -387,7 +405,7 @@ async fn open_store(
     tasks: &mut JoinSet<Result<()>>,
     stopped: &watch::Receiver<bool>,
 ) -> Result<Arc<dyn Store>> {
-    let choice = settings.storage.choice().map_err(|refusal| anyhow::anyhow!(refusal.text))?;
+    let choice = settings.storage.choice().map_err(|refusal| anyhow!(refusal.text))?;
     Ok(match choice {
         StoreChoice::Memory => Memory::swept(Clock::System, settings.storage.memory_max.0),
         StoreChoice::Embedded(directory) => {
@@ -407,8 +425,9 @@ async fn open_store(
                         redis,
                         replicas,
                         wanted = settings.storage.redis_wait_replicas,
-                        "REDIS_WAIT_REPLICAS is more than the replicas that Redis has: it refuses \
-                         closes, terminations, slots, locks and compare-and-set until it has more"
+                        "REDIS_WAIT_REPLICAS is more than the replicas that Redis has: it answers \
+                         nothing that waits for them (closes, terminations, slots, locks, \
+                         conditional writes, deletes, single reads) until it has more"
                     );
                 }),
                 Err(error) => tracing::warn!(%error, "the replicas of Redis are not known yet"),

@@ -21,7 +21,7 @@ fn main() -> ExitCode {
         match (argument.as_str(), argument.parse(), Schedule::named(argument)) {
             ("list", ..) => {
                 for Schedule { name, does, .. } in SCHEDULES {
-                    println!("{name:22} {does}");
+                    println!("{name:26} {does}");
                 }
                 return ExitCode::SUCCESS;
             }
@@ -41,7 +41,7 @@ fn main() -> ExitCode {
     let mut broken = false;
     for schedule in chosen {
         match runtime.block_on(schedule.run(time)) {
-            Err(why) => println!("{:22} not run: {why}", schedule.name),
+            Err(why) => println!("{:26} not run: {why}", schedule.name),
             Ok(row) => {
                 println!("{row}");
                 for judge in Judge::ALL {

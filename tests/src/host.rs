@@ -7,6 +7,7 @@ use std::process::{Command, ExitStatus, Stdio};
 
 use crate::client::{Client, Wire};
 use crate::fake_clock;
+use crate::machine::Machine;
 use crate::process::{self, Process};
 use crate::redis_server::RedisServer;
 use crate::secrets;
@@ -22,6 +23,7 @@ pub struct Host {
 #[derive(Clone)]
 pub struct Launch {
     program: Option<PathBuf>,
+    machine: Machine,
     settings: Vec<(String, String)>,
     files_max: Option<u32>,
 }
@@ -44,7 +46,14 @@ pub fn binary() -> PathBuf {
 
 impl Launch {
     fn new() -> Self {
-        Self { program: None, settings: Vec::new(), files_max: None }
+        Self { program: None, machine: Machine::here(), settings: Vec::new(), files_max: None }
+    }
+
+    /// Runs it on a machine of its own, where it serves users on the machine's address.
+    #[must_use]
+    pub fn on(mut self, machine: &Machine) -> Self {
+        self.machine = machine.clone();
+        self.set("BIND_ADDRESS", &machine.address.to_string())
     }
 
     /// Runs another program than the one built beside the tests.
@@ -102,9 +111,9 @@ impl Launch {
     pub fn command(&self) -> Command {
         let program = self.program.clone().unwrap_or_else(binary);
         let mut command = match self.files_max {
-            None => Command::new(program),
+            None => self.machine.command(program),
             Some(files_max) => {
-                let mut shell = Command::new("/bin/sh");
+                let mut shell = self.machine.command("/bin/sh");
                 shell.arg("-c").arg(format!("ulimit -n {files_max}; exec \"$0\"")).arg(program);
                 shell
             }

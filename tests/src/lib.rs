@@ -11,6 +11,7 @@ pub mod faulty_proxy;
 pub mod guest;
 pub mod history;
 pub mod host;
+pub mod machine;
 pub mod mixed_load;
 pub mod process;
 pub mod raw;

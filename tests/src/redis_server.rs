@@ -1,9 +1,10 @@
-//! A Redis server of the test's own, on a free port of 127.0.0.1.
+//! A Redis server of the test's own, on a free port of 127.0.0.1 or of a machine of its own.
 
 use std::hash::{BuildHasher, RandomState};
-use std::net::TcpListener;
-use std::process::{Command, Stdio};
+use std::net::{SocketAddr, TcpListener};
+use std::process::Stdio;
 
+use crate::machine::Machine;
 use crate::process::Process;
 use crate::wait::{self, PATIENCE};
 
@@ -11,6 +12,7 @@ use crate::wait::{self, PATIENCE};
 pub struct RedisServer {
     /// Its port.
     pub port: u16,
+    machine: Machine,
     process: Process,
     directory: tempfile::TempDir,
     options: Vec<String>,
@@ -31,13 +33,22 @@ impl RedisServer {
     /// # Panics
     /// As [`RedisServer::start`].
     pub async fn with(options: &[&str]) -> Self {
+        Self::on(&Machine::here(), options).await
+    }
+
+    /// Starts a server with further options on a machine.
+    ///
+    /// # Panics
+    /// As [`RedisServer::start`].
+    pub async fn on(machine: &Machine, options: &[&str]) -> Self {
         let mut directory = tempfile::tempdir().expect("a temporary directory");
         let mut options: Vec<String> = options.iter().map(|&option| option.into()).collect();
         // A free port may be taken by another before the server has it.
         for _ in 0..10 {
             let port = free_port();
-            let process = launch(port, &directory, &options);
-            let mut server = Self { port, process, directory, options };
+            let process = launch(machine, port, &directory, &options);
+            let machine = machine.clone();
+            let mut server = Self { port, machine, process, directory, options };
             if server.answers().await {
                 return server;
             }
@@ -58,13 +69,18 @@ impl RedisServer {
     /// # Panics
     /// When it does not start.
     pub async fn restart(&mut self) {
-        self.process = launch(self.port, &self.directory, &self.options);
+        self.process = launch(&self.machine, self.port, &self.directory, &self.options);
         assert!(self.answers().await, "redis-server does not come back");
     }
 
     /// Stops (`STOP`) or continues (`CONT`) the process.
     pub fn signal(&self, name: &str) {
         self.process.signal(name);
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        SocketAddr::new(self.machine.address, self.port)
     }
 
     /// The number the system knows it by.
@@ -88,7 +104,7 @@ impl RedisServer {
         &self,
         database: u32,
     ) -> redis::RedisResult<redis::aio::MultiplexedConnection> {
-        let client = redis::Client::open(format!("redis://127.0.0.1:{}/{database}", self.port))?;
+        let client = redis::Client::open(format!("redis://{}/{database}", self.address()))?;
         let config = redis::AsyncConnectionConfig::new()
             .set_connection_timeout(Some(PATIENCE))
             .set_response_timeout(Some(PATIENCE));
@@ -137,10 +153,17 @@ pub fn free_port() -> u16 {
     free.next().expect("a free port")
 }
 
-fn launch(port: u16, directory: &tempfile::TempDir, options: &[String]) -> Process {
+fn launch(
+    machine: &Machine,
+    port: u16,
+    directory: &tempfile::TempDir,
+    options: &[String],
+) -> Process {
     Process::start(
-        Command::new("redis-server")
-            .args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "yes"])
+        machine
+            .command("redis-server")
+            .args(["--bind", &machine.address.to_string(), "--protected-mode", "no"])
+            .args(["--save", "", "--appendonly", "yes"])
             // What is answered is in the file before, so it outlives the process; to wait for
             // a busy disk as well would take long.
             .args(["--appendfsync", "no", "--repl-diskless-sync-delay", "0"])

@@ -1,8 +1,10 @@
 //! Redis on several servers of the test's own: a primary with a replica that Sentinels
 //! watch over, and a Cluster.
 
+use std::net::SocketAddr;
 use std::process::{Command, Stdio};
 
+use crate::machine::Machine;
 use crate::process::Process;
 use crate::redis_server::{RedisServer, free_port};
 use crate::wait;
@@ -14,7 +16,7 @@ const SERVICE: &str = "sessions";
 pub struct Sentinels {
     /// The server that is the primary at first, and its replica.
     pub servers: [RedisServer; 2],
-    ports: Vec<u16>,
+    addresses: Vec<SocketAddr>,
     _sentinels: Vec<Process>,
     _directory: tempfile::TempDir,
 }
@@ -25,30 +27,39 @@ impl Sentinels {
     /// # Panics
     /// When they do not.
     pub async fn start() -> Self {
-        let primary = RedisServer::start().await;
-        let of = format!("127.0.0.1 {}", primary.port);
-        let replica = RedisServer::with(&["--replicaof", &of]).await;
+        let here = Machine::here();
+        Self::on([&here, &here, &here]).await
+    }
+
+    /// The same with a Sentinel on each of these machines, and the primary and its replica on
+    /// the first two.
+    ///
+    /// # Panics
+    /// As [`Sentinels::start`].
+    pub async fn on(machines: [&Machine; 3]) -> Self {
+        let primary = RedisServer::on(machines[0], &[]).await;
+        let of = format!("{} {}", machines[0].address, primary.port);
+        let replica = RedisServer::on(machines[1], &["--replicaof", &of]).await;
         let directory = tempfile::tempdir().expect("a temporary directory");
-        let (mut ports, mut sentinels) = (Vec::new(), Vec::new());
-        for _ in 0..3 {
-            let port = free_port();
+        let (mut addresses, mut sentinels) = (Vec::new(), Vec::new());
+        for machine in machines {
+            let (address, port) = (machine.address, free_port());
             let file = directory.path().join(format!("{port}.conf"));
             let configuration = format!(
-                "bind 127.0.0.1\nport {port}\n\
-                 sentinel monitor {SERVICE} 127.0.0.1 {} 2\n\
+                "bind {address}\nport {port}\nprotected-mode no\n\
+                 sentinel monitor {SERVICE} {of} 2\n\
                  sentinel down-after-milliseconds {SERVICE} 4000\n\
-                 sentinel failover-timeout {SERVICE} 5000\n",
-                primary.port
+                 sentinel failover-timeout {SERVICE} 5000\n"
             );
             std::fs::write(&file, configuration).expect("a file");
-            let mut sentinel = Command::new("redis-server");
+            let mut sentinel = machine.command("redis-server");
             sentinel.arg(&file).arg("--sentinel").stdout(Stdio::null()).stderr(Stdio::null());
             sentinels.push(Process::start(&mut sentinel));
-            ports.push(port);
+            addresses.push(SocketAddr::new(address, port));
         }
-        for port in &ports {
+        for sentinel in &addresses {
             wait::until("the Sentinels know of all", async || {
-                let masters = ask(*port, &["SENTINEL", "MASTERS"])?;
+                let masters = ask(*sentinel, &["SENTINEL", "MASTERS"])?;
                 let known = |name: &str, value: &str| {
                     let mut lines = masters.lines().skip_while(|line| *line != name);
                     lines.nth(1).is_some_and(|line| line == value)
@@ -59,13 +70,13 @@ impl Sentinels {
         }
         follows(&replica).await;
         let servers = [primary, replica];
-        Self { servers, ports, _sentinels: sentinels, _directory: directory }
+        Self { servers, addresses, _sentinels: sentinels, _directory: directory }
     }
 
     /// Has the replica take over, while the primary is well.
     pub async fn fail_over(&self) {
         wait::until("the Sentinels agree", async || {
-            let answer = ask(self.ports[0], &["SENTINEL", "FAILOVER", SERVICE])?;
+            let answer = ask(self.addresses[0], &["SENTINEL", "FAILOVER", SERVICE])?;
             (answer.trim() == "OK").then_some(())
         })
         .await;
@@ -73,14 +84,18 @@ impl Sentinels {
 
     /// The place of the server that is the primary now, if one is.
     pub fn primary(&self) -> Option<usize> {
-        self.servers.iter().position(is_primary)
+        self.primaries().first().copied()
+    }
+
+    /// The places of all servers that take themselves for the primary.
+    pub fn primaries(&self) -> Vec<usize> {
+        (0..self.servers.len()).filter(|place| is_primary(&self.servers[*place])).collect()
     }
 
     /// The URL of the service; the first Sentinel in it is not there.
     pub fn url(&self) -> String {
-        let ports = [1].iter().chain(&self.ports);
-        let hosts: Vec<String> = ports.map(|port| format!("127.0.0.1:{port}")).collect();
-        format!("redis-sentinel://{}/{SERVICE}/5", hosts.join(","))
+        let addresses: Vec<String> = self.addresses.iter().map(SocketAddr::to_string).collect();
+        format!("redis-sentinel://127.0.0.1:1,{}/{SERVICE}/5", addresses.join(","))
     }
 }
 
@@ -120,8 +135,8 @@ impl Cluster {
         let cluster = Self { servers };
         for server in &cluster.servers {
             wait::until("the Cluster is well", async || {
-                let nodes = ask(server.port, &["CLUSTER", "NODES"])?;
-                let info = ask(server.port, &["CLUSTER", "INFO"])?;
+                let nodes = ask(server.address(), &["CLUSTER", "NODES"])?;
+                let info = ask(server.address(), &["CLUSTER", "INFO"])?;
                 let linked = nodes.lines().filter(|line| line.contains(" connected")).count();
                 (info.contains("cluster_state:ok") && linked == 6).then_some(())
             })
@@ -147,14 +162,14 @@ impl Cluster {
         let primaries = self.primaries();
         let replica = (0..self.servers.len()).find(|number| !primaries.contains(number));
         if let Some(replica) = replica {
-            ask(self.servers[replica].port, &["CLUSTER", "FAILOVER"]);
+            ask(self.servers[replica].address(), &["CLUSTER", "FAILOVER"]);
         }
     }
 
     /// Moves so many slots from one primary to another; returns whether it went well.
     pub async fn reshard(&self, from: usize, to: usize, slots: u32) -> bool {
         let id = |number: usize| {
-            let id = ask(self.servers[number].port, &["CLUSTER", "MYID"]).unwrap_or_default();
+            let id = ask(self.servers[number].address(), &["CLUSTER", "MYID"]).unwrap_or_default();
             id.trim().to_owned()
         };
         let mut reshard = tokio::process::Command::new("redis-cli");
@@ -176,8 +191,8 @@ impl Cluster {
 
     /// The replicas of a primary.
     pub fn replicas_of(&self, primary: usize) -> Vec<usize> {
-        let id = ask(self.servers[primary].port, &["CLUSTER", "MYID"]).unwrap_or_default();
-        let nodes = ask(self.servers[primary].port, &["CLUSTER", "NODES"]).unwrap_or_default();
+        let id = ask(self.servers[primary].address(), &["CLUSTER", "MYID"]).unwrap_or_default();
+        let nodes = ask(self.servers[primary].address(), &["CLUSTER", "NODES"]).unwrap_or_default();
         let is_replica = |server: &RedisServer| {
             let address = format!("127.0.0.1:{}@", server.port);
             let mut own = nodes.lines().filter(|line| line.contains(&address));
@@ -193,19 +208,20 @@ impl Cluster {
 /// When it does not get it.
 pub async fn follows(replica: &RedisServer) {
     wait::until("the replica follows its primary", async || {
-        let info = ask(replica.port, &["INFO", "replication"])?;
+        let info = ask(replica.address(), &["INFO", "replication"])?;
         info.contains("master_link_status:up").then_some(())
     })
     .await;
 }
 
 fn is_primary(server: &RedisServer) -> bool {
-    ask(server.port, &["ROLE"]).is_some_and(|role| role.starts_with("master"))
+    ask(server.address(), &["ROLE"]).is_some_and(|role| role.starts_with("master"))
 }
 
 /// What a server answers to a command.
-fn ask(port: u16, command: &[&str]) -> Option<String> {
+fn ask(server: SocketAddr, command: &[&str]) -> Option<String> {
     let mut client = Command::new("redis-cli");
-    let output = client.args(["-p", &port.to_string()]).args(command).output().ok()?;
+    client.args(["-h", &server.ip().to_string(), "-p", &server.port().to_string()]);
+    let output = client.args(command).output().ok()?;
     output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
 }

@@ -87,7 +87,7 @@ async fn files_of_another_version_or_program_are_not_read() {
     assert!(line.starts_with("`version` says that its files have format 2, and this"), "{line}");
     fs::write(&version, b"12.3\n").unwrap();
     let line = refused_at(directory.path());
-    assert!(line.starts_with("`version` was not written by this program"), "{line}");
+    assert!(line.starts_with("`version` was written by another program"), "{line}");
 }
 
 #[tokio::test]

@@ -16,7 +16,7 @@ use session_tests::raw::{self, Answer, ask};
 const KEY: &str = "/v1/pre-order/sessions/k";
 
 fn host() -> Host {
-    Launch::in_memory().start()
+    Launch::in_memory().set("PROBE_PORT", "0").start()
 }
 
 /// A request with a body, that asks for the end of the connection.
@@ -195,6 +195,9 @@ async fn the_head_of_an_answer_can_be_had_without_the_rest_where_reading_has_no_
         ("rest", "/docs", "GET, HEAD, OPTIONS"),
         ("admin", "/component", "GET, HEAD, PUT, OPTIONS"),
         ("admin", "/component/rollback", "POST, OPTIONS"),
+        ("admin", "*", "GET, HEAD, POST, PUT, OPTIONS"),
+        ("probe", "/livez", "GET, HEAD, OPTIONS"),
+        ("probe", "*", "GET, HEAD, OPTIONS"),
     ] {
         let answer = asked(&host, port, request(&format!("OPTIONS {path}"), "", b""), false).await;
         let sorted = |methods: &str| {
@@ -238,7 +241,7 @@ async fn a_request_names_its_host_once() {
 async fn what_the_parser_refuses_is_told_like_everything_else() {
     let host = host();
     let long = format!("GET / HTTP/1.1\r\nhost: localhost\r\nx: {}\r\n\r\n", "y".repeat(64 << 10));
-    for port in ["rest", "admin"] {
+    for port in ["rest", "admin", "probe"] {
         for (bytes, status, reason) in [
             ("nonsense\r\n\r\n", 400, "INVALID_REQUEST"),
             ("GET / HTTP/1.1\nhost: localhost\r\n\r\n", 400, "INVALID_REQUEST"),
@@ -252,6 +255,9 @@ async fn what_the_parser_refuses_is_told_like_everything_else() {
         ] {
             let answer = asked(&host, port, bytes.into(), false).await;
             assert_error(&answer, status, reason);
+        }
+        if port == "probe" {
+            continue;
         }
         // Also when it stands behind a request that is well formed.
         let behind =
@@ -392,6 +398,7 @@ async fn the_grpc_port_says_that_it_speaks_grpc() {
         assert_eq!(head.status(), 415, "{headers:?}");
         let body: Value = serde_json::from_slice(&body).unwrap();
         assert!(body["message"].as_str().unwrap().contains("application/grpc"));
+        assert_eq!(body["details"][0]["reason"], "UNSUPPORTED_MEDIA_TYPE");
     }
 }
 

@@ -1,9 +1,12 @@
 //! Failures of the store and of the process: an outage never looks like a
 //! missing session, and what was acknowledged is there afterwards.
 
+use std::process::Stdio;
+
 use serde_json::json;
 use session_tests::client::{Client, Wire};
 use session_tests::host::Launch;
+use session_tests::process::Process;
 use session_tests::redis_server::RedisServer;
 use session_tests::wait;
 
@@ -207,13 +210,52 @@ async fn a_redis_that_evicts_is_refused_unless_allowed() {
 }
 
 #[tokio::test]
+async fn a_redis_that_begins_to_evict_ends_the_service() {
+    let redis = RedisServer::start().await;
+    // The next look at it is after half a minute.
+    let launch = Launch::redis(&redis).set("REDIS_TIMEOUT", "1m").clock("+0 x30", false);
+    let mut host = launch.start();
+    let mut config = redis::cmd("CONFIG");
+    config.arg("SET").arg("maxmemory-policy").arg("allkeys-lru");
+    config.exec_async(&mut redis.connect(0).await).await.unwrap();
+    assert_eq!(host.ended().await.code(), Some(1));
+    assert!(host.log().contains("maxmemory-policy noeviction"), "{}", host.log());
+}
+
+/// A port that accepts connections before there is anybody to answer keeps balancers and
+/// clients waiting that could go elsewhere.
+#[tokio::test]
+async fn no_port_accepts_connections_before_the_store_is_open() {
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("redis://{}/5", silent.local_addr().unwrap());
+    let ports = ["GRPC_PORT", "REST_PORT", "ADMIN_PORT", "PROBE_PORT"]
+        .map(|name| (name, session_tests::redis_server::free_port()));
+    // Ten minutes pass before it gives up.
+    let launch = Launch::redis_at(&url).set("REDIS_TIMEOUT", "1m").clock("+0 x0.1", false);
+    let launch =
+        ports.iter().fold(launch, |launch, (name, port)| launch.set(name, &port.to_string()));
+    let mut command = launch.command();
+    let _waiting = Process::start(command.stdout(Stdio::null()).stderr(Stdio::null()));
+    let asked = silent.accept().await.unwrap();
+    for (name, port) in ports {
+        let refused = tokio::net::TcpStream::connect(("127.0.0.1", port)).await;
+        assert!(refused.is_err(), "{name} accepts while Redis is waited for");
+    }
+    drop(asked);
+}
+
+#[tokio::test]
 async fn a_server_that_waits_for_redis_says_so_each_minute_without_a_secret() {
+    let file = tempfile::NamedTempFile::new().unwrap();
     let port = session_tests::redis_server::free_port();
     let url = format!("redis://user:s3cret-word@127.0.0.1:{port}/5");
+    std::fs::write(&file, &url).unwrap();
+    let path = file.path().to_str().unwrap();
     // An hour passes in a minute.
     let quick = |launch: Launch| launch.set("REDIS_TIMEOUT", "30s").clock("+0 x60", false);
     for (launch, setting) in [
         (Launch::in_memory().set("REDIS_URL", &url), "REDIS_URL"),
+        (Launch::in_memory().set("REDIS_URL_FILE", path), "REDIS_URL_FILE"),
         (
             Launch::in_memory()
                 .set("REDIS_HOST", "127.0.0.1")

@@ -13,7 +13,7 @@ use crate::transaction::{entry, text, unexpected_replies};
 
 /// How long an answer is kept.
 const KEPT_MS: u64 = 10_000;
-/// What the change was asked for with, so that the key stands for nothing else.
+/// The field with a digest of the request's arguments: a key is for one request only.
 const ARGUMENTS_FIELD: &str = "arguments";
 
 /// Where the answer of one request is kept.
@@ -23,7 +23,7 @@ pub struct Replay {
 }
 
 impl Replay {
-    /// That of an operation on a session, by the hash of the session, with these arguments.
+    /// The replay of an operation with these arguments; `session` is the key of its hash.
     pub fn of<'a>(
         session: &str,
         operation: &str,

@@ -32,6 +32,8 @@ const PROMETHEUS: HeaderValue =
     HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
 /// What a path takes that changes nothing.
 const READS: &str = "GET, HEAD, OPTIONS";
+/// What is taken on one path or another.
+const EVERY_METHOD: &str = "GET, HEAD, POST, PUT, OPTIONS";
 
 /// The wire.
 pub struct Admin {
@@ -77,6 +79,7 @@ impl Admin {
             log::PATH => log::METHODS,
             component::PATH => component::METHODS,
             component::ROLLBACK_PATH => component::ROLLBACK_METHODS,
+            "*" if head.method == Method::OPTIONS => EVERY_METHOD,
             _ => return Err(Error::new(Reason::RouteNotFound, "There is no such path.").into()),
         };
         if head.method == Method::OPTIONS {

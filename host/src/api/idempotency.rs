@@ -33,7 +33,7 @@ pub async fn within<F: Future>(key: String, work: F) -> F::Output {
     KEY.scope(key, work).await
 }
 
-/// That of the present request.
+/// The key of the request that this task serves; `None` when it has none.
 pub fn key() -> Option<String> {
     KEY.try_with(Clone::clone).ok()
 }

@@ -47,6 +47,11 @@ impl<'a> Secret<'a> {
         Self { name, file_name, value, file }
     }
 
+    /// The setting that gives it.
+    pub fn given_as(&self) -> &'static str {
+        if self.is_in_file() { self.file_name } else { self.name }
+    }
+
     /// Whether it may have another value later.
     pub fn is_in_file(&self) -> bool {
         !self.file.is_empty()

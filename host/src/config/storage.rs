@@ -147,7 +147,7 @@ impl Storage {
         let setting = match (&*url, &*self.redis_host) {
             ("", "") => return format!("DATA_DIR {:?}", self.data_dir),
             ("", _) => "REDIS_HOST",
-            _ => "REDIS_URL",
+            _ => self.url().given_as(),
         };
         let place = self.address(&url, "").map_or_else(|_| String::new(), |it| it.to_string());
         format!("{setting} {place:?}")
@@ -156,7 +156,8 @@ impl Storage {
     /// Where Redis is.
     fn address(&self, url: &str, password: &str) -> Result<Address, Refusal> {
         if !url.is_empty() {
-            return Address::from_url(url).map_err(|_| Refusal::of_secret("REDIS_URL", A_URL));
+            let setting = self.url().given_as();
+            return Address::from_url(url).map_err(|_| Refusal::of_secret(setting, A_URL));
         }
         let Self { redis_host, redis_port, redis_database, redis_username, .. } = self;
         Address::from_parts(redis_host, *redis_port, *redis_database, redis_username, password)

@@ -1,7 +1,7 @@
-//! Since when there are logs in the store. It may have been emptied, its clock put back, or
-//! a copy may have taken its place that lacks the latest events: who reads a log from before
-//! its birth may have missed events, and hears of a gap.
-//! Invariant: a birth never lies in the future, or all readers would hear of nothing else.
+//! The birth of the event logs: the time from which on the store has all events. A store may be
+//! emptied, its clock set back, or a copy without the latest events may take its place. A reader
+//! that comes back from before the birth may have missed events, and receives a gap.
+//! Invariant: a birth never lies in the future, or readers would receive gaps without end.
 
 use bytes::Bytes;
 
@@ -28,20 +28,20 @@ struct Stored {
     history: Option<Bytes>,
 }
 
-/// Reads the birth under a key; stamps it when there is none, and anew when it lies in the
-/// future, as the clock has gone back, is not a time at all, or is of another history than
-/// the store follows now.
+/// Reads the birth under a key. Stamps one when there is none. Stamps it anew when it lies in
+/// the future (the clock has gone back), is not a time, or belongs to another history than the
+/// one that the store follows now.
 ///
 /// # Errors
 /// Those of the store.
 pub async fn read(store: &dyn Store, key: &str) -> Result<Birth, Error> {
     let only = Txn { success: vec![get(key)], ..Txn::default() };
     let outcome = store.execute(only).await?;
-    // Of the server that has answered: before, there may have been none.
+    // Read after the answer: before it there may have been no connection, and so no history.
     let history = store.history();
     let now = outcome.now;
     let Some(found) = stored(outcome) else {
-        // Only once is there anything to write.
+        // A read comes first, as there is something to write only once in the life of a store.
         return stamp(store, key, history, vec![Compare::Absent(key.into())]).await;
     };
     let Some(at) = time(&found.at).filter(|at| *at <= now) else {
@@ -98,7 +98,7 @@ async fn stamp(
             let stored = stored(outcome).map(|stored| stored.at);
             Ok(Birth { at: stored.as_ref().and_then(time).unwrap_or(now).min(now), stored })
         }
-        // Events go on. Who reads from before hears of a gap when there is room.
+        // A full store still takes events. The gap is reported once there is room for the stamp.
         Err(Error::Full(_)) => Ok(Birth { at: 0, stored: None }),
         Err(error) => Err(error),
     }

@@ -5,12 +5,14 @@
 mod birth;
 mod count;
 mod feed;
+mod follow;
 mod place;
 mod sweep;
 mod watch;
 
 pub use count::count;
 pub use feed::{Feed, Silence, Subscription, Told};
+pub use follow::follow;
 pub use place::Place;
 pub use sweep::sweep;
 pub use watch::Watch;

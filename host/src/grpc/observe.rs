@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, ORIGIN};
-use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
+use http::{HeaderMap, HeaderValue, Request, Response};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use prost_reflect::DescriptorPool;
@@ -172,10 +172,9 @@ fn is_grpc(headers: &HeaderMap) -> bool {
 fn not_grpc() -> Response<Body> {
     let message =
         "This port speaks gRPC: content-type application/grpc. REST has a port of its own.";
-    let mut body = serde_json::json!({ "code": 3, "message": message }).to_string();
-    body.push('\n');
-    let mut response = Response::new(Body::new(Full::new(Bytes::from(body))));
-    *response.status_mut() = StatusCode::UNSUPPORTED_MEDIA_TYPE;
+    let error = Error::new(Reason::UnsupportedMediaType, message);
+    let mut response = Response::new(Body::new(Full::new(Bytes::from(error.to_json()))));
+    *response.status_mut() = error.row().http;
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     headers.insert(MARK, HeaderValue::from_static("nosniff"));

@@ -12,8 +12,6 @@ use http::header::{
 use http::request::Parts;
 use http::{HeaderName, HeaderValue, Method, Response, StatusCode};
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
-use serde::Serialize;
-use serde_json::{Map, Value, json};
 use tokio_stream::Stream;
 
 use crate::error::{Error, Reason};
@@ -80,7 +78,7 @@ pub fn json(body: impl Into<Vec<u8>>) -> Answer {
 
 /// The answer that tells an error.
 pub fn error(error: &Error) -> Answer {
-    let mut answer = with_status(error.row().http, told(error));
+    let mut answer = with_status(error.row().http, error.to_json());
     if let Some(after) = error.retry() {
         let seconds = after.as_secs() + u64::from(after.subsec_nanos() > 0);
         answer.headers_mut().insert(RETRY_AFTER, seconds.into());
@@ -93,12 +91,8 @@ pub fn error(error: &Error) -> Answer {
 
 /// The answer that tells an error, with one more member in its body.
 pub fn error_with(error_: &Error, name: &str, value: &str) -> Answer {
-    let mut body = json!(error_body(error_));
-    body[name] = value.into();
     let mut answer = error(error_);
-    let mut told = body.to_string();
-    told.push('\n');
-    *answer.body_mut() = Body::Whole(told.into());
+    *answer.body_mut() = Body::Whole(error_.to_json_with(name, value).into());
     answer
 }
 
@@ -109,7 +103,7 @@ pub fn unparsed(status: u16) -> Vec<u8> {
         414 => Error::new(Reason::RequestTooLarge, "The target of the request is too long."),
         _ => Error::invalid("request", "is not HTTP/1.1 with lines that end with CR LF"),
     };
-    let body = told(&error);
+    let body = error.to_json();
     let status = StatusCode::from_u16(status).unwrap_or(error.row().http);
     let mut text = format!(
         "HTTP/1.1 {status}\r\ncontent-type: application/json\r\nx-content-type-options: \
@@ -189,83 +183,10 @@ pub fn of_type(content_type: HeaderValue, body: impl Into<Bytes>) -> Answer {
     answer
 }
 
-fn told(error: &Error) -> Vec<u8> {
-    let mut body = serde_json::to_vec(&error_body(error)).expect("writing to memory does not fail");
-    body.push(b'\n');
-    body
-}
-
-/// The body of an error; the order of its members is the order people read in.
-#[derive(Serialize)]
-struct ErrorBody<'a> {
-    code: i32,
-    message: &'a str,
-    /// Proto3 JSON of messages of `google.rpc`.
-    details: Vec<Value>,
-}
-
-fn error_body(error: &Error) -> ErrorBody<'_> {
-    let row = error.row();
-    let metadata: Map<String, Value> =
-        error.metadata.iter().map(|(name, value)| (name.clone(), json!(value))).collect();
-    let mut details = vec![json!({
-        "@type": "type.googleapis.com/google.rpc.ErrorInfo",
-        "reason": row.name,
-        "domain": "session-manager",
-        "metadata": metadata,
-    })];
-    if !error.violations.is_empty() {
-        let violations = error.violations.iter();
-        let violations =
-            violations.map(|v| json!({ "field": v.field, "description": v.description }));
-        details.push(json!({
-            "@type": "type.googleapis.com/google.rpc.BadRequest",
-            "fieldViolations": violations.collect::<Vec<_>>(),
-        }));
-    }
-    if let Some(after) = error.retry() {
-        details.push(json!({
-            "@type": "type.googleapis.com/google.rpc.RetryInfo",
-            "retryDelay": format!("{}s", after.as_secs_f64()),
-        }));
-    }
-    ErrorBody { code: row.code as i32, message: &error.message, details }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::Violation;
-
-    #[test]
-    fn an_error_is_told_in_the_form_of_grpc_gateway() {
-        let mut error = Error::violations(vec![Violation {
-            field: "fleet_id".into(),
-            description: "must be text".into(),
-        }]);
-        error.metadata.push(("a".into(), "b".into()));
-        assert_eq!(
-            json!(error_body(&error)),
-            json!({
-                "code": 3,
-                "message": "fleet_id must be text",
-                "details": [
-                    {
-                        "@type": "type.googleapis.com/google.rpc.ErrorInfo",
-                        "reason": "INVALID_REQUEST",
-                        "domain": "session-manager",
-                        "metadata": { "a": "b" },
-                    },
-                    {
-                        "@type": "type.googleapis.com/google.rpc.BadRequest",
-                        "fieldViolations": [
-                            { "field": "fleet_id", "description": "must be text" },
-                        ],
-                    },
-                ],
-            })
-        );
-    }
+    use serde_json::Value;
 
     #[test]
     fn an_outage_says_when_to_try_again() {
@@ -273,6 +194,7 @@ mod tests {
         let answer = error(&error_);
         assert_eq!(answer.status(), 503);
         assert_eq!(answer.headers()[RETRY_AFTER], "1");
-        assert_eq!(error_body(&error_).details[1]["retryDelay"], "1s");
+        let body: Value = serde_json::from_slice(&error_.to_json()).expect("it is JSON");
+        assert_eq!(body["details"][1]["retryDelay"], "1s");
     }
 }

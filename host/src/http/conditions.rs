@@ -1,5 +1,6 @@
-//! Conditions in the headers of a request (RFC 9110, section 13): a change is made only of
-//! the version that its sender has seen, which `ETag` told. No route leaves one unheeded.
+//! Conditions in the headers of a request (RFC 9110, section 13). On a write they are obeyed or
+//! refused, so that only the version which the sender has seen, by its `ETag`, is changed. On a
+//! read they are ignored: no read is answered 304.
 
 use http::header::{ETAG, IF_MATCH, IF_NONE_MATCH, IF_RANGE, IF_UNMODIFIED_SINCE};
 use http::{HeaderMap, HeaderName, HeaderValue, Method};

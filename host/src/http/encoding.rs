@@ -1,5 +1,5 @@
-//! Compressed answers: large ones, for clients that ask, and never those whose length
-//! could tell somebody what a secret in them is.
+//! Compresses large answers for clients that accept gzip. Answers with a secret are never
+//! compressed: their length would reveal it to somebody who adds text to them (BREACH).
 
 use std::io::Write;
 

@@ -22,9 +22,9 @@ const BASE_BYTES: usize = 8 << 10;
 const REQUEST_FACTOR: usize = 6;
 /// What a byte of the store's reply takes on its way to the client, in bytes.
 const STORE_FACTOR: usize = 4;
-/// Between these bounds a peer's next requests wait until as much is free as its larger ones
-/// have needed lately. A request that needs more than the upper bound is refused instead:
-/// small ones are not to wait for as much as the largest need.
+/// A request waits until as much memory is free as the larger requests of its peer have needed
+/// lately, within these bounds. The upper one keeps small requests from waiting for as much as
+/// the largest need. A request that then needs more, and finds no room, is refused.
 const EXPECTED_BYTES_MIN: usize = 64 << 10;
 const EXPECTED_BYTES_MAX: usize = 512 << 10;
 
@@ -53,10 +53,10 @@ pub struct Exchange {
     streaming: AtomicBool,
     /// Something waits to be read by the client.
     waits: AtomicBool,
-    /// Counts what was handed to it and what it took: while nothing waits for long, nobody
-    /// has to look at a clock.
+    /// Changes whenever a part of the reply begins to wait for the client or is taken by it.
+    /// Requests only count; a clock is read by the check that compares the counts.
     moved: AtomicU32,
-    /// What was counted when it was looked at, and since when it is so.
+    /// The count that the last check has found, and since when it is the same.
     seen: Mutex<Option<(u32, Instant)>>,
     /// Parts of the reply that the connection has not sent.
     unsent: AtomicUsize,

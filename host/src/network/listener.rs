@@ -29,11 +29,11 @@ const SEND_BUFFER_BYTES: u32 = 128 << 10;
 /// Pause after an accept that failed.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// A port with room for a burst of connections.
+/// A port that is kept for this process, and refuses connections.
 ///
 /// # Errors
 /// When the address is not ours or is taken.
-pub fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
+pub fn bind(address: SocketAddr) -> std::io::Result<TcpSocket> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
     // A new process takes over the port of one that has just ended.
     socket.set_reuseaddr(true)?;
@@ -42,7 +42,15 @@ pub fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
     #[cfg(target_os = "linux")]
     rustix::net::sockopt::set_tcp_user_timeout(&socket, UNACKNOWLEDGED_MS)?;
     socket.bind(address)?;
-    socket.listen(QUEUE_MAX)
+    Ok(socket)
+}
+
+/// Lets connections come to a port, with room for a burst of them.
+///
+/// # Errors
+/// When another process has begun to listen there.
+pub fn listen(port: TcpSocket) -> std::io::Result<TcpListener> {
+    port.listen(QUEUE_MAX)
 }
 
 /// How many connections each worker has.
@@ -178,8 +186,10 @@ mod tests {
 
     #[tokio::test]
     async fn a_burst_of_connections_finds_room_before_any_is_accepted() {
-        let listener = listen("127.0.0.1:0".parse().expect("an address")).expect("a port");
-        let address = listener.local_addr().expect("an address");
+        let port = bind("127.0.0.1:0".parse().expect("an address")).expect("a port");
+        let address = port.local_addr().expect("an address");
+        TcpStream::connect(address).await.expect_err("nobody listens yet");
+        let _listener = listen(port).expect("nobody else listens");
         let patience = Duration::from_secs(10);
         let burst: Vec<_> = (0..300)
             .map(|_| std::net::TcpStream::connect_timeout(&address, patience))

@@ -1,7 +1,8 @@
 //! The durable store of a single host: memory for reading and deciding, a journal on disk for
-//! keeping. What a caller is told, of a write or of a read, the operating system has, so a kill
-//! of the process takes nothing back. It is on the disk within a second, in order: a loss of
-//! power takes an end of what was written, and the next start says so. Everything else that is
+//! keeping. A change is handed to the operating system before any answer shows it, so a kill of
+//! the process takes nothing back. A loss of power takes at most the writes of the last half
+//! second plus the time of two syncs: about a second on a healthy disk. It loses only the most
+//! recent writes, never an earlier one, and the next start logs it. Everything else that is
 //! missing is damage, and stops the start.
 
 mod directory;
@@ -70,7 +71,7 @@ impl Inner {
         // Nobody else writes it meanwhile.
         let number = self.shards[shard].sent.fetch_add(1, Ordering::Relaxed) + 1;
         let write = Message::Write { shard, number, rows: changes.into_rows(), done };
-        // Without a writer there is nothing left to keep in step, and who waits is told so.
+        // Without a writer there is nothing left to keep in step, and whoever waits gets an error.
         drop(self.journal.send(write));
     }
 
@@ -85,7 +86,7 @@ impl Inner {
         self.memory.sweep(true, |shard, changes| self.send(shard, changes, None));
     }
 
-    /// Nothing is told any more once the disk has failed: what is in memory may not be on it.
+    /// Nothing is answered any more once the disk has failed: memory may have more than it.
     fn unless_failed<T>(&self, ask: impl FnOnce() -> T) -> Result<T, Error> {
         match self.failed.load(Ordering::Acquire) {
             true => Err(disk_failure()),

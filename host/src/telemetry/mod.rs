@@ -3,6 +3,7 @@
 mod json_log;
 mod merge;
 mod metrics;
+mod plain_fields;
 mod process;
 pub mod traces;
 pub mod waiting;
@@ -19,6 +20,8 @@ use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Registry, reload};
+
+use plain_fields::PlainFields;
 
 pub use metrics::{
     Counts, LogicMetrics, Metrics, Operation, StoreMetrics, StoreOperation, StoreOutcome,
@@ -109,7 +112,7 @@ where
     let registry = tracing_subscriber::registry().with(filter);
     let layer = tracing_subscriber::fmt::layer().with_writer(writer).with_ansi(false);
     match format {
-        LogFormat::Text => registry.with(layer).init(),
+        LogFormat::Text => registry.with(layer.fmt_fields(PlainFields)).init(),
         LogFormat::Json => {
             registry.with(layer.json().event_format(json_log::JsonLine::new())).init();
         }

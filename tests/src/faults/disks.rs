@@ -73,7 +73,7 @@ pub async fn embedded(time: Duration) -> Outcome {
     Ok(left)
 }
 
-/// Redis cannot write its journal, refuses writes, and takes them again when it can.
+/// Redis cannot write its append-only file, refuses writes, and takes them again when it can.
 pub async fn redis(time: Duration) -> Outcome {
     let disk = Disk::mount(16)?;
     let directory = disk.path().display().to_string();

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 pub use self::table::{Row, heading};
 use crate::history::recorder::Counts;
-use crate::history::{History, Judge};
+use crate::history::{History, Judge, stale};
 use crate::mixed_load::TERMS;
 
 /// What goes wrong, and what must be right all the same.
@@ -33,9 +33,11 @@ pub struct Schedule {
 type Outcome = Result<(History, Counts), String>;
 
 const ALL: &[Judge] = &Judge::ALL;
-/// What waits for replicas: locks, slots, and closes. A plain write does not.
-const WAITING: &[Judge] = &[Judge::Locks, Judge::Slots, Judge::Closed];
-/// Replication is asynchronous, so a failover loses the last writes.
+/// Locks, slots and closes wait for replicas. Events may be lost, and subscribers receive gaps.
+/// Writes without a condition do not wait, nor does the begin of a login.
+const WAITING: &[Judge] = &[Judge::Locks, Judge::Slots, Judge::Closed, Judge::Events];
+/// Replication is asynchronous, so a failover loses the last writes; subscribers receive a gap.
+const EVENTS: &[Judge] = &[Judge::Events];
 const NONE: &[Judge] = &[];
 
 const fn schedule(name: &'static str, does: &'static str, promised: &'static [Judge]) -> Schedule {
@@ -55,15 +57,25 @@ pub const SCHEDULES: &[Schedule] = &[
     schedule("clock-hosts", "two hosts whose clocks are 5 minutes ahead and behind", ALL),
     schedule("clock-embedded", "the clock of an embedded store steps 3 s and back", NONE),
     schedule("disk-embedded", "a full disk under the embedded store; restart with room", ALL),
-    schedule("disk-redis", "a full disk under the journal of Redis, which gets room again", ALL),
-    schedule("failover", "planned failover by Sentinels, no waiting for replicas", NONE),
+    schedule(
+        "disk-redis",
+        "a full disk under the append-only file of Redis, until it has room",
+        ALL,
+    ),
+    schedule("failover", "planned failover by Sentinels, no waiting for replicas", EVENTS),
     schedule("failover-waiting", "the same with REDIS_WAIT_REPLICAS=1, which is all", WAITING),
-    schedule("failover-kill", "kill -9 of the primary that Sentinels watch", NONE),
+    schedule("failover-kill", "kill -9 of the primary that Sentinels watch", EVENTS),
     schedule("failover-kill-waiting", "the same with REDIS_WAIT_REPLICAS=1", WAITING),
+    schedule("partition-primary", "a primary and a host cut off from everybody for 12 s", EVENTS),
+    schedule("partition-primary-waiting", "the same with REDIS_WAIT_REPLICAS=1", WAITING),
     schedule("cluster-failover", "planned failover in a Cluster", ALL),
-    schedule("cluster-kill", "kill -9 of a primary of a Cluster", NONE),
+    schedule("cluster-kill", "kill -9 of a primary of a Cluster", EVENTS),
     schedule("cluster-kill-waiting", "the same with REDIS_WAIT_REPLICAS=1", WAITING),
-    schedule("cluster-stop", "SIGSTOP of a primary of a Cluster until its replica is there", NONE),
+    schedule(
+        "cluster-stop",
+        "SIGSTOP of a primary of a Cluster until its replica is there",
+        EVENTS,
+    ),
     schedule("reshard", "slots of a Cluster move from one primary to another and back", ALL),
 ];
 
@@ -79,7 +91,8 @@ impl Schedule {
     /// Why it cannot be run on this machine.
     pub async fn run(self, time: Duration) -> Result<Row, String> {
         let (history, counts) = Box::pin(self.load(time)).await?;
-        Ok(Row { schedule: self, counts, judgement: history.judge(&TERMS) })
+        let stale = stale::longest(&history.overwritten);
+        Ok(Row { schedule: self, counts, stale, judgement: history.judge(&TERMS) })
     }
 
     async fn load(self, time: Duration) -> Outcome {
@@ -99,6 +112,7 @@ impl Schedule {
             "disk-redis" => disks::redis(time).await,
             "failover" => topologies::fail_over(time, waiting).await,
             "failover-kill" => topologies::kill_primary(time, waiting).await,
+            "partition-primary" => topologies::partition(time, waiting).await,
             "cluster-failover" => topologies::cluster_fail_over(time).await,
             "cluster-kill" => topologies::cluster_kill(time, waiting).await,
             "cluster-stop" => topologies::cluster_stop(time).await,

@@ -1,5 +1,4 @@
-//! What goes wrong between a host and Redis, by a proxy that they talk through. Partitions
-//! between servers of Redis are not here: a proxy is not between them.
+//! What goes wrong between a host and Redis, by a proxy that they talk through.
 
 use std::time::Duration;
 

@@ -46,7 +46,7 @@ pub async fn kill_embedded(time: Duration) -> Outcome {
     Ok(left)
 }
 
-/// Redis is killed and started again on its journal, which is on the disk at every answer.
+/// Redis is killed and started again on its append-only file, which is synced at every answer.
 pub async fn kill_redis(time: Duration) -> Outcome {
     let mut redis = RedisServer::with(&["--appendfsync", "always"]).await;
     let launch = Launch::redis(&redis).set("REDIS_TIMEOUT", "1s");

@@ -1,6 +1,7 @@
 //! The table of what schedules have found: a row for each.
 
 use std::fmt;
+use std::time::Duration;
 
 use super::Schedule;
 use crate::history::recorder::Counts;
@@ -12,6 +13,9 @@ pub struct Row {
     pub schedule: Schedule,
     /// Figures of its load.
     pub counts: Counts,
+    /// The longest time for which a value was read that had been overwritten over another
+    /// host.
+    pub stale: Duration,
     /// What the judges say.
     pub judgement: Judgement,
 }
@@ -28,14 +32,15 @@ impl Row {
 pub fn heading() -> String {
     let judges: Vec<String> = Judge::ALL.iter().map(|judge| width(judge.name())).collect();
     format!(
-        "{:22} {:>10} {:>9} {:>7} {}  {:>9} {:>8}  promised",
+        "{:26} {:>10} {:>9} {:>7} {}  {:>9} {:>7} {:>7}  promised",
         "schedule",
-        "operations",
-        "ambiguous",
+        "calls",
+        "unknown",
         "refused",
         judges.concat(),
         "undecided",
-        "away s"
+        "down s",
+        "stale s"
     )
 }
 
@@ -45,7 +50,7 @@ fn width(text: &str) -> String {
 
 impl fmt::Display for Row {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { schedule, counts, judgement } = self;
+        let Self { schedule, counts, stale, judgement } = self;
         let found = Judge::ALL.map(|judge| width(&judgement.count(judge).to_string()));
         let promised = match schedule.promised {
             [] => "nothing".to_owned(),
@@ -54,14 +59,15 @@ impl fmt::Display for Row {
         };
         write!(
             formatter,
-            "{:22} {:>10} {:>9} {:>7} {}  {:>9} {:>8.1}  {promised}",
+            "{:26} {:>10} {:>9} {:>7} {}  {:>9} {:>7.1} {:>7.1}  {promised}",
             schedule.name,
             counts.operations,
             counts.ambiguous,
             counts.refused,
             found.concat(),
             judgement.undecided.len(),
-            counts.unavailable_max.as_secs_f64()
+            counts.unavailable_max.as_secs_f64(),
+            stale.as_secs_f64()
         )
     }
 }

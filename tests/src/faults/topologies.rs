@@ -6,14 +6,18 @@ use std::time::Duration;
 use super::Outcome;
 use super::hosts::{Hosts, Time};
 use crate::host::Launch;
+use crate::machine::Machines;
 use crate::redis_topology::{Cluster, Sentinels};
 use crate::wait;
 
-/// Two hosts on whatever is at a URL, which wait for one replica or for none.
-fn two(url: &str, waiting: bool) -> Hosts {
+/// A host on whatever is at a URL, which waits for one replica or for none.
+fn launch(url: &str, waiting: bool) -> Launch {
     let launch = Launch::redis_at(url).set("REDIS_TIMEOUT", "1s");
-    let launch = if waiting { launch.set("REDIS_WAIT_REPLICAS", "1") } else { launch };
-    Hosts::start([launch.clone(), launch])
+    if waiting { launch.set("REDIS_WAIT_REPLICAS", "1") } else { launch }
+}
+
+fn two(url: &str, waiting: bool) -> Hosts {
+    Hosts::start([launch(url, waiting), launch(url, waiting)])
 }
 
 /// Sentinels replace a primary that is well; they do so every ten seconds at most.
@@ -51,6 +55,31 @@ pub async fn kill_primary(time: Duration, waiting: bool) -> Outcome {
         }
     }
     Ok(load.finish().await)
+}
+
+/// The primary and a host are cut off from everybody else for twelve seconds, in which its
+/// replica is made the primary; then the other way round.
+pub async fn partition(time: Duration, waiting: bool) -> Outcome {
+    let machines = Machines::start(3)?;
+    let sentinels = Sentinels::on([0, 1, 2].map(|place| machines.get(place))).await;
+    let launch = launch(&sentinels.url(), waiting);
+    let hosts = Hosts::start([0, 1].map(|place| launch.clone().on(machines.get(place))));
+    let load = hosts.load().await;
+    let time = Time::new(time);
+    while time.pass(2000).await {
+        let cut = wait::until("there is a primary", async || sentinels.primary()).await;
+        machines.cut_off(cut, true);
+        time.pass(12_000).await;
+        machines.cut_off(cut, false);
+        wait::until("the replica has taken over alone", async || {
+            (sentinels.primaries() == [1 - cut]).then_some(())
+        })
+        .await;
+        time.pass(5000).await;
+    }
+    let left = load.finish().await;
+    drop((hosts, sentinels));
+    Ok(left)
 }
 
 /// A replica of a Cluster takes over from a primary that hands over.

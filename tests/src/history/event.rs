@@ -41,8 +41,17 @@ pub struct Subscriber {
     pub received: Vec<Received>,
 }
 
-/// Judges one subscriber who has waited until the end; returns what is wrong.
-pub fn judge(changes: &[Change], subscriber: &Subscriber) -> Vec<String> {
+/// What is wrong with what a subscriber has received.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Wrong {
+    /// What is missing although no gap was received behind it.
+    pub silent: Vec<String>,
+    /// What came out of order, also a gap that came behind later events of the same subject.
+    pub order: Vec<String>,
+}
+
+/// Judges one subscriber who has waited until the end.
+pub fn judge(changes: &[Change], subscriber: &Subscriber) -> Wrong {
     let mut first: BTreeMap<(&str, &str), usize> = BTreeMap::new();
     let mut gaps = Vec::new();
     for (place, received) in subscriber.received.iter().enumerate() {
@@ -60,7 +69,7 @@ pub fn judge(changes: &[Change], subscriber: &Subscriber) -> Vec<String> {
         let place = first.get(&(change.subject.as_str(), change.event.as_str())).copied();
         subjects.entry(&change.subject).or_default().push((change, place));
     }
-    let mut wrong = Vec::new();
+    let mut wrong = Wrong::default();
     for (subject, changes) in subjects {
         for (change, place) in &changes {
             let event = &change.event;
@@ -70,17 +79,21 @@ pub fn judge(changes: &[Change], subscriber: &Subscriber) -> Vec<String> {
             let later = later.filter_map(|(_, place)| *place).min();
             match (place, later) {
                 (Some(place), Some(later)) if later < *place => {
-                    wrong.push(format!("{event} of {subject} comes behind a later change"));
+                    wrong.order.push(format!("{event} of {subject} comes behind a later change"));
                 }
                 (Some(_), _) => {}
                 (None, later) => {
-                    // A gap behind a later event says nothing of what was before that event.
-                    let excuses = |(place, when): &(usize, Duration)| {
-                        change.span.sent < *when && later.is_none_or(|later| *place < later)
-                    };
-                    if !gaps.iter().any(excuses) {
-                        let span = change.span;
-                        wrong.push(format!("{event} of {subject}, {span:?}, is missing"));
+                    let behind = |(_, when): &&(usize, Duration)| change.span.sent < *when;
+                    let mut gaps = gaps.iter().filter(behind).peekable();
+                    let missing = format!("{event} of {subject}, {:?}, is missing", change.span);
+                    if gaps.peek().is_none() {
+                        wrong.silent.push(missing);
+                    } else if let Some(later) = later
+                        && gaps.all(|(place, _)| *place > later)
+                    {
+                        wrong
+                            .order
+                            .push(format!("{missing}, and the gap comes behind a later event"));
                     }
                 }
             }
@@ -117,12 +130,12 @@ mod tests {
             change(known(20, 25), "a3"),
             change(known(21, 26), "a4"),
         ];
-        let histories: &[(&str, &[Received], usize)] = &[
-            ("all", &[event("a1"), event("a2"), event("b1"), event("a3"), event("a4")], 0),
+        let histories: &[(&str, &[Received], (usize, usize))] = &[
+            ("all", &[event("a1"), event("a2"), event("b1"), event("a3"), event("a4")], (0, 0)),
             (
                 "beside one another, and one without an answer",
                 &[event("b1"), event("a1"), event("a2"), event("a-lost"), event("a4"), event("a3")],
-                0,
+                (0, 0),
             ),
             (
                 "again",
@@ -135,24 +148,33 @@ mod tests {
                     event("a3"),
                     event("a4"),
                 ],
-                0,
+                (0, 0),
             ),
-            ("a gap in their place", &[event("a1"), gap(15), event("a3"), event("a4")], 0),
-            ("a gap in the place of all", &[gap(30)], 0),
-            ("one is missing", &[event("a1"), event("b1"), event("a3"), event("a4")], 1),
-            ("the last are missing", &[event("a1"), event("a2"), event("b1")], 2),
-            ("out of order", &[event("a2"), event("a1"), event("b1"), event("a3"), event("a4")], 1),
-            ("a gap of before", &[gap(5), event("a1"), event("b1"), event("a3"), event("a4")], 1),
+            ("a gap in their place", &[event("a1"), gap(15), event("a3"), event("a4")], (0, 0)),
+            ("a gap in the place of all", &[gap(30)], (0, 0)),
+            ("one is missing", &[event("a1"), event("b1"), event("a3"), event("a4")], (1, 0)),
+            ("the last are missing", &[event("a1"), event("a2"), event("b1")], (2, 0)),
+            (
+                "out of order",
+                &[event("a2"), event("a1"), event("b1"), event("a3"), event("a4")],
+                (0, 1),
+            ),
+            (
+                "a gap of before",
+                &[gap(5), event("a1"), event("b1"), event("a3"), event("a4")],
+                (1, 0),
+            ),
             (
                 "a gap behind a later event",
                 &[event("a1"), event("b1"), event("a3"), gap(30), event("a4")],
-                1,
+                (0, 1),
             ),
-            ("nothing", &[], 5),
+            ("nothing", &[], (5, 0)),
         ];
         for (name, received, violations) in histories {
             let subscriber = Subscriber { since: at(5), received: received.to_vec() };
-            assert_eq!(judge(&changes, &subscriber).len(), *violations, "{name}");
+            let Wrong { silent, order } = judge(&changes, &subscriber);
+            assert_eq!((silent.len(), order.len()), *violations, "{name}: {silent:?} {order:?}");
         }
     }
 }

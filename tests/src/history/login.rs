@@ -119,12 +119,12 @@ fn sessions(calls: &[Call]) -> Vec<Session<'_>> {
     let session = |(id, (sent, since)): (_, (Option<Duration>, Duration))| {
         let ends = calls.iter().filter(|call| match &call.operation {
             Operation::Close(closed) => closed == id,
-            // One that was over before the session was asked for has not ended it.
+            // One that was answered before the session was asked for has not ended it.
             Operation::CloseAll => sent.is_none_or(|sent| !call.span.is_over_before(sent)),
             _ => false,
         });
         let ends = ends.map(|call| match &call.operation {
-            // It may have begun behind this one, which then has not ended it for certain.
+            // The session may have begun after it took effect: then it is still there.
             Operation::CloseAll if since >= call.span.sent => Span::unknown(call.span.sent),
             _ => call.span,
         });

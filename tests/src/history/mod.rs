@@ -16,6 +16,7 @@ pub mod recorder;
 pub mod register;
 pub mod slot;
 pub mod span;
+pub mod stale;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -26,6 +27,8 @@ use std::time::Duration;
 pub struct History {
     /// Calls by booking key.
     pub registers: BTreeMap<String, Vec<register::Call>>,
+    /// What one caller wrote over one host, and another read over another, for [`stale`].
+    pub overwritten: Vec<register::Call>,
     /// Calls by the key of a value that is for one reader.
     pub read_once: BTreeMap<String, Vec<read_once::Call>>,
     /// Acknowledged locks by key.
@@ -68,13 +71,15 @@ pub enum Judge {
     Closed,
     /// [`login`]: what was acknowledged or seen is lost, and the rest.
     Logins,
-    /// [`event`].
+    /// [`event`]: what is missing without a gap.
     Events,
+    /// [`event`]: what came out of order, gaps included.
+    Order,
 }
 
 impl Judge {
     /// All of them, in the order of a table.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Registers,
         Self::ReadOnce,
         Self::Locks,
@@ -82,6 +87,7 @@ impl Judge {
         Self::Closed,
         Self::Logins,
         Self::Events,
+        Self::Order,
     ];
 
     /// What it is called in a table.
@@ -94,6 +100,7 @@ impl Judge {
             Self::Closed => "closed",
             Self::Logins => "logins",
             Self::Events => "events",
+            Self::Order => "order",
         }
     }
 }
@@ -166,7 +173,9 @@ impl History {
         }
         for (number, subscriber) in self.subscribers.iter().enumerate() {
             let name = format!("subscriber {number}");
-            judgement.add(Judge::Events, &name, event::judge(&self.changes, subscriber));
+            let event::Wrong { silent, order } = event::judge(&self.changes, subscriber);
+            judgement.add(Judge::Events, &name, silent);
+            judgement.add(Judge::Order, &name, order);
         }
         judgement
     }

@@ -132,8 +132,11 @@ impl Service {
                 if !cheats(Judge::Logins) {
                     self.logins.insert(id.clone());
                 }
-                if !cheats(Judge::Events) {
-                    self.events.push(format!("created {id}"));
+                let created = format!("created {id}");
+                if cheats(Judge::Order) {
+                    self.events.insert(0, created);
+                } else if !cheats(Judge::Events) {
+                    self.events.push(created);
                 }
                 Answer::Id(id)
             }

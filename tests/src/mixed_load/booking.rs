@@ -12,6 +12,8 @@ use crate::history::{read_once, span::Span};
 
 const REGISTER: &str = "pre-order";
 const READ_ONCE: &str = "reschedule";
+/// The key of values that are written over one host and read over another.
+const OVERWRITTEN: &str = "overwritten";
 /// For how long callers use one key, so that each history is short.
 const ROUND_MS: u128 = 1500;
 
@@ -45,6 +47,27 @@ pub async fn register(mut caller: Caller, group: usize, member: usize) {
         };
         if let Some(call) = call {
             caller.recorder.add(|history| history.registers.entry(key).or_default().push(call));
+        }
+    }
+}
+
+/// Writes ever larger values under one key.
+pub async fn overwrite(mut caller: Caller) {
+    for value in 1.. {
+        if !caller.goes_on() {
+            return;
+        }
+        if let Some(call) = write(&mut caller, OVERWRITTEN, value, None).await {
+            caller.recorder.add(|history| history.overwritten.push(call));
+        }
+    }
+}
+
+/// Reads them.
+pub async fn follow(mut caller: Caller) {
+    while caller.goes_on() {
+        if let Some(call) = read(&mut caller, OVERWRITTEN).await {
+            caller.recorder.add(|history| history.overwritten.push(call));
         }
     }
 }

@@ -35,6 +35,8 @@ pub struct Caller {
     clients: Arc<[Client]>,
     ended: watch::Receiver<bool>,
     at: usize,
+    /// It asks one host over one wire.
+    stays: bool,
     random: u64,
     /// When it first asked what has no answer yet.
     waiting: Option<Duration>,
@@ -48,6 +50,7 @@ impl Stage {
             clients: Arc::clone(&self.clients),
             ended: self.ended.clone(),
             at: number,
+            stays: false,
             random: (number as u64 + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15),
             waiting: None,
         }
@@ -55,6 +58,11 @@ impl Stage {
 }
 
 impl Caller {
+    /// The same, who asks one host over one wire.
+    pub fn staying_at(self, client: usize) -> Self {
+        Self { at: client, stays: true, ..self }
+    }
+
     /// Whether the load goes on.
     pub fn goes_on(&self) -> bool {
         !*self.ended.borrow()
@@ -70,7 +78,7 @@ impl Caller {
 
     /// Goes to the next host or wire.
     pub fn turn(&mut self) {
-        self.at += 1;
+        self.at += usize::from(!self.stays);
     }
 
     /// Asks, and keeps its pace.

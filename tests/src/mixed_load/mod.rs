@@ -97,6 +97,8 @@ impl MixedLoad {
                 callers.spawn(users::sessions(next(), next(), kind, group));
             }
         }
+        callers.spawn(booking::overwrite(next().staying_at(hosts.len() - 1)));
+        callers.spawn(booking::follow(next().staying_at(0)));
         Self { stage, end, callers, subscribers }
     }
 

@@ -74,8 +74,9 @@ fn parameters(schemas: &mut Schemas, route: &Route) -> Vec<Value> {
     if has_replays(route) {
         in_path.push(condition(
             "Idempotency-Key",
-            "Names the request: for ten seconds the same key gets the same answer, for a write or \
-             a delete with a version, a lock, and the one read of a session that has only one.",
+            "Names the request: for ten seconds the same key gets the same answer, for a write \
+             with if_version, an if-match that names a version, or if-none-match, a delete with \
+             any condition, a lock, and the one read of a session that has only one.",
             "^[!-~]{16,128}$",
         ));
     }

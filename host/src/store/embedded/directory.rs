@@ -22,8 +22,8 @@ pub const VERSION_FILE: &str = "version";
 /// What is in it. A release before the journal reads it as another program's.
 pub const VERSION_TEXT: &str = "session-manager data 1\n";
 
-/// How often a lock is tried, and how long after the last try: the process before may be
-/// about to end.
+/// How often the lock is tried, and the pause between two tries: the process that holds it may
+/// be about to end.
 const LOCK_TRIES: u32 = 3;
 const LOCK_PAUSE: Duration = Duration::from_millis(100);
 

@@ -143,7 +143,7 @@ fn of(error: &fjall::Error, directory: &Path) -> OpenError {
         Library::Io(error) if is_damage(error) => OpenError::Damaged(journal(directory)),
         Library::Io(error) => OpenError::of_system(error, directory),
         Library::Storage(error) => match system(error) {
-            // It looked for a place that there is not.
+            // It seeks by offsets that its files hold, and one of them is impossible.
             Some(error) if is_damage(error) || error.kind() == ErrorKind::InvalidInput => {
                 OpenError::Damaged(in_tables())
             }
@@ -167,7 +167,7 @@ fn is_damage(error: &std::io::Error) -> bool {
     matches!(error.kind(), ErrorKind::UnexpectedEof | ErrorKind::InvalidData)
 }
 
-/// What is said of a file that is not there, which the library does not name.
+/// The error for a missing file; the library does not report which one it is.
 pub fn missing(directory: &Path) -> OpenError {
     let advice = "put a copy of the whole directory in its place, or begin with an empty one";
     let has_tables = directory.join(TABLES).exists();

@@ -36,7 +36,7 @@ impl FileKind {
     }
 }
 
-/// The file that a frame is in. A frame of another file is none.
+/// The file that a frame belongs to. In any other file its header is not accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Origin {
     /// The identity of the directory.

@@ -146,7 +146,7 @@ fn mend(
     let old = directory.numbered();
     let there = old.last().map_or(0, |(_, number)| *number);
     let number = manifest.number_max().max(there) + 1;
-    // Frames of before are none of the new files.
+    // With another identity, so that frames of the old files are not accepted in the new ones.
     let mut new = start::new_manifest().map_err(io::Error::other)?;
     let origin = new.origin(FileKind::Snapshot, number);
     let never = AtomicBool::new(false);
@@ -162,7 +162,7 @@ fn mend(
     Ok(kept)
 }
 
-/// Gives files a second name in another directory, so that they lose nothing with the first.
+/// Links files into another directory, so that they stay when their first name is replaced.
 fn keep(path: &Path, kept: &Path, names: impl Iterator<Item = String>) -> io::Result<()> {
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(kept)?;
     for name in names {
@@ -170,7 +170,7 @@ fn keep(path: &Path, kept: &Path, names: impl Iterator<Item = String>) -> io::Re
         if !from.exists() {
             continue;
         }
-        // Not every file system has second names.
+        // Not every file system has hard links.
         if std::fs::hard_link(&from, &to).is_err() {
             std::fs::copy(&from, &to)?;
             std::fs::File::open(&to)?.sync_all()?;

@@ -18,8 +18,8 @@ pub struct SnapshotEntry {
     pub number: u32,
     /// Its length in bytes.
     pub length: u64,
-    /// The last frame of the journals of which it may have something. Without that frame
-    /// and all before it, it shows no state that there was.
+    /// The snapshot may have changes of journal frames up to this one. When one of those
+    /// frames is lost, it shows a state that the store never had.
     pub covers: u64,
 }
 
@@ -35,7 +35,7 @@ pub struct JournalEntry {
 /// Where a journal ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ended {
-    /// Its length in bytes. What is behind was cut.
+    /// Where its last frame ends, in bytes. Whatever comes after that is not part of it.
     pub offset: u64,
     /// Its last frame, or the one before it when it has none.
     pub sequence: u64,

@@ -1,6 +1,7 @@
-//! The mark: how far the journal is on the disk, kept beside the journal. It tells damage from
-//! what a loss of power leaves. Two places are written in turns, so that one of them is whole
-//! at any time; a mark says too little at times, never too much.
+//! The mark: up to which frame the journal is on the disk, in a file beside it. With it a start
+//! distinguishes damage from what a loss of power leaves. Two copies are written in turns, so
+//! one of them is always whole. A mark may name an earlier frame than the last one on the disk,
+//! never a later one.
 
 use std::fs::File;
 use std::io;
@@ -15,7 +16,7 @@ use crate::store::embedded::frame::Identity;
 
 /// How long a mark is, in bytes.
 const MARK_BYTES: usize = 40;
-/// Where they lie: on pages of their own, which a disk never writes together.
+/// Where the two copies are: on different pages, so that a torn write damages only one.
 const OFFSETS: [u64; 2] = [0, 4096];
 
 /// How far the journal is on the disk.

@@ -12,8 +12,9 @@ use crate::store::embedded::recovery::Loss;
 use crate::store::rows::MalformedRow;
 
 /// What helps when a file is damaged or missing.
-const REPAIR: &str = "nothing was changed: put a copy of the whole directory in its place, or ask \
-     `session-manager check-data` what is left; with `--repair` it makes a directory of that";
+const REPAIR: &str = "nothing was changed: put a copy of the whole directory in its place, or run \
+     `session-manager check-data`, which lists what is readable, and rebuilds the directory from \
+     that with `--repair`";
 
 /// Why a directory cannot be opened as a store.
 #[derive(Debug, thiserror::Error)]
@@ -58,13 +59,13 @@ pub enum OpenError {
     Former,
     /// Its files are of another version.
     #[error(
-        "`version` says that its files have format {0}, and this program reads format 3; start \
-         the program that wrote them, or begin with an empty directory"
+        "`version` says that its files have format {0}; this program reads its own format, and \
+         converts format 3: start the program that wrote them, or begin with an empty directory"
     )]
     Version(String),
     /// Its files are of another program.
     #[error(
-        "{0} was not written by this program, or by a newer version of it; name another \
+        "{0} was written by another program, or by a newer version of this one; name another \
          directory, or start the version that wrote it"
     )]
     Foreign(String),
@@ -127,7 +128,7 @@ impl OpenError {
 
     /// A row that no version of this store wrote.
     pub fn of_row(MalformedRow: &MalformedRow) -> Self {
-        Self::Foreign("what it holds".into())
+        Self::Foreign("its content".into())
     }
 }
 

@@ -85,7 +85,7 @@ impl Reader {
         let mut header = [0; HEADER_BYTES];
         self.file.read_exact_at(&mut header, self.offset)?;
         let Some(header) = Header::decode(&header, &self.origin) else {
-            return Ok(Step::Bad("the header of a frame is not what was written"));
+            return Ok(Step::Bad("the checksum of a frame header does not match"));
         };
         let start = self.offset + HEADER_BYTES as u64;
         if self.length - start < u64::from(header.length) {
@@ -94,7 +94,7 @@ impl Reader {
         self.rows.resize(header.length as usize, 0);
         self.file.read_exact_at(&mut self.rows, start)?;
         if crc32fast::hash(&self.rows) != header.checksum {
-            return Ok(Step::Bad("a frame is not what was written"));
+            return Ok(Step::Bad("the checksum of a frame does not match"));
         }
         self.offset = start + u64::from(header.length);
         Ok(Step::Frame(header))

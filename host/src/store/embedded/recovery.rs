@@ -7,15 +7,17 @@ use std::path::Path;
 
 use crate::clock::Milliseconds;
 use crate::store::embedded::directory::{self, MANIFEST_FILE, SYNCED_FILE};
-use crate::store::embedded::frame::{FileKind, HEADER_BYTES, Header, Kind, TakeRow, each_row};
+use crate::store::embedded::frame::{
+    FileKind, HEADER_BYTES, Header, Kind, Origin, TakeRow, each_row,
+};
 use crate::store::embedded::manifest::{Ended, JournalEntry, Manifest, SnapshotEntry};
 use crate::store::embedded::mark::{self, Found};
 use crate::store::embedded::obstacle::OpenError;
 use crate::store::embedded::reader::{Reader, Step, Tally};
 
 const MISSING: &str = "it is missing";
-const ENDS_EARLY: &str = "it ends early";
-const NOT_NEXT: &str = "frames are missing in front of a frame";
+const ENDS_EARLY: &str = "it is shorter than recorded";
+const NOT_NEXT: &str = "frames are missing before this frame";
 
 /// Something that cannot be read.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,11 +72,12 @@ impl Reading {
     }
 }
 
-/// Reads everything that a manifest names, and hands on the rows: those of the snapshot, then
-/// those of the journals up to the first loss.
+/// Reads every file that a manifest names, and passes the rows to `take`: those of the
+/// snapshot, then those of the journals up to the first loss.
 ///
 /// # Errors
-/// When the system refuses, or rows are of another program. Damage is none.
+/// When the system refuses, or rows are of another program. Damage is no error: it is in the
+/// result.
 pub fn read(
     directory: &Path,
     manifest: &Manifest,
@@ -140,6 +143,15 @@ impl State<'_> {
         OpenError::of_file(error, self.directory, file)
     }
 
+    /// Opens a file; none when it is missing.
+    fn open(&self, origin: Origin) -> Result<Option<Reader>, OpenError> {
+        match Reader::open(self.directory, origin) {
+            Ok(reader) => Ok(Some(reader)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(self.refused(&error, &origin.file())),
+        }
+    }
+
     fn apply(
         &mut self,
         reader: &Reader,
@@ -158,13 +170,9 @@ impl State<'_> {
     fn snapshot(&mut self, entry: SnapshotEntry) -> Result<(), OpenError> {
         let origin = self.manifest.origin(FileKind::Snapshot, entry.number);
         let file = origin.file();
-        let mut reader = match Reader::open(self.directory, origin) {
-            Ok(reader) => reader,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                self.damage(file, 0, entry.length, MISSING);
-                return Ok(());
-            }
-            Err(error) => return Err(self.refused(&error, &file)),
+        let Some(mut reader) = self.open(origin)? else {
+            self.damage(file, 0, entry.length, MISSING);
+            return Ok(());
         };
         let (mut tally, mut next, mut has_ended) = (Tally::default(), 0, false);
         while !has_ended {
@@ -200,16 +208,12 @@ impl State<'_> {
     fn journal(&mut self, entry: JournalEntry) -> Result<(), OpenError> {
         let origin = self.manifest.origin(FileKind::Journal, entry.number);
         let file = origin.file();
-        let mut reader = match Reader::open(self.directory, origin) {
-            Ok(reader) => reader,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let bytes = entry.ended.map_or(0, |ended| ended.offset);
-                let tally = Tally::default();
-                let loss = Loss { file, offset: 0, bytes, what: MISSING, tally };
-                self.lost.get_or_insert((loss, true));
-                return Ok(());
-            }
-            Err(error) => return Err(self.refused(&error, &file)),
+        let Some(mut reader) = self.open(origin)? else {
+            let bytes = entry.ended.map_or(0, |ended| ended.offset);
+            let tally = Tally::default();
+            let loss = Loss { file, offset: 0, bytes, what: MISSING, tally };
+            self.lost.get_or_insert((loss, true));
+            return Ok(());
         };
         let length = entry.ended.map_or(reader.length(), |ended| ended.offset);
         let mut tally = Tally::default();

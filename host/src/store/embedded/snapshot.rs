@@ -102,7 +102,7 @@ impl Snapshots {
         }
     }
 
-    /// A failure leaves everything as it was, but for a journal more.
+    /// The only thing that a failure leaves behind is one more journal.
     fn take(&mut self) -> io::Result<()> {
         let number = self.manifest.number_max() + 1;
         let origin = self.manifest.origin(FileKind::Journal, number);
@@ -141,7 +141,12 @@ impl Snapshots {
             return Err(error);
         }
         self.bytes.store(length, Ordering::Relaxed);
-        start::remove_unnamed(&self.directory, &self.manifest)
+        // The next start, or the next snapshot, tries again.
+        if let Err(error) = start::remove_unnamed(&self.directory, &self.manifest) {
+            let error = obstacle::words(&error);
+            tracing::warn!(error, "files that a snapshot has replaced were not removed");
+        }
+        Ok(())
     }
 
     fn publish(&self) -> io::Result<()> {

@@ -73,7 +73,7 @@ pub fn read_manifest(directory: &Path) -> Result<Option<Manifest>, OpenError> {
         Err(Unreadable::Damaged) => Err(OpenError::DamagedAt {
             file: format!("`{MANIFEST_FILE}`"),
             offset: 0,
-            what: "it is not what was written",
+            what: "its checksum does not match",
         }),
         Err(Unreadable::Newer) => Err(OpenError::Foreign(format!("`{MANIFEST_FILE}`"))),
     }
@@ -118,8 +118,8 @@ fn report(reading: &Reading) {
             file,
             offset,
             last_kept = span(reading.last_at.map(|at| (at, at))),
-            "the process before did not end in order: everything that was in its files is there; \
-             if the power failed, what came behind is lost"
+            "the process before was not stopped cleanly: everything in its files is there; if the \
+             power failed, later writes are lost"
         );
     }
     if let Found::One(_) = reading.marks {

@@ -20,8 +20,8 @@ use crate::store::embedded::mark::{Mark, Marks};
 use crate::store::embedded::obstacle;
 use crate::store::rows::Row;
 
-/// How long an acknowledged write may wait for its sync. With a sync that takes as long again,
-/// a loss of power costs a second.
+/// How long an acknowledged write waits until its sync is asked for. A loss of power takes at
+/// most the writes of this time plus the time of two syncs: one that runs, and its own.
 const SYNC_INTERVAL: Duration = Duration::from_millis(500);
 /// The most bytes of rows that one frame groups.
 const GROUP_BYTES_MAX: usize = 4 << 20;
@@ -29,13 +29,13 @@ const GROUP_BYTES_MAX: usize = 4 << 20;
 /// Who waits for the disk.
 pub type Done = oneshot::Sender<Result<(), Error>>;
 
-/// What the writer is told, in order.
+/// A message to the writer, which handles them in order.
 pub enum Message {
-    /// To write the change of a shard that has this number there.
+    /// To write one change of a shard.
     Write {
         /// The shard.
         shard: usize,
-        /// The number of the change.
+        /// The number of the change in its shard.
         number: u64,
         /// What has changed.
         rows: Vec<Row>,
@@ -71,7 +71,8 @@ impl Journal {
     }
 }
 
-/// How far the changes of a shard are. On a line of its own, as others are written meanwhile.
+/// How many changes of a shard were sent and written. It has a cache line of its own, as other
+/// threads write those of other shards meanwhile.
 #[derive(Default)]
 #[repr(align(64))]
 pub struct Progress {
@@ -215,7 +216,7 @@ impl Writer {
 
     fn sync(&self, files: Vec<Arc<File>>, done: Vec<Done>, closed: bool) {
         let request = SyncRequest { files, sequence: self.sequence, closed, done };
-        // Without the other thread who waits is told so.
+        // Without the other thread, whoever waits gets an error.
         drop(self.syncs.send(request));
     }
 
@@ -322,7 +323,7 @@ fn fail(failed: &AtomicBool, error: &io::Error) -> Error {
     disk_failure()
 }
 
-/// What callers are told then.
+/// The error of every call once the disk has refused a write.
 pub fn disk_failure() -> Error {
     Error::Unavailable("the disk refused a write".into())
 }

@@ -1,7 +1,7 @@
-//! Questions to one server, and how their answers are known to be theirs. A connection
-//! answers in the order it was asked; one answer that is lost or doubled on the way would
-//! give every later one to another request. So each question carries a number that its
-//! answer repeats, and an answer with another number ends the connection.
+//! Sends commands to one server, and checks that each reply belongs to its command. Replies on
+//! a connection come in the order of the commands, so one that is lost or doubled on the way
+//! would give every later one to another request. So each command carries a number that its
+//! reply repeats, and a reply with another number ends the connection.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -95,7 +95,7 @@ impl Commands {
             (Some(answer), Some(echo)) if reply::repeats(&echo, number) => {
                 Ok(T::from_redis_value(answer.extract_error()?)?)
             }
-            // It is what the server says of everything now.
+            // A PING that should repeat the number is refused while the disk refuses writes.
             (_, Some(Value::ServerError(error))) if error.code() == "MISCONF" => Err(error.into()),
             _ => Err(misfit()),
         }

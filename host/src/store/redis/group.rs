@@ -1,7 +1,8 @@
-//! Commands that are answered once replicas have what they did. WAIT keeps whatever comes
-//! behind it on a connection waiting, so these commands have a connection of their own, and
-//! those that come together go as one pipeline with one WAIT behind them. It has to be the
-//! connection that they went over: another one may lead to another server by then.
+//! Sends commands that are answered once replicas have their changes. WAIT holds up every later
+//! command on its connection, so these commands have a connection of their own. Those that
+//! gather while a WAIT runs go as one pipeline, with one WAIT at its end. The WAIT has to use
+//! the connection of the commands: another one may lead to another server by then, which would
+//! acknowledge changes that it never had.
 
 use std::io;
 use std::time::Duration;
@@ -73,7 +74,7 @@ async fn send_all(
             continue;
         }
         let sending = send(&mut connection, &numbers, copies, &jobs);
-        // The server has this long to answer at all; replicas have what it is told.
+        // WAIT ends by itself after `patience`; a server that is silent for twice that is gone.
         let sent = match tokio::time::timeout(copies.patience.saturating_mul(2), sending).await {
             Ok(sent) => sent,
             Err(_) => Err(io::Error::from(io::ErrorKind::TimedOut).into()),
@@ -86,7 +87,7 @@ async fn send_all(
                 }
             }
             Err(error) => {
-                // An error is one caller's; the others hear that the connection has ended.
+                // One caller gets the error, the others that the connection has ended.
                 if let Some(job) = jobs.pop() {
                     drop(job.done.send(Err(error)));
                 }
@@ -131,7 +132,7 @@ async fn send(
     let acknowledged = match acknowledged.ok_or_else(misfit)?.extract_error() {
         Ok(Value::Int(acknowledged)) => u32::try_from(acknowledged).unwrap_or(0),
         Ok(_) => return Err(misfit()),
-        // A user that may not say WAIT, or a server that is a replica by now.
+        // The user has no permission for WAIT, or the server is a replica by now.
         Err(error) => {
             tracing::warn!(%error, "Redis does not say how many replicas have a change");
             0

@@ -1,6 +1,6 @@
 //! The connection to a Redis server, made again whenever it is lost, for whatever
 //! reason: a server that is starting, full or closed to us may change its mind.
-//! While there is none, calls are told so at once.
+//! While there is none, calls fail at once.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -24,7 +24,7 @@ const TIMEOUTS_MAX: u32 = 3;
 /// The number of a connection that is another link's; own ones are counted from 1.
 const LENT: u64 = 0;
 
-/// A connection, or the hope of one.
+/// A connection that is made again whenever it is lost; at times there is none.
 pub struct Link {
     state: watch::Sender<State>,
     timeouts: AtomicU32,
@@ -57,16 +57,21 @@ enum State {
 #[derive(Debug)]
 pub struct Disconnected;
 
+/// Has all links to a server leave it once one of them finds that another server has taken its
+/// place: whatever is still written to the former one is lost.
+#[derive(Clone, Default)]
+pub struct Moves(watch::Sender<()>);
+
 impl Link {
     /// A link over what `connector` connects to, kept by a task of the present runtime. A
     /// server that does not answer for `timeout` is given up.
-    pub fn new(connector: Connector, timeout: Duration) -> Self {
-        Self::from_state(connector, timeout, State::Starting, None)
+    pub fn new(connector: Connector, timeout: Duration, moves: Moves) -> Self {
+        Self::from_state(connector, timeout, moves, State::Starting, None)
     }
 
     /// Another link to the same. Until it has a connection of its own, which may take a
     /// while when a server is silent, it has that of this one.
-    pub fn another(&self, connector: Connector, timeout: Duration) -> Self {
+    pub fn another(&self, connector: Connector, timeout: Duration, moves: Moves) -> Self {
         let lender = self.state.subscribe();
         let state = match &*lender.borrow() {
             State::Up { commands, .. } => {
@@ -74,17 +79,19 @@ impl Link {
             }
             State::Starting | State::Down(_) => State::Starting,
         };
-        Self::from_state(connector, timeout, state, Some(lender))
+        Self::from_state(connector, timeout, moves, state, Some(lender))
     }
 
     fn from_state(
         connector: Connector,
         timeout: Duration,
+        moves: Moves,
         state: State,
         lender: Option<watch::Receiver<State>>,
     ) -> Self {
         let (state, watched) = watch::channel(state);
-        let keeper = tokio::spawn(keep(connector, timeout, state.clone(), watched, lender));
+        let keeping = keep(connector, timeout, moves, state.clone(), watched, lender);
+        let keeper = tokio::spawn(keeping);
         Self { state, timeouts: AtomicU32::new(0), keeper }
     }
 
@@ -175,6 +182,7 @@ impl Drop for Link {
 async fn keep(
     connector: Connector,
     timeout: Duration,
+    moves: Moves,
     state: watch::Sender<State>,
     mut watched: watch::Receiver<State>,
     lender: Option<watch::Receiver<State>>,
@@ -182,6 +190,7 @@ async fn keep(
     let mut delay = RECONNECT_DELAY_MIN;
     let mut told = false;
     for (attempt, number) in (1..).enumerate() {
+        let mut moved = moves.0.subscribe();
         match connect(&connector, attempt, lender.is_none()).await {
             Ok((commands, mut watch, history)) => {
                 delay = RECONNECT_DELAY_MIN;
@@ -193,14 +202,21 @@ async fn keep(
                             return;
                         }
                     }
-                    () = end(commands, &mut watch, timeout) => {
+                    end = end(commands, &mut watch, timeout) => {
+                        state.send_replace(State::Down(Arc::default()));
+                        if end == End::Moved {
+                            moves.0.send_replace(());
+                        }
+                    }
+                    // A sender that is gone has no links any more.
+                    _ = moved.changed() => {
                         state.send_replace(State::Down(Arc::default()));
                     }
                 }
                 tracing::warn!(redis = connector.shown(), "the connection to Redis is lost");
             }
             Err(error) => {
-                // Links that were lent a connection go where the first one goes.
+                // Links with a lender connect to the same server; the lender's line is enough.
                 if lender.is_none() && !std::mem::replace(&mut told, true) {
                     tracing::warn!(redis = connector.shown(), %error, "Redis cannot be reached");
                 }
@@ -245,15 +261,23 @@ fn obstacle(error: &RedisError) -> Arc<str> {
     }
 }
 
-/// Completes when the server does not answer any more, so that a connection that was
-/// closed while nobody used it is replaced before somebody does, or when it is the primary
-/// no more: it may take writes for a while yet, which are lost.
-async fn end(mut commands: Commands, watch: &mut Watch, timeout: Duration) {
+/// Why a connection is left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    /// The server does not answer any more.
+    Silent,
+    /// It is the primary no more: it may take writes for a while yet, which are lost.
+    Moved,
+}
+
+/// Completes when a connection is to be left, so that one that was closed while nobody used
+/// it is replaced before somebody does.
+async fn end(mut commands: Commands, watch: &mut Watch, timeout: Duration) -> End {
     loop {
         watch.listen(timeout).await;
         tokio::select! {
             () = tokio::time::sleep(PING_INTERVAL) => {}
-            () = watch.told() => return,
+            () = watch.told() => return End::Moved,
         }
         // An error that the server tells is an answer.
         let alive = match tokio::time::timeout(timeout, commands.ping()).await {
@@ -261,8 +285,11 @@ async fn end(mut commands: Commands, watch: &mut Watch, timeout: Duration) {
             Ok(Err(error)) => !ends_connection(&error),
             Err(_) => false,
         };
-        if !alive || watch.has_moved(timeout).await {
-            return;
+        if !alive {
+            return End::Silent;
+        }
+        if watch.has_moved(timeout).await {
+            return End::Moved;
         }
     }
 }

@@ -70,7 +70,7 @@ pub enum Unfit {
 impl Redis {
     /// A store on the server or the Cluster that `locator` says, which need not answer yet:
     /// tasks of the present runtime connect, and connect again when a connection is lost.
-    /// Every call is given up after `timeout`.
+    /// Every call is given up after `timeout`, a durable transaction after twice `timeout`.
     ///
     /// # Errors
     /// When the address is not usable at all.

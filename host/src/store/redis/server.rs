@@ -10,13 +10,15 @@ use tokio::time::Instant;
 use crate::store::redis::commands::Commands;
 use crate::store::redis::connector::{Connector, NodeAddress};
 use crate::store::redis::group::Copies;
-use crate::store::redis::link::{Disconnected, Link};
+use crate::store::redis::link::{Disconnected, Link, Moves};
 use crate::workers::{self, PerWorker};
 
 /// A server, or whichever Sentinels name at present.
 pub struct Server {
     connector: Connector,
     timeout: Duration,
+    /// Has all links go elsewhere together.
+    moves: Moves,
     /// For whoever is no worker.
     first: Link,
     /// One for each worker, made on that worker when it first asks: a reply is read by
@@ -51,8 +53,10 @@ impl Server {
     /// present runtime connects, and connects again when the connection is lost. One that
     /// does not answer for `timeout` is given up.
     pub fn new(connector: Connector, timeout: Duration) -> Self {
+        let moves = Moves::default();
         Self {
-            first: Link::new(connector.clone(), timeout),
+            first: Link::new(connector.clone(), timeout, moves.clone()),
+            moves,
             connector,
             timeout,
             links: PerWorker::new(OnceLock::new),
@@ -88,20 +92,22 @@ impl Server {
     /// The link of whoever runs this.
     fn link(&self, copies: Option<Copies>) -> &Link {
         if let Some(copies) = copies {
-            // It is asked whether it lives while others wait for replicas.
+            // Its pings are answered behind WAITs, so they are given more time.
             let patience = self.timeout.saturating_mul(3);
             let connector = || self.connector.waiting_for(copies);
-            return self.durable.own().get_or_init(|| Link::new(connector(), patience));
+            let link = || Link::new(connector(), patience, self.moves.clone());
+            return self.durable.own().get_or_init(link);
         }
         let Some(_) = workers::current() else { return &self.first };
-        let another = || self.first.another(self.connector.clone(), self.timeout);
+        let connector = || self.connector.clone();
+        let another = || self.first.another(connector(), self.timeout, self.moves.clone());
         self.links.own().get_or_init(another)
     }
 
     /// One exchange with the server, which has to end before `deadline`.
     ///
     /// # Errors
-    /// [`Trouble`]; nothing is known then of what was asked.
+    /// [`Trouble`]; the server may have done what it was asked, or not.
     pub async fn call<T, F: Future<Output = Result<T, RedisError>>>(
         &self,
         deadline: Instant,
@@ -138,8 +144,8 @@ impl Server {
     }
 }
 
-/// Whether a connection is of no use after an error: it is gone, or an answer on it was no
-/// answer to the question, or its server was the primary and takes no writes any more.
+/// Whether an error ends the connection: it is broken, a reply on it does not fit its command,
+/// or its server is the primary no more and refuses writes.
 pub fn ends_connection(error: &RedisError) -> bool {
     error.is_io_error()
         || error.is_unrecoverable_error()

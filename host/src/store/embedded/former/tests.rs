@@ -49,7 +49,7 @@ fn it_is_converted_once_and_can_still_be_started_with_the_earlier_release() {
     assert!(there("manifest") && !there(TABLES) && there(KEPT_DIRECTORY));
     let Err(error) = Database::builder(path.path()).open() else { panic!("it would be empty") };
     let text = of(&error, path.path()).to_string();
-    assert!(text.starts_with("`version` was not written by this program, or by a newer"), "{text}");
+    assert!(text.starts_with("`version` was written by another program, or by a newer"), "{text}");
     let kept = path.path().join(KEPT_DIRECTORY);
     let database = Database::builder(kept).open().unwrap();
     let keyspace = database.keyspace("rows", KeyspaceCreateOptions::default).unwrap();

@@ -244,7 +244,9 @@ fn a_journal_cut_at_the_end_of_a_synced_frame_is_refused_and_closed_ones_are_who
     let error = open(path.path(), &Disk::quick(), u64::MAX).err().unwrap().to_string();
     let name = journal(path.path());
     assert!(
-        error.starts_with(&format!("`{name}` is damaged at byte {first}: it ends early")),
+        error.starts_with(&format!(
+            "`{name}` is damaged at byte {first}: it is shorter than recorded"
+        )),
         "{error}"
     );
     std::fs::write(&file, &whole).unwrap();
