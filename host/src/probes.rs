@@ -32,6 +32,7 @@ pub const READY: &str = "/readyz";
 
 /// Probes at the same time.
 const PROBES_MAX: usize = 64;
+const HEAD_BYTES_MAX: usize = 8 << 10;
 /// How long one may take.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How long the port rests when a probe could not be accepted.
@@ -98,7 +99,10 @@ async fn answer_one(
         }
     });
     let mut http = http1::Builder::new();
-    http.timer(TokioTimer::new()).header_read_timeout(PATIENCE).keep_alive(false);
+    http.timer(TokioTimer::new())
+        .header_read_timeout(PATIENCE)
+        .max_buf_size(HEAD_BYTES_MAX)
+        .keep_alive(false);
     let stream = Stream::new(stream, Arc::clone(&connection)).refusing(answer::unparsed);
     let serving = http.serve_connection(TokioIo::new(stream), service);
     // Whoever probes tries again.

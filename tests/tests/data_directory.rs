@@ -84,7 +84,10 @@ async fn files_of_another_version_or_program_are_not_read() {
     let version = directory.path().join("version");
     fs::write(&version, b"FJL\x02").unwrap();
     let line = refused_at(directory.path());
-    assert!(line.starts_with("`version` says that its files have format 2, and this"), "{line}");
+    assert!(
+        line.starts_with("`version` says that its files have format 2; this program"),
+        "{line}"
+    );
     fs::write(&version, b"12.3\n").unwrap();
     let line = refused_at(directory.path());
     assert!(line.starts_with("`version` was written by another program"), "{line}");
