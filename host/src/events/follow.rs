@@ -7,9 +7,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::events::birth;
-use crate::logic::{Logic, maintenance::LogCatalog};
-use crate::store::{Error, Store};
+use crate::events::{Silence, birth};
+use crate::logic::{Failure, Logic};
+use crate::store::Store;
 
 /// How often it is looked at which store is followed.
 const INTERVAL: Duration = Duration::from_millis(500);
@@ -21,9 +21,9 @@ pub async fn follow(store: Arc<dyn Store>, logic: Arc<Logic>) {
     let mut follower = Follower::default();
     loop {
         tokio::time::sleep(INTERVAL).await;
-        let Ok(LogCatalog { born, .. }) = logic.describe_logs().await else { continue };
-        if let Err(error) = follower.look(&*store, &born).await {
-            tracing::debug!(%error, "the birth of the logs was not stamped");
+        let key = async { logic.describe_logs().await.map(|catalog| catalog.born) };
+        if let Err(silence) = follower.look(&*store, key).await {
+            tracing::debug!(?silence, "the birth of the logs was not stamped");
         }
     }
 }
@@ -36,13 +36,19 @@ struct Follower {
 }
 
 impl Follower {
-    /// Stamps the birth under a key anew when another history is followed than before.
-    async fn look(&mut self, store: &dyn Store, key: &str) -> Result<(), Error> {
+    /// Stamps the birth anew when another history is followed than before; only then is
+    /// anybody asked for its key.
+    async fn look(
+        &mut self,
+        store: &dyn Store,
+        key: impl Future<Output = Result<String, Failure>>,
+    ) -> Result<(), Silence> {
         let Some(history) = store.history() else { return Ok(()) };
         if self.history.as_ref().is_some_and(|before| *before != history) {
             tokio::time::sleep(SETTLING).await;
-            let before = birth::read(store, key).await?;
-            birth::again(store, key, &before).await?;
+            let key = key.await.map_err(Silence::Logic)?;
+            let before = birth::read(store, &key).await.map_err(Silence::Store)?;
+            birth::again(store, &key, &before).await.map_err(Silence::Store)?;
         }
         self.history = Some(history);
         Ok(())
@@ -60,6 +66,10 @@ mod tests {
     use crate::store::{Answer, KeyCount, LogMark, Logs, Takes};
 
     const KEY: &str = "EVENTS:BORN";
+
+    async fn key() -> Result<String, Failure> {
+        Ok(KEY.into())
+    }
 
     /// The store as one host sees it.
     struct Seen {
@@ -120,22 +130,22 @@ mod tests {
         let born = async || birth::read(&late, KEY).await.expect("read").at;
         assert_eq!(born().await, 1000);
         clock.advance(100);
-        of_early.look(&early, KEY).await.expect("looked");
-        of_late.look(&late, KEY).await.expect("looked");
+        of_early.look(&early, key()).await.expect("looked");
+        of_late.look(&late, key()).await.expect("looked");
         assert_eq!(born().await, 1000, "nobody has gone anywhere");
         early.goes_over(Some("new"));
-        of_early.look(&early, KEY).await.expect("looked");
+        of_early.look(&early, key()).await.expect("looked");
         assert_eq!(birth::read(&early, KEY).await.expect("read").at, 1100);
         // A host without a connection has not gone anywhere yet.
         clock.advance(100);
         late.goes_over(None);
-        of_late.look(&late, KEY).await.expect("looked");
+        of_late.look(&late, key()).await.expect("looked");
         assert_eq!(birth::read(&early, KEY).await.expect("read").at, 1100);
         late.goes_over(Some("new"));
-        of_late.look(&late, KEY).await.expect("looked");
+        of_late.look(&late, key()).await.expect("looked");
         assert_eq!(born().await, 1200, "what it wrote to the former one is behind the first gap");
         clock.advance(100);
-        of_late.look(&late, KEY).await.expect("looked");
+        of_late.look(&late, key()).await.expect("looked");
         assert_eq!(born().await, 1200, "once");
     }
 }

@@ -78,7 +78,16 @@ pub fn json(body: impl Into<Vec<u8>>) -> Answer {
 
 /// The answer that tells an error.
 pub fn error(error: &Error) -> Answer {
-    let mut answer = with_status(error.row().http, error.to_json());
+    error_of(error, error.to_json())
+}
+
+/// The answer that tells an error, with one more member in its body.
+pub fn error_with(error: &Error, name: &str, value: &str) -> Answer {
+    error_of(error, error.to_json_with(name, value))
+}
+
+fn error_of(error: &Error, body: Vec<u8>) -> Answer {
+    let mut answer = with_status(error.row().http, body);
     if let Some(after) = error.retry() {
         let seconds = after.as_secs() + u64::from(after.subsec_nanos() > 0);
         answer.headers_mut().insert(RETRY_AFTER, seconds.into());
@@ -86,13 +95,6 @@ pub fn error(error: &Error) -> Answer {
     if error.reason == Reason::UnsupportedEncoding {
         answer.headers_mut().insert(ACCEPT_ENCODING, ENCODINGS);
     }
-    answer
-}
-
-/// The answer that tells an error, with one more member in its body.
-pub fn error_with(error_: &Error, name: &str, value: &str) -> Answer {
-    let mut answer = error(error_);
-    *answer.body_mut() = Body::Whole(error_.to_json_with(name, value).into());
     answer
 }
 

@@ -196,22 +196,20 @@ async fn keep(
                 delay = RECONNECT_DELAY_MIN;
                 told = false;
                 state.send_replace(State::Up { commands: commands.clone(), number, history });
-                tokio::select! {
+                let has_seen_a_move = tokio::select! {
                     lost = watched.wait_for(|state| matches!(state, State::Down(_))) => {
                         if lost.is_err() {
                             return;
                         }
+                        false
                     }
-                    end = end(commands, &mut watch, timeout) => {
-                        state.send_replace(State::Down(Arc::default()));
-                        if end == End::Moved {
-                            moves.0.send_replace(());
-                        }
-                    }
-                    // A sender that is gone has no links any more.
-                    _ = moved.changed() => {
-                        state.send_replace(State::Down(Arc::default()));
-                    }
+                    end = end(commands, &mut watch, timeout) => end == End::Moved,
+                    // Whoever has seen the move has notified all. A sender that is gone has no links.
+                    _ = moved.changed() => false,
+                };
+                state.send_replace(State::Down(Arc::default()));
+                if has_seen_a_move {
+                    moves.0.send_replace(());
                 }
                 tracing::warn!(redis = connector.shown(), "the connection to Redis is lost");
             }
