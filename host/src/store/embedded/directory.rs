@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::store::embedded::frame::FileKind;
-use crate::store::embedded::obstacle::OpenError;
+use crate::store::embedded::obstacle::{self, OpenError};
 
 /// The file that the process which uses the directory holds.
 pub const LOCK_FILE: &str = "lock";
@@ -21,6 +21,9 @@ pub const SYNCED_FILE: &str = "synced";
 pub const VERSION_FILE: &str = "version";
 /// What is in it. A release before the journal reads it as another program's.
 pub const VERSION_TEXT: &str = "session-manager data 1\n";
+
+/// The highest number of a journal or snapshot; a file with a higher one is somebody else's.
+const NUMBER_MAX: u32 = u32::MAX / 2;
 
 /// How often the lock is tried, and the pause between two tries: the process that holds it may
 /// be about to end.
@@ -58,10 +61,23 @@ impl Directory {
         // A process that holds a lock file which somebody has deleted cannot be seen, so
         // another one is made for a new directory only.
         let lock = options.create(!is_used).open(file).map_err(refused)?;
+        Self::take(path, lock, sync)
+    }
+
+    /// The same for a process that only reads, which may have no right to more.
+    ///
+    /// # Errors
+    /// When another process has it, or it cannot be used.
+    pub fn lock_to_read(path: &Path, sync: SyncFile) -> Result<Self, OpenError> {
+        let lock = File::open(path.join(LOCK_FILE));
+        Self::take(path, lock.map_err(|error| OpenError::of_system(&error, path))?, sync)
+    }
+
+    fn take(path: &Path, lock: File, sync: SyncFile) -> Result<Self, OpenError> {
         let mut tries = 1;
         while let Err(error) = lock.try_lock() {
             match error {
-                TryLockError::Error(error) => return Err(refused(error)),
+                TryLockError::Error(error) => return Err(OpenError::of_system(&error, path)),
                 TryLockError::WouldBlock if tries == LOCK_TRIES => return Err(OpenError::InUse),
                 TryLockError::WouldBlock => std::thread::sleep(LOCK_PAUSE),
             }
@@ -92,7 +108,7 @@ impl Directory {
     pub fn create(&self, name: &str) -> io::Result<File> {
         let mut options = OpenOptions::new();
         options.read(true).write(true).create_new(true).mode(0o600);
-        options.open(self.path.join(name))
+        options.open(self.path.join(name)).map_err(|error| of_file(name, &error))
     }
 
     /// Puts a file in the place of another, as a whole, and makes it survive a loss of power.
@@ -103,11 +119,21 @@ impl Directory {
         let new = format!("{name}.new");
         let made = self.remove(&new).and_then(|()| self.create(&new));
         let mut file = made?;
-        file.write_all(bytes)?;
-        (self.sync)(&file)?;
-        std::fs::rename(self.path.join(new), self.path.join(name))?;
+        let put = |file: &mut File| {
+            file.write_all(bytes)?;
+            (self.sync)(file)?;
+            std::fs::rename(self.path.join(&new), self.path.join(name))
+        };
+        put(&mut file).map_err(|error| self.given_up(&new, &error))?;
         self.sync_names()?;
         Ok(file)
+    }
+
+    /// Removes a file that could not be completed, and names it in the error.
+    pub fn given_up(&self, name: &str, error: &io::Error) -> io::Error {
+        // It may be this that does not work.
+        drop(self.remove(name));
+        of_file(name, error)
     }
 
     /// Removes a file, if it is there.
@@ -117,7 +143,7 @@ impl Directory {
     pub fn remove(&self, name: &str) -> io::Result<()> {
         match std::fs::remove_file(self.path.join(name)) {
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
-            removed => removed,
+            removed => removed.map_err(|error| of_file(name, &error)),
         }
     }
 
@@ -133,6 +159,11 @@ impl Directory {
     pub fn numbered(&self) -> Vec<(FileKind, u32)> {
         numbered(&self.path)
     }
+}
+
+/// An error with the file that it is about.
+fn of_file(name: &str, error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("`{name}`: {}", obstacle::words(error)))
 }
 
 /// Makes the names of the files in a directory survive a loss of power.
@@ -152,7 +183,10 @@ pub fn numbered(directory: &Path) -> Vec<(FileKind, u32)> {
             let (kind, number) = name.to_str()?.rsplit_once('-')?;
             let kinds = [FileKind::Journal, FileKind::Snapshot];
             let kind = kinds.into_iter().find(|it| it.name() == kind)?;
-            Some((kind, number.parse().ok()?))
+            let is_digit = |byte: u8| byte.is_ascii_digit();
+            let is_ours = number.bytes().all(is_digit) && !number.starts_with('0');
+            let number = number.parse().ok().filter(|number| is_ours && *number <= NUMBER_MAX)?;
+            Some((kind, number))
         })
         .collect();
     found.sort_unstable_by_key(|(_, number)| *number);

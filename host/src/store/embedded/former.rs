@@ -3,14 +3,14 @@
 //! fjall. Until the manifest is there the old files are the store, from then on the new ones.
 
 use std::io::ErrorKind;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
 use fjall::{Database, KeyspaceCreateOptions};
 
 use crate::clock::Clock;
 use crate::store::embedded::directory::{
-    self, Directory, LOCK_FILE, MANIFEST_FILE, SyncFile, VERSION_FILE, VERSION_TEXT,
+    self, Directory, LOCK_FILE, MANIFEST_FILE, SyncFile, VERSION_FILE, VERSION_TEXT, numbered,
 };
 use crate::store::embedded::frame::FileKind;
 use crate::store::embedded::manifest::SnapshotEntry;
@@ -25,16 +25,49 @@ pub const KEPT_DIRECTORY: &str = "before-conversion";
 const FORMER_VERSION: &[u8] = b"FJL\x03";
 /// The old directory of what was moved out of the journal.
 const TABLES: &str = "keyspaces";
+/// The table that names the others, and the file of each that names its own files.
+const CATALOG: &str = "0";
+const CURRENT: &str = "current";
 /// How the old files of the journal end.
 const JOURNAL_EXTENSION: &str = "jnl";
+/// The number of the snapshot that a conversion makes.
+const SNAPSHOT_NUMBER: u32 = 1;
+/// What helps when one of the old files is missing.
+const ADVICE: &str = "put a copy of the whole directory in its place, or begin with an empty one";
 /// Rows are read once, so they need no cache.
 const CACHE_BYTES: u64 = 4 << 20;
 
-/// Whether a directory is of a release before the journal, or of another program.
+/// Whether a directory is of a release before the journal, or of another program. Where this
+/// release has written something, `version` proves nothing: what is missing then is the manifest.
 pub fn is_there(directory: &Path) -> bool {
     let version = std::fs::read(directory.join(VERSION_FILE));
     let is_former = version.is_ok_and(|version| version != VERSION_TEXT.as_bytes());
-    is_former && !directory.join(MANIFEST_FILE).exists()
+    is_former
+        && !directory.join(MANIFEST_FILE).exists()
+        && !numbered(directory).into_iter().any(|(kind, number)| {
+            let is_of_conversion = kind == FileKind::Snapshot
+                && number == SNAPSHOT_NUMBER
+                && missing_of(directory).is_none();
+            !is_of_conversion && start::has_rows(directory, kind, number)
+        })
+}
+
+/// Which of the old files is missing, if one is. The library would make it anew, without what
+/// was in it, and delete what it does not name.
+fn missing_of(directory: &Path) -> Option<String> {
+    let tables = directory.join(TABLES);
+    if !tables.exists() {
+        return Some(format!("`{TABLES}`"));
+    }
+    let named = std::fs::read_dir(&tables).into_iter().flatten().flatten();
+    let named = named.filter(|entry| entry.path().is_dir()).map(|entry| entry.file_name());
+    let mut all = named.chain([CATALOG.into()]);
+    if let Some(name) = all.find(|name| !tables.join(name).join(CURRENT).exists()) {
+        return Some(format!("`{TABLES}/{}/{CURRENT}`", name.to_string_lossy()));
+    }
+    let is_journal = |path: &PathBuf| path.extension().is_some_and(|it| it == JOURNAL_EXTENSION);
+    let has_journal = files(directory).iter().any(is_journal);
+    (!has_journal).then(|| format!("its journal, a file `*.{JOURNAL_EXTENSION}`,"))
 }
 
 /// Reads the old files, and writes a snapshot of what they hold. Does nothing when there are
@@ -45,6 +78,10 @@ pub fn is_there(directory: &Path) -> bool {
 pub fn convert(path: &Path, clock: &Clock, sync: &SyncFile) -> Result<(), OpenError> {
     if !is_there(path) {
         return Ok(());
+    }
+    let version = OpenError::of_version(path);
+    if let Some(file) = missing_of(path).filter(|_| version.is_none()) {
+        return Err(OpenError::Missing(file, ADVICE));
     }
     // While it is open, nobody else can use the directory.
     let opened = |error: fjall::Error| of(&error, path);
@@ -63,7 +100,7 @@ pub fn convert(path: &Path, clock: &Clock, sync: &SyncFile) -> Result<(), OpenEr
     let mut manifest = start::new_manifest()?;
     // What a conversion that was cut off has left.
     start::remove_unnamed(&directory, &manifest).map_err(refused)?;
-    let origin = manifest.origin(FileKind::Snapshot, 1);
+    let origin = manifest.origin(FileKind::Snapshot, SNAPSHOT_NUMBER);
     let never = AtomicBool::new(false);
     let length = snapshot::write(&directory, &memory, origin, clock, &never).map_err(refused)?;
     let length = length.unwrap_or_default();
@@ -169,10 +206,9 @@ fn is_damage(error: &std::io::Error) -> bool {
 
 /// The error for a missing file; the library does not report which one it is.
 pub fn missing(directory: &Path) -> OpenError {
-    let advice = "put a copy of the whole directory in its place, or begin with an empty one";
     let has_tables = directory.join(TABLES).exists();
     let file = if has_tables { in_tables() } else { format!("`{TABLES}`") };
-    OpenError::Missing(file, advice)
+    OpenError::Missing(file, ADVICE)
 }
 
 /// One of many small files.

@@ -9,7 +9,7 @@ use std::sync::atomic::AtomicBool;
 
 use crate::clock::Clock;
 use crate::store::embedded::directory::{
-    self, Directory, MANIFEST_FILE, SYNCED_FILE, VERSION_FILE, numbered, sync_file,
+    self, Directory, MANIFEST_FILE, SYNCED_FILE, SyncFile, VERSION_FILE, numbered, sync_file,
 };
 use crate::store::embedded::frame::{FileKind, HEADER_BYTES, Header, Identity, Kind, Origin};
 use crate::store::embedded::manifest::{Ended, JournalEntry, Manifest, SnapshotEntry};
@@ -19,6 +19,9 @@ use crate::store::embedded::recovery::{self, Loss, Reading};
 use crate::store::embedded::{former, snapshot, start};
 use crate::store::memory::Memory;
 use crate::store::rows;
+
+/// How the names of the directories begin where a repair keeps the files as they were.
+pub const KEPT_PREFIX: &str = "before-repair-";
 
 /// What a directory is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,6 +45,17 @@ pub fn inspect(
     clock: &Clock,
     out: &mut dyn Write,
 ) -> Result<Verdict, OpenError> {
+    inspect_on_disk(path, repair, clock, sync_file(), out)
+}
+
+/// The same, on a disk that syncs in its own way.
+pub fn inspect_on_disk(
+    path: &Path,
+    repair: bool,
+    clock: &Clock,
+    sync: SyncFile,
+    out: &mut dyn Write,
+) -> Result<Verdict, OpenError> {
     if !path.is_dir() {
         let advice = "name the DATA_DIR of a server";
         return Err(OpenError::Missing("the directory".into(), advice));
@@ -49,7 +63,10 @@ pub fn inspect(
     if former::is_there(path) {
         return Err(OpenError::of_version(path).unwrap_or(OpenError::Former));
     }
-    let directory = Directory::lock(path, sync_file())?;
+    let directory = match repair {
+        true => Directory::lock(path, sync)?,
+        false => Directory::lock_to_read(path, sync)?,
+    };
     let (manifest, mut losses) = named(path)?;
     if let Some(OpenError::Version(_) | OpenError::Foreign(_)) = OpenError::of_version(path) {
         losses.push(loss(VERSION_FILE, 0, "it is not what was written"));
@@ -95,7 +112,10 @@ fn named(path: &Path) -> Result<(Manifest, Vec<Loss>), OpenError> {
         Err(error) => return Err(error),
     };
     let manifest = rebuilt(path).map_err(|error| OpenError::of_system(&error, path))?;
-    let manifest = manifest.ok_or_else(OpenError::no_manifest)?;
+    let advice = "and there is nothing to rebuild it from: put a copy of the whole directory in \
+                  its place, or begin with an empty one";
+    let missing = || OpenError::Missing(format!("`{MANIFEST_FILE}`"), advice);
+    let manifest = manifest.ok_or_else(missing)?;
     Ok((manifest, vec![loss(MANIFEST_FILE, 0, what)]))
 }
 
@@ -108,7 +128,8 @@ fn describe(reading: &Reading, out: &mut dyn Write) -> io::Result<()> {
         left_out(loss, "a repair leaves out", out)?;
     }
     if let Some(cut) = &reading.cut {
-        writeln!(out, "not synced: `{}` at byte {}: {}", cut.file, cut.offset, cut.what)?;
+        let what = if reading.is_closed() { "behind the end" } else { "not synced" };
+        writeln!(out, "{what}: `{}` at byte {}: {}", cut.file, cut.offset, cut.what)?;
         left_out(cut, "a start leaves out", out)?;
     }
     if !reading.damages.is_empty() || reading.cut.is_some() {
@@ -151,20 +172,29 @@ fn mend(
     let origin = new.origin(FileKind::Snapshot, number);
     let never = AtomicBool::new(false);
     let length = snapshot::write(directory, memory, origin, clock, &never)?.unwrap_or_default();
-    let kept = format!("before-repair-{}", clock.now());
+    let kept = format!("{KEPT_PREFIX}{}", clock.now());
     let names = [MANIFEST_FILE, SYNCED_FILE, VERSION_FILE].map(str::to_owned);
     let numbered = old.iter().map(|(kind, number)| format!("{}-{number}", kind.name()));
     let names = names.into_iter().chain(numbered);
-    keep(directory.path(), &directory.path().join(&kept), names)?;
-    directory.sync_names()?;
-    new.snapshot = Some(SnapshotEntry { number, length, covers: 0 });
-    start::begin(directory, new, 0, clock, true)?;
+    let to = directory.path().join(&kept);
+    let begun = keep(directory.path(), &to, names).and_then(|()| {
+        directory.sync_names()?;
+        new.snapshot = Some(SnapshotEntry { number, length, covers: 0 });
+        start::begin(directory, new, 0, clock, true)
+    });
+    if let Err(error) = begun {
+        if !start::is_published(directory, origin) {
+            put_back(&to, directory.path());
+            drop(directory.remove(&origin.file()));
+        }
+        return Err(error);
+    }
     Ok(kept)
 }
 
 /// Links files into another directory, so that they stay when their first name is replaced.
 fn keep(path: &Path, kept: &Path, names: impl Iterator<Item = String>) -> io::Result<()> {
-    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(kept)?;
+    std::fs::DirBuilder::new().mode(0o700).create(kept)?;
     for name in names {
         let (from, to) = (path.join(&name), kept.join(&name));
         if !from.exists() {
@@ -177,6 +207,17 @@ fn keep(path: &Path, kept: &Path, names: impl Iterator<Item = String>) -> io::Re
         }
     }
     directory::sync_names(kept)
+}
+
+/// Undoes it, as far as the system lets it.
+fn put_back(kept: &Path, path: &Path) {
+    let mut names = std::fs::read_dir(kept).into_iter().flatten().flatten();
+    let is_back =
+        names.all(|entry| std::fs::rename(entry.path(), path.join(entry.file_name())).is_ok());
+    if is_back {
+        // What is still there by its first name too is not renamed.
+        drop(std::fs::remove_dir_all(kept));
+    }
 }
 
 /// The manifest by what the other files are; `None` when none of them can be read.

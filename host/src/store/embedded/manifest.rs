@@ -69,6 +69,16 @@ impl Manifest {
         Origin { identity: self.identity, kind, number }
     }
 
+    /// Whether a file is part of it.
+    pub fn names(&self, origin: Origin) -> bool {
+        let Origin { identity, kind, number } = origin;
+        identity == self.identity
+            && match kind {
+                FileKind::Journal => self.journals.iter().any(|it| it.number == number),
+                FileKind::Snapshot => self.snapshot.is_some_and(|it| it.number == number),
+            }
+    }
+
     /// The highest number that a file of it has.
     pub fn number_max(&self) -> u32 {
         let journals = self.journals.iter().map(|journal| journal.number);

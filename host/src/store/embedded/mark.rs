@@ -96,15 +96,24 @@ pub fn read(directory: &Path, identity: Identity) -> io::Result<Found> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Found::Missing),
         Err(error) => return Err(error),
     };
-    let mark = |offset: u64| {
-        let rest = bytes.get(usize::try_from(offset).ok()?..)?;
-        decode(rest.first_chunk()?, identity)
-    };
+    let mark = |offset: u64| decode(at(&bytes, offset)?).filter(|it| it.identity == identity);
+    let mark = |offset: u64| mark(offset).map(|it| (it.number, it.mark));
     Ok(match OFFSETS.map(mark) {
         [Some(one), Some(other)] => Found::Both(if one.0 > other.0 { one.1 } else { other.1 }),
         [Some((_, mark)), None] | [None, Some((_, mark))] => Found::One(mark),
         [None, None] => Found::Damaged,
     })
+}
+
+/// Whether a store of any identity has synced a frame here.
+pub fn is_of_a_frame(directory: &Path) -> bool {
+    let bytes = std::fs::read(directory.join(SYNCED_FILE)).unwrap_or_default();
+    let mut written = OFFSETS.into_iter().filter_map(|offset| decode(at(&bytes, offset)?));
+    written.any(|written| written.mark.sequence > 0)
+}
+
+fn at(bytes: &[u8], offset: u64) -> Option<&[u8; MARK_BYTES]> {
+    bytes.get(usize::try_from(offset).ok()?..)?.first_chunk()
 }
 
 fn encode(identity: Identity, number: u64, mark: Mark) -> [u8; MARK_BYTES] {
@@ -120,14 +129,22 @@ fn encode(identity: Identity, number: u64, mark: Mark) -> [u8; MARK_BYTES] {
     bytes
 }
 
-fn decode(bytes: &[u8; MARK_BYTES], identity: Identity) -> Option<(u64, Mark)> {
+/// A mark as it is on the disk.
+struct Written {
+    identity: Identity,
+    /// The higher one is the later one.
+    number: u64,
+    mark: Mark,
+}
+
+fn decode(bytes: &[u8; MARK_BYTES]) -> Option<Written> {
     let checksum = crc32fast::hash(&bytes[..MARK_BYTES - 4]);
-    if bytes[..8] != identity || bytes[MARK_BYTES - 4..] != checksum.to_be_bytes() {
+    if bytes[MARK_BYTES - 4..] != checksum.to_be_bytes() {
         return None;
     }
     let long = |at: usize| bytes[at..].first_chunk().map(|it| u64::from_be_bytes(*it));
     let mark = Mark { sequence: long(16)?, milliseconds: long(24)?, closed: bytes[35] == 1 };
-    Some((long(8)?, mark))
+    Some(Written { identity: *bytes.first_chunk()?, number: long(8)?, mark })
 }
 
 #[cfg(test)]
@@ -151,6 +168,7 @@ mod tests {
         let file = path.path().join(SYNCED_FILE);
         let whole = std::fs::read(&file).unwrap();
         for offset in OFFSETS {
+            assert!(is_of_a_frame(path.path()));
             for bit in 0..MARK_BYTES * 8 {
                 let mut bytes = whole.clone();
                 bytes[offset as usize + bit / 8] ^= 1 << (bit % 8);
@@ -161,6 +179,10 @@ mod tests {
         }
         std::fs::write(&file, vec![0; whole.len()]).unwrap();
         assert_eq!(read(path.path(), identity).unwrap(), Found::Damaged);
+        assert!(!is_of_a_frame(path.path()));
+        std::fs::write(&file, &whole).unwrap();
         assert_eq!(read(path.path(), *b"another1").unwrap(), Found::Damaged);
+        drop(Marks::create(&directory, identity, mark(0)).unwrap());
+        assert!(!is_of_a_frame(path.path()), "a start that was cut off leaves such marks");
     }
 }

@@ -2,6 +2,7 @@
 //! is written while the store serves: it may show some changes that the next journal has too,
 //! which is no harm, as a row says what is and not what to add.
 
+use std::fs::File;
 use std::io::{self, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -10,7 +11,7 @@ use std::sync::mpsc;
 use tokio::sync::oneshot;
 
 use crate::clock::Clock;
-use crate::store::embedded::directory::{Directory, MANIFEST_FILE};
+use crate::store::embedded::directory::{Directory, MANIFEST_FILE, SyncFile};
 use crate::store::embedded::frame::{FileKind, Frame, Header, Kind, Origin};
 use crate::store::embedded::manifest::{JournalEntry, Manifest, SnapshotEntry};
 use crate::store::embedded::obstacle;
@@ -25,7 +26,7 @@ const FRAME_BYTES: usize = 1 << 20;
 /// `None` when it was told to stop.
 ///
 /// # Errors
-/// What the system refuses.
+/// What the system refuses. Then, and when it was told to stop, there is no file.
 pub fn write(
     directory: &Directory,
     memory: &Memory,
@@ -33,7 +34,24 @@ pub fn write(
     clock: &Clock,
     is_stopping: &AtomicBool,
 ) -> io::Result<Option<u64>> {
-    let mut file = directory.create(&origin.file())?;
+    let name = origin.file();
+    let file = directory.create(&name)?;
+    let written = write_to(file, directory.sync_file(), memory, origin, clock, is_stopping);
+    match written {
+        Ok(Some(length)) => Ok(Some(length)),
+        Ok(None) => directory.remove(&name).map(|()| None),
+        Err(error) => Err(directory.given_up(&name, &error)),
+    }
+}
+
+fn write_to(
+    mut file: File,
+    sync: &SyncFile,
+    memory: &Memory,
+    origin: Origin,
+    clock: &Clock,
+    is_stopping: &AtomicBool,
+) -> io::Result<Option<u64>> {
     let (mut frame, mut sequence, mut length) = (Frame::new(), 0, 0);
     let mut put = |frame: &mut Frame, kind: Kind| -> io::Result<()> {
         let milliseconds = clock.now();
@@ -63,7 +81,7 @@ pub fn write(
         put(&mut frame, Kind::Rows)?;
     }
     put(&mut frame, Kind::End)?;
-    (directory.sync_file())(&file)?;
+    sync(&file)?;
     Ok(Some(length))
 }
 
@@ -121,10 +139,7 @@ impl Snapshots {
         let snapshot = self.manifest.origin(FileKind::Snapshot, number);
         let (directory, memory) = (&self.directory, &self.memory);
         let written = write(directory, memory, snapshot, &self.clock, &self.is_stopping);
-        let Some(length) = written.inspect_err(|_| drop(directory.remove(&snapshot.file())))?
-        else {
-            return directory.remove(&snapshot.file());
-        };
+        let Some(length) = written? else { return Ok(()) };
         // It has changes that the journal may not have on the disk yet.
         let (done, synced) = oneshot::channel();
         let asked = self.journal.send(Message::Sync(done)).is_ok();

@@ -2,6 +2,7 @@
 //! of its own. Every start has a new journal, so no file is ever cut or written over: what was
 //! there stays as it was until a snapshot has taken its place.
 
+use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, ErrorKind, Write};
 use std::path::Path;
@@ -12,10 +13,11 @@ use crate::store::embedded::directory::{
 };
 use crate::store::embedded::frame::{FileKind, Frame, HEADER_BYTES, Header, Kind, Origin};
 use crate::store::embedded::manifest::{JournalEntry, Manifest, Unreadable};
-use crate::store::embedded::mark::{Found, Mark, Marks};
+use crate::store::embedded::mark::{self, Found, Mark, Marks};
 use crate::store::embedded::obstacle::{OpenError, span};
 use crate::store::embedded::recovery::{self, Reading};
 use crate::store::embedded::writer::Journal;
+use crate::store::embedded::{former, inspection};
 use crate::store::memory::Memory;
 use crate::store::rows;
 
@@ -79,13 +81,24 @@ pub fn read_manifest(directory: &Path) -> Result<Option<Manifest>, OpenError> {
     }
 }
 
-/// Whether there was a manifest. A start that was cut off before leaves journals without a row.
+/// Whether there was a manifest. A start that was cut off before leaves journals without a row,
+/// and marks of no frame.
 fn is_used(directory: &Path) -> bool {
-    let has_rows = |(kind, number): (FileKind, u32)| {
-        let name = format!("{}-{number}", kind.name());
-        std::fs::metadata(directory.join(name)).is_ok_and(|it| it.len() > HEADER_BYTES as u64)
+    let is_kept = |name: OsString| {
+        let name = name.to_string_lossy();
+        name == former::KEPT_DIRECTORY || name.starts_with(inspection::KEPT_PREFIX)
     };
-    directory.join(VERSION_FILE).exists() || numbered(directory).into_iter().any(has_rows)
+    let names = std::fs::read_dir(directory).into_iter().flatten().flatten();
+    directory.join(VERSION_FILE).exists()
+        || numbered(directory).into_iter().any(|(kind, number)| has_rows(directory, kind, number))
+        || mark::is_of_a_frame(directory)
+        || names.map(|entry| entry.file_name()).any(is_kept)
+}
+
+/// Whether something was written to a journal or snapshot.
+pub fn has_rows(directory: &Path, kind: FileKind, number: u32) -> bool {
+    let name = format!("{}-{number}", kind.name());
+    std::fs::metadata(directory.join(name)).is_ok_and(|it| it.len() > HEADER_BYTES as u64)
 }
 
 /// The manifest of a directory without anything in it.
@@ -100,7 +113,14 @@ pub fn new_manifest() -> Result<Manifest, OpenError> {
 
 /// Says what is lost, and what may be.
 fn report(reading: &Reading) {
-    if let Some(cut) = &reading.cut {
+    if let Some(cut) = reading.cut.as_ref().filter(|_| reading.is_closed()) {
+        tracing::warn!(
+            file = cut.file,
+            offset = cut.offset,
+            bytes = cut.bytes,
+            "there are bytes behind the end of the journal that no server wrote; nothing is lost"
+        );
+    } else if let Some(cut) = &reading.cut {
         tracing::warn!(
             file = cut.file,
             offset = cut.offset,
@@ -166,8 +186,16 @@ pub fn begin(
     let journal_bytes = ended.map(|ended| ended.offset).sum();
     manifest.journals.push(JournalEntry { number, ended: None });
     let mark = Mark { sequence, milliseconds: clock.now(), closed };
-    let marks = Marks::create(directory, manifest.identity, mark)?;
-    directory.replace(MANIFEST_FILE, manifest.encode().as_bytes())?;
+    let published = Marks::create(directory, manifest.identity, mark).and_then(|marks| {
+        directory.replace(MANIFEST_FILE, manifest.encode().as_bytes())?;
+        Ok(marks)
+    });
+    let marks = published.inspect_err(|_| {
+        if !is_published(directory, origin) {
+            // It may be this that does not work.
+            drop(directory.remove(&origin.file()));
+        }
+    })?;
     write_version(directory)?;
     remove_unnamed(directory, &manifest)?;
     let journal = Journal::new(file, origin);
@@ -177,16 +205,27 @@ pub fn begin(
 /// Makes a journal with nothing in it, which survives a loss of power.
 ///
 /// # Errors
-/// What the system refuses.
+/// What the system refuses; then there is no journal.
 pub fn create_journal(directory: &Directory, origin: Origin, clock: &Clock) -> io::Result<File> {
-    let mut file = directory.create(&origin.file())?;
+    let name = origin.file();
+    let mut file = directory.create(&name)?;
     let milliseconds = clock.now();
     let kind = Kind::Head;
     let head = Header { kind, length: 0, checksum: 0, sequence: 0, milliseconds, synced: 0 };
-    file.write_all(Frame::new().seal(head, &origin))?;
-    (directory.sync_file())(&file)?;
-    directory.sync_names()?;
+    let written = file.write_all(Frame::new().seal(head, &origin));
+    let synced = written.and_then(|()| (directory.sync_file())(&file));
+    let named = synced.and_then(|()| directory.sync_names());
+    named.map_err(|error| directory.given_up(&name, &error))?;
     Ok(file)
+}
+
+/// Whether the manifest on the disk names a file. When it cannot be read, nobody knows, and the
+/// file has to stay.
+pub fn is_published(directory: &Directory, origin: Origin) -> bool {
+    match std::fs::read(directory.path().join(MANIFEST_FILE)) {
+        Ok(bytes) => Manifest::decode(&bytes).is_ok_and(|manifest| manifest.names(origin)),
+        Err(error) => error.kind() != ErrorKind::NotFound,
+    }
 }
 
 /// Shows releases before the journal that the files are of another.
@@ -204,12 +243,9 @@ fn write_version(directory: &Directory) -> io::Result<()> {
 /// What the system refuses.
 pub fn remove_unnamed(directory: &Directory, manifest: &Manifest) -> io::Result<()> {
     for (kind, number) in directory.numbered() {
-        let is_named = match kind {
-            FileKind::Journal => manifest.journals.iter().any(|it| it.number == number),
-            FileKind::Snapshot => manifest.snapshot.is_some_and(|it| it.number == number),
-        };
-        if !is_named {
-            directory.remove(&manifest.origin(kind, number).file())?;
+        let origin = manifest.origin(kind, number);
+        if !manifest.names(origin) {
+            directory.remove(&origin.file())?;
         }
     }
     Ok(())

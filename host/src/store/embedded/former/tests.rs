@@ -6,9 +6,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use fjall::PersistMode;
 
 use super::*;
-use crate::store::embedded::Embedded;
+use crate::store::Store;
 use crate::store::embedded::directory::{numbered, sync_file};
+use crate::store::embedded::{Embedded, inspection};
 use crate::store::rows::Changes;
+use crate::store::transaction::{Entry, Operation, Txn};
 
 const NOW: u64 = 1_800_000_000_000;
 
@@ -142,4 +144,63 @@ fn damage_of_the_old_files_is_named_and_they_stay_where_they_are() {
     std::fs::remove_file(locked.path().join("lock")).unwrap();
     let text = refused(locked.path());
     assert!(text.starts_with("`lock` is missing; when no other process uses"), "{text}");
+}
+
+/// What stays when the new files lose those that name them, or the old ones are taken away.
+#[test]
+fn no_row_is_lost_where_the_version_alone_is_of_an_earlier_release() {
+    let written = tempfile::tempdir().unwrap();
+    drop(restored(written.path()));
+    std::fs::write(written.path().join(VERSION_FILE), FORMER_VERSION).unwrap();
+    std::fs::remove_file(written.path().join(MANIFEST_FILE)).unwrap();
+    refused_and_kept(written.path(), "`manifest` is missing; nothing was changed");
+    // Nor is it converted when the files of the earlier release are beside it.
+    let old = former(10);
+    for name in [TABLES, "0.jnl"] {
+        std::fs::rename(old.path().join(name), written.path().join(name)).unwrap();
+    }
+    refused_and_kept(written.path(), "`manifest` is missing; nothing was changed");
+    std::fs::remove_dir_all(written.path().join(TABLES)).unwrap();
+    let clock = Clock::manual(NOW);
+    let repaired = inspection::inspect(written.path(), true, &clock, &mut Vec::new());
+    assert!(matches!(repaired, Ok(inspection::Verdict::Repaired)), "{repaired:?}");
+    assert_eq!(sessions(&open(written.path(), sync_file()).unwrap()), 1);
+}
+
+#[test]
+fn what_is_missing_of_the_old_files_is_not_made_anew() {
+    let removed: [(&str, fn(&Path) -> std::io::Result<()>, &str); 4] = [
+        (TABLES, |path| std::fs::remove_dir_all(path), "`keyspaces` is missing"),
+        ("keyspaces/0", |path| std::fs::remove_dir_all(path), "`keyspaces/0/current` is missing"),
+        ("keyspaces/1/current", |path| std::fs::remove_file(path), "`keyspaces/1/current` is"),
+        ("0.jnl", |path| std::fs::remove_file(path), "its journal, a file `*.jnl`, is missing"),
+    ];
+    for (name, remove, expected) in removed {
+        let path = former(10);
+        remove(&path.path().join(name)).unwrap();
+        refused_and_kept(path.path(), expected);
+    }
+}
+
+/// A store with one session.
+fn restored(path: &Path) -> Embedded {
+    let store = open(path, sync_file()).unwrap();
+    let entries = vec![Entry { field: "f".into(), value: "value".into() }];
+    let set = Operation::HashSet { key: "booking:1".into(), entries, ttl: Some(1000) };
+    let txn = Txn { success: vec![set], ..Txn::default() };
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    runtime.block_on(store.execute(txn)).unwrap();
+    store
+}
+
+fn refused_and_kept(path: &Path, expected: &str) {
+    let listed = || {
+        let mut files = files(path);
+        files.sort_unstable();
+        files
+    };
+    let before = listed();
+    let error = open(path, sync_file()).err().expect("something is missing").to_string();
+    assert!(error.starts_with(expected), "{error}");
+    assert_eq!(listed(), before);
 }

@@ -2,13 +2,18 @@
 //! refused, and a repair leaves a directory that starts.
 
 use std::collections::BTreeSet;
+use std::fs::File;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::disk::{Disk, Seed, copy, files};
 use super::{NOW, State, change, open, set, state, wait};
 use crate::clock::Clock;
 use crate::store::Store;
-use crate::store::embedded::{OpenError, Verdict, inspect, recovery, start};
+use crate::store::embedded::directory::SyncFile;
+use crate::store::embedded::inspection::inspect_on_disk;
+use crate::store::embedded::{Embedded, OpenError, Verdict, inspect, recovery, start};
 
 /// A directory with a snapshot and several journals, as a kill leaves it, and what it held
 /// after each write.
@@ -251,4 +256,107 @@ fn a_journal_cut_at_the_end_of_a_synced_frame_is_refused_and_closed_ones_are_who
     );
     std::fs::write(&file, &whole).unwrap();
     assert!(!loss_that_is_said(path.path()), "it was closed");
+}
+
+#[test]
+fn a_mark_that_is_left_alone_shows_that_there_was_something() {
+    let path = tempfile::tempdir().unwrap();
+    let store = open(path.path(), &Disk::quick(), u64::MAX).unwrap();
+    wait(store.execute(set("a", "1"))).unwrap();
+    drop(store);
+    for (name, _) in files(path.path()).iter().filter(|(name, _)| name != "synced") {
+        std::fs::remove_file(path.path().join(name)).unwrap();
+    }
+    let error = open(path.path(), &Disk::quick(), u64::MAX).err().unwrap().to_string();
+    assert!(error.starts_with("`manifest` is missing; nothing was changed"), "{error}");
+    let inspected = inspect(path.path(), true, &Clock::manual(NOW), &mut Vec::new());
+    let error = inspected.unwrap_err().to_string();
+    assert!(error.starts_with("`manifest` is missing; and there is nothing to rebuild"), "{error}");
+    // Where a repair has kept what there was, it was not empty either.
+    std::fs::remove_file(path.path().join("synced")).unwrap();
+    std::fs::create_dir(path.path().join("before-repair-1")).unwrap();
+    assert!(open(path.path(), &Disk::quick(), u64::MAX).is_err());
+}
+
+/// A disk that refuses the sync number `refused`, and no other.
+fn refusing(refused: usize) -> SyncFile {
+    let count = Arc::new(AtomicUsize::new(0));
+    Arc::new(move |_: &File| match count.fetch_add(1, Ordering::Relaxed) {
+        count if count == refused => Err(std::io::ErrorKind::StorageFull.into()),
+        _ => Ok(()),
+    })
+}
+
+#[test]
+fn a_start_and_a_repair_on_a_full_disk_leave_no_file_behind() {
+    let names = |path: &Path| {
+        let names = std::fs::read_dir(path).unwrap().flatten().map(|entry| entry.file_name());
+        names.collect::<BTreeSet<_>>()
+    };
+    let clock = || Clock::manual(NOW);
+    let used = tempfile::tempdir().unwrap();
+    let store = open(used.path(), &Disk::quick(), u64::MAX).unwrap();
+    wait(store.execute(set("a", "1"))).unwrap();
+    drop(store);
+    let damaged = copy(used.path());
+    std::fs::write(damaged.path().join("manifest"), "nonsense").unwrap();
+    let (mut starts, mut repairs) = (0, 0);
+    for refused in 0..12 {
+        for whole in [copy(used.path()), tempfile::tempdir().unwrap()] {
+            let before = names(whole.path());
+            let sync = refusing(refused);
+            if let Err(error) = Embedded::on_disk(whole.path(), clock(), None, sync, u64::MAX) {
+                starts += 1;
+                assert!(matches!(error, OpenError::NoRoom(_)), "{error}");
+                let left = names(whole.path());
+                let more = left.difference(&before).filter(|name| name.to_str() != Some("lock"));
+                let more: Vec<_> = more.filter(|name| name.to_str() != Some("synced")).collect();
+                let is_published = more.iter().any(|name| name.to_str() == Some("manifest"));
+                assert!(more.is_empty() || is_published, "{refused}: {more:?}");
+            }
+            drop(open(whole.path(), &Disk::quick(), u64::MAX).unwrap());
+        }
+        let path = copy(damaged.path());
+        let before = (names(path.path()), files(path.path()));
+        let sync = refusing(refused);
+        if inspect_on_disk(path.path(), true, &clock(), sync, &mut Vec::new()).is_err() {
+            let is_published = start::read_manifest(path.path()).is_ok();
+            repairs += usize::from(!is_published);
+            let after = (names(path.path()), files(path.path()));
+            assert!(is_published || after == before, "{refused}: {:?}", after.0);
+        }
+    }
+    assert!(starts > 4 && repairs > 2, "{starts} {repairs}");
+}
+
+#[test]
+fn files_of_others_stay_and_are_named_when_they_are_in_the_way() {
+    let path = tempfile::tempdir().unwrap();
+    let others = ["journal-009", "journal-4294967295", "journal-+7", "snapshot-99999999999"];
+    for name in others {
+        std::fs::write(path.path().join(name), "of somebody else").unwrap();
+    }
+    drop(open(path.path(), &Disk::quick(), u64::MAX).unwrap());
+    drop(open(path.path(), &Disk::quick(), u64::MAX).unwrap());
+    assert!(others.iter().all(|name| path.path().join(name).exists()));
+    std::fs::create_dir(path.path().join("manifest.new")).unwrap();
+    let error = open(path.path(), &Disk::quick(), u64::MAX).err().unwrap().to_string();
+    assert_eq!(error, "the system refused to open it: `manifest.new`: Is a directory");
+}
+
+#[test]
+fn bytes_behind_the_end_of_a_closed_journal_are_no_lost_writes() {
+    let path = tempfile::tempdir().unwrap();
+    let store = open(path.path(), &Disk::quick(), u64::MAX).unwrap();
+    wait(store.execute(set("a", "1"))).unwrap();
+    drop(store);
+    let journal = path.path().join(journal(path.path()));
+    let mut bytes = std::fs::read(&journal).unwrap();
+    bytes.extend(b"of somebody else");
+    std::fs::write(&journal, bytes).unwrap();
+    let mut out = Vec::new();
+    let verdict = inspect(path.path(), false, &Clock::manual(NOW), &mut out);
+    assert!(matches!(verdict, Ok(Verdict::Sound)), "{verdict:?}");
+    let out = String::from_utf8(out).unwrap();
+    assert!(out.contains("behind the end: `journal-1` at byte"), "{out}");
 }
