@@ -43,7 +43,8 @@ const LOCK_TOKEN_CHARACTERS: u32 = 32;
 /// `session-locked`; `version-mismatch`; `idempotency-conflict`; `store-unavailable`.
 pub fn set(imports: &impl Imports, policy: &Policy, mut write: Write) -> Result<Written, Fault> {
     let context = context(&write.context)?;
-    if write.session_key.is_empty() {
+    let is_made = write.session_key.is_empty();
+    if is_made {
         write.session_key = imports.token(MADE_KEY_CHARACTERS);
     }
     if write.fields.len() > FIELDS_MAX {
@@ -66,8 +67,10 @@ pub fn set(imports: &impl Imports, policy: &Policy, mut write: Write) -> Result<
     let lock = keys::lock(&key);
     let condition = write.condition;
     // Which version an unconditional write makes is not known before. It overwrites whatever is
-    // there, so repeating it adds no new kind of risk.
+    // there, so repeating it adds no new kind of risk. Of a session whose key is made now nobody
+    // asks again, as another request has another key.
     let made = match condition {
+        _ if is_made => None,
         Condition { exists: Some(false), .. } => Some(1),
         Condition { version, .. } => version.map(|version| version.saturating_add(1)),
     };

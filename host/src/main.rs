@@ -87,7 +87,13 @@ async fn serve(settings: &Settings) -> anyhow::Result<()> {
     for warning in &settings.warnings {
         tracing::warn!("{warning}");
     }
-    let mut running = session_manager::serve::start(settings).await?;
+    let mut running = tokio::select! {
+        started = session_manager::serve::start(settings) => started?,
+        () = either(&mut interrupt, &mut terminate) => {
+            tracing::info!("stopped before it was ready");
+            return Ok(());
+        }
+    };
     announce(&running.addresses);
     tracing::info!(app = settings.process.app_name, "serving");
 

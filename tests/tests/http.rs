@@ -208,8 +208,16 @@ async fn the_head_of_an_answer_can_be_had_without_the_rest_where_reading_has_no_
         let given = answer.header("allow").map(sorted);
         assert_eq!((answer.status, given), (204, Some(sorted(allowed))), "{path}");
     }
-    let answer = asked(&host, "rest", request("OPTIONS /nowhere", "", b""), false).await;
-    assert_error(&answer, 404, "ROUTE_NOT_FOUND");
+    for (port, line) in [
+        ("rest", "OPTIONS /nowhere"),
+        ("rest", "GET *"),
+        ("rest", "DELETE *"),
+        ("admin", "GET *"),
+        ("probe", "GET *"),
+    ] {
+        let answer = asked(&host, port, request(line, "", b""), false).await;
+        assert_error(&answer, 404, "ROUTE_NOT_FOUND");
+    }
 }
 
 #[tokio::test]
@@ -246,6 +254,10 @@ async fn what_the_parser_refuses_is_told_like_everything_else() {
             ("nonsense\r\n\r\n", 400, "INVALID_REQUEST"),
             ("GET / HTTP/1.1\nhost: localhost\r\n\r\n", 400, "INVALID_REQUEST"),
             ("GET / HTTP/1.1\r\nhost: localhost\nx: y\r\n\r\n", 400, "INVALID_REQUEST"),
+            // The last line end, with which the head does not come whole.
+            ("GET / HTTP/1.1\r\nhost: localhost\r\nx: y\n\r\n", 400, "INVALID_REQUEST"),
+            ("GET / HTTP/1.1\r\nhost: localhost\r\n\n", 400, "INVALID_REQUEST"),
+            ("GET / HTTP/1.1\nhost: localhost\n\n", 400, "INVALID_REQUEST"),
             (
                 "GET / HTTP/1.1\r\nhost: localhost\r\ncontent-length: x\r\n\r\n",
                 400,

@@ -44,7 +44,11 @@ async fn a_compare_and_set_is_answered_the_same_again(Setting { client, .. }: Se
     }
     // Nor is it one on another session.
     let asking = client.with_key("the-first-request");
-    assert_eq!(asking.set_if("pre-order", "l", fields, at(0)).await.unwrap().version, 1);
+    assert_eq!(asking.set_if("pre-order", "l", fields.clone(), at(0)).await.unwrap().version, 1);
+    // Each request without a session key makes a session of its own.
+    let first = asking.set_if("pre-order", "", fields.clone(), at(0)).await.unwrap();
+    let other = asking.set_if("pre-order", "", fields, at(0)).await.unwrap();
+    assert_ne!(first.session_key, other.session_key);
 }
 
 async fn a_conditional_delete_is_answered_the_same_again(Setting { client, .. }: Setting) {

@@ -235,12 +235,15 @@ async fn no_port_accepts_connections_before_the_store_is_open() {
     let launch =
         ports.iter().fold(launch, |launch, (name, port)| launch.set(name, &port.to_string()));
     let mut command = launch.command();
-    let _waiting = Process::start(command.stdout(Stdio::null()).stderr(Stdio::null()));
+    let mut waiting = Process::start(command.stdout(Stdio::null()).stderr(Stdio::null()));
     let asked = silent.accept().await.unwrap();
     for (name, port) in ports {
         let refused = tokio::net::TcpStream::connect(("127.0.0.1", port)).await;
         assert!(refused.is_err(), "{name} accepts while Redis is waited for");
     }
+    // Whoever has enough of it does not wait for Redis either.
+    waiting.signal("TERM");
+    assert_eq!(waiting.ended().await.code(), Some(0));
     drop(asked);
 }
 

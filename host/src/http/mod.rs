@@ -24,7 +24,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::header::ORIGIN;
 use http::request::Parts;
-use http::{HeaderName, Request};
+use http::{HeaderName, Method, Request};
 use hyper::body::Incoming;
 use percent_encoding::percent_decode_str;
 use prost::Message;
@@ -155,7 +155,9 @@ impl Rest {
         match docs::asset(path) {
             Some(asset) => Target::page(&head.method, Target::Docs(asset)),
             None if path == openapi::PATH => Target::page(&head.method, Target::OpenApi),
-            None if path == "*" => Target::Options(EVERY_METHOD.into()),
+            None if path == "*" && head.method == Method::OPTIONS => {
+                Target::Options(EVERY_METHOD.into())
+            }
             None => Target::Nothing,
         }
     }

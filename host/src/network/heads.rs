@@ -51,12 +51,12 @@ impl Heads {
     }
 
     /// Spoils each line feed in `bytes` that stands alone in a head, so that the parser
-    /// refuses it.
-    pub fn check(&mut self, bytes: &mut [u8]) {
-        let mut at = 0;
+    /// refuses it, and returns whether there was one.
+    pub fn check(&mut self, bytes: &mut [u8]) -> bool {
+        let (mut at, mut is_spoilt) = (0, false);
         while at < bytes.len() {
             match &mut self.state {
-                State::Unknown | State::Never => return,
+                State::Unknown | State::Never => break,
                 State::Body(left) => {
                     let passed = usize::try_from(*left).unwrap_or(usize::MAX).min(bytes.len() - at);
                     *left -= passed as u64;
@@ -93,12 +93,14 @@ impl Heads {
                             self.line = line;
                         } else {
                             bytes[end] = 0;
+                            is_spoilt = true;
                         }
                         at += 1;
                     }
                 }
             }
         }
+        is_spoilt
     }
 
     fn end_line(&mut self, line: &[u8]) {
@@ -136,7 +138,8 @@ mod tests {
         let mut checked = Vec::new();
         for part in parts {
             let mut bytes = part.as_bytes().to_vec();
-            heads.check(&mut bytes);
+            let is_spoilt = heads.check(&mut bytes);
+            assert_eq!(is_spoilt, bytes != part.as_bytes());
             checked.extend(bytes);
         }
         String::from_utf8(checked).expect("text")

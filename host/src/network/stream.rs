@@ -26,6 +26,8 @@ const END_LOOKS: u32 = 4;
 /// looked at.
 const END_PATIENCE: Duration = Duration::from_secs(5);
 const END_PAUSE: Duration = Duration::from_millis(5);
+/// What ends every head, however it began.
+const END_OF_HEAD: &[u8] = b"\n\n";
 /// How an answer of the parser itself begins.
 const REFUSAL: &[u8] = b"HTTP/1.1 4";
 /// What each answer of the service has in its head, and none of the parser.
@@ -42,6 +44,9 @@ pub struct Stream {
     /// Until it has said which protocol it speaks.
     patience: Option<Pin<Box<Sleep>>>,
     heads: Heads,
+    /// What stands in the place of what else is received: the parser does not look at a head
+    /// before it has come whole, and one that is spoilt may never do.
+    instead: &'static [u8],
     refuse: Option<Refuse>,
     /// The client has no more to send.
     end: Option<End>,
@@ -67,6 +72,7 @@ impl Stream {
             received: 0,
             patience: Some(Box::pin(tokio::time::sleep(PREFACE_TIMEOUT))),
             heads: Heads::default(),
+            instead: &[],
             refuse: None,
             end: None,
             refusal: None,
@@ -144,6 +150,12 @@ impl AsyncRead for Stream {
         {
             return Poll::Ready(Err(Error::new(ErrorKind::TimedOut, "nothing was said")));
         }
+        if !this.instead.is_empty() {
+            let (now, later) = this.instead.split_at(this.instead.len().min(buffer.remaining()));
+            buffer.put_slice(now);
+            this.instead = later;
+            return Poll::Ready(Ok(()));
+        }
         let before = buffer.filled().len();
         ready!(Pin::new(&mut this.stream).poll_read(context, buffer))?;
         let read = buffer.filled().len() - before;
@@ -160,7 +172,9 @@ impl AsyncRead for Stream {
             if this.connection.in_flight() == 0 {
                 this.heads.next();
             }
-            this.heads.check(&mut buffer.filled_mut()[before..]);
+            if this.heads.check(&mut buffer.filled_mut()[before..]) {
+                this.instead = END_OF_HEAD;
+            }
         }
         Poll::Ready(Ok(()))
     }
