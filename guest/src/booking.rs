@@ -75,10 +75,15 @@ pub fn set(imports: &impl Imports, policy: &Policy, mut write: Write) -> Result<
         Condition { version, .. } => version.map(|version| version.saturating_add(1)),
     };
     let replay = made.zip(write.idempotency_key.as_deref()).map(|(version, request)| {
-        let arguments = entries.iter().flat_map(|entry| [entry.field.as_bytes(), &entry.value]);
         let condition = as_argument(condition);
-        let arguments = arguments.chain([condition.as_bytes()]);
-        (Replay::of(&key, "set", request, arguments), version)
+        let token = write.lock_token.as_deref().unwrap_or_default();
+        // Callers do not keep fields in an order.
+        let mut sorted: Vec<&Entry> = entries.iter().collect();
+        sorted.sort_unstable_by(|a, b| a.field.cmp(&b.field));
+        let arguments = sorted.iter().flat_map(|entry| [entry.field.as_bytes(), &entry.value]);
+        let arguments = arguments.chain([condition.as_bytes(), token.as_bytes()]);
+        let replay = Replay::of(&key, "set", request, arguments);
+        (replay, version)
     });
     let mut compare = vec![lock_is_open(&lock, write.lock_token.as_deref())];
     compare.extend(compares(condition, &key));
@@ -211,9 +216,11 @@ pub fn delete(
     let key = keys::session(context, session_key);
     let lock = keys::lock(&key);
     let is_conditional = condition.version.is_some() || condition.exists.is_some();
-    let replay = idempotency_key
-        .filter(|_| is_conditional)
-        .map(|request| Replay::of(&key, "delete", request, [as_argument(condition).as_bytes()]));
+    let replay = idempotency_key.filter(|_| is_conditional).map(|request| {
+        let token = lock_token.unwrap_or_default();
+        let condition = as_argument(condition);
+        Replay::of(&key, "delete", request, [condition.as_bytes(), token.as_bytes()])
+    });
     let mut compare = vec![lock_is_open(&lock, lock_token)];
     compare.extend(compares(condition, &key));
     let mut success = vec![Operation::HashDelete(key.clone())];

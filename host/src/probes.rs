@@ -20,6 +20,7 @@ use tokio::task::AbortHandle;
 use crate::api::Api;
 use crate::error::{Error, Reason};
 use crate::http::answer::{self, Answer};
+use crate::http::browsers;
 use crate::network::Network;
 use crate::network::connection::Connection;
 use crate::network::reply::Reply;
@@ -86,13 +87,18 @@ async fn answer_one(
         let exchange = connection.begin();
         async move {
             let (head, _) = request.into_parts();
-            let answer = match (head.uri.path(), &head.method) {
-                (LIVE | READY | "*", &Method::OPTIONS) => answer::options(METHODS),
-                (path @ (LIVE | READY), &(Method::GET | Method::HEAD)) => {
-                    answer(path, &api, &stopping).await
-                }
-                (LIVE | READY, _) => answer::method_not_allowed(METHODS),
-                _ => answer::error(&Error::new(Reason::RouteNotFound, "There is no such path.")),
+            let answer = match browsers::named_host(&head, true) {
+                Err(error) => answer::error(&error),
+                Ok(_) => match (head.uri.path(), &head.method) {
+                    (LIVE | READY | "*", &Method::OPTIONS) => answer::options(METHODS),
+                    (path @ (LIVE | READY), &(Method::GET | Method::HEAD)) => {
+                        answer(path, &api, &stopping).await
+                    }
+                    (LIVE | READY, _) => answer::method_not_allowed(METHODS),
+                    _ => {
+                        answer::error(&Error::new(Reason::RouteNotFound, "There is no such path."))
+                    }
+                },
             };
             let answer = answer::peeked(&head, answer);
             Ok::<_, Infallible>(answer.map(|body| Reply::new(body, exchange)))

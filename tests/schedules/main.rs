@@ -1,5 +1,6 @@
 //! Runs fault schedules and prints one table; started by `tests/faults`. Ends with 1 when a
-//! judge has found something that the schedule promises not to be.
+//! judge has found something that the schedule promises not to be, when a caller had no answer
+//! for longer than promised, or when a schedule cannot be run.
 
 #![allow(clippy::print_stdout, missing_docs, reason = "a command")]
 
@@ -41,7 +42,10 @@ fn main() -> ExitCode {
     let mut broken = false;
     for schedule in chosen {
         match runtime.block_on(schedule.run(time)) {
-            Err(why) => println!("{:26} not run: {why}", schedule.name),
+            Err(why) => {
+                println!("{:26} not run: {why}", schedule.name);
+                broken = true;
+            }
             Ok(row) => {
                 println!("{row}");
                 for judge in Judge::ALL {
@@ -51,7 +55,7 @@ fn main() -> ExitCode {
                         println!("  {violation}");
                     }
                 }
-                broken |= row.broken().next().is_some();
+                broken |= row.broken().next().is_some() || row.is_too_late();
             }
         }
     }

@@ -12,10 +12,10 @@ use crate::wait;
 /// What the Sentinels call the service.
 const SERVICE: &str = "sessions";
 
-/// A primary, its replica, and three Sentinels.
+/// A primary, its replicas, and three Sentinels.
 pub struct Sentinels {
-    /// The server that is the primary at first, and its replica.
-    pub servers: [RedisServer; 2],
+    /// The server that is the primary at first, and its replicas.
+    pub servers: Vec<RedisServer>,
     addresses: Vec<SocketAddr>,
     _sentinels: Vec<Process>,
     _directory: tempfile::TempDir,
@@ -27,19 +27,31 @@ impl Sentinels {
     /// # Panics
     /// When they do not.
     pub async fn start() -> Self {
-        let here = Machine::here();
-        Self::on([&here, &here, &here]).await
+        Self::with_replicas(1).await
     }
 
-    /// The same with a Sentinel on each of these machines, and the primary and its replica on
-    /// the first two.
+    /// The same with so many replicas, at most two.
     ///
     /// # Panics
     /// As [`Sentinels::start`].
-    pub async fn on(machines: [&Machine; 3]) -> Self {
+    pub async fn with_replicas(replicas: usize) -> Self {
+        let here = Machine::here();
+        Self::on([&here, &here, &here], replicas).await
+    }
+
+    /// The same with a Sentinel on each of these machines, the primary on the first one, and
+    /// the replicas on the others.
+    ///
+    /// # Panics
+    /// As [`Sentinels::start`].
+    pub async fn on(machines: [&Machine; 3], replicas: usize) -> Self {
         let primary = RedisServer::on(machines[0], &[]).await;
         let of = format!("{} {}", machines[0].address, primary.port);
-        let replica = RedisServer::on(machines[1], &["--replicaof", &of]).await;
+        let mut servers = vec![primary];
+        for machine in &machines[1..=replicas] {
+            servers.push(RedisServer::on(machine, &["--replicaof", &of]).await);
+        }
+        let replicas = replicas.to_string();
         let directory = tempfile::tempdir().expect("a temporary directory");
         let (mut addresses, mut sentinels) = (Vec::new(), Vec::new());
         for machine in machines {
@@ -64,12 +76,13 @@ impl Sentinels {
                     let mut lines = masters.lines().skip_while(|line| *line != name);
                     lines.nth(1).is_some_and(|line| line == value)
                 };
-                (known("num-slaves", "1") && known("num-other-sentinels", "2")).then_some(())
+                (known("num-slaves", &replicas) && known("num-other-sentinels", "2")).then_some(())
             })
             .await;
         }
-        follows(&replica).await;
-        let servers = [primary, replica];
+        for replica in &servers[1..] {
+            follows(replica).await;
+        }
         Self { servers, addresses, _sentinels: sentinels, _directory: directory }
     }
 
@@ -111,24 +124,25 @@ impl Cluster {
     /// # Panics
     /// When it does not become well.
     pub async fn start() -> Self {
+        let here = Machine::here();
+        Self::on([&here, &here, &here]).await
+    }
+
+    /// The same with a primary and the replica of another one on each of these machines.
+    ///
+    /// # Panics
+    /// As [`Cluster::start`].
+    pub async fn on(machines: [&Machine; 3]) -> Self {
         let mut servers = Vec::new();
-        for _ in 0..6 {
+        for machine in machines.iter().cycle().take(6) {
             let bus = free_port().to_string();
-            servers.push(
-                RedisServer::with(&[
-                    "--cluster-enabled",
-                    "yes",
-                    "--cluster-port",
-                    &bus,
-                    "--cluster-node-timeout",
-                    "4000",
-                ])
-                .await,
-            );
+            let options = ["--cluster-enabled", "yes", "--cluster-port", &bus];
+            let patience = ["--cluster-node-timeout", "4000"];
+            servers.push(RedisServer::on(machine, &[&options[..], &patience].concat()).await);
         }
         let mut create = Command::new("redis-cli");
         create.args(["--cluster", "create"]);
-        create.args(servers.iter().map(|server| format!("127.0.0.1:{}", server.port)));
+        create.args(servers.iter().map(|server| server.address().to_string()));
         create.args(["--cluster-replicas", "1", "--cluster-yes"]);
         let created = create.output().expect("redis-cli comes with redis-server");
         assert!(created.status.success(), "{}", String::from_utf8_lossy(&created.stdout));
@@ -154,7 +168,7 @@ impl Cluster {
     /// Its URL, which names two of its nodes.
     pub fn url(&self) -> String {
         let [one, .., other] = &self.servers[..] else { unreachable!("there are six") };
-        format!("redis-cluster://127.0.0.1:{},127.0.0.1:{}", one.port, other.port)
+        format!("redis-cluster://{},{}", one.address(), other.address())
     }
 
     /// Has a replica take over from its primary, which is well and hands over.
@@ -173,7 +187,7 @@ impl Cluster {
             id.trim().to_owned()
         };
         let mut reshard = tokio::process::Command::new("redis-cli");
-        reshard.args(["--cluster", "reshard", &format!("127.0.0.1:{}", self.servers[to].port)]);
+        reshard.args(["--cluster", "reshard", &self.servers[to].address().to_string()]);
         reshard.args(["--cluster-from", &id(from), "--cluster-to", &id(to)]);
         reshard.args(["--cluster-slots", &slots.to_string(), "--cluster-yes"]);
         reshard.output().await.is_ok_and(|output| output.status.success())
@@ -194,7 +208,7 @@ impl Cluster {
         let id = ask(self.servers[primary].address(), &["CLUSTER", "MYID"]).unwrap_or_default();
         let nodes = ask(self.servers[primary].address(), &["CLUSTER", "NODES"]).unwrap_or_default();
         let is_replica = |server: &RedisServer| {
-            let address = format!("127.0.0.1:{}@", server.port);
+            let address = format!("{}@", server.address());
             let mut own = nodes.lines().filter(|line| line.contains(&address));
             own.any(|line| line.contains("slave") && line.contains(id.trim()))
         };

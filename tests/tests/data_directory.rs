@@ -224,5 +224,7 @@ async fn a_disk_without_room_says_so() {
         command.env(name, value.unwrap_or_default());
     }
     let line = refused(command);
-    assert!(line.contains("the disk has no room for its files (File too large); make"), "{line}");
+    let expected = "the disk has no room for its files (`journal-1`: File too large); make";
+    assert!(line.contains(expected), "{line}");
+    assert!(!directory.path().join("journal-1").exists());
 }

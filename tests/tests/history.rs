@@ -31,6 +31,8 @@ fn is_right(history: &History, counts: Counts) {
     // Every judge had something to judge.
     let sizes = [
         history.registers.len(),
+        history.compared.len(),
+        history.written.values().flatten().count(),
         history.read_once.len(),
         history.locks.len(),
         history.slots.len(),

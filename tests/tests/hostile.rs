@@ -1,11 +1,14 @@
 //! One caller who wants the memory of the process: the process lives, others are
 //! answered meanwhile, and the memory comes back.
 
+use std::io::Write;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use flate2::Compression;
+use flate2::write::GzEncoder;
 use h2::RecvStream;
 use h2::client::{Builder, SendRequest};
 use serde_json::json;
@@ -43,6 +46,51 @@ enum Attack {
     AsksAndReads,
     /// Begins to write a session, and never ends.
     WritesForEver,
+    /// Writes large sessions that are small on their way here.
+    WritesCompressed,
+    /// Asks a gRPC server what it offers, three times, and reads nothing of it.
+    AsksWhatThereIs,
+    /// Asks for the figures of the process, and reads nothing of them.
+    AsksForFigures,
+}
+
+impl Attack {
+    fn reads_nothing(self) -> bool {
+        matches!(self, Self::AsksAndReadsNothing | Self::AsksWhatThereIs | Self::AsksForFigures)
+    }
+}
+
+/// A request that writes a session of 3 MB in a few kilobytes.
+fn compressed(wire: Wire) -> (http::Request<()>, Vec<u8>) {
+    let text = "x".repeat(1_000_000);
+    let gzip = |bytes: &[u8]| {
+        let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
+        encoder.write_all(bytes).unwrap();
+        encoder.finish().unwrap()
+    };
+    let names = ["fleet_list_request", "fleet_list_response", "strikethrough_promo_response"];
+    match wire {
+        Wire::Rest => {
+            let fields = names.map(|name| format!("\"{name}\":\"{text}\""));
+            let request = http::Request::put("http://localhost/v1/pre-order/sessions/c")
+                .header("content-type", "application/json")
+                .header("content-encoding", "gzip");
+            let body = gzip(format!("{{{}}}", fields.join(",")).as_bytes());
+            (request.body(()).unwrap(), body)
+        }
+        Wire::Grpc => {
+            let mut message = vec![0x0a, 1, b'c'];
+            for number in [2, 3, 4] {
+                let document = format!("\"{text}\"").into_bytes();
+                prost::encoding::bytes::encode(number, &document, &mut message);
+            }
+            let mut request = call("SetSession");
+            request.headers_mut().insert("grpc-encoding", "gzip".parse().unwrap());
+            let packed = gzip(&message);
+            let length = u32::try_from(packed.len()).unwrap().to_be_bytes();
+            (request, [&[1][..], &length, &packed].concat())
+        }
+    }
 }
 
 /// One connection of an attacker, and the next when it was ended.
@@ -64,7 +112,7 @@ async fn attack_once(
     let socket = TcpSocket::new_v4()?;
     socket.bind(SocketAddr::new(ATTACKER.into(), 0))?;
     let stream = socket.connect(address).await?;
-    let window = if matches!(attack, Attack::AsksAndReadsNothing) { 0 } else { 1 << 20 };
+    let window = if attack.reads_nothing() { 0 } else { 1 << 20 };
     let mut builder = Builder::new();
     builder.initial_window_size(window).initial_connection_window_size(1 << 30);
     let (send, connection) = builder.handshake(stream).await?;
@@ -88,31 +136,42 @@ async fn attack_on_stream(
     wire: Wire,
     attack: Attack,
 ) -> Result<(), h2::Error> {
-    if matches!(attack, Attack::WritesForEver) {
-        let request = match wire {
-            Wire::Rest => http::Request::put("http://localhost/v1/pre-order/sessions/w")
-                .header("content-type", "application/json")
-                .body(())
-                .unwrap(),
-            Wire::Grpc => call("SetSession"),
-        };
-        let (answer, mut body) = send.send_request(request, false)?;
-        let message = [&[0, 0, 63, 0, 0][..], &[b' '; BEGUN_BYTES]].concat();
-        body.send_data(message.into(), false)?;
-        let answer = answer.await?;
-        return read(answer.into_body()).await;
-    }
-    let answer = match wire {
-        Wire::Rest => {
-            let uri = "http://localhost/v1/pre-order/sessions/large";
-            send.send_request(http::Request::get(uri).body(()).unwrap(), true)?.0
+    let get = |uri: &str| http::Request::get(uri).body(()).unwrap();
+    let large = "http://localhost/v1/pre-order/sessions/large";
+    // A request, what of its body is sent, and whether that is all of it.
+    let (request, body, is_whole) = match (attack, wire) {
+        (Attack::WritesForEver, Wire::Rest) => {
+            let request = http::Request::put("http://localhost/v1/pre-order/sessions/w");
+            let request = request.header("content-type", "application/json").body(()).unwrap();
+            (request, vec![b' '; BEGUN_BYTES], false)
         }
-        Wire::Grpc => {
-            let (answer, mut body) = send.send_request(call("GetSession"), false)?;
-            body.send_data(Bytes::from_static(b"\0\0\0\0\x07\x0a\x05large"), true)?;
-            answer
+        (Attack::WritesForEver, Wire::Grpc) => {
+            let message = [&[0, 0, 63, 0, 0][..], &[b' '; BEGUN_BYTES]].concat();
+            (call("SetSession"), message, false)
+        }
+        (Attack::WritesCompressed, wire) => {
+            let (request, body) = compressed(wire);
+            (request, body, true)
+        }
+        (Attack::AsksWhatThereIs, _) => {
+            let name = b"session-manager.proto";
+            let length = name.len() as u8;
+            let question = [&[0, 0, 0, 0, length + 2, 0x1a, length][..], name].concat();
+            let uri = "http://localhost/grpc.reflection.v1.ServerReflection/ServerReflectionInfo";
+            (grpc(uri), question.repeat(3), true)
+        }
+        (Attack::AsksForFigures, _) => (get("http://localhost/metrics"), Vec::new(), true),
+        (Attack::AsksAndReadsNothing | Attack::AsksAndReads, Wire::Rest) => {
+            (get(large), Vec::new(), true)
+        }
+        (Attack::AsksAndReadsNothing | Attack::AsksAndReads, Wire::Grpc) => {
+            (call("GetSession"), b"\0\0\0\0\x07\x0a\x05large".to_vec(), true)
         }
     };
+    let (answer, mut sending) = send.send_request(request, body.is_empty())?;
+    if !body.is_empty() {
+        sending.send_data(body.into(), is_whole)?;
+    }
     read(answer.await?.into_body()).await
 }
 
@@ -125,10 +184,11 @@ async fn read(mut body: RecvStream) -> Result<(), h2::Error> {
 }
 
 fn call(method: &str) -> http::Request<()> {
-    http::Request::post(format!("http://localhost/sessionmanager.SessionManager/{method}"))
-        .header("content-type", "application/grpc")
-        .body(())
-        .unwrap()
+    grpc(&format!("http://localhost/sessionmanager.SessionManager/{method}"))
+}
+
+fn grpc(uri: &str) -> http::Request<()> {
+    http::Request::post(uri).header("content-type", "application/grpc").body(()).unwrap()
 }
 
 /// What was seen while somebody was at it.
@@ -188,7 +248,11 @@ async fn survives(launch: Launch, what: &str, wire: Wire, how: Attack, connectio
     host.client(Wire::Rest).await.set("pre-order", "large", large).await.unwrap();
     let before = host.resident_bytes();
     let seen = Seen::default();
-    let port = if wire == Wire::Rest { "rest" } else { "grpc" };
+    let port = match (how, wire) {
+        (Attack::AsksForFigures, _) => "admin",
+        (_, Wire::Rest) => "rest",
+        (_, Wire::Grpc) => "grpc",
+    };
     let address: SocketAddr = host.address(port).parse().unwrap();
     let mut attacks = JoinSet::new();
     for _ in 0..connections {
@@ -231,6 +295,7 @@ async fn survives_all(launch: impl Fn() -> Launch, what: &str) {
             (Attack::AsksAndReadsNothing, 8),
             (Attack::AsksAndReads, 4),
             (Attack::WritesForEver, 12),
+            (Attack::WritesCompressed, 6),
         ] {
             survives(launch(), what, wire, attack, connections).await;
         }
@@ -246,6 +311,33 @@ async fn no_caller_takes_the_memory_of_the_process_in_memory() {
 async fn no_caller_takes_the_memory_of_the_process_on_redis() {
     let redis = RedisServer::start().await;
     survives_all(|| Launch::redis(&redis), "on Redis").await;
+}
+
+/// What is no session takes memory too.
+#[tokio::test]
+async fn no_caller_takes_the_memory_of_the_process_without_a_session() {
+    survives(Launch::in_memory(), "in memory", Wire::Grpc, Attack::AsksWhatThereIs, 120).await;
+    survives(Launch::in_memory(), "in memory", Wire::Rest, Attack::AsksForFigures, 30).await;
+}
+
+#[tokio::test]
+async fn whoever_watches_the_health_takes_memory_that_is_counted() {
+    let host = Launch::in_memory().start();
+    let stream = tokio::net::TcpStream::connect(host.address("grpc")).await.unwrap();
+    let (send, connection) = h2::client::handshake(stream).await.unwrap();
+    tokio::spawn(connection);
+    let mut watching = Vec::new();
+    for _ in 0..STREAMS {
+        let request = grpc("http://localhost/grpc.health.v1.Health/Watch");
+        let mut send = send.clone().ready().await.unwrap();
+        let (answer, mut body) = send.send_request(request, false).unwrap();
+        body.send_data(Bytes::from_static(&[0; 5]), true).unwrap();
+        watching.push(answer.await.unwrap());
+    }
+    let text = session_tests::get(host.url("admin", "/metrics")).await.text().await.unwrap();
+    let held = text.lines().find_map(|it| it.strip_prefix("session_manager_body_memory_bytes "));
+    let held: f64 = held.unwrap().parse().unwrap();
+    assert!(held >= 100.0 * 8192.0, "{held}");
 }
 
 #[tokio::test]

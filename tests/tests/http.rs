@@ -236,6 +236,9 @@ async fn a_request_names_its_host_once() {
         ("GET /health HTTP/1.1\r\nconnection: close\r\n\r\n", "rest", 400),
         ("GET /livez HTTP/1.0\r\n\r\n", "admin", 200),
         ("GET /component HTTP/1.1\r\nconnection: close\r\n\r\n", "admin", 400),
+        ("GET /livez HTTP/1.0\r\n\r\n", "probe", 200),
+        ("GET /livez HTTP/1.1\r\n\r\n", "probe", 400),
+        ("GET /livez HTTP/1.1\r\nhost: a\r\nhost: b\r\n\r\n", "probe", 400),
     ] {
         let answer = asked(&host, port, bytes.into(), false).await;
         assert_eq!(answer.status, status, "{bytes:?}: {answer:?}");
@@ -272,10 +275,15 @@ async fn what_the_parser_refuses_is_told_like_everything_else() {
             continue;
         }
         // Also when it stands behind a request that is well formed.
-        let behind =
-            "GET /livez HTTP/1.1\r\nhost: localhost\r\n\r\nGET / HTTP/1.1\nhost: a\r\n\r\n";
-        let answer = asked(&host, port, behind.into(), false).await;
-        assert!(answer.body.contains("INVALID_REQUEST"), "{answer:?}");
+        for before in [
+            "GET /livez HTTP/1.1\r\nhost: localhost\r\n\r\n",
+            "POST /livez HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\n\
+             1\r\n\n\r\n0\r\n\r\n",
+        ] {
+            let behind = format!("{before}GET / HTTP/1.1\nhost: a\r\n\r\n");
+            let answer = asked(&host, port, behind.into(), false).await;
+            assert!(answer.body.contains("INVALID_REQUEST"), "{answer:?}");
+        }
     }
 }
 
@@ -391,12 +399,38 @@ async fn grpc_takes_and_gives_gzip_and_names_what_it_takes() {
     let create = "/session.users.v1.UserSessions/Create";
     let (_, reply, _) = grpc(&host, create, &accepts, frame(false, b"\x0a\x03\x0a\x01u")).await;
     assert_eq!(reply[0], 0, "a secret stays as it is");
+    // Every service takes it, and none more of what comes out than is accepted.
+    for (path, message, status) in
+        [("/grpc.health.v1.Health/Check", Vec::new(), "0"), (set, vec![b' '; 64 << 20], "3")]
+    {
+        let message = frame(true, &gzip(&message));
+        let headers = [grpc_type, ("grpc-encoding", "gzip")];
+        let (head, reply, trailers) = grpc(&host, path, &headers, message).await;
+        let trailers = trailers.unwrap_or_default();
+        let told = head.headers().get("grpc-status").or(trailers.get("grpc-status"));
+        assert_eq!(told.unwrap(), status, "{path}: {head:?} {reply:?}");
+    }
+    let headers = [grpc_type, ("grpc-encoding", "gzip")];
+    let (head, _, _) = grpc(&host, set, &headers, frame(true, b"no gzip at all")).await;
+    assert_eq!(head.headers()["grpc-status"], "3");
     // Of another way to compress it is told what is taken.
     let deflate = [grpc_type, ("grpc-encoding", "deflate")];
     let (head, _, _) = grpc(&host, set, &deflate, frame(true, b"x")).await;
     assert_eq!(head.headers()["grpc-status"], "12");
     assert_eq!(head.headers()["grpc-accept-encoding"], "identity,gzip");
     assert!(head.headers().contains_key("grpc-status-details-bin"));
+}
+
+/// Some clients announce a body, and end it without one.
+#[tokio::test]
+async fn a_body_that_turns_out_to_be_empty_needs_no_type() {
+    let host = host();
+    for (body, status) in [("0\r\n\r\n", 200), ("2\r\n{}\r\n0\r\n\r\n", 415)] {
+        let head = "POST /v1/pre-order/sessions/q/lock HTTP/1.1\r\nhost: localhost\r\n\
+                    transfer-encoding: chunked\r\nconnection: close\r\n\r\n";
+        let answer = asked(&host, "rest", format!("{head}{body}").into(), false).await;
+        assert_eq!(answer.status, status, "{answer:?}");
+    }
 }
 
 #[tokio::test]

@@ -125,6 +125,12 @@ async fn a_key_stands_for_one_request(Setting { client, .. }: Setting) {
     asking.lock_with("pre-order", "k", TOKEN).await.unwrap();
     let refused = asking.lock_with("pre-order", "k", "").await.unwrap_err();
     assert_eq!(refused.reason, "IDEMPOTENCY_CONFLICT");
+    // The token of a lock is an argument, too.
+    let fields = json!({ "fleet_list_request": 1 });
+    asking.set_if("pre-order", "l", fields.clone(), at(0)).await.unwrap();
+    let other = Conditions { lock_token: TOKEN, ..at(0) };
+    let refused = asking.set_if("pre-order", "l", fields, other).await.unwrap_err();
+    assert_eq!(refused.reason, "IDEMPOTENCY_CONFLICT");
 }
 
 async fn a_key_out_of_form_is_refused_and_nothing_happens(Setting { client, .. }: Setting) {
@@ -145,6 +151,44 @@ async fn a_key_out_of_form_is_refused_and_nothing_happens(Setting { client, .. }
         }
     }
     assert!(client.get("reschedule", "k").await.is_ok());
+}
+
+/// Only what has happened is kept, and for ten seconds.
+#[tokio::test]
+async fn no_refusal_is_kept_and_no_answer_for_ever() {
+    // An hour passes in a minute.
+    let launch = Launch::in_memory().clock("+0 x60", false).set("SESSION_LOCK_TTL", "1s");
+    let host = launch.set("SESSION_TTL", "24h").start();
+    let client = host.client(Wire::Rest).await;
+    let asking = client.with_key(KEY);
+    let fields = json!({ "fleet_list_request": 1 });
+    let refused = asking.set_if("pre-order", "k", fields.clone(), at(1)).await.unwrap_err();
+    assert_eq!(refused.reason, "VERSION_MISMATCH");
+    client.set("pre-order", "k", fields.clone()).await.unwrap();
+    assert_eq!(asking.set_if("pre-order", "k", fields, at(1)).await.unwrap().version, 2);
+    let first = asking.lock_with("pre-order", "l", "").await.unwrap();
+    wait::until("the key stands for another request", async || {
+        let again = asking.lock_with("pre-order", "l", "").await.ok()?;
+        (again != first).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn the_same_fields_in_another_order_are_the_same_request() {
+    let host = Launch::in_memory().start();
+    let mut versions = Vec::new();
+    for body in [
+        r#"{"if_version":0,"fleet_list_request":1,"fleet_list_response":2}"#,
+        r#"{"fleet_list_response":2,"fleet_list_request":1,"if_version":0}"#,
+    ] {
+        let request = session_tests::http().put(host.url("rest", "/v1/pre-order/sessions/k"));
+        let request = request.header("content-type", "application/json").body(body);
+        let answer = request.header("idempotency-key", KEY).send().await.unwrap();
+        assert_eq!(answer.status(), 200);
+        versions.push(answer.text().await.unwrap());
+    }
+    assert_eq!(versions[0], versions[1]);
 }
 
 /// Asks until it is answered, as a client does that may not know what has happened.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::{Value as Json, json};
 use session_tests::client::{Client, Conditions, Refusal, Wire};
-use session_tests::host::Launch;
+use session_tests::host::{Host, Launch};
 use session_tests::redis_server::RedisServer;
 use session_tests::redis_topology::{Sentinels, follows};
 use tokio::task::JoinSet;
@@ -15,46 +15,103 @@ async fn log_in(client: &Client, user_id: &str) -> String {
     reply["session_id"].as_str().unwrap().into()
 }
 
-/// Everything that waits, each under a name of this run.
-async fn all_that_wait(client: &Client, run: &str) -> Vec<(&'static str, Result<(), Refusal>)> {
-    let done = |result: Result<Json, Refusal>| result.map(drop);
-    let id = log_in(client, run).await;
+/// What there has to be before, of which some has waited itself.
+struct Prepared {
+    login: String,
+    connection: Json,
+    slots: [Json; 2],
+    token: String,
+}
+
+async fn prepare(client: &Client, run: &str) -> Prepared {
+    let login = log_in(client, run).await;
     log_in(client, run).await;
-    let register = json!({ "user_id": run, "pod_id": "pod" });
+    let register = json!({ "user_id": run, "pod_id": run });
     client.connections("Register", register.clone()).await.unwrap();
     let registered = client.connections("Register", register).await.unwrap();
-    let connection = registered["session_id"].clone();
+    for key in [run, &format!("{run}-deleted"), &format!("{run}-matched")] {
+        client.set("pre-order", key, json!({ "fleet_list_request": 1 })).await.unwrap();
+    }
+    client.set("reschedule", run, json!({ "delete_after_get": true })).await.unwrap();
+    let mut slots = [Json::Null, Json::Null];
+    for (slot, home) in slots.iter_mut().zip(["kept", "ended"]) {
+        let account = format!("{run}-{home}");
+        let create = json!({ "accountId": account, "deviceId": "tv" });
+        let created = client.viewing("CreateSession", create).await.unwrap();
+        *slot = json!({ "accountId": account, "sessionId": created["sessionId"] });
+    }
+    let token = client.lock("ez-pay", &format!("{run}-held")).await.unwrap();
+    Prepared { login, connection: registered["session_id"].clone(), slots, token }
+}
+
+/// Everything that waits, each under a name of this run.
+async fn all_that_wait(
+    client: &Client,
+    host: &Host,
+    run: &str,
+    prepared: Prepared,
+) -> Vec<(&'static str, Result<(), Refusal>)> {
+    let Prepared { login, connection, slots: [kept, ended_slot], token } = prepared;
+    let done = |result: Result<Json, Refusal>| result.map(drop);
     let fields = json!({ "fleet_list_request": 1 });
-    client.set("pre-order", run, fields.clone()).await.unwrap();
-    let once = json!({ "delete_after_get": true });
-    client.set("reschedule", run, once).await.unwrap();
-    let slot = json!({ "accountId": run, "deviceId": "tv" });
-    let close = json!({ "session_id": id });
-    let end = json!({ "session_id": connection });
-    let user = json!({ "user_id": run });
-    let at_first = Conditions { if_version: Some(1), ..Conditions::default() };
+    let at_first = || Conditions { if_version: Some(1), ..Conditions::default() };
+    let (deleted, held) = (format!("{run}-deleted"), format!("{run}-held"));
+    let max = json!({ "accountId": run, "maxNbOfSession": 3 });
+    // Conditions that the client cannot say.
+    let matched = async |key: String, header: &str, value: &str| {
+        let path = format!("/v1/pre-order/sessions/{key}");
+        let request = session_tests::http().put(host.url("rest", &path)).json(&fields);
+        session_tests::client::rest(request.header(header, value)).await.map(drop)
+    };
     // All at once, or each would wait for its time limit behind the other.
-    let (set, read, lock, delete, closed, all, ended, terminated, slot) = tokio::join!(
-        client.set_if("pre-order", run, fields, at_first),
-        client.get("reschedule", run),
-        client.lock("ez-pay", run),
-        client.delete("cititrans", run),
-        client.users("Delete", close),
-        client.users("DeleteAll", json!({ "user_id": format!("{run}-nobody") })),
-        client.connections("Close", end),
-        client.connections("Terminate", user),
-        client.viewing("CreateSession", slot),
-    );
+    let booking = async {
+        tokio::join!(
+            client.set_if("pre-order", run, fields.clone(), at_first()),
+            matched(format!("{run}-matched"), "if-match", "*"),
+            matched(format!("{run}-none"), "if-none-match", "*"),
+            client.get("reschedule", run),
+            client.lock("ez-pay", run),
+            client.unlock("ez-pay", &held, &token),
+            client.delete("cititrans", run),
+            client.delete_if("pre-order", &deleted, at_first()),
+        )
+    };
+    let users = async {
+        tokio::join!(
+            client.users("Delete", json!({ "session_id": login })),
+            client.users("DeleteAll", json!({ "user_id": format!("{run}-nobody") })),
+            client.connections("Close", json!({ "session_id": connection })),
+            client.connections("Terminate", json!({ "user_id": run })),
+            client.connections("Drain", json!({ "pod_id": run })),
+        )
+    };
+    let viewing = async {
+        tokio::join!(
+            client.viewing("CreateSession", json!({ "accountId": run, "deviceId": "tv" })),
+            client.viewing("HeartBeat", kept),
+            client.viewing("TearDown", ended_slot),
+            client.viewing("SetMaxSession", max),
+        )
+    };
+    let (booking, users, viewing) = tokio::join!(booking, users, viewing);
     vec![
-        ("compare-and-set", set.map(drop)),
-        ("one-time get", read.map(drop)),
-        ("lock", lock.map(drop)),
-        ("delete", delete),
-        ("close", done(closed)),
-        ("close all", done(all)),
-        ("close of a connection", done(ended)),
-        ("termination", done(terminated)),
-        ("slot", done(slot)),
+        ("compare-and-set", booking.0.map(drop)),
+        ("if-match", booking.1),
+        ("if-none-match", booking.2),
+        ("one-time get", booking.3.map(drop)),
+        ("lock", booking.4.map(drop)),
+        ("unlock", booking.5),
+        ("delete", booking.6),
+        ("compare-and-delete", booking.7),
+        ("close", done(users.0)),
+        ("close all", done(users.1)),
+        ("close of a connection", done(users.2)),
+        ("termination", done(users.3)),
+        ("drain", done(users.4)),
+        ("slot", done(viewing.0)),
+        ("heartbeat of a slot", done(viewing.1)),
+        ("end of a slot", done(viewing.2)),
+        ("limit of a home", done(viewing.3)),
     ]
 }
 
@@ -69,12 +126,16 @@ async fn what_a_failover_must_not_undo_waits_for_replicas_and_nothing_else_does(
     let patient = launch.set("REDIS_TIMEOUT", "1m").start();
     for wire in [Wire::Rest, Wire::Grpc] {
         let client = patient.client(wire).await;
-        for (what, result) in all_that_wait(&client, &format!("well-{wire:?}")).await {
+        let run = format!("well-{wire:?}");
+        let prepared = prepare(&client, &run).await;
+        for (what, result) in all_that_wait(&client, &patient, &run, prepared).await {
             assert!(result.is_ok(), "{what}: {result:?}");
         }
+        let run = format!("alone-{wire:?}");
+        let prepared = prepare(&client, &run).await;
         replica.signal("STOP");
         let client = host.client(wire).await;
-        for (what, result) in all_that_wait(&client, &format!("alone-{wire:?}")).await {
+        for (what, result) in all_that_wait(&client, &host, &run, prepared).await {
             let refusal = result.expect_err(what);
             assert_eq!(refusal.reason, "STORE_UNAVAILABLE", "{what}: {refusal:?}");
             assert!(refusal.message.contains("may have happened"), "{what}: {refusal:?}");

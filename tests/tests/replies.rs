@@ -6,10 +6,11 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use serde_json::json;
-use session_tests::client::{Client, Wire};
+use session_tests::client::{Client, Conditions, Wire};
 use session_tests::faulty_proxy::{Fault, FaultyProxy, Which};
 use session_tests::host::{Host, Launch};
 use session_tests::redis_server::RedisServer;
+use session_tests::redis_topology::follows;
 use session_tests::{size, wait};
 
 /// Users who ask at the same time.
@@ -57,6 +58,34 @@ async fn asks(host: &Host, user: usize, session: &str, done: &AtomicBool, answer
     }
 }
 
+/// Writes values for one reader and reads them, all of which waits for replicas.
+async fn waits(host: &Host, user: usize, done: &AtomicBool, answered: &AtomicU32) {
+    let wire = if user.is_multiple_of(2) { Wire::Rest } else { Wire::Grpc };
+    let client = host.client(wire).await;
+    let new = Conditions { if_version: Some(0), ..Conditions::default() };
+    let own = format!("order-of-{user}");
+    let mut number = 0;
+    while !done.load(Ordering::Relaxed) {
+        number += 1;
+        let key = format!("once-{user}-{number}");
+        let fields = json!({ "delete_after_get": true, "order_id": own });
+        let asked = match client.set_if("reschedule", &key, fields, new).await {
+            Ok(written) => {
+                assert_eq!((written.session_key.as_str(), written.version), (key.as_str(), 1));
+                client.get("reschedule", &key).await
+            }
+            Err(refusal) => Err(refusal),
+        };
+        match asked {
+            Ok(told) => {
+                assert_eq!(told["order_id"], own);
+                answered.fetch_add(1, Ordering::Relaxed);
+            }
+            Err(refusal) => assert_eq!(refusal.reason, "STORE_UNAVAILABLE", "{refusal:?}"),
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_answer_never_carries_what_another_request_asked_for() {
     let redis = RedisServer::start().await;
@@ -71,28 +100,44 @@ async fn an_answer_never_carries_what_another_request_asked_for() {
     let asking = sessions.iter().enumerate().map(async |(user, session)| {
         asks(&host, user, session, &done, &answered).await;
     });
-    let breaking = async {
-        let faults = [
-            (Fault::Drop, Which::Array),
-            (Fault::Double, Which::Array),
-            (Fault::Drop, Which::Any),
-            (Fault::Double, Which::Any),
-            (Fault::CutInside, Which::Array),
-            (Fault::CutBefore, Which::Any),
-        ];
-        for round in 0..size(18, 600) {
-            let before = (proxy.done(), answered.load(Ordering::Relaxed));
-            let (fault, which) = faults[round % faults.len()];
-            proxy.next(fault, which);
-            wait::until("it is done", async || (proxy.done() > before.0).then_some(())).await;
-            wait::until("reads are answered again", async || {
-                (answered.load(Ordering::Relaxed) > before.1 + 50).then_some(())
-            })
-            .await;
-        }
-        done.store(true, Ordering::Relaxed);
-    };
+    let breaking = breaks(&proxy, &done, &answered);
     tokio::join!(futures_util::future::join_all(asking), breaking);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nor_does_one_that_waits_for_replicas() {
+    let redis = RedisServer::start().await;
+    let replica = RedisServer::with(&["--replicaof", &format!("127.0.0.1 {}", redis.port)]).await;
+    follows(&replica).await;
+    let proxy = FaultyProxy::before(redis.port).await;
+    let host = launch(&proxy).set("REDIS_WAIT_REPLICAS", "1").start();
+    let (done, answered) = (AtomicBool::new(false), AtomicU32::new(0));
+    let asking = (0..USERS).map(|user| waits(&host, user, &done, &answered));
+    let breaking = breaks(&proxy, &done, &answered);
+    tokio::join!(futures_util::future::join_all(asking), breaking);
+}
+
+/// Does one thing wrong after the other, each once others are answered again.
+async fn breaks(proxy: &FaultyProxy, done: &AtomicBool, answered: &AtomicU32) {
+    let faults = [
+        (Fault::Drop, Which::Array),
+        (Fault::Double, Which::Array),
+        (Fault::Drop, Which::Any),
+        (Fault::Double, Which::Any),
+        (Fault::CutInside, Which::Array),
+        (Fault::CutBefore, Which::Any),
+    ];
+    for round in 0..size(18, 600) {
+        let before = (proxy.done(), answered.load(Ordering::Relaxed));
+        let (fault, which) = faults[round % faults.len()];
+        proxy.next(fault, which);
+        wait::until("it is done", async || (proxy.done() > before.0).then_some(())).await;
+        wait::until("reads are answered again", async || {
+            (answered.load(Ordering::Relaxed) > before.1 + 50).then_some(())
+        })
+        .await;
+    }
+    done.store(true, Ordering::Relaxed);
 }
 
 #[tokio::test]

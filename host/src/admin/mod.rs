@@ -9,7 +9,7 @@ use std::sync::atomic::AtomicBool;
 
 use http::request::Parts;
 use http::{HeaderValue, Method, Request};
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use tokio::sync::Semaphore;
 
 use crate::api::Api;
@@ -64,12 +64,24 @@ async fn handle(admin: Arc<Admin>, request: Request<Incoming>, exchange: Arc<Exc
     let (head, body) = request.into_parts();
     // An operator gets through when users have taken all memory: what is asked here is
     // small, but for components.
-    let mut body = RequestBody::new(&head, body, exchange).read_here();
+    let mut body = RequestBody::new(&head, body, Arc::clone(&exchange)).read_here();
     let (admitted, answered) = match admin.browsers.admit(&head) {
         Err(error) => (None, Err(error.into())),
-        Ok(admitted) => (Some(admitted), admin.answer(&head, &mut body).await),
+        Ok(admitted) => {
+            let answered = admin.answer(&head, &mut body).await;
+            (Some(admitted), answered.and_then(|answer| held(answer, &exchange)))
+        }
     };
     delivery::deliver(&head, &mut body, admitted, answered, true).await
+}
+
+/// An answer for which there is memory: whoever reads none of them cannot ask without end.
+fn held(answer: Answer, exchange: &Exchange) -> Result<Answer, Refusal> {
+    let bytes = answer.body().size_hint().upper().unwrap_or(0);
+    match exchange.need(usize::try_from(bytes).unwrap_or(usize::MAX)) {
+        Ok(()) => Ok(answer),
+        Err(_) => Err(Error::no_memory().into()),
+    }
 }
 
 impl Admin {

@@ -1,19 +1,21 @@
-//! The body of a gRPC request on its way in: bounded in time and memory. Only programs that
-//! ask what the service offers ask more than once in a call.
+//! The body of a gRPC request on its way in: bounded in time and memory, and decompressed, so
+//! that what comes out is charged too. Only programs that ask what the service offers ask more
+//! than once in a call.
 
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio::time::Sleep;
 use tonic::Status;
 
 use crate::error::Error;
-use crate::grpc::status;
+use crate::grpc::{MESSAGE_BYTES_MAX, status};
 use crate::network::BODY_TIMEOUT;
 use crate::network::exchange::Exchange;
+use crate::network::gunzip::{Gunzip, Refused};
 
 pin_project_lite::pin_project! {
     /// A body, charged to its exchange as it comes.
@@ -25,14 +27,82 @@ pin_project_lite::pin_project! {
         deadline: Option<Pin<Box<Sleep>>>,
         // The client asks more than once, and each time anew has its time.
         asks_often: bool,
+        // Its messages may be compressed.
+        unpacking: Option<Unpacking>,
     }
 }
 
 impl Received {
-    /// The body of the exchange's request.
-    pub fn new(body: Incoming, exchange: Arc<Exchange>, asks_often: bool) -> Self {
-        Self { body, exchange, deadline: None, asks_often }
+    /// The body of the exchange's request, whose messages may be compressed when it `is_gzip`.
+    pub fn new(body: Incoming, exchange: Arc<Exchange>, is_gzip: bool, asks_often: bool) -> Self {
+        let unpacking = is_gzip.then(Unpacking::default);
+        Self { body, exchange, deadline: None, asks_often, unpacking }
     }
+}
+
+/// How far a body with compressed messages is.
+#[derive(Default)]
+struct Unpacking {
+    /// What has come of a prefix.
+    prefix: Vec<u8>,
+    /// How much is still to come of the present message.
+    left: usize,
+    /// The present message, when it is compressed.
+    message: Option<Gunzip>,
+}
+
+/// The prefix of a message: whether it is compressed, and its length.
+const PREFIX_BYTES: usize = 5;
+
+impl Unpacking {
+    /// Takes what has come, and returns the same with no message compressed.
+    fn take(&mut self, mut bytes: Bytes, exchange: &Arc<Exchange>) -> Result<Bytes, Refused> {
+        let mut out = BytesMut::new();
+        while !bytes.is_empty() {
+            if self.left == 0 {
+                let wanted = PREFIX_BYTES - self.prefix.len();
+                self.prefix.extend_from_slice(&bytes.split_to(wanted.min(bytes.len())));
+                let Some((flag, length)) = self.prefix.split_first_chunk::<1>() else { continue };
+                let Some(length) = length.first_chunk() else { continue };
+                self.left = u32::from_be_bytes(*length) as usize;
+                if *flag == [1] {
+                    let exchange = Arc::clone(exchange);
+                    let front = [0; PREFIX_BYTES];
+                    let message = Gunzip::new(exchange, true, &front, MESSAGE_BYTES_MAX);
+                    self.message = Some(message);
+                } else {
+                    out.extend_from_slice(&self.prefix);
+                }
+                self.prefix.clear();
+            }
+            let part = bytes.split_to(self.left.min(bytes.len()));
+            self.left -= part.len();
+            match &mut self.message {
+                Some(message) => message.take(&part)?,
+                None => {
+                    exchange.receive(part.len()).map_err(|_| Refused::NoMemory)?;
+                    out.extend_from_slice(&part);
+                }
+            }
+            if self.left == 0
+                && let Some(message) = self.message.take()
+            {
+                let mut message = message.finish()?;
+                let length = u32::try_from(message.len() - PREFIX_BYTES).unwrap_or(u32::MAX);
+                message[1..PREFIX_BYTES].copy_from_slice(&length.to_be_bytes());
+                if out.is_empty() { out = message } else { out.unsplit(message) }
+            }
+        }
+        Ok(out.freeze())
+    }
+}
+
+fn refusal(refused: Refused) -> Status {
+    status::from(&match refused {
+        Refused::TooLarge => super::too_large(),
+        Refused::NotGzip => Error::invalid("message", "is not the gzip that grpc-encoding says"),
+        Refused::NoMemory => Error::no_memory(),
+    })
 }
 
 impl Body for Received {
@@ -43,34 +113,46 @@ impl Body for Received {
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        let this = self.project();
-        let frame = match this.body.poll_frame(context) {
-            Poll::Pending => {
-                let deadline =
-                    this.deadline.get_or_insert_with(|| Box::pin(tokio::time::sleep(BODY_TIMEOUT)));
-                return deadline.as_mut().poll(context).map(|()| {
-                    let late = Error::invalid("message", "does not arrive in time");
-                    Some(Err(status::from(&late)))
-                });
+        let mut this = self.project();
+        loop {
+            let frame = match this.body.as_mut().poll_frame(context) {
+                Poll::Pending => {
+                    let deadline = this
+                        .deadline
+                        .get_or_insert_with(|| Box::pin(tokio::time::sleep(BODY_TIMEOUT)));
+                    return deadline.as_mut().poll(context).map(|()| {
+                        let late = Error::invalid("message", "does not arrive in time");
+                        Some(Err(status::from(&late)))
+                    });
+                }
+                Poll::Ready(None) => {
+                    this.exchange.received();
+                    return Poll::Ready(None);
+                }
+                Poll::Ready(Some(frame)) => frame,
+            };
+            if *this.asks_often {
+                *this.deadline = None;
             }
-            Poll::Ready(None) => {
-                this.exchange.received();
-                return Poll::Ready(None);
+            let frame = match frame {
+                Ok(frame) => frame,
+                Err(error) => return Poll::Ready(Some(Err(Status::from_error(Box::new(error))))),
+            };
+            let exchange = &*this.exchange;
+            let taken = match (frame.into_data(), this.unpacking.as_mut()) {
+                (Ok(data), None) => match exchange.receive(data.len()) {
+                    Ok(()) => Ok(data),
+                    Err(_) => Err(Refused::NoMemory),
+                },
+                (Ok(data), Some(unpacking)) => unpacking.take(data, exchange),
+                (Err(trailers), _) => return Poll::Ready(Some(Ok(trailers))),
+            };
+            match taken {
+                // More has to come before there is something to hand on.
+                Ok(data) if data.is_empty() => {}
+                taken => return Poll::Ready(Some(taken.map(Frame::data).map_err(refusal))),
             }
-            Poll::Ready(Some(frame)) => frame,
-        };
-        if *this.asks_often {
-            *this.deadline = None;
         }
-        let charged =
-            frame.map_err(|error| Status::from_error(Box::new(error))).and_then(|frame| {
-                let bytes = frame.data_ref().map_or(0, Bytes::len);
-                this.exchange
-                    .receive(bytes)
-                    .map(|()| frame)
-                    .map_err(|_| status::from(&Error::no_memory()))
-            });
-        Poll::Ready(Some(charged))
     }
 
     fn is_end_stream(&self) -> bool {
@@ -78,6 +160,9 @@ impl Body for Received {
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        match self.unpacking {
+            None => self.body.size_hint(),
+            Some(_) => SizeHint::default(),
+        }
     }
 }

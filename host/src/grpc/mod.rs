@@ -23,7 +23,7 @@ use tonic_health::server::HealthReporter;
 
 use crate::api::Api;
 use crate::api::streams;
-use crate::error::Error;
+use crate::error::{Error, Reason};
 use crate::network::listener::Connections;
 use crate::network::server::{self, Protocol};
 use crate::proto::com::example::sm::sm_server::{self, SmServer};
@@ -80,7 +80,6 @@ pub async fn serve(
         ($server:ident, $service:expr) => {
             $server::new($service)
                 .max_decoding_message_size(MESSAGE_BYTES_MAX)
-                .accept_compressed(CompressionEncoding::Gzip)
                 .send_compressed(CompressionEncoding::Gzip)
         };
     }
@@ -99,6 +98,12 @@ pub async fn serve(
     let handler = move |request, exchange| Arc::clone(&observed).call(request, exchange);
     server::serve(connections, Protocol::Http2, handler).await;
     Ok(())
+}
+
+/// What is told to a message that is too large.
+fn too_large() -> Error {
+    let message = format!("The message is larger than {MESSAGE_BYTES_MAX} bytes.");
+    Error::new(Reason::RequestTooLarge, message)
 }
 
 /// The answer of an operation on this wire.

@@ -10,6 +10,7 @@ use http::{HeaderMap, HeaderValue, Request, Response};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use prost_reflect::DescriptorPool;
+use tokio::sync::Semaphore;
 use tonic::body::Body;
 use tonic::service::Routes;
 use tonic::{Code, Status};
@@ -19,7 +20,7 @@ use tracing::Instrument;
 use crate::api::idempotency;
 use crate::error::{Error, Reason};
 use crate::grpc::body::Received;
-use crate::grpc::{MESSAGE_BYTES_MAX, status};
+use crate::grpc::{status, too_large};
 use crate::network::exchange::{self, Exchange};
 use crate::network::stream::MARK;
 use crate::proto::DESCRIPTORS;
@@ -29,6 +30,10 @@ use crate::telemetry::{Counts, Metrics, Operation, REQUEST_ID, microseconds, req
 const DETAILS: &str = "grpc-status-details-bin";
 const STATUS: &str = "grpc-status";
 const ACCEPTED_ENCODINGS: &str = "grpc-accept-encoding";
+const ENCODING: &str = "grpc-encoding";
+const GZIP: &str = "gzip";
+/// How many may ask at the same time what the service offers.
+const REFLECTIONS_MAX: usize = 64;
 /// How the type of every gRPC request begins.
 const GRPC: &[u8] = b"application/grpc";
 
@@ -40,6 +45,8 @@ pub struct Observed {
     /// What is not in the contract shares one label, so that callers cannot make
     /// labels up.
     other: Arc<Operation>,
+    /// Places of those who ask what the service offers: the answers are large.
+    reflections: Arc<Semaphore>,
 }
 
 struct Method {
@@ -62,7 +69,12 @@ impl Observed {
             let streams = method.is_server_streaming();
             (format!("/{name}"), Method { operation: operation(&name), streams })
         });
-        Arc::new(Self { routes, methods: methods.collect(), other: operation("other") })
+        Arc::new(Self {
+            routes,
+            methods: methods.collect(),
+            other: operation("other"),
+            reflections: Arc::new(Semaphore::new(REFLECTIONS_MAX)),
+        })
     }
 
     /// Answers a call.
@@ -74,7 +86,12 @@ impl Observed {
         let id = request_id(request.headers().get(REQUEST_ID));
         let method = self.methods.get(request.uri().path());
         let known = method.is_some();
-        let streams = method.is_none_or(|method| method.streams);
+        let streams = match (method, request.uri().path()) {
+            (Some(method), _) if method.streams => Streams::Bounded,
+            (None, WATCH) => Streams::Free,
+            (None, path) if path.starts_with(REFLECTION) => Streams::Few,
+            _ => Streams::No,
+        };
         let operation = Arc::clone(method.map_or(&self.other, |method| &method.operation));
         let request_id = id.to_str().unwrap_or_default();
         let trace = Trace::begin(request.headers(), Call::Grpc(&operation.name), request_id);
@@ -120,7 +137,7 @@ impl Observed {
         &self,
         request: Request<Incoming>,
         exchange: Arc<Exchange>,
-        streams: bool,
+        streams: Streams,
     ) -> Response<Body> {
         if !is_grpc(request.headers()) {
             return not_grpc();
@@ -133,15 +150,28 @@ impl Observed {
         if exchange.admit().await.is_err() {
             return status::from(&Error::no_memory()).into_http();
         }
-        if streams {
-            exchange.streams();
+        match streams {
+            Streams::No => {}
+            Streams::Bounded => exchange.streams(),
+            Streams::Free => exchange.streams_at(None),
+            Streams::Few => match Arc::clone(&self.reflections).try_acquire_owned() {
+                Ok(place) => exchange.streams_at(Some(place)),
+                Err(_) => return status::from(&Error::no_memory()).into_http(),
+            },
         }
-        let asks_often = request.uri().path().starts_with(REFLECTION);
         let key = match idempotency::read(request.headers()) {
             Ok(key) => key,
             Err(error) => return status::from(&error).into_http(),
         };
-        let request = request.map(|body| Received::new(body, exchange, asks_often));
+        let mut request = request;
+        let encoding = request.headers().get(ENCODING);
+        let is_gzip = encoding.is_some_and(|encoding| encoding == GZIP);
+        if is_gzip {
+            // No message is compressed any more when it is read.
+            request.headers_mut().remove(ENCODING);
+        }
+        let asks_often = streams == Streams::Few;
+        let request = request.map(|body| Received::new(body, exchange, is_gzip, asks_often));
         let mut routes = self.routes.clone();
         let called = match key {
             Some(key) => idempotency::within(key, routes.call(request)).await,
@@ -154,6 +184,20 @@ impl Observed {
     }
 }
 
+/// Whether a reply goes on, and what bounds how many there are of its kind.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Streams {
+    No,
+    /// The service counts them.
+    Bounded,
+    /// The memory that each takes.
+    Free,
+    /// A number of places.
+    Few,
+}
+
+/// Who watches the health hears of changes for as long as they like.
+const WATCH: &str = "/grpc.health.v1.Health/Watch";
 /// How the paths of server reflection begin: its calls go on for as long as its clients
 /// like.
 const REFLECTION: &str = "/grpc.reflection.";
@@ -193,16 +237,13 @@ fn transport_error(response: &Response<Body>, code: Code, known: bool) -> Option
         return None;
     }
     match code {
-        Code::OutOfRange => Some(Error::new(
-            Reason::RequestTooLarge,
-            format!("The message is larger than {MESSAGE_BYTES_MAX} bytes."),
-        )),
-        Code::Unimplemented if !known => {
-            Some(Error::new(Reason::MethodNotFound, "The service has no such method."))
-        }
+        Code::OutOfRange => Some(too_large()),
         Code::Unimplemented if response.headers().contains_key(ACCEPTED_ENCODINGS) => {
             let message = "The message must be sent as it is, or with grpc-encoding: gzip.";
             Some(Error::new(Reason::UnsupportedEncoding, message))
+        }
+        Code::Unimplemented if !known => {
+            Some(Error::new(Reason::MethodNotFound, "The service has no such method."))
         }
         Code::Internal => {
             let message = Status::from_header_map(response.headers())

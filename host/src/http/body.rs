@@ -1,11 +1,9 @@
 //! Bodies of requests: received whole and within bounds of size, time and memory,
 //! decompressed on the way, or received and dropped.
 
-use std::io::Write;
 use std::sync::Arc;
 
-use bytes::{BufMut, Bytes, BytesMut};
-use flate2::write::MultiGzDecoder;
+use bytes::{Bytes, BytesMut};
 use http::header::{CONTENT_ENCODING, CONTENT_TYPE, EXPECT, ORIGIN};
 use http::request::Parts;
 use http::{HeaderValue, Version};
@@ -15,6 +13,7 @@ use hyper::body::{Body as _, Incoming};
 use crate::error::{Error, Reason};
 use crate::network::BODY_TIMEOUT;
 use crate::network::exchange::Exchange;
+use crate::network::gunzip::{Gunzip, Refused};
 
 /// The most bytes set aside for a body before they have come.
 const RESERVED_BYTES_MAX: usize = 64 << 10;
@@ -169,7 +168,8 @@ impl RequestBody {
             if collected.len() + data.len() > bytes_max {
                 return Err(Missing::TooLarge);
             }
-            charge(&self.exchange, self.travels, data.len())?;
+            let held = self.exchange.hold(self.travels, data.len());
+            held.map_err(|_| Missing::NoMemory)?;
             if collected.is_empty() && self.body.is_end_stream() {
                 // All of it in one piece, which needs no copy.
                 return Ok(data);
@@ -183,18 +183,11 @@ impl RequestBody {
 
     async fn decompress(&mut self, bytes_max: usize) -> Result<Bytes, Missing> {
         let exchange = Arc::clone(&self.exchange);
-        let (bytes, travels) = (BytesMut::new(), self.travels);
-        let output = Output { bytes, bytes_max, exchange, travels, missing: None };
-        let mut decoder = MultiGzDecoder::new(output);
+        let mut gunzip = Gunzip::new(exchange, self.travels, &[], bytes_max);
         while let Some(data) = self.data().await? {
-            if decoder.write_all(&data).is_err() {
-                return Err(decoder.get_ref().missing.unwrap_or(Missing::NotGzip));
-            }
+            gunzip.take(&data)?;
         }
-        if decoder.try_finish().is_err() {
-            return Err(decoder.get_ref().missing.unwrap_or(Missing::NotGzip));
-        }
-        Ok(decoder.get_mut().bytes.split().freeze())
+        Ok(gunzip.finish()?.freeze())
     }
 
     /// The next bytes; none at the end.
@@ -231,36 +224,12 @@ impl RequestBody {
     }
 }
 
-fn charge(exchange: &Exchange, travels: bool, bytes: usize) -> Result<(), Missing> {
-    let charged = if travels { exchange.receive(bytes) } else { exchange.need(bytes) };
-    charged.map_err(|_| Missing::NoMemory)
-}
-
-/// What comes out of a compressed body, within its bounds.
-struct Output {
-    bytes: BytesMut,
-    bytes_max: usize,
-    exchange: Arc<Exchange>,
-    travels: bool,
-    /// Why no more is taken.
-    missing: Option<Missing>,
-}
-
-impl Write for Output {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.missing = if self.bytes.len() + bytes.len() > self.bytes_max {
-            Some(Missing::TooLarge)
-        } else {
-            charge(&self.exchange, self.travels, bytes.len()).err()
-        };
-        if self.missing.is_some() {
-            return Err(std::io::ErrorKind::StorageFull.into());
+impl From<Refused> for Missing {
+    fn from(refused: Refused) -> Self {
+        match refused {
+            Refused::TooLarge => Self::TooLarge,
+            Refused::NotGzip => Self::NotGzip,
+            Refused::NoMemory => Self::NoMemory,
         }
-        self.bytes.put_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
     }
 }

@@ -93,13 +93,7 @@ impl Browsers {
 
     fn look_at(&self, head: &Parts) -> Result<Admitted, Error> {
         let probe = PROBES.contains(&head.uri.path());
-        let host = match host(head)? {
-            Some(host) => host,
-            None if probe && head.version <= Version::HTTP_10 => {
-                return Ok(Admitted { origin: None });
-            }
-            None => return Err(Error::invalid("host", "is missing; name the host once")),
-        };
+        let Some(host) = named_host(head, probe)? else { return Ok(Admitted { origin: None }) };
         let known = self.knows(host.host());
         if !known && !probe && (self.on_loopback || !self.allowed_hosts.is_empty()) {
             return Err(Error::new(
@@ -174,7 +168,18 @@ fn foreign() -> Error {
     )
 }
 
-/// The one host that a request names.
+/// The one host that a request names. A probe over HTTP/1.0 needs none.
+///
+/// # Errors
+/// `INVALID_REQUEST` when it names none, or two.
+pub fn named_host(head: &Parts, is_probe: bool) -> Result<Option<Authority>, Error> {
+    match host(head)? {
+        None if is_probe && head.version <= Version::HTTP_10 => Ok(None),
+        None => Err(Error::invalid("host", "is missing; name the host once")),
+        named => Ok(named),
+    }
+}
+
 fn host(head: &Parts) -> Result<Option<Authority>, Error> {
     let mut named = head.headers.get_all(HOST).iter();
     let given = named.next();

@@ -22,7 +22,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::header::ORIGIN;
+use http::header::{CONTENT_TYPE, ORIGIN};
 use http::request::Parts;
 use http::{HeaderName, Method, Request};
 use hyper::body::Incoming;
@@ -359,10 +359,18 @@ fn no_query(query: &str) -> Result<(), Error> {
     Err(Error::invalid(json::shown(name), "is not a parameter of this request"))
 }
 
-/// The whole body of a request that says it is JSON, or has none.
+/// The whole body of a request that says it is JSON, or has none. Whether there is one may
+/// show only when it ends.
 async fn collected(head: &Parts, body: &mut RequestBody) -> Result<Bytes, Error> {
-    if !body.is_empty() || head.headers.contains_key(ORIGIN) {
-        body::typed(head, &["application/json"], false)?;
+    let has = |name| head.headers.contains_key(name);
+    let typed = || body::typed(head, &["application/json"], false);
+    if has(ORIGIN) || has(CONTENT_TYPE) && !body.is_empty() {
+        typed()?;
     }
-    body.collect(BODY_BYTES_MAX).await.map_err(|missing| missing.error(BODY_BYTES_MAX))
+    let collected = body.collect(BODY_BYTES_MAX).await;
+    let collected = collected.map_err(|missing| missing.error(BODY_BYTES_MAX))?;
+    if !collected.is_empty() {
+        typed()?;
+    }
+    Ok(collected)
 }

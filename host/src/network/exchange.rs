@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderName};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::task_local;
 use tokio::time::Instant;
 
@@ -60,6 +61,8 @@ pub struct Exchange {
     seen: Mutex<Option<(u32, Instant)>>,
     /// Parts of the reply that the connection has not sent.
     unsent: AtomicUsize,
+    /// Its place among the streams of which there may be few.
+    place: OnceLock<OwnedSemaphorePermit>,
 }
 
 impl Exchange {
@@ -78,6 +81,7 @@ impl Exchange {
             moved: AtomicU32::new(0),
             seen: Mutex::default(),
             unsent: AtomicUsize::new(0),
+            place: OnceLock::new(),
         }
     }
 
@@ -153,6 +157,14 @@ impl Exchange {
         self.need(bytes.saturating_mul(REQUEST_FACTOR))
     }
 
+    /// Bytes of the request's body are held, on their way to the store or for here.
+    ///
+    /// # Errors
+    /// The bound that leaves no room; whoever holds the bytes drops them.
+    pub fn hold(&self, travels: bool, bytes: usize) -> Result<(), Full> {
+        if travels { self.receive(bytes) } else { self.need(bytes) }
+    }
+
     /// So many bytes more are held for the request.
     ///
     /// # Errors
@@ -179,6 +191,16 @@ impl Exchange {
         self.streaming.store(true, Ordering::Relaxed);
         self.needed.store(0, Ordering::Relaxed);
         self.shrink_to(0);
+    }
+
+    /// The same where nothing else bounds how many there are: it takes the memory of a
+    /// request for as long as it goes on, and has one of few places, if there are.
+    pub fn streams_at(&self, place: Option<OwnedSemaphorePermit>) {
+        self.streaming.store(true, Ordering::Relaxed);
+        if let Some(place) = place {
+            // An exchange has one stream.
+            drop(self.place.set(place));
+        }
     }
 
     /// The reply is there, with so many bytes; what was needed to make it is not held

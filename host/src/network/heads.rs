@@ -4,8 +4,8 @@
 
 /// Looks for line feeds alone in the heads of the requests of one connection.
 ///
-/// It follows the bodies that announce their length. What comes behind one that does not
-/// is looked at again once the connection is idle.
+/// It follows bodies to where the next head begins. Behind one that it does not understand,
+/// which the parser refuses, it looks again once the connection is idle.
 #[derive(Default)]
 pub struct Heads {
     state: State,
@@ -15,8 +15,20 @@ pub struct Heads {
     line: Vec<u8>,
     /// What the present head says of the length of the body.
     length: Option<u64>,
-    /// What it says is not followed: the body ends where it says itself, or nobody knows.
-    lost: bool,
+    /// What it says of how the body is sent.
+    sent: Sent,
+}
+
+/// How a body is sent.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+enum Sent {
+    /// With its length, or there is none.
+    #[default]
+    Whole,
+    /// In parts that each have their length.
+    Chunked,
+    /// In a way that nobody understands.
+    Otherwise,
 }
 
 #[derive(Default)]
@@ -25,6 +37,12 @@ enum State {
     Head,
     /// So many bytes of a body are to come.
     Body(u64),
+    /// The length of the next part.
+    Size,
+    /// So many bytes of a part are to come, and the end of its line.
+    Part(u64),
+    /// What stands behind the last part, up to an empty line.
+    Trailers,
     /// Where the next head begins is not known.
     Unknown,
     /// It is HTTP/2, which has no lines.
@@ -57,16 +75,17 @@ impl Heads {
         while at < bytes.len() {
             match &mut self.state {
                 State::Unknown | State::Never => break,
-                State::Body(left) => {
+                State::Body(left) | State::Part(left) => {
                     let passed = usize::try_from(*left).unwrap_or(usize::MAX).min(bytes.len() - at);
                     *left -= passed as u64;
                     at += passed;
-                    if *left == 0 {
-                        self.state = State::Head;
-                        self.lost = false;
+                    match self.state {
+                        State::Body(0) => self.state = State::Head,
+                        State::Part(0) => self.state = State::Size,
+                        _ => {}
                     }
                 }
-                State::Head => {
+                State::Head | State::Size | State::Trailers => {
                     let end = memchr::memchr(b'\n', &bytes[at..]).map(|length| at + length);
                     let part = &bytes[at..end.unwrap_or(bytes.len())];
                     // Most lines come whole, and are looked at where they are.
@@ -104,26 +123,50 @@ impl Heads {
     }
 
     fn end_line(&mut self, line: &[u8]) {
-        let begins = |name: &[u8]| {
-            line.get(..name.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(name))
+        match self.state {
+            State::Size => self.end_size(line),
+            State::Trailers if line.is_empty() => self.state = State::Head,
+            State::Trailers => {}
+            _ if line.is_empty() => {
+                let (length, sent) = (self.length.take(), std::mem::take(&mut self.sent));
+                self.state = match (sent, length) {
+                    (Sent::Otherwise, _) => State::Unknown,
+                    (Sent::Chunked, _) => State::Size,
+                    (Sent::Whole, None | Some(0)) => State::Head,
+                    (Sent::Whole, Some(length)) => State::Body(length),
+                };
+            }
+            _ => self.end_field(line),
+        }
+    }
+
+    fn end_size(&mut self, line: &[u8]) {
+        let digits = line.iter().take_while(|byte| byte.is_ascii_hexdigit()).count();
+        let size = str::from_utf8(&line[..digits]).ok();
+        let size = size.and_then(|size| u64::from_str_radix(size, 16).ok());
+        self.state = match size {
+            Some(0) => State::Trailers,
+            Some(size) => State::Part(size.saturating_add(2)),
+            None => State::Unknown,
         };
-        if line.is_empty() {
-            self.state = match self.length.take() {
-                _ if self.lost => State::Unknown,
-                None | Some(0) => State::Head,
-                Some(length) => State::Body(length),
-            };
-        } else if line.eq_ignore_ascii_case(PREFACE) {
+    }
+
+    fn end_field(&mut self, line: &[u8]) {
+        let value_of = |name: &[u8]| {
+            let begin = line.get(..name.len())?;
+            begin.eq_ignore_ascii_case(name).then(|| line[name.len()..].trim_ascii())
+        };
+        if line.eq_ignore_ascii_case(PREFACE) {
             self.state = State::Never;
-        } else if begins(ENCODING) {
-            self.lost = true;
-        } else if begins(LENGTH) {
-            let value = str::from_utf8(&line[LENGTH.len()..]).ok().map(str::trim);
+        } else if let Some(encoding) = value_of(ENCODING) {
+            let is_known = encoding.eq_ignore_ascii_case(b"chunked") && self.sent == Sent::Whole;
+            self.sent = if is_known { Sent::Chunked } else { Sent::Otherwise };
+        } else if let Some(value) = value_of(LENGTH) {
+            let value = str::from_utf8(value).ok();
             let digits = |value: &&str| value.bytes().all(|byte| byte.is_ascii_digit());
-            let value = value.filter(digits).and_then(|value| value.parse().ok());
-            match value {
+            match value.filter(digits).and_then(|value| value.parse().ok()) {
                 Some(length) => self.length = Some(length),
-                None => self.lost = true,
+                None => self.sent = Sent::Otherwise,
             }
         }
     }
@@ -159,6 +202,22 @@ mod tests {
             ),
             (&["PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "a\nb"], None),
             (&["PUT / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n1\r\n\n\r\n0\r\n\r\n"], None),
+            (
+                &[
+                    "PUT / HTTP/1.1\r\ntransfer-encoding: Chunked\r\n\r\n1;x\r",
+                    "\n\n\r\na\r\n\n\n345678\n\n\r\n0\r\nx: y\r\n\r\n",
+                    "GET / HTTP/1.1\nx: y\r\n",
+                ],
+                Some(
+                    "PUT / HTTP/1.1\r\ntransfer-encoding: Chunked\r\n\r\n1;x\r\n\n\r\na\r\n\n\n345678\n\n\r\n0\r\nx: y\r\n\r\n\
+                     GET / HTTP/1.1\0x: y\r\n",
+                ),
+            ),
+            (
+                &["PUT / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nx: y\n\r\nGET /"],
+                Some("PUT / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nx: y\0\r\nGET /"),
+            ),
+            (&["PUT / HTTP/1.1\r\nTransfer-Encoding: gzip\r\n\r\n\n\n"], None),
             (
                 &["PUT / HTTP/1.1\r\nTransfer-Encoding: chunked\r\nx: y\nz: w\r\n\r\n"],
                 Some("PUT / HTTP/1.1\r\nTransfer-Encoding: chunked\r\nx: y\0z: w\r\n\r\n"),

@@ -6,6 +6,7 @@ pub mod address;
 pub mod connection;
 pub mod door;
 pub mod exchange;
+pub mod gunzip;
 mod heads;
 pub mod listener;
 pub mod memory;

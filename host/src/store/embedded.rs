@@ -1,9 +1,8 @@
 //! The durable store of a single host: memory for reading and deciding, a journal on disk for
 //! keeping. A change is handed to the operating system before any answer shows it, so a kill of
-//! the process takes nothing back. A loss of power takes at most the writes of the last half
-//! second plus the time of two syncs: about a second on a healthy disk. It loses only the most
-//! recent writes, never an earlier one, and the next start logs it. Everything else that is
-//! missing is damage, and stops the start.
+//! the process takes nothing back. A loss of power takes the most recent writes, never an
+//! earlier one, and no more than were acknowledged within a second; the next start logs it.
+//! Everything else that is missing is damage, and stops the start.
 
 mod directory;
 mod former;
@@ -23,6 +22,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use tokio::sync::oneshot;
 
@@ -31,7 +31,7 @@ use crate::store::embedded::directory::{Directory, SyncFile};
 use crate::store::embedded::snapshot::Snapshots;
 use crate::store::embedded::start::Started;
 use crate::store::embedded::writer::{
-    Done, Message, Progress, SnapshotDue, Syncer, Writer, disk_failure,
+    Done, Message, Progress, SnapshotDue, Synced, Syncer, Unsynced, Writer, disk_failure,
 };
 use crate::store::memory::{self, Memory};
 use crate::store::rows::Changes;
@@ -43,8 +43,21 @@ pub use obstacle::OpenError;
 /// How long the journals may be, unless the last snapshot is longer: as much is read again at
 /// a start.
 const JOURNAL_BYTES_MAX: u64 = 64 << 20;
+/// How long a time may lie between the first and the last acknowledgement of writes that are not
+/// on the disk: a second, less what it takes to write one down.
+const UNSYNCED_SPAN_MAX: Duration = Duration::from_millis(900);
 /// How many journals there may be: each start begins one.
 const JOURNALS_MAX: usize = 16;
+
+/// How the disk is used.
+struct Pace {
+    /// How a file is synced.
+    sync: SyncFile,
+    /// After how many bytes of journals a snapshot is taken.
+    journal_bytes_max: u64,
+    /// See [`UNSYNCED_SPAN_MAX`].
+    unsynced_span_max: Duration,
+}
 
 /// A store that keeps its data in a directory.
 pub struct Embedded {
@@ -120,24 +133,27 @@ impl Embedded {
         clock: Clock,
         bytes_max: Option<u64>,
     ) -> Result<Self, OpenError> {
-        let sync = directory::sync_file();
-        Self::on_disk(directory, clock, bytes_max, sync, JOURNAL_BYTES_MAX)
+        let pace = Pace {
+            sync: directory::sync_file(),
+            journal_bytes_max: JOURNAL_BYTES_MAX,
+            unsynced_span_max: UNSYNCED_SPAN_MAX,
+        };
+        Self::on_disk(directory, clock, bytes_max, pace)
     }
 
-    /// The same, on a disk that syncs in its own way, with a snapshot after so many bytes.
+    /// The same, at its own pace.
     fn on_disk(
         path: &Path,
         clock: Clock,
         bytes_max: Option<u64>,
-        sync: SyncFile,
-        journal_bytes_max: u64,
+        pace: Pace,
     ) -> Result<Self, OpenError> {
-        former::convert(path, &clock, &sync)?;
-        let directory = Arc::new(Directory::lock(path, SyncFile::clone(&sync))?);
+        former::convert(path, &clock, &pace.sync)?;
+        let directory = Arc::new(Directory::lock(path, SyncFile::clone(&pace.sync))?);
         former::put_away(&directory)?;
         let memory = Arc::new(Memory::limited(clock.clone(), bytes_max));
         let started = start::open(&directory, &memory, &clock)?;
-        let running = Self::run(directory, memory, clock, started, sync, journal_bytes_max);
+        let running = Self::run(directory, memory, clock, started, pace);
         running.map_err(|error| OpenError::of_system(&error, path))
     }
 
@@ -147,16 +163,16 @@ impl Embedded {
         memory: Arc<Memory>,
         clock: Clock,
         started: Started,
-        sync: SyncFile,
-        journal_bytes_max: u64,
+        pace: Pace,
     ) -> std::io::Result<Self> {
+        let Pace { sync, journal_bytes_max, unsynced_span_max } = pace;
         let is_crowded = started.manifest.journals.len() > JOURNALS_MAX;
         let snapshot_bytes = started.manifest.snapshot.map_or(0, |snapshot| snapshot.length);
         let (journal, messages) = mpsc::channel();
         let (syncs, sync_requests) = mpsc::channel();
         let (snapshots, snapshot_requests) = mpsc::channel();
         let failed = Arc::new(AtomicBool::new(false));
-        let synced = Arc::new(AtomicU64::new(started.sequence));
+        let synced = Arc::new(Synced::new(started.sequence));
         let snapshot_bytes = Arc::new(AtomicU64::new(snapshot_bytes));
         let is_busy = Arc::new(AtomicBool::new(false));
         let is_stopping = Arc::new(AtomicBool::new(false));
@@ -177,6 +193,7 @@ impl Embedded {
                 is_busy: Arc::clone(&is_busy),
                 requests: snapshots,
             },
+            unsynced: Unsynced::new(unsynced_span_max),
         };
         let syncer = Syncer {
             sync,

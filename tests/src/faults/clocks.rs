@@ -19,27 +19,51 @@ pub async fn hosts_apart(time: Duration) -> Outcome {
     Ok(load.finish().await)
 }
 
+/// A clock that steps when it is told to.
+struct Stepping(tempfile::TempDir);
+
+impl Stepping {
+    fn new() -> Result<Self, String> {
+        let clock = Self(tempfile::tempdir().map_err(|error| error.to_string())?);
+        clock.step("+0")?;
+        Ok(clock)
+    }
+
+    /// What the environment of its process has to have.
+    fn environment(&self) -> [(String, String); 4] {
+        fake_clock::stepping(&self.0.path().join("clock"))
+    }
+
+    /// In one step, as the process reads it at any time.
+    fn step(&self, off: &str) -> Result<(), String> {
+        let (new, file) = (self.0.path().join("new"), self.0.path().join("clock"));
+        let written = std::fs::write(&new, off).and_then(|()| std::fs::rename(new, &file));
+        written.map_err(|error| error.to_string())
+    }
+
+    /// Goes ahead and back, until there is no time left.
+    async fn go(&self, time: Duration) -> Result<(), String> {
+        let time = Time::new(time);
+        for off in ["+3s", "+0"].iter().cycle() {
+            if !time.pass(2500).await {
+                break;
+            }
+            self.step(off)?;
+        }
+        Ok(())
+    }
+}
+
 /// The clock of the process that has the store goes ahead and back.
 pub async fn embedded_steps(time: Duration) -> Outcome {
     let directory = tempfile::tempdir().map_err(|error| error.to_string())?;
-    let step = |off: &str| {
-        // In one step, as the process reads it at any time.
-        let (new, file) = (directory.path().join("new"), directory.path().join("clock"));
-        let written = std::fs::write(&new, off).and_then(|()| std::fs::rename(new, &file));
-        written.map(|()| file).map_err(|error| error.to_string())
-    };
-    let settings = fake_clock::stepping(&step("+0")?);
-    let launch = Launch::embedded(&directory.path().join("data"));
+    let clock = Stepping::new()?;
+    let launch = Launch::embedded(directory.path());
+    let settings = clock.environment();
     let launch = settings.iter().fold(launch, |launch, (name, value)| launch.set(name, value));
     let hosts = Hosts::start([launch]);
     let load = hosts.load().await;
-    let time = Time::new(time);
-    for off in ["+3s", "+0"].iter().cycle() {
-        if !time.pass(2500).await {
-            break;
-        }
-        step(off)?;
-    }
+    clock.go(time).await?;
     let left = load.finish().await;
     drop(hosts);
     Ok(left)

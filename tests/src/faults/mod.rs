@@ -14,6 +14,7 @@ mod topologies;
 use std::time::Duration;
 
 pub use self::table::{Row, heading};
+use self::topologies::Replicas;
 use crate::history::recorder::Counts;
 use crate::history::{History, Judge, stale};
 use crate::mixed_load::TERMS;
@@ -27,23 +28,41 @@ pub struct Schedule {
     pub does: &'static str,
     /// The judges that must find nothing.
     pub promised: &'static [Judge],
+    /// For how long no caller may be without an answer, where that is promised.
+    pub silence_max: Option<Duration>,
 }
 
 /// What a load has left, or why it cannot be had on this machine.
 type Outcome = Result<(History, Counts), String>;
 
 const ALL: &[Judge] = &Judge::ALL;
-/// Locks, slots and closes wait for replicas. Events may be lost, and subscribers receive gaps.
+/// What waits for all replicas survives. Events may be lost, and subscribers receive gaps.
 /// Writes without a condition do not wait, nor does the begin of a login.
-const WAITING: &[Judge] = &[Judge::Locks, Judge::Slots, Judge::Closed, Judge::Events];
+const WAITING: &[Judge] =
+    &[Judge::Compared, Judge::ReadOnce, Judge::Locks, Judge::Slots, Judge::Closed, Judge::Events];
 /// Replication is asynchronous, so a failover loses the last writes; subscribers receive a gap.
 const EVENTS: &[Judge] = &[Judge::Events];
 /// A clock that is ahead for a while ends what would have ended by then: locks and slots.
-const STEPS: &[Judge] =
-    &[Judge::Registers, Judge::ReadOnce, Judge::Closed, Judge::Logins, Judge::Events, Judge::Order];
+const STEPS: &[Judge] = &[
+    Judge::Registers,
+    Judge::Compared,
+    Judge::Writes,
+    Judge::ReadOnce,
+    Judge::Closed,
+    Judge::Logins,
+    Judge::Events,
+    Judge::Order,
+];
+/// Twice the node timeout of the Clusters here, and `REDIS_TIMEOUT`.
+const SILENCE_MAX: Duration = Duration::from_secs(9);
 
 const fn schedule(name: &'static str, does: &'static str, promised: &'static [Judge]) -> Schedule {
-    Schedule { name, does, promised }
+    Schedule { name, does, promised, silence_max: None }
+}
+
+/// One that takes a node of a Cluster away.
+const fn nodes(name: &'static str, does: &'static str, promised: &'static [Judge]) -> Schedule {
+    Schedule { name, does, promised, silence_max: Some(SILENCE_MAX) }
 }
 
 /// All schedules, in the order in which they run.
@@ -55,6 +74,7 @@ pub const SCHEDULES: &[Schedule] = &[
     schedule("stop-host", "SIGSTOP of one of two hosts for a second", ALL),
     schedule("stop-redis", "SIGSTOP of Redis for a second", ALL),
     schedule("replies", "replies of Redis lost, doubled, late or cut off, by a proxy", ALL),
+    schedule("replies-waiting", "the same with a replica and REDIS_WAIT_REPLICAS=1", ALL),
     schedule("partition", "one of two hosts and Redis do not hear each other, by a proxy", ALL),
     schedule("clock-hosts", "two hosts whose clocks are 5 minutes ahead and behind", ALL),
     schedule("clock-embedded", "the clock of an embedded store steps 3 s and back", STEPS),
@@ -66,18 +86,20 @@ pub const SCHEDULES: &[Schedule] = &[
     ),
     schedule("failover", "planned failover by Sentinels, no waiting for replicas", EVENTS),
     schedule("failover-waiting", "the same with REDIS_WAIT_REPLICAS=1, which is all", WAITING),
+    schedule("failover-two-waiting", "with two replicas and REDIS_WAIT_REPLICAS=2", WAITING),
+    schedule("failover-one-of-two", "with two replicas and REDIS_WAIT_REPLICAS=1", EVENTS),
     schedule("failover-kill", "kill -9 of the primary that Sentinels watch", EVENTS),
     schedule("failover-kill-waiting", "the same with REDIS_WAIT_REPLICAS=1", WAITING),
     schedule("partition-primary", "a primary and a host cut off from everybody for 12 s", EVENTS),
     schedule("partition-primary-waiting", "the same with REDIS_WAIT_REPLICAS=1", WAITING),
     schedule("cluster-failover", "planned failover in a Cluster", ALL),
-    schedule("cluster-kill", "kill -9 of a primary of a Cluster", EVENTS),
-    schedule("cluster-kill-waiting", "the same with REDIS_WAIT_REPLICAS=1", WAITING),
-    schedule(
-        "cluster-stop",
-        "SIGSTOP of a primary of a Cluster until its replica is there",
-        EVENTS,
-    ),
+    schedule("cluster-failover-waiting", "the same with REDIS_WAIT_REPLICAS=1", ALL),
+    nodes("cluster-kill", "kill -9 of a primary of a Cluster", EVENTS),
+    nodes("cluster-kill-waiting", "the same with REDIS_WAIT_REPLICAS=1", WAITING),
+    nodes("cluster-stop", "SIGSTOP of a primary of a Cluster until its replica is there", EVENTS),
+    nodes("cluster-stop-waiting", "the same with REDIS_WAIT_REPLICAS=1", WAITING),
+    schedule("cluster-partition", "a machine of a Cluster and its host cut off for 12 s", EVENTS),
+    schedule("cluster-partition-waiting", "the same with REDIS_WAIT_REPLICAS=1", WAITING),
     schedule("reshard", "slots of a Cluster move from one primary to another and back", ALL),
 ];
 
@@ -94,11 +116,14 @@ impl Schedule {
     pub async fn run(self, time: Duration) -> Result<Row, String> {
         let (history, counts) = Box::pin(self.load(time)).await?;
         let stale = stale::longest(&history.overwritten);
-        Ok(Row { schedule: self, counts, stale, judgement: history.judge(&TERMS) })
+        let written = history.written.len();
+        let judgement = history.judge(&TERMS);
+        Ok(Row { schedule: self, counts, stale, written, judgement })
     }
 
     async fn load(self, time: Duration) -> Outcome {
         let waiting = self.name.ends_with("-waiting");
+        let of = |replicas, waits_for| Replicas { replicas, waits_for };
         match self.name.trim_end_matches("-waiting") {
             "nothing" => processes::nothing(time).await,
             "kill-host" => processes::kill_host(time).await,
@@ -106,18 +131,21 @@ impl Schedule {
             "kill-redis" => processes::kill_redis(time).await,
             "stop-host" => processes::stop_host(time).await,
             "stop-redis" => processes::stop_redis(time).await,
-            "replies" => network::replies(time).await,
+            "replies" => network::replies(time, waiting).await,
             "partition" => network::partition(time).await,
             "clock-hosts" => clocks::hosts_apart(time).await,
             "clock-embedded" => clocks::embedded_steps(time).await,
             "disk-embedded" => disks::embedded(time).await,
             "disk-redis" => disks::redis(time).await,
-            "failover" => topologies::fail_over(time, waiting).await,
+            "failover" => topologies::fail_over(time, of(1, u32::from(waiting))).await,
+            "failover-two" => topologies::fail_over(time, of(2, 2)).await,
+            "failover-one-of-two" => topologies::fail_over(time, of(2, 1)).await,
             "failover-kill" => topologies::kill_primary(time, waiting).await,
             "partition-primary" => topologies::partition(time, waiting).await,
-            "cluster-failover" => topologies::cluster_fail_over(time).await,
+            "cluster-failover" => topologies::cluster_fail_over(time, waiting).await,
             "cluster-kill" => topologies::cluster_kill(time, waiting).await,
-            "cluster-stop" => topologies::cluster_stop(time).await,
+            "cluster-stop" => topologies::cluster_stop(time, waiting).await,
+            "cluster-partition" => topologies::cluster_partition(time, waiting).await,
             "reshard" => topologies::reshard(time).await,
             other => Err(format!("nobody runs {other}")),
         }

@@ -7,6 +7,7 @@ use super::hosts::{Hosts, Time};
 use crate::faulty_proxy::{Fault, FaultyProxy, Which};
 use crate::host::Launch;
 use crate::redis_server::RedisServer;
+use crate::redis_topology::follows;
 
 /// A host that talks through a proxy.
 fn through(proxy: &FaultyProxy) -> Launch {
@@ -14,11 +15,22 @@ fn through(proxy: &FaultyProxy) -> Launch {
     Launch::redis_at(&url).set("REDIS_TIMEOUT", "1s")
 }
 
-/// Replies are lost, doubled, late or cut off, one after the other.
-pub async fn replies(time: Duration) -> Outcome {
+/// Replies are lost, doubled, late or cut off, one after the other; also those of a server
+/// whose replica is waited for.
+pub async fn replies(time: Duration, waiting: bool) -> Outcome {
     let redis = RedisServer::start().await;
     let proxy = FaultyProxy::before(redis.port).await;
-    let hosts = Hosts::start([through(&proxy), Launch::redis(&redis)]);
+    let mut launches = [through(&proxy), Launch::redis(&redis)];
+    let of = format!("127.0.0.1 {}", redis.port);
+    let replica = match waiting {
+        true => Some(RedisServer::with(&["--replicaof", &of]).await),
+        false => None,
+    };
+    if let Some(replica) = &replica {
+        follows(replica).await;
+        launches = launches.map(|launch| launch.set("REDIS_WAIT_REPLICAS", "1"));
+    }
+    let hosts = Hosts::start(launches);
     let load = hosts.load().await;
     let time = Time::new(time);
     let faults = [
@@ -28,11 +40,13 @@ pub async fn replies(time: Duration) -> Outcome {
         Fault::Double,
         Fault::Delay(Duration::from_millis(300)),
     ];
-    for fault in faults.iter().cycle() {
+    for (turn, fault) in faults.iter().cycle().enumerate() {
         if !time.pass(150).await {
             break;
         }
-        proxy.next(*fault, Which::Array);
+        // What an answer waits for is a number.
+        let which = if waiting && turn % 2 == 0 { Which::Any } else { Which::Array };
+        proxy.next(*fault, which);
     }
     Ok(load.finish().await)
 }

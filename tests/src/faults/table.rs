@@ -16,6 +16,8 @@ pub struct Row {
     /// The longest time for which a value was read that had been overwritten over another
     /// host.
     pub stale: Duration,
+    /// How many plain writes of keys that are written once were acknowledged.
+    pub written: usize,
     /// What the judges say.
     pub judgement: Judgement,
 }
@@ -26,17 +28,23 @@ impl Row {
         let violations = self.judgement.violations.iter();
         violations.filter(|violation| self.schedule.promised.contains(&violation.judge))
     }
+
+    /// Whether a caller had no answer for longer than is promised.
+    pub fn is_too_late(&self) -> bool {
+        self.schedule.silence_max.is_some_and(|max| self.counts.unavailable_max > max)
+    }
 }
 
 /// The head of the table.
 pub fn heading() -> String {
     let judges: Vec<String> = Judge::ALL.iter().map(|judge| width(judge.name())).collect();
     format!(
-        "{:26} {:>10} {:>9} {:>7} {}  {:>9} {:>7} {:>7}  promised",
+        "{:26} {:>10} {:>9} {:>7} {:>7} {}  {:>9} {:>7} {:>7}  promised",
         "schedule",
         "calls",
         "unknown",
         "refused",
+        "written",
         judges.concat(),
         "undecided",
         "down s",
@@ -50,16 +58,20 @@ fn width(text: &str) -> String {
 
 impl fmt::Display for Row {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { schedule, counts, stale, judgement } = self;
+        let Self { schedule, counts, stale, written, judgement } = self;
         let found = Judge::ALL.map(|judge| width(&judgement.count(judge).to_string()));
         let promised = match schedule.promised {
             [] => "nothing".to_owned(),
             judges if judges.len() == Judge::ALL.len() => "all".to_owned(),
             judges => judges.iter().map(|judge| judge.name()).collect::<Vec<_>>().join(", "),
         };
+        let promised = match schedule.silence_max {
+            Some(max) => format!("{promised}; an answer within {} s", max.as_secs()),
+            None => promised,
+        };
         write!(
             formatter,
-            "{:26} {:>10} {:>9} {:>7} {}  {:>9} {:>7.1} {:>7.1}  {promised}",
+            "{:26} {:>10} {:>9} {:>7} {written:>7} {}  {:>9} {:>7.1} {:>7.1}  {promised}",
             schedule.name,
             counts.operations,
             counts.ambiguous,

@@ -10,20 +10,27 @@ use crate::machine::Machines;
 use crate::redis_topology::{Cluster, Sentinels};
 use crate::wait;
 
-/// A host on whatever is at a URL, which waits for one replica or for none.
-fn launch(url: &str, waiting: bool) -> Launch {
-    let launch = Launch::redis_at(url).set("REDIS_TIMEOUT", "1s");
-    if waiting { launch.set("REDIS_WAIT_REPLICAS", "1") } else { launch }
+/// How many replicas a primary has, and how many hosts wait for.
+#[derive(Clone, Copy, Debug)]
+pub struct Replicas {
+    pub replicas: usize,
+    pub waits_for: u32,
 }
 
-fn two(url: &str, waiting: bool) -> Hosts {
-    Hosts::start([launch(url, waiting), launch(url, waiting)])
+/// A host on whatever is at a URL, which waits for so many replicas.
+fn launch(url: &str, waits_for: u32) -> Launch {
+    let launch = Launch::redis_at(url).set("REDIS_TIMEOUT", "1s");
+    launch.set("REDIS_WAIT_REPLICAS", &waits_for.to_string())
+}
+
+fn two(url: &str, waits_for: u32) -> Hosts {
+    Hosts::start([launch(url, waits_for), launch(url, waits_for)])
 }
 
 /// Sentinels replace a primary that is well; they do so every ten seconds at most.
-pub async fn fail_over(time: Duration, waiting: bool) -> Outcome {
-    let sentinels = Sentinels::start().await;
-    let hosts = two(&sentinels.url(), waiting);
+pub async fn fail_over(time: Duration, of: Replicas) -> Outcome {
+    let sentinels = Sentinels::with_replicas(of.replicas).await;
+    let hosts = two(&sentinels.url(), of.waits_for);
     let load = hosts.load().await;
     let time = Time::new(time);
     while time.pass(2000).await {
@@ -38,7 +45,7 @@ pub async fn fail_over(time: Duration, waiting: bool) -> Outcome {
 /// The primary dies; it comes back as a replica once its replica has taken over.
 pub async fn kill_primary(time: Duration, waiting: bool) -> Outcome {
     let mut sentinels = Sentinels::start().await;
-    let hosts = two(&sentinels.url(), waiting);
+    let hosts = two(&sentinels.url(), u32::from(waiting));
     let load = hosts.load().await;
     let time = Time::new(time);
     while time.pass(2000).await {
@@ -61,8 +68,8 @@ pub async fn kill_primary(time: Duration, waiting: bool) -> Outcome {
 /// replica is made the primary; then the other way round.
 pub async fn partition(time: Duration, waiting: bool) -> Outcome {
     let machines = Machines::start(3)?;
-    let sentinels = Sentinels::on([0, 1, 2].map(|place| machines.get(place))).await;
-    let launch = launch(&sentinels.url(), waiting);
+    let sentinels = Sentinels::on([0, 1, 2].map(|place| machines.get(place)), 1).await;
+    let launch = launch(&sentinels.url(), u32::from(waiting));
     let hosts = Hosts::start([0, 1].map(|place| launch.clone().on(machines.get(place))));
     let load = hosts.load().await;
     let time = Time::new(time);
@@ -83,9 +90,9 @@ pub async fn partition(time: Duration, waiting: bool) -> Outcome {
 }
 
 /// A replica of a Cluster takes over from a primary that hands over.
-pub async fn cluster_fail_over(time: Duration) -> Outcome {
+pub async fn cluster_fail_over(time: Duration, waiting: bool) -> Outcome {
     let cluster = Cluster::start().await;
-    let hosts = two(&cluster.url(), false);
+    let hosts = two(&cluster.url(), u32::from(waiting));
     let load = hosts.load().await;
     let time = Time::new(time);
     while time.pass(2000).await {
@@ -97,7 +104,7 @@ pub async fn cluster_fail_over(time: Duration) -> Outcome {
 /// A primary of a Cluster dies, and comes back once its replica has taken over.
 pub async fn cluster_kill(time: Duration, waiting: bool) -> Outcome {
     let mut cluster = Cluster::start().await;
-    let hosts = two(&cluster.url(), waiting);
+    let hosts = two(&cluster.url(), u32::from(waiting));
     let load = hosts.load().await;
     let time = Time::new(time);
     while time.pass(2000).await {
@@ -112,9 +119,9 @@ pub async fn cluster_kill(time: Duration, waiting: bool) -> Outcome {
 }
 
 /// A primary of a Cluster hangs until its replica has taken over.
-pub async fn cluster_stop(time: Duration) -> Outcome {
+pub async fn cluster_stop(time: Duration, waiting: bool) -> Outcome {
     let cluster = Cluster::start().await;
-    let hosts = two(&cluster.url(), false);
+    let hosts = two(&cluster.url(), u32::from(waiting));
     let load = hosts.load().await;
     let time = Time::new(time);
     while time.pass(2000).await {
@@ -132,6 +139,36 @@ pub async fn cluster_stop(time: Duration) -> Outcome {
     Ok(load.finish().await)
 }
 
+/// A machine of a Cluster, with a primary, the replica of another one and a host, is cut off
+/// from everybody else for twelve seconds.
+pub async fn cluster_partition(time: Duration, waiting: bool) -> Outcome {
+    let machines = Machines::start(3)?;
+    let cluster = Cluster::on([0, 1, 2].map(|place| machines.get(place))).await;
+    let launch = launch(&cluster.url(), u32::from(waiting));
+    let hosts = Hosts::start([0, 1].map(|place| launch.clone().on(machines.get(place))));
+    let load = hosts.load().await;
+    let time = Time::new(time);
+    for cut in (0..3).cycle() {
+        if !time.pass(2000).await {
+            break;
+        }
+        let before = cluster.primaries();
+        machines.cut_off(cut, true);
+        time.pass(12_000).await;
+        machines.cut_off(cut, false);
+        wait::until("there are three primaries on the other machines", async || {
+            let primaries = cluster.primaries();
+            let is_over = before.iter().all(|it| it % 3 != cut || !primaries.contains(it));
+            (is_over && primaries.len() == 3).then_some(())
+        })
+        .await;
+        time.pass(5000).await;
+    }
+    let left = load.finish().await;
+    drop((hosts, cluster));
+    Ok(left)
+}
+
 async fn three_primaries(cluster: &Cluster, without: usize) {
     wait::until("the replica takes over", async || {
         let primaries = cluster.primaries();
@@ -143,7 +180,7 @@ async fn three_primaries(cluster: &Cluster, without: usize) {
 /// Slots move while they are used.
 pub async fn reshard(time: Duration) -> Outcome {
     let cluster = Cluster::start().await;
-    let hosts = two(&cluster.url(), false);
+    let hosts = two(&cluster.url(), 0);
     let load = hosts.load().await;
     let time = Time::new(time);
     let primaries = cluster.primaries();

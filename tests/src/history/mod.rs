@@ -1,6 +1,7 @@
 //! The history checker: what callers have asked, when, and what they were answered, judged
 //! against what the service promises. It judges registers (one order explains all answers of
-//! a booking key), values for one reader, locks, viewing slots as devices count them, logins
+//! a booking key, once with plain writes and once with conditions only), plain writes that are
+//! there in the end, values for one reader, locks, viewing slots as devices count them, logins
 //! and connections that were closed, and events. It knows only what callers know: their own
 //! clock, and that a call without an answer may have happened at any later time, or never.
 //! Not judged: lifetimes to the moment, presence and counts, the idle limit of logins, how
@@ -27,6 +28,11 @@ use std::time::Duration;
 pub struct History {
     /// Calls by booking key.
     pub registers: BTreeMap<String, Vec<register::Call>>,
+    /// The same, where every write and delete has a condition, and every read waits as they do.
+    pub compared: BTreeMap<String, Vec<register::Call>>,
+    /// Acknowledged writes without a condition of keys that are written once: whether what was
+    /// written is there in the end, where that is known.
+    pub written: BTreeMap<String, Option<bool>>,
     /// What one caller wrote over one host, and another read over another, for [`stale`].
     pub overwritten: Vec<register::Call>,
     /// Calls by the key of a value that is for one reader.
@@ -61,6 +67,10 @@ pub struct Terms {
 pub enum Judge {
     /// [`register`].
     Registers,
+    /// [`register`], of calls that have a condition.
+    Compared,
+    /// A plain write that was acknowledged is not there.
+    Writes,
     /// [`read_once`].
     ReadOnce,
     /// [`lock`].
@@ -79,8 +89,10 @@ pub enum Judge {
 
 impl Judge {
     /// All of them, in the order of a table.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 10] = [
         Self::Registers,
+        Self::Compared,
+        Self::Writes,
         Self::ReadOnce,
         Self::Locks,
         Self::Slots,
@@ -94,6 +106,8 @@ impl Judge {
     pub fn name(self) -> &'static str {
         match self {
             Self::Registers => "registers",
+            Self::Compared => "compared",
+            Self::Writes => "writes",
             Self::ReadOnce => "read-once",
             Self::Locks => "locks",
             Self::Slots => "slots",
@@ -147,14 +161,17 @@ impl History {
     /// Judges everything.
     pub fn judge(&self, terms: &Terms) -> Judgement {
         let mut judgement = Judgement::default();
-        for (key, calls) in &self.registers {
+        let registers = self.registers.iter().map(|it| (Judge::Registers, it));
+        let compared = self.compared.iter().map(|it| (Judge::Compared, it));
+        for (judge, (key, calls)) in registers.chain(compared) {
             match register::judge(calls) {
                 register::Verdict::Explained => {}
-                register::Verdict::Unexplained(what) => {
-                    judgement.add(Judge::Registers, key, [what]);
-                }
+                register::Verdict::Unexplained(what) => judgement.add(judge, key, [what]),
                 register::Verdict::Undecided => judgement.undecided.push(key.clone()),
             }
+        }
+        for (key, _) in self.written.iter().filter(|(_, is_there)| **is_there == Some(false)) {
+            judgement.add(Judge::Writes, key, ["it was acknowledged and is lost".to_owned()]);
         }
         for (key, calls) in &self.read_once {
             judgement.add(Judge::ReadOnce, key, read_once::judge(calls));

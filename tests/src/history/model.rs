@@ -68,6 +68,8 @@ struct Service {
     logins: BTreeSet<String>,
     events: Vec<String>,
     made: u64,
+    /// What was written without a condition, each under a key of its own.
+    written: BTreeSet<u64>,
     /// What it does wrong.
     cheat: Option<Judge>,
 }
@@ -85,8 +87,11 @@ impl Service {
             }
             Ask::Write { value, if_version } => {
                 let (value, if_version, version) = (*value, *if_version, version + 1);
-                if !cheats(Judge::Registers) {
+                if !cheats(Judge::Registers) && !cheats(Judge::Compared) {
                     self.session = Some((value, version));
+                }
+                if if_version.is_none() && !cheats(Judge::Writes) {
+                    self.written.insert(value);
                 }
                 Answer::Register(register::Operation::Write { value, if_version, version })
             }
@@ -297,6 +302,16 @@ fn history(seed: u64, cheat: Option<Judge>) -> History {
                     _ => None,
                 };
             }
+        }
+    }
+    // The one register stands for both kinds.
+    history.compared = history.registers.clone();
+    for register::Call { span, operation } in &history.registers["key"] {
+        if let register::Operation::Write { value, if_version: None, .. } = operation
+            && span.answered.is_some()
+        {
+            let is_there = Some(service.written.contains(value));
+            history.written.insert(value.to_string(), is_there);
         }
     }
     let received = service.events.iter();

@@ -1,10 +1,13 @@
 //! Callers of booking sessions: several who write, compare, read and delete under one key,
 //! values that several want to read once, and locks that several want.
 
+use std::collections::BTreeMap;
+
 use serde_json::json;
 
 use super::caller::Caller;
 use crate::client::{Client, Conditions, number};
+use crate::history::History;
 use crate::history::lock::Hold;
 use crate::history::recorder::Outcome;
 use crate::history::register::{self, Operation};
@@ -17,8 +20,49 @@ const OVERWRITTEN: &str = "overwritten";
 /// For how long callers use one key, so that each history is short.
 const ROUND_MS: u128 = 1500;
 
+/// Which register a group of callers shares.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Register {
+    /// Some writes and deletes have a condition, and reads wait for no replica.
+    Plain,
+    /// All of them have one, and reads wait as they do.
+    Compared,
+}
+
+impl Register {
+    fn context(self) -> &'static str {
+        match self {
+            Self::Plain => REGISTER,
+            Self::Compared => READ_ONCE,
+        }
+    }
+
+    fn fields(self, value: u64) -> serde_json::Value {
+        match self {
+            Self::Plain => json!({ "fleet_list_request": value }),
+            Self::Compared => json!({ "order_id": value.to_string() }),
+        }
+    }
+
+    /// The value and the version of a session; a value of nobody when there is none.
+    fn state(self, session: &Fields) -> (u64, u64) {
+        let value = match self {
+            Self::Plain => session.get("fleet_list_request").and_then(serde_json::Value::as_u64),
+            Self::Compared => text(session, "order_id"),
+        };
+        (value.unwrap_or(u64::MAX), number(&session["version"]))
+    }
+
+    fn calls(self, history: &mut History) -> &mut BTreeMap<String, Vec<register::Call>> {
+        match self {
+            Self::Plain => &mut history.registers,
+            Self::Compared => &mut history.compared,
+        }
+    }
+}
+
 /// Writes, compares, reads and deletes under a key that the group has in common.
-pub async fn register(mut caller: Caller, group: usize, member: usize) {
+pub async fn register(mut caller: Caller, of: Register, group: usize, member: usize) {
     let mut written = member as u64 * 1_000_000;
     let mut seen = 0;
     let mut round = 0;
@@ -28,25 +72,26 @@ pub async fn register(mut caller: Caller, group: usize, member: usize) {
             (round, seen) = (now, 0);
             caller.turn();
         }
-        let key = format!("register-{group}-{round}");
+        let key = format!("{of:?}-{group}-{round}");
         written += 1;
         let chance = caller.chance(20);
+        let compares = of == Register::Compared;
         let call = match chance {
             0..9 => {
-                let call = read(&mut caller, &key).await;
+                let call = read(&mut caller, of, &key).await;
                 if let Some(register::Call { operation: Operation::Read(state), .. }) = call {
                     seen = state.map_or(0, |(_, version)| version);
                 }
                 call
             }
             9..18 => {
-                let if_version = (chance > 13).then_some(seen);
-                write(&mut caller, &key, written, if_version).await
+                let if_version = (compares || chance > 13).then_some(seen);
+                write(&mut caller, of, &key, written, if_version).await
             }
-            _ => delete(&mut caller, &key, (chance > 18).then_some(seen)).await,
+            _ => delete(&mut caller, of, &key, (compares || chance > 18).then_some(seen)).await,
         };
         if let Some(call) = call {
-            caller.recorder.add(|history| history.registers.entry(key).or_default().push(call));
+            caller.recorder.add(|history| of.calls(history).entry(key).or_default().push(call));
         }
     }
 }
@@ -57,7 +102,7 @@ pub async fn overwrite(mut caller: Caller) {
         if !caller.goes_on() {
             return;
         }
-        if let Some(call) = write(&mut caller, OVERWRITTEN, value, None).await {
+        if let Some(call) = write(&mut caller, Register::Plain, OVERWRITTEN, value, None).await {
             caller.recorder.add(|history| history.overwritten.push(call));
         }
     }
@@ -66,27 +111,65 @@ pub async fn overwrite(mut caller: Caller) {
 /// Reads them.
 pub async fn follow(mut caller: Caller) {
     while caller.goes_on() {
-        if let Some(call) = read(&mut caller, OVERWRITTEN).await {
+        if let Some(call) = read(&mut caller, Register::Plain, OVERWRITTEN).await {
             caller.recorder.add(|history| history.overwritten.push(call));
+        }
+    }
+}
+
+/// Writes one key after the other, without a condition.
+pub async fn write_each(mut caller: Caller) {
+    for number in 1_u64.. {
+        if !caller.goes_on() {
+            return;
+        }
+        let key = format!("written-{number}");
+        let ask = |client: Client| {
+            let key = key.clone();
+            async move { client.set(REGISTER, &key, json!({ "fleet_list_request": number })).await }
+        };
+        if let Outcome::Answered(_, Ok(_)) = caller.call(ask).await {
+            caller.recorder.add(|history| {
+                history.written.insert(key, None);
+            });
         }
     }
 }
 
 /// Reads what every key has in the end.
 pub async fn read_all(caller: &mut Caller) {
+    for of in [Register::Plain, Register::Compared] {
+        let mut keys: Vec<String> = Vec::new();
+        caller.recorder.add(|history| keys = of.calls(history).keys().cloned().collect());
+        for key in keys {
+            let ask = |client: Client| {
+                let key = key.clone();
+                async move { client.get(of.context(), &key).await }
+            };
+            // Without any answer for so long, there is none for the others.
+            let Some(answer) = caller.insist(ask).await else { return };
+            let (span, Ok(session)) = absent(answer) else { continue };
+            let operation = Operation::Read(session.map(|session| of.state(&session)));
+            let call = register::Call { span, operation };
+            caller.recorder.add(|history| of.calls(history).entry(key).or_default().push(call));
+        }
+    }
     let mut keys: Vec<String> = Vec::new();
-    caller.recorder.add(|history| keys = history.registers.keys().cloned().collect());
+    caller.recorder.add(|history| keys = history.written.keys().cloned().collect());
     for key in keys {
         let ask = |client: Client| {
             let key = key.clone();
             async move { client.get(REGISTER, &key).await }
         };
-        // Without any answer for so long, there is none for the others.
-        let Some(answer) = caller.insist(ask).await else { return };
-        let (span, Ok(session)) = absent(answer) else { continue };
-        let operation = Operation::Read(session.map(|session| state(&session)));
-        let call = register::Call { span, operation };
-        caller.recorder.add(|history| history.registers.entry(key).or_default().push(call));
+        let Some((_, result)) = caller.insist(ask).await else { return };
+        let is_there = match result {
+            Ok(_) => true,
+            Err(refusal) if refusal.reason == "SESSION_NOT_FOUND" => false,
+            Err(_) => continue,
+        };
+        caller.recorder.add(|history| {
+            history.written.insert(key, Some(is_there));
+        });
     }
 }
 
@@ -103,29 +186,29 @@ fn absent(
     }
 }
 
-/// The value and the version of a session; a value of nobody when there is none.
-fn state(session: &Fields) -> (u64, u64) {
-    let value = session.get("fleet_list_request").and_then(serde_json::Value::as_u64);
-    (value.unwrap_or(u64::MAX), number(&session["version"]))
+/// The number that a field has as text.
+fn text(session: &Fields, name: &str) -> Option<u64> {
+    session.get(name).and_then(serde_json::Value::as_str)?.parse().ok()
 }
 
-async fn read(caller: &mut Caller, key: &str) -> Option<register::Call> {
-    let outcome = caller.call(|client| async move { client.get(REGISTER, key).await }).await;
+async fn read(caller: &mut Caller, of: Register, key: &str) -> Option<register::Call> {
+    let outcome = caller.call(|client| async move { client.get(of.context(), key).await }).await;
     let Outcome::Answered(span, result) = outcome else { return None };
     let (span, session) = absent((span, result));
-    let operation = Operation::Read(session.ok()?.map(|session| state(&session)));
+    let operation = Operation::Read(session.ok()?.map(|session| of.state(&session)));
     Some(register::Call { span, operation })
 }
 
 async fn write(
     caller: &mut Caller,
+    of: Register,
     key: &str,
     value: u64,
     if_version: Option<u64>,
 ) -> Option<register::Call> {
     let ask = |client: Client| async move {
         let conditions = Conditions { if_version, ..Conditions::default() };
-        client.set_if(REGISTER, key, json!({ "fleet_list_request": value }), conditions).await
+        client.set_if(of.context(), key, of.fields(value), conditions).await
     };
     let wrote = |version| Operation::Write { value, if_version, version };
     match caller.call(ask).await {
@@ -138,10 +221,15 @@ async fn write(
     }
 }
 
-async fn delete(caller: &mut Caller, key: &str, if_version: Option<u64>) -> Option<register::Call> {
+async fn delete(
+    caller: &mut Caller,
+    of: Register,
+    key: &str,
+    if_version: Option<u64>,
+) -> Option<register::Call> {
     let ask = |client: Client| async move {
         let conditions = Conditions { if_version, ..Conditions::default() };
-        client.delete_if(REGISTER, key, conditions).await
+        client.delete_if(of.context(), key, conditions).await
     };
     let operation = Operation::Delete { if_version };
     match caller.call(ask).await {
@@ -171,9 +259,11 @@ pub async fn read_once(mut putter: Caller, mut takers: [Caller; 3], group: usize
         }
         let key = format!("once-{group}-{value}");
         let fields = json!({ "delete_after_get": true, "order_id": value.to_string() });
+        // With a condition it waits for replicas, as the reads do.
+        let conditions = Conditions { if_version: Some(0), ..Conditions::default() };
         let ask = |client: Client| {
             let key = key.clone();
-            async move { client.set(READ_ONCE, &key, fields).await }
+            async move { client.set_if(READ_ONCE, &key, fields, conditions).await }
         };
         let put = read_once::Operation::Put(value);
         match putter.call(ask).await {
@@ -196,10 +286,7 @@ async fn take(caller: &mut Caller, key: &str) {
         Outcome::Unknown(span) => add(caller, key, span, read_once::Operation::Take(None)),
         Outcome::Answered(span, result) => {
             let (span, Ok(session)) = absent((span, result)) else { return };
-            let got = session.map(|session| {
-                let value = session.get("order_id").and_then(serde_json::Value::as_str);
-                value.and_then(|value| value.parse().ok()).unwrap_or(u64::MAX)
-            });
+            let got = session.map(|session| text(&session, "order_id").unwrap_or(u64::MAX));
             add(caller, key, span, read_once::Operation::Take(got));
         }
     }

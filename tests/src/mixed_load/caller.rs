@@ -37,6 +37,8 @@ pub struct Caller {
     at: usize,
     /// It asks one host over one wire.
     stays: bool,
+    /// It pauses between two calls.
+    has_pace: bool,
     random: u64,
     /// When it first asked what has no answer yet.
     waiting: Option<Duration>,
@@ -51,6 +53,7 @@ impl Stage {
             ended: self.ended.clone(),
             at: number,
             stays: false,
+            has_pace: true,
             random: (number as u64 + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15),
             waiting: None,
         }
@@ -61,6 +64,11 @@ impl Caller {
     /// The same, who asks one host over one wire.
     pub fn staying_at(self, client: usize) -> Self {
         Self { at: client, stays: true, ..self }
+    }
+
+    /// The same, who asks again at once.
+    pub fn without_pace(self) -> Self {
+        Self { has_pace: false, ..self }
     }
 
     /// Whether the load goes on.
@@ -99,7 +107,9 @@ impl Caller {
         match outcome {
             Outcome::Answered(..) => {
                 self.waiting = None;
-                tokio::time::sleep(PACE).await;
+                if self.has_pace {
+                    tokio::time::sleep(PACE).await;
+                }
             }
             Outcome::Nothing | Outcome::Unknown(_) => {
                 self.turn();

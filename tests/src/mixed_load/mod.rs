@@ -16,6 +16,7 @@ use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use self::booking::Register;
 use self::caller::{Caller, Stage};
 use self::users::Kind;
 use crate::client::{Client, Wire};
@@ -61,7 +62,7 @@ pub struct MixedLoad {
 }
 
 impl MixedLoad {
-    /// Begins to ask hosts, which keep their ports when they are restarted. Some forty calls
+    /// Begins to ask hosts, which keep their ports when they are restarted. Some fifty calls
     /// are under way at a time.
     ///
     /// # Panics
@@ -84,7 +85,8 @@ impl MixedLoad {
         let mut next = || stage.caller(numbers.next().unwrap_or_default());
         for group in 0..2 {
             for member in 0..3 {
-                callers.spawn(booking::register(next(), group, member));
+                callers.spawn(booking::register(next(), Register::Plain, group, member));
+                callers.spawn(booking::register(next(), Register::Compared, group, member));
             }
             callers.spawn(booking::read_once(next(), [next(), next(), next()], group));
             for _ in 0..2 {
@@ -97,6 +99,7 @@ impl MixedLoad {
                 callers.spawn(users::sessions(next(), next(), kind, group));
             }
         }
+        callers.spawn(booking::write_each(next()));
         callers.spawn(booking::overwrite(next().staying_at(hosts.len() - 1)));
         callers.spawn(booking::follow(next().staying_at(0)));
         Self { stage, end, callers, subscribers }
@@ -114,7 +117,7 @@ impl MixedLoad {
         while self.callers.join_next().await.is_some() {}
         // What comes now is not a part of the load.
         let counts = self.counts();
-        let mut caller = self.stage.caller(0);
+        let mut caller = self.stage.caller(0).without_pace();
         booking::read_all(&mut caller).await;
         users::list_all(&mut caller).await;
         let subscribed = self.subscribers.len();

@@ -16,7 +16,7 @@ use crate::store::embedded::frame::{FileKind, Frame, Header, Kind, Origin};
 use crate::store::embedded::manifest::{JournalEntry, Manifest, SnapshotEntry};
 use crate::store::embedded::obstacle;
 use crate::store::embedded::start;
-use crate::store::embedded::writer::{Journal, Message};
+use crate::store::embedded::writer::{Journal, Message, Synced};
 use crate::store::memory::Memory;
 
 /// How many bytes of rows a frame of a snapshot takes before the next begins.
@@ -98,7 +98,7 @@ pub struct Snapshots {
     /// The writer of the journal.
     pub journal: mpsc::Sender<Message>,
     /// The last frame that is on the disk.
-    pub synced: Arc<AtomicU64>,
+    pub synced: Arc<Synced>,
     /// The length of the last snapshot in bytes.
     pub bytes: Arc<AtomicU64>,
     /// Whether one is being taken.
@@ -146,7 +146,7 @@ impl Snapshots {
         if !asked || !matches!(synced.blocking_recv(), Ok(Ok(()))) {
             return directory.remove(&snapshot.file());
         }
-        let covers = self.synced.load(Ordering::Acquire);
+        let covers = self.synced.get();
         let old = self.manifest.clone();
         self.manifest.after = after;
         self.manifest.snapshot = Some(SnapshotEntry { number, length, covers });

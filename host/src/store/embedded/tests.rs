@@ -32,7 +32,12 @@ fn state(memory: &Memory) -> State {
 }
 
 fn open(path: &Path, disk: &Disk, journal_bytes_max: u64) -> Result<Embedded, OpenError> {
-    Embedded::on_disk(path, Clock::manual(NOW), None, disk.sync(), journal_bytes_max)
+    Embedded::on_disk(path, Clock::manual(NOW), None, pace(disk.sync(), journal_bytes_max))
+}
+
+/// A disk that may take its time.
+fn pace(sync: SyncFile, journal_bytes_max: u64) -> Pace {
+    Pace { sync, journal_bytes_max, unsynced_span_max: Duration::MAX }
 }
 
 fn wait<T>(future: impl Future<Output = T>) -> T {
@@ -232,6 +237,33 @@ fn a_slow_sync_holds_up_nobody_but_who_asks_for_it() {
     assert!(poll(flushed.as_mut()).is_pending());
     drop(held);
     wait(flushed).unwrap();
+}
+
+#[test]
+fn while_a_sync_takes_too_long_nothing_more_is_acknowledged() {
+    let path = tempfile::tempdir().unwrap();
+    let disk = Disk::quick();
+    let pace = Pace { unsynced_span_max: Duration::ZERO, ..pace(disk.sync(), u64::MAX) };
+    let store = Embedded::on_disk(path.path(), Clock::manual(NOW), None, pace).unwrap();
+    let held = disk.hold();
+    wait(store.execute(set("a", "1"))).unwrap();
+    // Nobody has asked for the sync but the journal itself.
+    disk.until_someone_waits();
+    let is_over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            // Long enough for an answer that waits for nothing.
+            std::thread::sleep(Duration::from_millis(100));
+            is_over.store(true, Ordering::Release);
+            drop(held);
+        });
+        wait(store.execute(set("b", "1"))).unwrap();
+        assert!(is_over.load(Ordering::Acquire), "it was acknowledged while the disk was busy");
+    });
+    // Nobody waits for a disk that has failed.
+    disk.break_down();
+    drop(wait(store.execute(set("c", "1"))));
+    assert!(matches!(wait(store.execute(set("d", "1"))), Err(Error::Unavailable(_))));
 }
 
 #[test]

@@ -1,13 +1,16 @@
 //! The two threads behind the journal. One writes what has gathered as one frame, so that many
 //! transactions share a write and none of them blocks a thread that serves requests. The other
-//! syncs, so that a slow disk holds up nobody but who asks for a sync.
+//! syncs, so that a slow disk holds up nobody but who asks for a sync, unless a sync takes so
+//! long that a loss of power would take more than is promised: then nothing more is
+//! acknowledged until it is over.
 
+use std::collections::VecDeque;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
@@ -20,8 +23,7 @@ use crate::store::embedded::mark::{Mark, Marks};
 use crate::store::embedded::obstacle;
 use crate::store::rows::Row;
 
-/// How long an acknowledged write waits until its sync is asked for. A loss of power takes at
-/// most the writes of this time plus the time of two syncs: one that runs, and its own.
+/// How long an acknowledged write waits until its sync is asked for.
 const SYNC_INTERVAL: Duration = Duration::from_millis(500);
 /// The most bytes of rows that one frame groups.
 const GROUP_BYTES_MAX: usize = 4 << 20;
@@ -117,11 +119,72 @@ pub struct Writer {
     /// How far each shard is.
     pub shards: Arc<[Progress]>,
     /// The last frame that is on the disk.
-    pub synced: Arc<AtomicU64>,
+    pub synced: Arc<Synced>,
     /// The thread that syncs.
     pub syncs: mpsc::Sender<SyncRequest>,
     /// When a snapshot is due.
     pub snapshot: SnapshotDue,
+    /// What is not on the disk.
+    pub unsynced: Unsynced,
+}
+
+/// What was written and is not on the disk, as far as its writer knows.
+pub struct Unsynced {
+    /// The time that may lie between the acknowledgements of two writes that are not on the
+    /// disk: a loss of power takes the writes of no longer time.
+    span_max: Duration,
+    /// When the first write was acknowledged of which no sync was asked for.
+    since: Option<Instant>,
+    /// Journals that have something which no sync was asked for.
+    files: Vec<Arc<File>>,
+    /// The syncs that were asked for, oldest first: up to which frame, and when the first
+    /// write of it was acknowledged.
+    asked: VecDeque<(u64, Instant)>,
+}
+
+impl Unsynced {
+    /// Nothing.
+    pub fn new(span_max: Duration) -> Self {
+        Self { span_max, since: None, files: Vec::new(), asked: VecDeque::new() }
+    }
+}
+
+/// The last frame that is on the disk, and who waits for it.
+pub struct Synced {
+    last: AtomicU64,
+    moved: (Mutex<()>, Condvar),
+}
+
+impl Synced {
+    /// Up to a frame.
+    pub fn new(last: u64) -> Self {
+        Self { last: last.into(), moved: (Mutex::default(), Condvar::new()) }
+    }
+
+    /// The last frame.
+    pub fn get(&self) -> u64 {
+        self.last.load(Ordering::Acquire)
+    }
+
+    fn set(&self, last: u64) {
+        self.last.store(last, Ordering::Release);
+        self.wake();
+    }
+
+    /// Has those who wait look again.
+    fn wake(&self) {
+        // No code panics while it holds this lock.
+        drop(self.moved.0.lock().unwrap_or_else(PoisonError::into_inner));
+        self.moved.1.notify_all();
+    }
+
+    /// Waits until a frame is on the disk, or the disk has failed.
+    fn wait_for(&self, frame: u64, failed: &AtomicBool) {
+        let mut guard = self.moved.0.lock().unwrap_or_else(PoisonError::into_inner);
+        while self.get() < frame && !failed.load(Ordering::Acquire) {
+            guard = self.moved.1.wait(guard).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
 }
 
 /// What came together and is written as one frame.
@@ -138,22 +201,21 @@ impl Writer {
     /// Writes until it is told to stop.
     pub fn run(mut self, messages: &mpsc::Receiver<Message>) {
         let mut frame = Frame::new();
-        let mut unsynced_since: Option<Instant> = None;
-        // Journals that have something which no sync was asked for.
-        let mut unsynced: Vec<Arc<File>> = Vec::new();
+        let interval = SYNC_INTERVAL.min(self.unsynced.span_max);
         loop {
-            let first = match unsynced_since {
+            let first = match self.unsynced.since {
                 None => messages.recv().map_err(|_| RecvTimeoutError::Disconnected),
-                Some(since) => messages.recv_timeout(SYNC_INTERVAL.saturating_sub(since.elapsed())),
+                Some(since) => messages.recv_timeout(interval.saturating_sub(since.elapsed())),
             };
             let first = match first {
                 Ok(message) => Some(message),
                 Err(RecvTimeoutError::Timeout) => None,
                 Err(RecvTimeoutError::Disconnected) => Some(Message::Stop),
             };
+            self.hold_back();
             let group = gather(first, messages, &mut frame);
             if !frame.is_empty() {
-                unsynced_since.get_or_insert_with(Instant::now);
+                self.unsynced.since.get_or_insert_with(Instant::now);
             }
             let committed = self.commit(&mut frame);
             if committed.is_ok() {
@@ -165,16 +227,13 @@ impl Writer {
                 // A caller that has gone does not wait for its answer.
                 drop(done.send(committed.clone()));
             }
-            let is_due = unsynced_since.is_some_and(|since| since.elapsed() >= SYNC_INTERVAL);
+            let is_due = self.unsynced.since.is_some_and(|since| since.elapsed() >= interval);
             if is_due || group.stop || !group.syncing.is_empty() {
-                unsynced_since = None;
-                unsynced.push(Arc::clone(&self.journal.file));
-                let files = std::mem::take(&mut unsynced);
-                self.sync(files, group.syncing, group.stop);
+                self.sync(group.syncing, group.stop);
             }
             if let Some((journal, done)) = group.switch {
                 let before = std::mem::replace(&mut self.journal, journal);
-                unsynced.push(before.file);
+                self.unsynced.files.push(before.file);
                 self.snapshot.journal_bytes = 0;
                 // Whoever asked for it may have given up.
                 let _ = done.send(self.sequence);
@@ -182,6 +241,25 @@ impl Writer {
             self.ask_for_snapshot();
             if group.stop {
                 return;
+            }
+        }
+    }
+
+    /// Waits for the disk while the first write that is not on it was acknowledged too long
+    /// ago.
+    fn hold_back(&mut self) {
+        let span_max = self.unsynced.span_max;
+        while !self.failed.load(Ordering::Acquire) {
+            let synced = self.synced.get();
+            while self.unsynced.asked.front().is_some_and(|(frame, _)| *frame <= synced) {
+                self.unsynced.asked.pop_front();
+            }
+            match (self.unsynced.asked.front(), self.unsynced.since) {
+                (Some((frame, since)), _) if since.elapsed() >= span_max => {
+                    self.synced.wait_for(*frame, &self.failed);
+                }
+                (None, Some(since)) if since.elapsed() >= span_max => self.sync(Vec::new(), false),
+                _ => return,
             }
         }
     }
@@ -201,7 +279,7 @@ impl Writer {
             checksum: 0,
             sequence: self.sequence + 1,
             milliseconds: self.clock.now(),
-            synced: self.synced.load(Ordering::Acquire),
+            synced: self.synced.get(),
         };
         let bytes = frame.seal(header, &self.journal.origin);
         let written = self.journal.file.write_all_at(bytes, self.journal.offset);
@@ -214,7 +292,13 @@ impl Writer {
         Ok(())
     }
 
-    fn sync(&self, files: Vec<Arc<File>>, done: Vec<Done>, closed: bool) {
+    /// Asks for a sync of everything that is written.
+    fn sync(&mut self, done: Vec<Done>, closed: bool) {
+        self.unsynced.files.push(Arc::clone(&self.journal.file));
+        let files = std::mem::take(&mut self.unsynced.files);
+        if let Some(since) = self.unsynced.since.take() {
+            self.unsynced.asked.push_back((self.sequence, since));
+        }
         let request = SyncRequest { files, sequence: self.sequence, closed, done };
         // Without the other thread, whoever waits gets an error.
         drop(self.syncs.send(request));
@@ -271,7 +355,17 @@ pub struct Syncer {
     /// Set when the disk refuses something.
     pub failed: Arc<AtomicBool>,
     /// The last frame that is on the disk.
-    pub synced: Arc<AtomicU64>,
+    pub synced: Arc<Synced>,
+}
+
+impl Drop for Syncer {
+    fn drop(&mut self) {
+        // Nobody is to wait for what does not come any more.
+        if std::thread::panicking() {
+            self.failed.store(true, Ordering::Release);
+            self.synced.wake();
+        }
+    }
 }
 
 impl Syncer {
@@ -295,9 +389,12 @@ impl Syncer {
         if self.failed.load(Ordering::Acquire) {
             return Err(disk_failure());
         }
-        self.sync_files(request).map_err(|error| fail(&self.failed, &error))?;
-        self.synced.store(request.sequence, Ordering::Release);
-        Ok(())
+        let synced = self.sync_files(request).map_err(|error| fail(&self.failed, &error));
+        match synced {
+            Ok(()) => self.synced.set(request.sequence),
+            Err(_) => self.synced.wake(),
+        }
+        synced
     }
 
     fn sync_files(&mut self, request: &SyncRequest) -> io::Result<()> {

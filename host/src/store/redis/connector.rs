@@ -7,6 +7,7 @@ use std::time::Duration;
 use futures_util::StreamExt as _;
 use redis::aio::{MultiplexedConnection, PubSub};
 use redis::io::tcp::TcpSettings;
+use redis::io::tcp::socket2::TcpKeepalive;
 use redis::sentinel::{SentinelClient, SentinelClientBuilder, SentinelServerType};
 use redis::{
     AsyncConnectionConfig, Client, ConnectionAddr, ConnectionInfo, ErrorKind, IntoConnectionInfo,
@@ -23,6 +24,9 @@ const PIPELINE_BUFFER: usize = 1024;
 /// How long a peer may leave unacknowledged what was sent to it, at least; then its machine
 /// is taken to be gone.
 const UNACKNOWLEDGED_MIN: Duration = Duration::from_secs(1);
+
+/// How often the machine of a Sentinel that has no news is asked whether it is there.
+const PROBE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// What Sentinels tell of another primary on.
 const NEW_PRIMARY: &str = "+switch-master";
@@ -170,7 +174,7 @@ impl Connector {
         match (&self.node, self.address().await?) {
             (None, Address::Server(server)) => Ok((self.open(server).await?, Watch::Server)),
             (None, Address::Sentinels(sentinels)) => {
-                let mut client = sentinels.client(attempt)?;
+                let mut client = sentinels.client(attempt, self.timeout)?;
                 let primary = client.async_get_client().await?.get_connection_info().clone();
                 let address = primary.addr().clone();
                 let commands = self.open(primary).await?;
@@ -188,10 +192,7 @@ impl Connector {
     }
 
     async fn open(&self, server: ConnectionInfo) -> Result<Commands, RedisError> {
-        let tcp = TcpSettings::default()
-            .set_nodelay(true)
-            .set_user_timeout(self.timeout.max(UNACKNOWLEDGED_MIN));
-        let client = Client::open(server.set_tcp_settings(tcp))?;
+        let client = Client::open(server.set_tcp_settings(tcp(self.timeout)))?;
         let configuration = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(self.timeout))
             // Calls are limited where they are made.
@@ -227,7 +228,8 @@ impl Watch {
     pub async fn listen(&mut self, timeout: Duration) {
         let Self::Sentinels(watched) = self else { return };
         if watched.news.is_none() {
-            let listening = tokio::time::timeout(timeout, watched.sentinels.news(watched.turn));
+            let news = watched.sentinels.news(watched.turn, timeout);
+            let listening = tokio::time::timeout(timeout, news);
             watched.news = listening.await.ok().and_then(Result::ok);
         }
     }
@@ -259,7 +261,7 @@ impl Watch {
             Ok(Ok(primary)) => *primary.get_connection_info().addr() != watched.primary,
             Ok(Err(_)) | Err(_) => {
                 watched.turn += 1;
-                if let Ok(client) = watched.sentinels.client(watched.turn) {
+                if let Ok(client) = watched.sentinels.client(watched.turn, timeout) {
                     watched.client = client;
                 }
                 false
@@ -270,7 +272,7 @@ impl Watch {
 
 impl Sentinels {
     /// Has one of them tell of new primaries.
-    async fn news(&self, turn: usize) -> Result<PubSub, RedisError> {
+    async fn news(&self, turn: usize, timeout: Duration) -> Result<PubSub, RedisError> {
         let address = match &self.addresses[turn % self.addresses.len()] {
             ConnectionAddr::Tcp(host, port) if self.tls => ConnectionAddr::TcpTls {
                 host: host.clone(),
@@ -280,18 +282,23 @@ impl Sentinels {
             },
             address => address.clone(),
         };
-        let mut news = Client::open(address.into_connection_info()?)?.get_async_pubsub().await?;
+        // Nothing is sent while there is no news, so only probes show that it is gone.
+        let alive = TcpKeepalive::new().with_time(PROBE_INTERVAL).with_interval(PROBE_INTERVAL);
+        let tcp = tcp(timeout).set_keepalive(alive);
+        let sentinel = address.into_connection_info()?.set_tcp_settings(tcp);
+        let mut news = Client::open(sentinel)?.get_async_pubsub().await?;
         news.subscribe(NEW_PRIMARY).await?;
         Ok(news)
     }
 
     /// Asks them, one of them first.
-    fn client(&self, turn: usize) -> Result<SentinelClient, RedisError> {
+    fn client(&self, turn: usize, timeout: Duration) -> Result<SentinelClient, RedisError> {
         let mut addresses = self.addresses.clone();
         addresses.rotate_left(turn % self.addresses.len());
         let service = self.service.as_str();
         let mut builder =
             SentinelClientBuilder::new(addresses, service, SentinelServerType::Master)?
+                .set_client_to_sentinel_tcp_settings(tcp(timeout))
                 .set_client_to_redis_db(self.settings.db());
         if let Some(username) = self.settings.username() {
             builder = builder.set_client_to_redis_username(username);
@@ -308,10 +315,77 @@ impl Sentinels {
     }
 }
 
+/// A peer that leaves what was sent to it unacknowledged for so long is gone.
+fn tcp(timeout: Duration) -> TcpSettings {
+    TcpSettings::default().set_nodelay(true).set_user_timeout(timeout.max(UNACKNOWLEDGED_MIN))
+}
+
 fn unusable() -> RedisError {
     (ErrorKind::InvalidClientConfig, "Redis is not where it was").into()
 }
 
 fn timed_out() -> RedisError {
     std::io::Error::from(std::io::ErrorKind::TimedOut).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::*;
+
+    const TIMEOUT: Duration = Duration::from_secs(60);
+
+    /// Answers like a Sentinel until somebody subscribes.
+    async fn until_subscribed(listener: &TcpListener) -> TcpStream {
+        let (mut client, _) = listener.accept().await.expect("a client");
+        let (mut received, mut answered) = (Vec::new(), 0);
+        loop {
+            let mut part = [0; 1024];
+            let length = client.read(&mut part).await.expect("the client stays");
+            assert!(length > 0, "it goes without subscribing");
+            received.extend_from_slice(&part[..length]);
+            let text = String::from_utf8_lossy(&received);
+            let is_subscribed = text.contains("SUBSCRIBE") && text.contains(NEW_PRIMARY);
+            let commands = text.lines().filter(|line| line.starts_with('*')).count();
+            let plain = commands - answered - usize::from(is_subscribed);
+            answered = commands;
+            let subscribed = "*3\r\n$9\r\nsubscribe\r\n$14\r\n+switch-master\r\n:1\r\n";
+            let last = if is_subscribed { subscribed } else { "" };
+            let answer = ["+OK\r\n".repeat(plain).as_str(), last].concat();
+            client.write_all(answer.as_bytes()).await.expect("the client reads");
+            if is_subscribed {
+                return client;
+            }
+        }
+    }
+
+    async fn say(sentinel: &mut TcpStream, of: &str) {
+        let text = format!("{of} 127.0.0.1 1 127.0.0.1 2");
+        let length = text.len();
+        let head = "*3\r\n$7\r\nmessage\r\n$14\r\n+switch-master\r\n";
+        let message = format!("{head}${length}\r\n{text}\r\n");
+        sentinel.write_all(message.as_bytes()).await.expect("the client reads");
+    }
+
+    #[tokio::test]
+    async fn whoever_listens_to_a_sentinel_is_told_of_another_primary_at_once() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let port = listener.local_addr().expect("an address").port();
+        let url = format!("redis-sentinel://127.0.0.1:{port}/sessions/5");
+        let Ok(Address::Sentinels(sentinels)) = Address::from_url(&url) else { panic!("{url}") };
+        let client = sentinels.client(0, TIMEOUT).expect("a client");
+        let primary = ConnectionAddr::Tcp("127.0.0.1".into(), 1);
+        let watched = Watched { sentinels, client, turn: 0, primary, news: None };
+        let mut watch = Watch::Sentinels(Box::new(watched));
+        let ((), mut sentinel) = tokio::join!(watch.listen(TIMEOUT), until_subscribed(&listener));
+        say(&mut sentinel, "of-somebody-else").await;
+        say(&mut sentinel, "sessions").await;
+        tokio::time::timeout(TIMEOUT, watch.told()).await.expect("it is told");
+        // Of what somebody else's primary is, nobody is told.
+        say(&mut sentinel, "of-somebody-else").await;
+        drop(sentinel);
+        assert!(tokio::time::timeout(Duration::from_millis(50), watch.told()).await.is_err());
+    }
 }

@@ -101,19 +101,14 @@ impl Link {
     /// # Errors
     /// When there is none.
     pub async fn connection(&self) -> Result<Connection, Disconnected> {
-        let present = self.state.borrow().clone();
-        let state = match present {
-            State::Starting => {
-                let mut watched = self.state.subscribe();
-                let tried = watched.wait_for(|state| !matches!(state, State::Starting)).await;
-                tried.map_err(|_| Disconnected)?.clone()
-            }
-            known => known,
-        };
-        match state {
-            State::Up { commands, number, .. } => Ok(Connection { commands, number }),
-            State::Starting | State::Down(_) => Err(Disconnected),
+        let known = Connection::of(&self.state.borrow());
+        if let Some(known) = known {
+            return known;
         }
+        let mut watched = self.state.subscribe();
+        let tried = watched.wait_for(|state| !matches!(state, State::Starting)).await;
+        let tried = tried.map_err(|_| Disconnected)?;
+        Connection::of(&tried).unwrap_or(Err(Disconnected))
     }
 
     /// Which history of changes the server follows; `None` when there is no connection, or
@@ -166,6 +161,17 @@ impl Link {
 }
 
 impl Connection {
+    /// The one that there is; nothing while nobody knows.
+    fn of(state: &State) -> Option<Result<Self, Disconnected>> {
+        match state {
+            State::Starting => None,
+            State::Up { commands, number, .. } => {
+                Some(Ok(Self { commands: commands.clone(), number: *number }))
+            }
+            State::Down(_) => Some(Err(Disconnected)),
+        }
+    }
+
     /// Tells it from the others.
     pub fn number(&self) -> u64 {
         self.number

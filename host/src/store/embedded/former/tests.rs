@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use fjall::PersistMode;
 
 use super::*;
 use crate::store::Store;
 use crate::store::embedded::directory::{numbered, sync_file};
-use crate::store::embedded::{Embedded, inspection};
+use crate::store::embedded::{Embedded, Pace, inspection};
 use crate::store::rows::Changes;
 use crate::store::transaction::{Entry, Operation, Txn};
 
@@ -35,7 +36,8 @@ fn former(sessions: usize) -> tempfile::TempDir {
 }
 
 fn open(path: &Path, sync: SyncFile) -> Result<Embedded, OpenError> {
-    Embedded::on_disk(path, Clock::manual(NOW), None, sync, u64::MAX)
+    let pace = Pace { sync, journal_bytes_max: u64::MAX, unsynced_span_max: Duration::MAX };
+    Embedded::on_disk(path, Clock::manual(NOW), None, pace)
 }
 
 fn sessions(store: &Embedded) -> u64 {
