@@ -33,7 +33,14 @@ fn main() -> ExitCode {
         Command::Check { file, force } => check::run(&file, force, &settings),
         Command::CheckData { repair } => return ExitCode::from(check_data::run(repair, &settings)),
         Command::CompileInput { processor_seconds } => {
-            logic::compile_input(processor_seconds).map(|()| true)
+            return match logic::compile_input(processor_seconds) {
+                Ok(()) => ExitCode::SUCCESS,
+                // Another process makes a sentence of it.
+                Err(error) => {
+                    eprintln!("{error:#}");
+                    ExitCode::FAILURE
+                }
+            };
         }
         Command::Health => health::run(&settings),
         Command::Get(subject) => booking_command::get(&settings, &subject),

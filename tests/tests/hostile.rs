@@ -401,3 +401,25 @@ async fn an_operator_gets_through_when_one_caller_has_all_the_memory_that_he_may
         assert_eq!(answer.status(), 200);
     }
 }
+
+/// What one large session has grown is not kept for small ones.
+#[tokio::test]
+async fn an_instance_that_has_grown_is_dropped_when_its_call_has_ended() {
+    let host = Launch::in_memory().set("LOGIC_INSTANCES", "1").start();
+    let client = host.client(Wire::Rest).await;
+    let idle = async || {
+        let text = session_tests::get(host.url("admin", "/metrics")).await.text().await.ok()?;
+        let name = "session_manager_component_instances_idle ";
+        text.lines().find_map(|line| line.strip_prefix(name))?.parse::<u32>().ok()
+    };
+    // The service itself makes calls, too.
+    for (bytes, kept) in [(10, 1), (1_000_000, 0)] {
+        let text = "x".repeat(bytes);
+        let session = json!({ "fleet_list_request": text, "fleet_list_response": text });
+        wait::until("as many instances are kept as expected", async || {
+            client.set("pre-order", "k", session.clone()).await.unwrap();
+            (idle().await == Some(kept)).then_some(())
+        })
+        .await;
+    }
+}

@@ -16,6 +16,11 @@ fn the_defaults_are_those_of_the_contract() {
     let network = &settings.network;
     assert_eq!((network.grpc_port, network.rest_port, network.admin_port), (6027, 8027, 9027));
     assert_eq!(network.bind_address.to_string(), "127.0.0.1");
+    let limits = settings.callers.limits(1, 1);
+    assert_eq!(limits.body_memory, 128 << 20);
+    assert_eq!((limits.age_max.as_secs(), limits.idle_max.as_secs()), (3600, 300));
+    assert_eq!((limits.per_peer, settings.callers.probe_port()), (None, None));
+    assert_eq!(settings.storage.memory_max.0, None);
     assert!(
         matches!(settings.storage.choice(), Ok(StoreChoice::Embedded(path)) if path.as_os_str() == "data")
     );
