@@ -35,6 +35,9 @@ const READS: &str = "GET, HEAD, OPTIONS";
 /// What is taken on one path or another.
 const EVERY_METHOD: &str = "GET, HEAD, POST, PUT, OPTIONS";
 
+/// What every answer may have.
+const SMALL_BYTES_MAX: usize = 4 << 10;
+
 /// The wire.
 pub struct Admin {
     /// What is asked about.
@@ -75,13 +78,15 @@ async fn handle(admin: Arc<Admin>, request: Request<Incoming>, exchange: Arc<Exc
     delivery::deliver(&head, &mut body, admitted, answered, true).await
 }
 
-/// An answer for which there is memory: whoever reads none of them cannot ask without end.
+/// An answer for which there is memory: whoever reads none of them cannot ask without end. A
+/// small one, such as that to a probe, is always given.
 fn held(answer: Answer, exchange: &Exchange) -> Result<Answer, Refusal> {
     let bytes = answer.body().size_hint().upper().unwrap_or(0);
-    match exchange.need(usize::try_from(bytes).unwrap_or(usize::MAX)) {
-        Ok(()) => Ok(answer),
-        Err(_) => Err(Error::no_memory().into()),
+    let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
+    if bytes <= SMALL_BYTES_MAX || exchange.need(bytes).is_ok() {
+        return Ok(answer);
     }
+    Err(Error::no_memory().into())
 }
 
 impl Admin {

@@ -51,6 +51,8 @@ struct Unpacking {
     message: Option<Gunzip>,
 }
 
+/// The most bytes of a compressed message: what does not get smaller gets a little larger.
+const COMPRESSED_BYTES_MAX: usize = MESSAGE_BYTES_MAX + (64 << 10);
 /// The prefix of a message: whether it is compressed, and its length.
 const PREFIX_BYTES: usize = 5;
 
@@ -66,6 +68,9 @@ impl Unpacking {
                 let Some(length) = length.first_chunk() else { continue };
                 self.left = u32::from_be_bytes(*length) as usize;
                 if *flag == [1] {
+                    if self.left > COMPRESSED_BYTES_MAX {
+                        return Err(Refused::TooLarge);
+                    }
                     let exchange = Arc::clone(exchange);
                     let front = [0; PREFIX_BYTES];
                     let message = Gunzip::new(exchange, true, &front, MESSAGE_BYTES_MAX);

@@ -197,6 +197,8 @@ impl Exchange {
     /// request for as long as it goes on, and has one of few places, if there are.
     pub fn streams_at(&self, place: Option<OwnedSemaphorePermit>) {
         self.streaming.store(true, Ordering::Relaxed);
+        self.needed.store(BASE_BYTES, Ordering::Relaxed);
+        self.shrink_to(BASE_BYTES);
         if let Some(place) = place {
             // An exchange has one stream.
             drop(self.place.set(place));

@@ -26,8 +26,9 @@ const END_LOOKS: u32 = 4;
 /// looked at.
 const END_PATIENCE: Duration = Duration::from_secs(5);
 const END_PAUSE: Duration = Duration::from_millis(5);
-/// What ends every head, however it began.
-const END_OF_HEAD: &[u8] = b"\n\n";
+/// What the parser refuses wherever it is: in lines of a head, which it looks at when that has
+/// ended, in the length of a part, and behind the last part.
+const REFUSED: &[u8] = b"\r\0\n\n";
 /// How an answer of the parser itself begins.
 const REFUSAL: &[u8] = b"HTTP/1.1 4";
 /// What each answer of the service has in its head, and none of the parser.
@@ -172,8 +173,9 @@ impl AsyncRead for Stream {
             if this.connection.in_flight() == 0 {
                 this.heads.next();
             }
-            if this.heads.check(&mut buffer.filled_mut()[before..]) {
-                this.instead = END_OF_HEAD;
+            if let Some(end) = this.heads.check(&mut buffer.filled_mut()[before..]) {
+                buffer.set_filled(before + end);
+                this.instead = REFUSED;
             }
         }
         Poll::Ready(Ok(()))

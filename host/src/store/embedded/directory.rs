@@ -155,6 +155,19 @@ impl Directory {
         sync_names(&self.path)
     }
 
+    /// The next number that neither a journal nor a snapshot has.
+    pub fn free_number(&self, after: u32) -> u32 {
+        let is_taken = |number: u32| {
+            let kinds = [FileKind::Journal, FileKind::Snapshot];
+            kinds.iter().any(|kind| self.path.join(format!("{}-{number}", kind.name())).exists())
+        };
+        let mut number = after + 1;
+        while is_taken(number) {
+            number += 1;
+        }
+        number
+    }
+
     /// The journals and snapshots that are there, by number.
     pub fn numbered(&self) -> Vec<(FileKind, u32)> {
         numbered(&self.path)

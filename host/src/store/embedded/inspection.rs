@@ -165,8 +165,7 @@ fn mend(
     clock: &Clock,
 ) -> io::Result<String> {
     let old = directory.numbered();
-    let there = old.last().map_or(0, |(_, number)| *number);
-    let number = manifest.number_max().max(there) + 1;
+    let number = directory.free_number(manifest.number_max());
     // With another identity, so that frames of the old files are not accepted in the new ones.
     let mut new = start::new_manifest().map_err(io::Error::other)?;
     let origin = new.origin(FileKind::Snapshot, number);

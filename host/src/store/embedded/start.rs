@@ -178,8 +178,7 @@ pub fn begin(
     clock: &Clock,
     closed: bool,
 ) -> io::Result<Started> {
-    let there = directory.numbered().last().map_or(0, |(_, number)| *number);
-    let number = manifest.number_max().max(there) + 1;
+    let number = directory.free_number(manifest.number_max());
     let origin = manifest.origin(FileKind::Journal, number);
     let file = create_journal(directory, origin, clock)?;
     let ended = manifest.journals.iter().filter_map(|journal| journal.ended);

@@ -131,7 +131,11 @@ fn a_kill_at_any_moment_of_a_snapshot_loses_nothing() {
     let disk = Disk::copied(path.path());
     let store = open(path.path(), &disk, 2000).unwrap();
     let (mut seed, mut states) = (Seed::new(1), vec![State::new()]);
-    for index in 0..1000 {
+    for index in 0.. {
+        // The thread that takes snapshots has its own pace.
+        if index >= 1000 && disk.copy_count() > 20 {
+            break;
+        }
         let mut acknowledged = disk.freeze();
         wait(store.execute(change(&mut seed))).unwrap();
         states.push(state(&store.inner.memory));
@@ -142,14 +146,13 @@ fn a_kill_at_any_moment_of_a_snapshot_loses_nothing() {
         }
     }
     let copies = disk.copies();
-    assert!(copies.len() > 20, "{}", copies.len());
     drop(store);
     for (copy, acknowledged) in copies {
         let store = open(copy.path(), &Disk::quick(), u64::MAX).unwrap();
         assert_eq!(state(&store.inner.memory), states[acknowledged]);
     }
     let store = open(path.path(), &Disk::quick(), u64::MAX).unwrap();
-    assert_eq!(state(&store.inner.memory), states[1000]);
+    assert_eq!(Some(&state(&store.inner.memory)), states.last());
 }
 
 #[test]
@@ -157,18 +160,24 @@ fn snapshots_keep_the_directory_small_and_are_taken_while_it_serves() {
     let path = tempfile::tempdir().unwrap();
     let store = open(path.path(), &Disk::quick(), 10_000).unwrap();
     let mut seed = Seed::new(2);
-    for _ in 0..3000 {
+    let is_small = || {
+        let files = directory::numbered(path.path());
+        let length = |(kind, number): &(frame::FileKind, u32)| {
+            let name = format!("{}-{number}", kind.name());
+            // It may be gone by now.
+            std::fs::metadata(path.path().join(name)).map_or(0, |it| it.len())
+        };
+        let has_snapshot = files.iter().any(|(kind, _)| *kind == frame::FileKind::Snapshot);
+        has_snapshot && files.iter().map(length).sum::<u64>() < 300_000
+    };
+    // The thread that takes snapshots has its own pace.
+    let mut written = 0;
+    while written < 3000 || !is_small() {
         wait(store.execute(change(&mut seed))).unwrap();
+        written += 1;
     }
     let expected = state(&store.inner.memory);
     drop(store);
-    let files = directory::numbered(path.path());
-    assert!(files.iter().any(|(kind, _)| *kind == frame::FileKind::Snapshot), "{files:?}");
-    let length = |(kind, number): &(frame::FileKind, u32)| {
-        let name = format!("{}-{number}", kind.name());
-        std::fs::metadata(path.path().join(name)).unwrap().len()
-    };
-    assert!(files.iter().map(length).sum::<u64>() < 300_000, "{files:?}");
     for _ in 0..20 {
         let store = open(path.path(), &Disk::quick(), u64::MAX).unwrap();
         assert_eq!(state(&store.inner.memory), expected);

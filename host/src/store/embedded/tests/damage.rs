@@ -374,6 +374,15 @@ fn files_of_others_stay_and_are_named_when_they_are_in_the_way() {
     drop(open(path.path(), &Disk::quick(), u64::MAX).unwrap());
     drop(open(path.path(), &Disk::quick(), u64::MAX).unwrap());
     assert!(others.iter().all(|name| path.path().join(name).exists()));
+    // A copy under the highest number that could be ours.
+    std::fs::write(path.path().join("journal-2147483647"), "a copy").unwrap();
+    for number in 0..6 {
+        let store = open(path.path(), &Disk::quick(), u64::MAX).unwrap();
+        if number % 3 < 2 {
+            wait(store.execute(set("a", "1"))).unwrap();
+        }
+    }
+    assert!(start::read_manifest(path.path()).unwrap().unwrap().number_max() < 20);
     std::fs::create_dir(path.path().join("manifest.new")).unwrap();
     let error = open(path.path(), &Disk::quick(), u64::MAX).err().unwrap().to_string();
     assert_eq!(error, "the system refused to open it: `manifest.new`: Is a directory");

@@ -117,6 +117,10 @@ impl Disk {
         self.acknowledged.lock().unwrap()
     }
 
+    pub fn copy_count(&self) -> usize {
+        self.copies.lock().unwrap().len()
+    }
+
     pub fn copies(&self) -> Vec<(tempfile::TempDir, usize)> {
         std::mem::take(&mut *self.copies.lock().unwrap())
     }
