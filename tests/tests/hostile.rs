@@ -3,6 +3,7 @@
 
 use std::io::Write;
 use std::net::SocketAddr;
+use std::sync::LazyLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -60,35 +61,41 @@ impl Attack {
     }
 }
 
-/// A request that writes a session of 3 MB in a few kilobytes.
-fn compressed(wire: Wire) -> (http::Request<()>, Vec<u8>) {
-    let text = "x".repeat(1_000_000);
+/// Three documents of a megabyte in a few kilobytes, as JSON and as a message; an attacker
+/// compresses them once.
+static COMPRESSED: LazyLock<[Vec<u8>; 2]> = LazyLock::new(|| {
     let gzip = |bytes: &[u8]| {
         let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
         encoder.write_all(bytes).unwrap();
         encoder.finish().unwrap()
     };
+    let document = format!("\"{}\"", "x".repeat(1_000_000));
     let names = ["fleet_list_request", "fleet_list_response", "strikethrough_promo_response"];
+    let fields = names.map(|name| format!("\"{name}\":{document}"));
+    let mut message = vec![0x0a, 1, b'c'];
+    for number in [2, 3, 4] {
+        prost::encoding::bytes::encode(number, &document.clone().into_bytes(), &mut message);
+    }
+    let packed = gzip(&message);
+    let length = u32::try_from(packed.len()).unwrap().to_be_bytes();
+    let message = [&[1][..], &length, &packed].concat();
+    [gzip(format!("{{{}}}", fields.join(",")).as_bytes()), message]
+});
+
+/// A request that writes them.
+fn compressed(wire: Wire) -> (http::Request<()>, Vec<u8>) {
+    let [json, message] = &*COMPRESSED;
     match wire {
         Wire::Rest => {
-            let fields = names.map(|name| format!("\"{name}\":\"{text}\""));
             let request = http::Request::put("http://localhost/v1/pre-order/sessions/c")
                 .header("content-type", "application/json")
                 .header("content-encoding", "gzip");
-            let body = gzip(format!("{{{}}}", fields.join(",")).as_bytes());
-            (request.body(()).unwrap(), body)
+            (request.body(()).unwrap(), json.clone())
         }
         Wire::Grpc => {
-            let mut message = vec![0x0a, 1, b'c'];
-            for number in [2, 3, 4] {
-                let document = format!("\"{text}\"").into_bytes();
-                prost::encoding::bytes::encode(number, &document, &mut message);
-            }
             let mut request = call("SetSession");
             request.headers_mut().insert("grpc-encoding", "gzip".parse().unwrap());
-            let packed = gzip(&message);
-            let length = u32::try_from(packed.len()).unwrap().to_be_bytes();
-            (request, [&[1][..], &length, &packed].concat())
+            (request, message.clone())
         }
     }
 }

@@ -4,10 +4,11 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use bytes::{Bytes, BytesMut};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Sleep;
 use tonic::Status;
 
@@ -29,6 +30,8 @@ pin_project_lite::pin_project! {
         asks_often: bool,
         // Its messages may be compressed.
         unpacking: Option<Unpacking>,
+        // What has come of them and waits for its turn to be inflated.
+        waiting: Option<(Bytes, Turn)>,
     }
 }
 
@@ -36,9 +39,11 @@ impl Received {
     /// The body of the exchange's request, whose messages may be compressed when it `is_gzip`.
     pub fn new(body: Incoming, exchange: Arc<Exchange>, is_gzip: bool, asks_often: bool) -> Self {
         let unpacking = is_gzip.then(Unpacking::default);
-        Self { body, exchange, deadline: None, asks_often, unpacking }
+        Self { body, exchange, deadline: None, asks_often, unpacking, waiting: None }
     }
 }
+
+type Turn = Pin<Box<dyn Future<Output = Option<OwnedSemaphorePermit>> + Send>>;
 
 /// How far a body with compressed messages is.
 #[derive(Default)]
@@ -120,6 +125,17 @@ impl Body for Received {
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         let mut this = self.project();
         loop {
+            if let (Some((data, turn)), Some(unpacking)) = (&mut this.waiting, &mut this.unpacking)
+            {
+                let _turn = ready!(turn.as_mut().poll(context));
+                let taken = unpacking.take(std::mem::take(data), this.exchange);
+                *this.waiting = None;
+                match taken {
+                    // More has to come before there is something to hand on.
+                    Ok(data) if data.is_empty() => {}
+                    taken => return Poll::Ready(Some(taken.map(Frame::data).map_err(refusal))),
+                }
+            }
             let frame = match this.body.as_mut().poll_frame(context) {
                 Poll::Pending => {
                     let deadline = this
@@ -144,24 +160,22 @@ impl Body for Received {
                 Err(error) => return Poll::Ready(Some(Err(Status::from_error(Box::new(error))))),
             };
             let exchange = &*this.exchange;
-            let taken = match (frame.into_data(), this.unpacking.as_mut()) {
-                (Ok(data), None) => match exchange.receive(data.len()) {
-                    Ok(()) => Ok(data),
-                    Err(_) => Err(Refused::NoMemory),
-                },
-                (Ok(data), Some(unpacking)) => unpacking.take(data, exchange),
+            match (frame.into_data(), &this.unpacking) {
+                (Ok(data), Some(_)) => {
+                    *this.waiting = Some((data, Box::pin(exchange.turn_to_inflate())));
+                }
+                (Ok(data), None) => {
+                    let held = exchange.receive(data.len());
+                    let held = held.map_err(|_| refusal(Refused::NoMemory));
+                    return Poll::Ready(Some(held.map(|()| Frame::data(data))));
+                }
                 (Err(trailers), _) => return Poll::Ready(Some(Ok(trailers))),
-            };
-            match taken {
-                // More has to come before there is something to hand on.
-                Ok(data) if data.is_empty() => {}
-                taken => return Poll::Ready(Some(taken.map(Frame::data).map_err(refusal))),
             }
         }
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.waiting.is_none() && self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {

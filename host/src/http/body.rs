@@ -185,6 +185,7 @@ impl RequestBody {
         let exchange = Arc::clone(&self.exchange);
         let mut gunzip = Gunzip::new(exchange, self.travels, &[], bytes_max);
         while let Some(data) = self.data().await? {
+            let _turn = self.exchange.turn_to_inflate().await;
             gunzip.take(&data)?;
         }
         Ok(gunzip.finish()?.freeze())

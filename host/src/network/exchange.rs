@@ -165,6 +165,13 @@ impl Exchange {
         if travels { self.receive(bytes) } else { self.need(bytes) }
     }
 
+    /// Waits until nothing else of the same peer is inflated; what is returned is held meanwhile.
+    pub fn turn_to_inflate(&self) -> impl Future<Output = Option<OwnedSemaphorePermit>> + use<> {
+        let turn = Arc::clone(&self.peer().inflating).acquire_owned();
+        // Nobody closes it.
+        async { turn.await.ok() }
+    }
+
     /// So many bytes more are held for the request.
     ///
     /// # Errors

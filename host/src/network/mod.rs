@@ -22,6 +22,8 @@ use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use tokio::sync::Semaphore;
+
 use address::{Range, peer_of};
 use memory::Account;
 
@@ -74,6 +76,9 @@ pub struct Peer {
     subscriptions: Account,
     /// What its larger requests have taken lately, in bytes.
     expected: AtomicUsize,
+    /// Its turn to have something inflated: a few kilobytes may keep a processor busy for
+    /// milliseconds, and others are to be served between.
+    inflating: Arc<Semaphore>,
 }
 
 impl Network {
@@ -132,6 +137,7 @@ impl Peer {
             calls: Account::new(calls),
             subscriptions: Account::new(subscriptions),
             expected: AtomicUsize::new(0),
+            inflating: Arc::new(Semaphore::new(1)),
         }
     }
 }
