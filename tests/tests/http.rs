@@ -422,8 +422,8 @@ async fn grpc_takes_and_gives_gzip_and_names_what_it_takes() {
         let headers = [grpc_type, ("grpc-encoding", "gzip")];
         let (head, reply, trailers) = grpc(&host, path, &headers, message).await;
         let trailers = trailers.unwrap_or_default();
-        let told = head.headers().get("grpc-status").or(trailers.get("grpc-status"));
-        assert_eq!(told.unwrap(), status, "{path}: {head:?} {reply:?}");
+        let given = head.headers().get("grpc-status").or(trailers.get("grpc-status"));
+        assert_eq!(given.unwrap(), status, "{path}: {head:?} {reply:?}");
     }
     let headers = [grpc_type, ("grpc-encoding", "gzip")];
     let (head, _, _) = grpc(&host, set, &headers, frame(true, b"no gzip at all")).await;

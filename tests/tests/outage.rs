@@ -241,7 +241,7 @@ async fn no_port_accepts_connections_before_the_store_is_open() {
         let refused = tokio::net::TcpStream::connect(("127.0.0.1", port)).await;
         assert!(refused.is_err(), "{name} accepts while Redis is waited for");
     }
-    // Whoever has enough of it does not wait for Redis either.
+    // A signal does not wait for Redis either.
     waiting.signal("TERM");
     assert_eq!(waiting.ended().await.code(), Some(0));
     drop(asked);

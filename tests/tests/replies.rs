@@ -77,8 +77,8 @@ async fn waits(host: &Host, user: usize, done: &AtomicBool, answered: &AtomicU32
             Err(refusal) => Err(refusal),
         };
         match asked {
-            Ok(told) => {
-                assert_eq!(told["order_id"], own);
+            Ok(session) => {
+                assert_eq!(session["order_id"], own);
                 answered.fetch_add(1, Ordering::Relaxed);
             }
             Err(refusal) => assert_eq!(refusal.reason, "STORE_UNAVAILABLE", "{refusal:?}"),

@@ -78,8 +78,8 @@ async fn handle(admin: Arc<Admin>, request: Request<Incoming>, exchange: Arc<Exc
     delivery::deliver(&head, &mut body, admitted, answered, true).await
 }
 
-/// An answer for which there is memory: whoever reads none of them cannot ask without end. A
-/// small one, such as that to a probe, is always given.
+/// An answer for which there is memory: a client that reads none of them cannot ask without
+/// end. A small one, such as that to a probe, is always given.
 fn held(answer: Answer, exchange: &Exchange) -> Result<Answer, Refusal> {
     let bytes = answer.body().size_hint().upper().unwrap_or(0);
     let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);

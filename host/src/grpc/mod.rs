@@ -100,7 +100,7 @@ pub async fn serve(
     Ok(())
 }
 
-/// What is told to a message that is too large.
+/// The error of a message that is too large.
 fn too_large() -> Error {
     let message = format!("The message is larger than {MESSAGE_BYTES_MAX} bytes.");
     Error::new(Reason::RequestTooLarge, message)

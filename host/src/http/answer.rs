@@ -81,7 +81,7 @@ pub fn error(error: &Error) -> Answer {
     error_of(error, error.to_json())
 }
 
-/// The answer that tells an error, with one more member in its body.
+/// The answer of an error, with one more member in its body.
 pub fn error_with(error: &Error, name: &str, value: &str) -> Answer {
     error_of(error, error.to_json_with(name, value))
 }

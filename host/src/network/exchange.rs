@@ -160,7 +160,7 @@ impl Exchange {
     /// Bytes of the request's body are held, on their way to the store or for here.
     ///
     /// # Errors
-    /// The bound that leaves no room; whoever holds the bytes drops them.
+    /// The bound that leaves no room; the holder of the bytes drops them.
     pub fn hold(&self, travels: bool, bytes: usize) -> Result<(), Full> {
         if travels { self.receive(bytes) } else { self.need(bytes) }
     }
@@ -195,21 +195,23 @@ impl Exchange {
     /// The reply goes on until one side ends it, and is told in small parts, of which few
     /// wait: how many of its kind there are is bounded elsewhere.
     pub fn streams(&self) {
-        self.streaming.store(true, Ordering::Relaxed);
-        self.needed.store(0, Ordering::Relaxed);
-        self.shrink_to(0);
+        self.goes_on_with(0);
     }
 
     /// The same where nothing else bounds how many there are: it takes the memory of a
     /// request for as long as it goes on, and has one of few places, if there are.
     pub fn streams_at(&self, place: Option<OwnedSemaphorePermit>) {
-        self.streaming.store(true, Ordering::Relaxed);
-        self.needed.store(BASE_BYTES, Ordering::Relaxed);
-        self.shrink_to(BASE_BYTES);
+        self.goes_on_with(BASE_BYTES);
         if let Some(place) = place {
             // An exchange has one stream.
             drop(self.place.set(place));
         }
+    }
+
+    fn goes_on_with(&self, bytes: usize) {
+        self.streaming.store(true, Ordering::Relaxed);
+        self.needed.store(bytes, Ordering::Relaxed);
+        self.shrink_to(bytes);
     }
 
     /// The reply is there, with so many bytes; what was needed to make it is not held

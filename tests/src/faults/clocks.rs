@@ -19,7 +19,7 @@ pub async fn hosts_apart(time: Duration) -> Outcome {
     Ok(load.finish().await)
 }
 
-/// A clock that steps when it is told to.
+/// A clock that steps on demand.
 struct Stepping(tempfile::TempDir);
 
 impl Stepping {

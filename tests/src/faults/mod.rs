@@ -14,7 +14,6 @@ mod topologies;
 use std::time::Duration;
 
 pub use self::table::{Row, heading};
-use self::topologies::Replicas;
 use crate::history::recorder::Counts;
 use crate::history::{History, Judge, stale};
 use crate::mixed_load::TERMS;
@@ -123,7 +122,7 @@ impl Schedule {
 
     async fn load(self, time: Duration) -> Outcome {
         let waiting = self.name.ends_with("-waiting");
-        let of = |replicas, waits_for| Replicas { replicas, waits_for };
+        let waits_for = u32::from(waiting);
         match self.name.trim_end_matches("-waiting") {
             "nothing" => processes::nothing(time).await,
             "kill-host" => processes::kill_host(time).await,
@@ -137,15 +136,15 @@ impl Schedule {
             "clock-embedded" => clocks::embedded_steps(time).await,
             "disk-embedded" => disks::embedded(time).await,
             "disk-redis" => disks::redis(time).await,
-            "failover" => topologies::fail_over(time, of(1, u32::from(waiting))).await,
-            "failover-two" => topologies::fail_over(time, of(2, 2)).await,
-            "failover-one-of-two" => topologies::fail_over(time, of(2, 1)).await,
-            "failover-kill" => topologies::kill_primary(time, waiting).await,
-            "partition-primary" => topologies::partition(time, waiting).await,
-            "cluster-failover" => topologies::cluster_fail_over(time, waiting).await,
-            "cluster-kill" => topologies::cluster_kill(time, waiting).await,
-            "cluster-stop" => topologies::cluster_stop(time, waiting).await,
-            "cluster-partition" => topologies::cluster_partition(time, waiting).await,
+            "failover" => topologies::fail_over(time, 1, waits_for).await,
+            "failover-two" => topologies::fail_over(time, 2, 2).await,
+            "failover-one-of-two" => topologies::fail_over(time, 2, 1).await,
+            "failover-kill" => topologies::kill_primary(time, waits_for).await,
+            "partition-primary" => topologies::partition(time, waits_for).await,
+            "cluster-failover" => topologies::cluster_fail_over(time, waits_for).await,
+            "cluster-kill" => topologies::cluster_kill(time, waits_for).await,
+            "cluster-stop" => topologies::cluster_stop(time, waits_for).await,
+            "cluster-partition" => topologies::cluster_partition(time, waits_for).await,
             "reshard" => topologies::reshard(time).await,
             other => Err(format!("nobody runs {other}")),
         }

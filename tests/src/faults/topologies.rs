@@ -10,13 +10,6 @@ use crate::machine::Machines;
 use crate::redis_topology::{Cluster, Sentinels};
 use crate::wait;
 
-/// How many replicas a primary has, and how many hosts wait for.
-#[derive(Clone, Copy, Debug)]
-pub struct Replicas {
-    pub replicas: usize,
-    pub waits_for: u32,
-}
-
 /// A host on whatever is at a URL, which waits for so many replicas.
 fn launch(url: &str, waits_for: u32) -> Launch {
     let launch = Launch::redis_at(url).set("REDIS_TIMEOUT", "1s");
@@ -27,10 +20,11 @@ fn two(url: &str, waits_for: u32) -> Hosts {
     Hosts::start([launch(url, waits_for), launch(url, waits_for)])
 }
 
-/// Sentinels replace a primary that is well; they do so every ten seconds at most.
-pub async fn fail_over(time: Duration, of: Replicas) -> Outcome {
-    let sentinels = Sentinels::with_replicas(of.replicas).await;
-    let hosts = two(&sentinels.url(), of.waits_for);
+/// Sentinels replace a primary that is well and has so many replicas; they do so every ten
+/// seconds at most.
+pub async fn fail_over(time: Duration, replicas: usize, waits_for: u32) -> Outcome {
+    let sentinels = Sentinels::with_replicas(replicas).await;
+    let hosts = two(&sentinels.url(), waits_for);
     let load = hosts.load().await;
     let time = Time::new(time);
     while time.pass(2000).await {
@@ -43,9 +37,9 @@ pub async fn fail_over(time: Duration, of: Replicas) -> Outcome {
 }
 
 /// The primary dies; it comes back as a replica once its replica has taken over.
-pub async fn kill_primary(time: Duration, waiting: bool) -> Outcome {
+pub async fn kill_primary(time: Duration, waits_for: u32) -> Outcome {
     let mut sentinels = Sentinels::start().await;
-    let hosts = two(&sentinels.url(), u32::from(waiting));
+    let hosts = two(&sentinels.url(), waits_for);
     let load = hosts.load().await;
     let time = Time::new(time);
     while time.pass(2000).await {
@@ -66,10 +60,10 @@ pub async fn kill_primary(time: Duration, waiting: bool) -> Outcome {
 
 /// The primary and a host are cut off from everybody else for twelve seconds, in which its
 /// replica is made the primary; then the other way round.
-pub async fn partition(time: Duration, waiting: bool) -> Outcome {
+pub async fn partition(time: Duration, waits_for: u32) -> Outcome {
     let machines = Machines::start(3)?;
     let sentinels = Sentinels::on([0, 1, 2].map(|place| machines.get(place)), 1).await;
-    let launch = launch(&sentinels.url(), u32::from(waiting));
+    let launch = launch(&sentinels.url(), waits_for);
     let hosts = Hosts::start([0, 1].map(|place| launch.clone().on(machines.get(place))));
     let load = hosts.load().await;
     let time = Time::new(time);
@@ -90,9 +84,9 @@ pub async fn partition(time: Duration, waiting: bool) -> Outcome {
 }
 
 /// A replica of a Cluster takes over from a primary that hands over.
-pub async fn cluster_fail_over(time: Duration, waiting: bool) -> Outcome {
+pub async fn cluster_fail_over(time: Duration, waits_for: u32) -> Outcome {
     let cluster = Cluster::start().await;
-    let hosts = two(&cluster.url(), u32::from(waiting));
+    let hosts = two(&cluster.url(), waits_for);
     let load = hosts.load().await;
     let time = Time::new(time);
     while time.pass(2000).await {
@@ -102,9 +96,9 @@ pub async fn cluster_fail_over(time: Duration, waiting: bool) -> Outcome {
 }
 
 /// A primary of a Cluster dies, and comes back once its replica has taken over.
-pub async fn cluster_kill(time: Duration, waiting: bool) -> Outcome {
+pub async fn cluster_kill(time: Duration, waits_for: u32) -> Outcome {
     let mut cluster = Cluster::start().await;
-    let hosts = two(&cluster.url(), u32::from(waiting));
+    let hosts = two(&cluster.url(), waits_for);
     let load = hosts.load().await;
     let time = Time::new(time);
     while time.pass(2000).await {
@@ -119,9 +113,9 @@ pub async fn cluster_kill(time: Duration, waiting: bool) -> Outcome {
 }
 
 /// A primary of a Cluster hangs until its replica has taken over.
-pub async fn cluster_stop(time: Duration, waiting: bool) -> Outcome {
+pub async fn cluster_stop(time: Duration, waits_for: u32) -> Outcome {
     let cluster = Cluster::start().await;
-    let hosts = two(&cluster.url(), u32::from(waiting));
+    let hosts = two(&cluster.url(), waits_for);
     let load = hosts.load().await;
     let time = Time::new(time);
     while time.pass(2000).await {
@@ -141,10 +135,10 @@ pub async fn cluster_stop(time: Duration, waiting: bool) -> Outcome {
 
 /// A machine of a Cluster, with a primary, the replica of another one and a host, is cut off
 /// from everybody else for twelve seconds.
-pub async fn cluster_partition(time: Duration, waiting: bool) -> Outcome {
+pub async fn cluster_partition(time: Duration, waits_for: u32) -> Outcome {
     let machines = Machines::start(3)?;
     let cluster = Cluster::on([0, 1, 2].map(|place| machines.get(place))).await;
-    let launch = launch(&cluster.url(), u32::from(waiting));
+    let launch = launch(&cluster.url(), waits_for);
     let hosts = Hosts::start([0, 1].map(|place| launch.clone().on(machines.get(place))));
     let load = hosts.load().await;
     let time = Time::new(time);

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use serde_json::json;
 
 use super::caller::Caller;
-use crate::client::{Client, Conditions, number};
+use crate::client::{Client, Conditions, Refusal, number};
 use crate::history::History;
 use crate::history::lock::Hold;
 use crate::history::recorder::Outcome;
@@ -136,19 +136,15 @@ pub async fn write_each(mut caller: Caller) {
     }
 }
 
-/// Reads what every key has in the end.
+/// Reads what every key has in the end. Without any answer for long, there is none for the
+/// others.
 pub async fn read_all(caller: &mut Caller) {
     for of in [Register::Plain, Register::Compared] {
         let mut keys: Vec<String> = Vec::new();
         caller.recorder.add(|history| keys = of.calls(history).keys().cloned().collect());
         for key in keys {
-            let ask = |client: Client| {
-                let key = key.clone();
-                async move { client.get(of.context(), &key).await }
-            };
-            // Without any answer for so long, there is none for the others.
-            let Some(answer) = caller.insist(ask).await else { return };
-            let (span, Ok(session)) = absent(answer) else { continue };
+            let Some(answer) = read_at_last(caller, of.context(), &key).await else { return };
+            let (span, Ok(session)) = answer else { continue };
             let operation = Operation::Read(session.map(|session| of.state(&session)));
             let call = register::Call { span, operation };
             caller.recorder.add(|history| of.calls(history).entry(key).or_default().push(call));
@@ -157,28 +153,30 @@ pub async fn read_all(caller: &mut Caller) {
     let mut keys: Vec<String> = Vec::new();
     caller.recorder.add(|history| keys = history.written.keys().cloned().collect());
     for key in keys {
-        let ask = |client: Client| {
-            let key = key.clone();
-            async move { client.get(REGISTER, &key).await }
-        };
-        let Some((_, result)) = caller.insist(ask).await else { return };
-        let is_there = match result {
-            Ok(_) => true,
-            Err(refusal) if refusal.reason == "SESSION_NOT_FOUND" => false,
-            Err(_) => continue,
-        };
+        let Some(answer) = read_at_last(caller, REGISTER, &key).await else { return };
+        let (_, Ok(session)) = answer else { continue };
         caller.recorder.add(|history| {
-            history.written.insert(key, Some(is_there));
+            history.written.insert(key, Some(session.is_some()));
         });
     }
+}
+
+/// Reads a session until there is an answer.
+async fn read_at_last(
+    caller: &mut Caller,
+    context: &'static str,
+    key: &str,
+) -> Option<(Span, Result<Option<Fields>, Refusal>)> {
+    let ask = |client: Client| async move { client.get(context, key).await };
+    caller.insist(ask).await.map(absent)
 }
 
 type Fields = serde_json::Map<String, serde_json::Value>;
 
 /// No session is an answer, too.
 fn absent(
-    (span, result): (Span, Result<Fields, crate::client::Refusal>),
-) -> (Span, Result<Option<Fields>, crate::client::Refusal>) {
+    (span, result): (Span, Result<Fields, Refusal>),
+) -> (Span, Result<Option<Fields>, Refusal>) {
     match result {
         Ok(session) => (span, Ok(Some(session))),
         Err(refusal) if refusal.reason == "SESSION_NOT_FOUND" => (span, Ok(None)),
@@ -241,11 +239,7 @@ async fn delete(
     }
 }
 
-fn mismatch(
-    span: Span,
-    if_version: Option<u64>,
-    refusal: &crate::client::Refusal,
-) -> Option<register::Call> {
+fn mismatch(span: Span, if_version: Option<u64>, refusal: &Refusal) -> Option<register::Call> {
     let current = refusal.metadata.get("currentVersion")?.parse().ok()?;
     let operation = Operation::Mismatch { if_version: if_version?, current };
     Some(register::Call { span, operation })

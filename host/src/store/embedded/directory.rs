@@ -159,7 +159,7 @@ impl Directory {
     pub fn free_number(&self, after: u32) -> u32 {
         let is_taken = |number: u32| {
             let kinds = [FileKind::Journal, FileKind::Snapshot];
-            kinds.iter().any(|kind| self.path.join(format!("{}-{number}", kind.name())).exists())
+            kinds.iter().any(|kind| self.path.join(kind.file(number)).exists())
         };
         let mut number = after + 1;
         while is_taken(number) {
@@ -196,10 +196,8 @@ pub fn numbered(directory: &Path) -> Vec<(FileKind, u32)> {
             let (kind, number) = name.to_str()?.rsplit_once('-')?;
             let kinds = [FileKind::Journal, FileKind::Snapshot];
             let kind = kinds.into_iter().find(|it| it.name() == kind)?;
-            let is_digit = |byte: u8| byte.is_ascii_digit();
-            let is_ours = number.bytes().all(is_digit) && !number.starts_with('0');
-            let number = number.parse().ok().filter(|number| is_ours && *number <= NUMBER_MAX)?;
-            Some((kind, number))
+            let number = number.parse().ok().filter(|number| (1..=NUMBER_MAX).contains(number))?;
+            (name.to_str() == Some(&kind.file(number))).then_some((kind, number))
         })
         .collect();
     found.sort_unstable_by_key(|(_, number)| *number);

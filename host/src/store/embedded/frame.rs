@@ -34,6 +34,11 @@ impl FileKind {
             Self::Snapshot => "snapshot",
         }
     }
+
+    /// The name of the file of a number.
+    pub fn file(self, number: u32) -> String {
+        format!("{}-{number}", self.name())
+    }
 }
 
 /// The file that a frame belongs to. In any other file its header is not accepted.
@@ -50,7 +55,7 @@ pub struct Origin {
 impl Origin {
     /// The name of the file.
     pub fn file(&self) -> String {
-        format!("{}-{}", self.kind.name(), self.number)
+        self.kind.file(self.number)
     }
 }
 

@@ -173,7 +173,7 @@ fn mend(
     let length = snapshot::write(directory, memory, origin, clock, &never)?.unwrap_or_default();
     let kept = format!("{KEPT_PREFIX}{}", clock.now());
     let names = [MANIFEST_FILE, SYNCED_FILE, VERSION_FILE].map(str::to_owned);
-    let numbered = old.iter().map(|(kind, number)| format!("{}-{number}", kind.name()));
+    let numbered = old.iter().map(|(kind, number)| kind.file(*number));
     let names = names.into_iter().chain(numbered);
     let to = directory.path().join(&kept);
     let begun = keep(directory.path(), &to, names).and_then(|()| {
@@ -182,9 +182,8 @@ fn mend(
         start::begin(directory, new, 0, clock, true)
     });
     if let Err(error) = begun {
-        if !start::is_published(directory, origin) {
+        if start::withdraw(directory, origin) {
             put_back(&to, directory.path());
-            drop(directory.remove(&origin.file()));
         }
         return Err(error);
     }
@@ -260,8 +259,7 @@ fn rebuilt(path: &Path) -> io::Result<Option<Manifest>> {
 fn identity(path: &Path, files: &[(FileKind, u32)]) -> io::Result<Option<Identity>> {
     let mut found: Vec<(Identity, usize)> = Vec::new();
     for (kind, number) in files {
-        let name = format!("{}-{number}", kind.name());
-        let bytes = std::fs::File::open(path.join(name)).and_then(|file| {
+        let bytes = std::fs::File::open(path.join(kind.file(*number))).and_then(|file| {
             let mut bytes = Vec::new();
             io::Read::read_to_end(&mut io::Read::take(file, HEADER_BYTES as u64), &mut bytes)?;
             Ok(bytes)

@@ -96,11 +96,11 @@ pub fn read(directory: &Path, identity: Identity) -> io::Result<Found> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Found::Missing),
         Err(error) => return Err(error),
     };
-    let mark = |offset: u64| decode(at(&bytes, offset)?).filter(|it| it.identity == identity);
-    let mark = |offset: u64| mark(offset).map(|it| (it.number, it.mark));
-    Ok(match OFFSETS.map(mark) {
-        [Some(one), Some(other)] => Found::Both(if one.0 > other.0 { one.1 } else { other.1 }),
-        [Some((_, mark)), None] | [None, Some((_, mark))] => Found::One(mark),
+    Ok(match both(&bytes).map(|written| written.filter(|it| it.identity == identity)) {
+        [Some(one), Some(other)] => {
+            Found::Both(if one.number > other.number { one.mark } else { other.mark })
+        }
+        [Some(Written { mark, .. }), None] | [None, Some(Written { mark, .. })] => Found::One(mark),
         [None, None] => Found::Damaged,
     })
 }
@@ -108,12 +108,12 @@ pub fn read(directory: &Path, identity: Identity) -> io::Result<Found> {
 /// Whether a store of any identity has synced a frame here.
 pub fn is_of_a_frame(directory: &Path) -> bool {
     let bytes = std::fs::read(directory.join(SYNCED_FILE)).unwrap_or_default();
-    let mut written = OFFSETS.into_iter().filter_map(|offset| decode(at(&bytes, offset)?));
-    written.any(|written| written.mark.sequence > 0)
+    both(&bytes).into_iter().flatten().any(|written| written.mark.sequence > 0)
 }
 
-fn at(bytes: &[u8], offset: u64) -> Option<&[u8; MARK_BYTES]> {
-    bytes.get(usize::try_from(offset).ok()?..)?.first_chunk()
+/// The two marks in a file, as far as they are whole.
+fn both(bytes: &[u8]) -> [Option<Written>; 2] {
+    OFFSETS.map(|offset| decode(bytes.get(usize::try_from(offset).ok()?..)?.first_chunk()?))
 }
 
 fn encode(identity: Identity, number: u64, mark: Mark) -> [u8; MARK_BYTES] {

@@ -26,7 +26,7 @@ const FRAME_BYTES: usize = 1 << 20;
 /// `None` when it was told to stop.
 ///
 /// # Errors
-/// What the system refuses. Then, and when it was told to stop, there is no file.
+/// What the system refuses. Then, and when it has to stop, there is no file.
 pub fn write(
     directory: &Directory,
     memory: &Memory,

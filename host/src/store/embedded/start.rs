@@ -97,8 +97,8 @@ fn is_used(directory: &Path) -> bool {
 
 /// Whether something was written to a journal or snapshot.
 pub fn has_rows(directory: &Path, kind: FileKind, number: u32) -> bool {
-    let name = format!("{}-{number}", kind.name());
-    std::fs::metadata(directory.join(name)).is_ok_and(|it| it.len() > HEADER_BYTES as u64)
+    std::fs::metadata(directory.join(kind.file(number)))
+        .is_ok_and(|it| it.len() > HEADER_BYTES as u64)
 }
 
 /// The manifest of a directory without anything in it.
@@ -189,12 +189,7 @@ pub fn begin(
         directory.replace(MANIFEST_FILE, manifest.encode().as_bytes())?;
         Ok(marks)
     });
-    let marks = published.inspect_err(|_| {
-        if !is_published(directory, origin) {
-            // It may be this that does not work.
-            drop(directory.remove(&origin.file()));
-        }
-    })?;
+    let marks = published.inspect_err(|_| _ = withdraw(directory, origin))?;
     write_version(directory)?;
     remove_unnamed(directory, &manifest)?;
     let journal = Journal::new(file, origin);
@@ -218,13 +213,18 @@ pub fn create_journal(directory: &Directory, origin: Origin, clock: &Clock) -> i
     Ok(file)
 }
 
-/// Whether the manifest on the disk names a file. When it cannot be read, nobody knows, and the
-/// file has to stay.
-pub fn is_published(directory: &Directory, origin: Origin) -> bool {
-    match std::fs::read(directory.path().join(MANIFEST_FILE)) {
+/// Removes a file that was made for a manifest which was not published; returns whether that
+/// is so. When the manifest on the disk cannot be read, nobody knows, and the file stays.
+pub fn withdraw(directory: &Directory, origin: Origin) -> bool {
+    let is_published = match std::fs::read(directory.path().join(MANIFEST_FILE)) {
         Ok(bytes) => Manifest::decode(&bytes).is_ok_and(|manifest| manifest.names(origin)),
         Err(error) => error.kind() != ErrorKind::NotFound,
+    };
+    if !is_published {
+        // It may be this that does not work.
+        drop(directory.remove(&origin.file()));
     }
+    !is_published
 }
 
 /// Shows releases before the journal that the files are of another.

@@ -163,9 +163,8 @@ fn snapshots_keep_the_directory_small_and_are_taken_while_it_serves() {
     let is_small = || {
         let files = directory::numbered(path.path());
         let length = |(kind, number): &(frame::FileKind, u32)| {
-            let name = format!("{}-{number}", kind.name());
             // It may be gone by now.
-            std::fs::metadata(path.path().join(name)).map_or(0, |it| it.len())
+            std::fs::metadata(path.path().join(kind.file(*number))).map_or(0, |it| it.len())
         };
         let has_snapshot = files.iter().any(|(kind, _)| *kind == frame::FileKind::Snapshot);
         has_snapshot && files.iter().map(length).sum::<u64>() < 300_000

@@ -370,7 +370,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn whoever_listens_to_a_sentinel_is_told_of_another_primary_at_once() {
+    async fn a_subscriber_of_a_sentinel_hears_of_another_primary_at_once() {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let port = listener.local_addr().expect("an address").port();
         let url = format!("redis-sentinel://127.0.0.1:{port}/sessions/5");
@@ -382,8 +382,8 @@ mod tests {
         let ((), mut sentinel) = tokio::join!(watch.listen(TIMEOUT), until_subscribed(&listener));
         say(&mut sentinel, "of-somebody-else").await;
         say(&mut sentinel, "sessions").await;
-        tokio::time::timeout(TIMEOUT, watch.told()).await.expect("it is told");
-        // Of what somebody else's primary is, nobody is told.
+        tokio::time::timeout(TIMEOUT, watch.told()).await.expect("it was announced");
+        // The primary of another service is none of ours.
         say(&mut sentinel, "of-somebody-else").await;
         drop(sentinel);
         assert!(tokio::time::timeout(Duration::from_millis(50), watch.told()).await.is_err());

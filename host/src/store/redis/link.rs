@@ -38,7 +38,6 @@ pub struct Connection {
     number: u64,
 }
 
-#[derive(Clone)]
 enum State {
     /// Nobody knows yet whether the server answers.
     Starting,
@@ -210,7 +209,7 @@ async fn keep(
                         false
                     }
                     end = end(commands, &mut watch, timeout) => end == End::Moved,
-                    // Whoever has seen the move has notified all. A sender that is gone has no links.
+                    // The link that has seen the move notifies all. A sender that is gone has none.
                     _ = moved.changed() => false,
                 };
                 state.send_replace(State::Down(Arc::default()));
