@@ -175,16 +175,40 @@ pub fn second_version() -> Vec<u8> {
     )
 }
 
+/// A component with a core module behind its own parts, which nothing uses yet.
+pub fn with_module(component: &[u8], module: &[u8]) -> Vec<u8> {
+    with_section(component, 1, module)
+}
+
+/// A component whose core module with this number is instantiated more often.
+pub fn with_instances(component: &[u8], module: u32, times: u32) -> Vec<u8> {
+    // Each names a module and gives it nothing to import.
+    let one = [&[0][..], &leb128(module), &[0]].concat();
+    with_section(component, 2, &[leb128(times), one.repeat(times as usize)].concat())
+}
+
+fn with_section(component: &[u8], kind: u8, inside: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(inside.len()).expect("a section is small");
+    [component, &[kind], &leb128(length), inside].concat()
+}
+
+/// A number as WebAssembly writes it.
+fn leb128(mut number: u32) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    while number >= 0x80 {
+        bytes.push((number & 0x7f) as u8 | 0x80);
+        number >>= 7;
+    }
+    bytes.push(number as u8);
+    bytes
+}
+
 /// The same component with another digest: a custom section is added, which means
 /// nothing.
 ///
 /// # Panics
 /// Never: the section is small.
 pub fn relabelled(component: &[u8], label: u32) -> Vec<u8> {
-    let mut relabelled = component.to_vec();
     let name = format!("label-{label}");
-    let length = u8::try_from(name.len()).expect("a short name");
-    relabelled.extend([0, length + 1, length]);
-    relabelled.extend(name.as_bytes());
-    relabelled
+    with_section(component, 0, &[&[name.len() as u8], name.as_bytes()].concat())
 }

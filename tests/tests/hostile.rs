@@ -344,9 +344,7 @@ async fn whoever_watches_the_health_takes_memory_that_is_counted() {
         body.send_data(Bytes::from_static(&[0; 5]), true).unwrap();
         watching.push(answer.await.unwrap());
     }
-    let text = session_tests::get(host.url("admin", "/metrics")).await.text().await.unwrap();
-    let held = text.lines().find_map(|it| it.strip_prefix("session_manager_body_memory_bytes "));
-    let held: f64 = held.unwrap().parse().unwrap();
+    let held = figure(&host, "session_manager_body_memory_bytes").await.unwrap();
     // A connection takes a little more than it needs.
     assert!((100.0 * 8192.0..101.0 * 8192.0 + 65536.0).contains(&held), "{held}");
 }
@@ -356,9 +354,41 @@ async fn a_client_that_does_not_read_its_answer_loses_its_connection() {
     let host = Launch::in_memory().start();
     let large = json!({ "fleet_list_request": "x".repeat(1_000_000) });
     host.client(Wire::Rest).await.set("pre-order", "large", large).await.unwrap();
-    let address = host.address("rest").parse().unwrap();
-    let ended = attack_once(address, Wire::Rest, Attack::AsksAndReadsNothing);
-    tokio::time::timeout(wait::PATIENCE, ended).await.expect("the connection ends").ok();
+    let unread = async |port: &str, wire| {
+        let address = host.address(port).parse().unwrap();
+        let ended = attack_once(address, wire, Attack::AsksAndReadsNothing);
+        tokio::time::timeout(wait::PATIENCE, ended).await.expect("the connection ends").ok();
+    };
+    tokio::join!(unread("rest", Wire::Rest), unread("grpc", Wire::Grpc));
+}
+
+/// HTTP/1.1 has no window of its own, so a system that takes little in stands for it.
+#[tokio::test]
+async fn a_client_that_does_not_read_its_answer_over_http_1_loses_its_connection() {
+    let host = Launch::in_memory().start();
+    let large = json!({ "fleet_list_request": "x".repeat(1_000_000) });
+    host.client(Wire::Rest).await.set("pre-order", "large", large).await.unwrap();
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(4096).unwrap();
+    let mut stream = socket.connect(host.address("rest").parse().unwrap()).await.unwrap();
+    let request = "GET /v1/pre-order/sessions/large HTTP/1.1\r\nhost: localhost\r\n\r\n";
+    stream.write_all(request.as_bytes()).await.unwrap();
+    for is_held in [true, false] {
+        wait::until("the answer is held, and then no more", async || {
+            let held = figure(&host, "session_manager_body_memory_bytes").await?;
+            ((held > 5e5) == is_held).then_some(())
+        })
+        .await;
+    }
+    let mut answer = Vec::new();
+    let read = stream.read_to_end(&mut answer).await;
+    assert!(read.is_err() || answer.len() < 1_000_000, "all {} bytes came", answer.len());
+}
+
+/// What the process says of itself.
+async fn figure(host: &Host, name: &str) -> Option<f64> {
+    let text = session_tests::get(host.url("admin", "/metrics")).await.text().await.ok()?;
+    text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok())
 }
 
 /// A body that stops half-way: what is answered to it, and whether it is after its time.
@@ -398,12 +428,8 @@ async fn an_operator_gets_through_when_one_caller_has_all_the_memory_that_he_may
     for _ in 0..12 {
         attacks.spawn(attack(address, Wire::Rest, Attack::WritesForEver));
     }
-    let taken = async || {
-        let text = session_tests::get(host.url("admin", "/metrics")).await.text().await.ok()?;
-        let line =
-            text.lines().find_map(|it| it.strip_prefix("session_manager_body_memory_bytes "));
-        (line?.parse::<f64>().ok()? > 16e6).then_some(())
-    };
+    let taken =
+        async || (figure(&host, "session_manager_body_memory_bytes").await? > 16e6).then_some(());
     wait::until("memory is taken", taken).await;
     for level in ["debug", "trace"] {
         let request = session_tests::http().put(host.url("admin", "/log-level"));
@@ -418,13 +444,8 @@ async fn an_operator_gets_through_when_one_caller_has_all_the_memory_that_he_may
 async fn an_instance_that_has_grown_is_dropped_when_its_call_has_ended() {
     let host = Launch::in_memory().set("LOGIC_INSTANCES", "1").start();
     let client = host.client(Wire::Rest).await;
-    let idle = async || {
-        let text = session_tests::get(host.url("admin", "/metrics")).await.text().await.ok()?;
-        let name = "session_manager_component_instances_idle ";
-        text.lines().find_map(|line| line.strip_prefix(name))?.parse::<u32>().ok()
-    };
     // The service itself makes calls, too.
-    for (bytes, kept) in [(10, 1), (1_000_000, 0)] {
+    for (bytes, kept) in [(10, 1.0), (1_000_000, 0.0)] {
         let text = "x".repeat(bytes);
         let session = json!({
             "dynamic_fleet_list_request": text,
@@ -434,7 +455,8 @@ async fn an_instance_that_has_grown_is_dropped_when_its_call_has_ended() {
         });
         wait::until("as many instances are kept as expected", async || {
             client.set("rent-revamp", "k", session.clone()).await.unwrap();
-            (idle().await == Some(kept)).then_some(())
+            let idle = figure(&host, "session_manager_component_instances_idle").await;
+            (idle == Some(kept)).then_some(())
         })
         .await;
     }

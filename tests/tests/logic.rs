@@ -16,7 +16,7 @@ use session_manager::store::transaction::{Outcome, Txn};
 use session_manager::store::{Answer, KeyCount, LogMark, Logs, Store, Takes};
 use session_manager::telemetry::Metrics;
 use session_manager::workers::Workers;
-use session_tests::guest::relabelled;
+use session_tests::guest::{relabelled, with_instances, with_module};
 use session_tests::host::binary;
 use session_tests::{guest, size, wait};
 
@@ -57,22 +57,16 @@ fn reason<T: std::fmt::Debug>(result: Result<T, Failure>) -> Reason {
     }
 }
 
+/// What the real component is made of.
+const BUILT_IN_MODULES: u32 = 3;
+
 /// The real component, with functions whose compilation takes long.
 fn laborious() -> Vec<u8> {
     let body = "(local.set 0 (i32.add (i32.mul (local.get 0) (i32.const 3)) (local.get 1)))";
     let function =
         format!("(func (param i32 i32) (result i32) {} (local.get 0))", body.repeat(3000));
     let module = wat::parse_str(format!("(module {})", function.repeat(400))).unwrap();
-    // A section of its own: a core module, its length in LEB128.
-    let mut section = vec![1];
-    let mut length = module.len();
-    while length >= 0x80 {
-        section.push(u8::try_from(length & 0x7f).unwrap() | 0x80);
-        length >>= 7;
-    }
-    section.push(u8::try_from(length).unwrap());
-    section.extend(module);
-    [BUILT_IN.to_vec(), section.repeat(2)].concat()
+    with_module(&with_module(BUILT_IN, &module), &module)
 }
 
 #[tokio::test]
@@ -87,6 +81,75 @@ async fn a_component_that_takes_too_long_to_compile_is_given_up() {
     assert!(message.contains("within 3 s of processor time"), "{message}");
     let swapped = logic.swap(relabelled(BUILT_IN, 1).into(), Source::Upload, false).await;
     assert_eq!(swapped.map(|swapped| swapped.generation.number).ok(), Some(2), "others get in");
+}
+
+/// The real component, with more modules; each is instantiated `times` times.
+fn grown(modules: u32, times: u32, inside: &str) -> Bytes {
+    let module = wat::parse_str(format!("(module {inside})")).unwrap();
+    let mut component = BUILT_IN.to_vec();
+    for number in BUILT_IN_MODULES..BUILT_IN_MODULES + modules {
+        component = with_instances(&with_module(&component, &module), number, times);
+    }
+    component.into()
+}
+
+#[tokio::test]
+async fn what_an_instance_has_is_counted_as_often_as_it_has_it() {
+    let logic = start(Bytes::from_static(BUILT_IN), memory(), Limits::default()).await.unwrap();
+    for (component, gate, said) in [
+        (grown(1, 4, "(memory 1)"), "compiles", "has 5 memories, 4 are accepted"),
+        (grown(1, 15, "(table 1 funcref)"), "compiles", "has 17 tables, 16 are accepted"),
+        (grown(1, 50, ""), "compiles", "53 core module instances"),
+        // 64 MiB are 1,024 pages, of all memories together.
+        (grown(3, 1, "(memory 400)"), "instantiates", "memory"),
+    ] {
+        let refused = logic.swap(component, Source::Upload, false).await;
+        let Err(Refusal { gate: at, message }) = refused else { panic!("{said}") };
+        assert_eq!(at.name(), gate, "{message}");
+        assert!(message.contains(said), "{message}");
+    }
+    let swapped = logic.swap(grown(3, 1, "(memory 300)"), Source::Upload, false).await;
+    assert!(swapped.is_ok(), "{:?}", swapped.err());
+}
+
+/// As many instances at a time as there may be, each as large as the gates let it be.
+#[tokio::test]
+async fn there_is_room_for_every_instance_of_what_the_gates_let_in() {
+    let gate = Gate::new();
+    let limits = Limits { instances: 1024, wait: wait::PATIENCE, ..Limits::default() };
+    let store = Arc::clone(&gate) as Arc<dyn Store>;
+    let logic = start(Bytes::from_static(BUILT_IN), store, limits).await.unwrap();
+    let largest = [
+        (3, "(memory 1 300) (table 20000 funcref)"),
+        (11, "(table 20000 funcref)"),
+        (48 - BUILT_IN_MODULES - 14, ""),
+    ];
+    let mut component = BUILT_IN.to_vec();
+    let mut number = BUILT_IN_MODULES;
+    for (count, inside) in largest {
+        let module = wat::parse_str(format!("(module {inside})")).unwrap();
+        for _ in 0..count {
+            component = with_instances(&with_module(&component, &module), number, 1);
+            number += 1;
+        }
+    }
+    logic.swap(component.clone().into(), Source::Upload, false).await.unwrap();
+    let mut calls = tokio::task::JoinSet::new();
+    for _ in 0..1024 {
+        let logic = Arc::clone(&logic);
+        calls.spawn(async move { logic.booking_get("pre-order", "k", None).await });
+    }
+    wait::until("all wait for the store", async || {
+        (gate.waiting.load(Ordering::SeqCst) == 1024).then_some(())
+    })
+    .await;
+    // One more is on trial meanwhile.
+    let swapped = logic.swap(relabelled(&component, 1).into(), Source::Upload, false).await;
+    assert!(swapped.is_ok(), "{:?}", swapped.err());
+    gate.open();
+    while let Some(called) = calls.join_next().await {
+        assert_eq!(reason(called.unwrap()), Reason::SessionNotFound);
+    }
 }
 
 #[tokio::test]
@@ -165,6 +228,8 @@ async fn calls_that_never_end_are_stopped_and_let_others_run() {
 struct Gate {
     open: AtomicBool,
     opened: tokio::sync::Notify,
+    /// Transactions that have come while it was closed.
+    waiting: AtomicU64,
     inner: Memory,
 }
 
@@ -173,6 +238,7 @@ impl Gate {
         Arc::new(Self {
             open: AtomicBool::new(false),
             opened: tokio::sync::Notify::new(),
+            waiting: AtomicU64::new(0),
             inner: Memory::new(Clock::System),
         })
     }
@@ -186,6 +252,7 @@ impl Gate {
 impl Store for Gate {
     fn execute(&self, txn: Txn) -> Answer<'_, Outcome> {
         Box::pin(async move {
+            self.waiting.fetch_add(1, Ordering::SeqCst);
             loop {
                 let opened = self.opened.notified();
                 if self.open.load(Ordering::SeqCst) {

@@ -1,13 +1,13 @@
 //! Network connections by age, idleness and peer, and probes on a door of their own.
 
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use h2::client::{ResponseFuture, SendRequest};
 use session_tests::host::{Host, Launch};
 use session_tests::wait;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::JoinHandle;
 
@@ -65,6 +65,20 @@ async fn a_connection_without_streams_ends_after_a_while_and_one_with_a_stream_s
 }
 
 #[tokio::test]
+async fn over_http_1_an_idle_connection_stays_for_half_a_minute() {
+    let host = Launch::in_memory().start();
+    let mut stream = TcpStream::connect(host.address("rest")).await.unwrap();
+    // From before, so that a client that is late sees no less.
+    let since = Instant::now();
+    stream.write_all(b"GET /health HTTP/1.1\r\nhost: localhost\r\n\r\n").await.unwrap();
+    let mut answer = String::new();
+    let ended = stream.read_to_string(&mut answer);
+    tokio::time::timeout(2 * wait::PATIENCE, ended).await.expect("it ends").unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    assert!(since.elapsed() >= Duration::from_secs(30), "{:?}", since.elapsed());
+}
+
+#[tokio::test]
 async fn at_its_maximum_age_a_connection_takes_no_more_requests_and_keeps_its_streams() {
     let launch = Launch::in_memory().set("NETWORK_MAX_AGE", "1s");
     let host = launch.set("CONNECTION_HEARTBEAT", "200ms").start();
@@ -85,7 +99,6 @@ async fn at_its_maximum_age_a_connection_takes_no_more_requests_and_keeps_its_st
     // Over HTTP/1.1 the answer says that it is the last.
     let mut client = tokio::net::TcpStream::connect(host.address("rest")).await.unwrap();
     wait::until("the answer says that it is the last", async || {
-        use tokio::io::{AsyncReadExt, AsyncWriteExt};
         let request = b"GET /health HTTP/1.1\r\nhost: localhost\r\n\r\n";
         client.write_all(request).await.ok()?;
         let mut answer = [0; 1024];

@@ -359,4 +359,22 @@ mod tests {
             assert_eq!(admit(false, get, headers), expected, "{headers:?}");
         }
     }
+
+    /// Such as in a cluster, where a service has many names.
+    #[test]
+    fn on_an_address_that_others_reach_any_name_is_taken_until_some_are_allowed() {
+        let address = "10.0.0.1".parse().expect("an address");
+        let request = Request::get("/v1/contexts").header(HOST, "sessions.default.svc");
+        let (head, ()) = request.body(()).expect("a request").into_parts();
+        assert!(Browsers::new(&[], &[], address).admit(&head).is_ok());
+        let allowed = ["sessions.example".to_owned()];
+        assert!(Browsers::new(&allowed, &[], address).admit(&head).is_err());
+        let loopback = "::ffff:127.0.0.1".parse().expect("an address");
+        assert!(Browsers::new(&[], &[], loopback).admit(&head).is_err());
+        // A page that such a name leads to is not our own, as anybody may have one.
+        let origin = HeaderValue::from_static("http://sessions.default.svc");
+        let mut page = head;
+        page.headers.insert(ORIGIN, origin);
+        assert!(Browsers::new(&[], &[], address).admit(&page).is_err());
+    }
 }

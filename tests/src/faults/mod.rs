@@ -59,7 +59,8 @@ const fn schedule(name: &'static str, does: &'static str, promised: &'static [Ju
     Schedule { name, does, promised, silence_max: None }
 }
 
-/// One that takes a node of a Cluster away.
+/// One that takes a node of a Cluster away. What waits for replicas has to wait longer, until
+/// the node is back as the replica of the one that took over.
 const fn nodes(name: &'static str, does: &'static str, promised: &'static [Judge]) -> Schedule {
     Schedule { name, does, promised, silence_max: Some(SILENCE_MAX) }
 }
@@ -94,9 +95,9 @@ pub const SCHEDULES: &[Schedule] = &[
     schedule("cluster-failover", "planned failover in a Cluster", ALL),
     schedule("cluster-failover-waiting", "the same with REDIS_WAIT_REPLICAS=1", ALL),
     nodes("cluster-kill", "kill -9 of a primary of a Cluster", EVENTS),
-    nodes("cluster-kill-waiting", "the same with REDIS_WAIT_REPLICAS=1", WAITING),
+    schedule("cluster-kill-waiting", "the same with REDIS_WAIT_REPLICAS=1", WAITING),
     nodes("cluster-stop", "SIGSTOP of a primary of a Cluster until its replica is there", EVENTS),
-    nodes("cluster-stop-waiting", "the same with REDIS_WAIT_REPLICAS=1", WAITING),
+    schedule("cluster-stop-waiting", "the same with REDIS_WAIT_REPLICAS=1", WAITING),
     schedule("cluster-partition", "a machine of a Cluster and its host cut off for 12 s", EVENTS),
     schedule("cluster-partition-waiting", "the same with REDIS_WAIT_REPLICAS=1", WAITING),
     schedule("reshard", "slots of a Cluster move from one primary to another and back", ALL),

@@ -388,4 +388,46 @@ mod tests {
         drop(sentinel);
         assert!(tokio::time::timeout(Duration::from_millis(50), watch.told()).await.is_err());
     }
+
+    /// How long each of our connections to a port lets what it sent go unacknowledged.
+    #[cfg(target_os = "linux")]
+    fn user_timeouts(port: u16) -> Vec<Duration> {
+        use rustix::process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_open};
+        let process = pidfd_open(getpid(), PidfdFlags::empty()).expect("a process");
+        let mut timeouts = Vec::new();
+        for file in std::fs::read_dir("/proc/self/fd").expect("files are open").flatten() {
+            let number = file.file_name().to_string_lossy().parse().expect("a number");
+            let copy = pidfd_getfd(&process, number, PidfdGetfdFlags::empty());
+            let Ok(copy) = copy.map(std::net::TcpStream::from) else { continue };
+            if copy.peer_addr().is_ok_and(|peer| peer.port() == port) {
+                let millis = rustix::net::sockopt::tcp_user_timeout(&copy).expect("an option");
+                timeouts.push(Duration::from_millis(millis.into()));
+            }
+        }
+        timeouts
+    }
+
+    /// So that a machine that is gone without a word is not waited for until the system gives
+    /// up, which takes a quarter of an hour.
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn no_connection_waits_for_long_for_a_machine_that_is_gone() {
+        for (scheme, path) in [("redis", "0"), ("redis-sentinel", "sessions/0")] {
+            let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+            let port = listener.local_addr().expect("an address").port();
+            let url = format!("{scheme}://127.0.0.1:{port}/{path}");
+            let address = Address::from_url(&url).expect("an address");
+            let connector = Connector::new(address.into(), TIMEOUT).expect("it is usable");
+            let asked = async {
+                let (mut client, _) = listener.accept().await.expect("a client");
+                client.read_u8().await.expect("it asks");
+                user_timeouts(port)
+            };
+            let timeouts = tokio::select! {
+                _ = connector.connect(0) => panic!("nobody has answered"),
+                timeouts = asked => timeouts,
+            };
+            assert_eq!(timeouts, [TIMEOUT], "{url}");
+        }
+    }
 }
