@@ -249,7 +249,7 @@ impl Connection {
         ledger.exchanges.iter().flatten().filter_map(Weak::upgrade).collect()
     }
 
-    /// Asks an idle connection to end; false when it was asked before.
+    /// Asks a connection to end, as another needs what it has; false when it was asked before.
     pub fn evict(&self) -> bool {
         let first = !self.leaving.swap(true, Ordering::AcqRel);
         self.leave.notify_one();

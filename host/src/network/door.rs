@@ -88,7 +88,8 @@ impl Door {
         Arc::new(Self::with(network, places, false))
     }
 
-    /// One for few, who must get in: whoever is about to send something gives way, too.
+    /// One for operators: when no connection is idle, the oldest one whose request has not
+    /// arrived whole gives way.
     pub fn where_uploads_give_way(network: &Arc<Network>, places: usize) -> Arc<Self> {
         Arc::new(Self::with(network, places, true))
     }

@@ -24,8 +24,8 @@ pub enum Refused {
 pub struct Gunzip(MultiGzDecoder<Output>);
 
 impl Gunzip {
-    /// A body of which at most `bytes_max` may come out, to stand behind `front`. One that
-    /// `travels` is handed on to the store.
+    /// Inflates a body to at most `bytes_max`, behind `front`. One that `travels` is handed on to
+    /// the store, and charged for the copies on its way.
     pub fn new(exchange: Arc<Exchange>, travels: bool, front: &[u8], bytes_max: usize) -> Self {
         let bytes_max = bytes_max.saturating_add(front.len());
         let bytes = BytesMut::from(front);

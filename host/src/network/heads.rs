@@ -1,6 +1,7 @@
-//! Line ends in the heads of requests over HTTP/1. The parser behind takes a line feed
-//! alone for the end of a line, as old programs did; a proxy that does not may take the
-//! same bytes for another request, so such a head is not let through.
+//! Refuses heads of requests over HTTP/1 that a proxy and our parser may read differently, and
+//! so take the same bytes for different requests (request smuggling): line feeds alone, which
+//! the parser takes for the end of a line as old programs did, transfer encodings other than
+//! one `chunked`, and lengths that are not seen whole.
 
 /// Looks for line feeds alone in the heads of the requests of one connection.
 ///
@@ -27,8 +28,8 @@ enum Sent {
     Whole,
     /// In parts that each have their length.
     Chunked,
-    /// In a way that nobody understands.
-    Otherwise,
+    /// With a length that is no number.
+    UnknownLength,
 }
 
 #[derive(Default)]
@@ -142,7 +143,7 @@ impl Heads {
             _ if line.is_empty() => {
                 let (length, sent) = (self.length.take(), std::mem::take(&mut self.sent));
                 self.state = match (sent, length) {
-                    (Sent::Otherwise, _) => State::Unknown,
+                    (Sent::UnknownLength, _) => State::Unknown,
                     (Sent::Chunked, _) => State::Size,
                     (Sent::Whole, None | Some(0)) => State::Head,
                     (Sent::Whole, Some(length)) => State::Body(length),
@@ -181,7 +182,7 @@ impl Heads {
             let digits = |value: &&str| value.bytes().all(|byte| byte.is_ascii_digit());
             match value.filter(digits).and_then(|value| value.parse().ok()) {
                 Some(length) => self.length = Some(length),
-                None => self.sent = Sent::Otherwise,
+                None => self.sent = Sent::UnknownLength,
             }
             return !is_cut;
         }

@@ -10,7 +10,8 @@ use hyper::body::{Body, Frame, SizeHint};
 
 use super::exchange::Exchange;
 
-/// The most bytes that are handed over at once: a client that takes so many reads.
+/// The most bytes that are handed over at once. A client that takes one such part counts as
+/// reading.
 const PART_BYTES_MAX: usize = 64 << 10;
 
 pin_project_lite::pin_project! {

@@ -1,5 +1,5 @@
-//! HTTP over network connections, for every wire: bounds their patience, their age and
-//! their idleness, and ends them in order. What is asked over them is not known here.
+//! HTTP over network connections, for every wire: limits how long a client may take, how old
+//! and how idle a connection may get, and ends connections in order. What is asked over them is not known here.
 
 use std::convert::Infallible;
 use std::error::Error;
@@ -27,8 +27,10 @@ use super::stream::{Refuse, Stream};
 /// How long a connection may take to send the head of a request, the first or
 /// the next.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
-const HEAD_BYTES_MAX: usize = 32 << 10;
-const HEADER_BYTES_MAX: u32 = 16 << 10;
+/// Of the head of a request over HTTP/1.
+const HTTP1_HEAD_BYTES_MAX: usize = 32 << 10;
+/// Of all header fields of a request over HTTP/2, as it counts them.
+const HTTP2_HEADERS_BYTES_MAX: u32 = 16 << 10;
 const STREAMS_PER_CONNECTION: u32 = 100;
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -86,12 +88,12 @@ fn builder(protocol: Protocol) -> auto::Builder<TokioExecutor> {
         .http1()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
-        .max_buf_size(HEAD_BYTES_MAX)
+        .max_buf_size(HTTP1_HEAD_BYTES_MAX)
         .http2()
         .timer(TokioTimer::new())
         .keep_alive_interval(KEEPALIVE_INTERVAL)
         .keep_alive_timeout(KEEPALIVE_TIMEOUT)
-        .max_header_list_size(HEADER_BYTES_MAX)
+        .max_header_list_size(HTTP2_HEADERS_BYTES_MAX)
         .max_concurrent_streams(STREAMS_PER_CONNECTION);
     match protocol {
         Protocol::Both(_) => builder,

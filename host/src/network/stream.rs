@@ -19,8 +19,8 @@ use super::heads::Heads;
 const PREFACE_TIMEOUT: Duration = Duration::from_secs(30);
 /// The length of HTTP/2's preface: what is longer has said it.
 const PREFACE_BYTES: usize = 24;
-/// How often a connection whose client has no more to send is looked at, until nothing that
-/// it has sent can still be on its way to where requests begin.
+/// How often a connection is looked at, once its client has closed its side, until none of
+/// what was received can still be unparsed.
 const END_LOOKS: u32 = 4;
 /// How long what it has sent may take to be read as whole requests, and how often that is
 /// looked at.
@@ -37,7 +37,7 @@ pub const MARK: &str = "x-content-type-options";
 /// The whole answer, head and body, for what the parser refuses with a status.
 pub type Refuse = fn(u16) -> Vec<u8>;
 
-/// A connection.
+/// The socket of a connection, with what is checked before hyper sees the bytes.
 pub struct Stream {
     stream: TcpStream,
     connection: Arc<Connection>,
@@ -45,17 +45,17 @@ pub struct Stream {
     /// Until it has said which protocol it speaks.
     patience: Option<Pin<Box<Sleep>>>,
     heads: Heads,
-    /// What stands in the place of what else is received: the parser does not look at a head
-    /// before it has come whole, and one that is spoilt may never do.
+    /// What the parser receives in the place of everything else: it refuses whole heads only,
+    /// and one that is spoilt may never end.
     instead: &'static [u8],
     refuse: Option<Refuse>,
-    /// The client has no more to send.
+    /// The client has closed its side.
     end: Option<End>,
     /// An answer in the place of the parser's, and how much of it is written.
     refusal: Option<(Vec<u8>, usize)>,
 }
 
-/// The end of what a client sends, while it is not told yet to whoever serves it.
+/// The end of what a client sends, while hyper does not know of it.
 struct End {
     /// How often it was looked at with nothing in flight.
     looks: u32,

@@ -188,6 +188,7 @@ impl Embedded {
             snapshot: SnapshotDue {
                 // Many short journals are as good a reason as a long one.
                 journal_bytes: if is_crowded { u64::MAX / 2 } else { started.journal_bytes },
+                asked_at_bytes: 0,
                 journal_bytes_max,
                 snapshot_bytes: Arc::clone(&snapshot_bytes),
                 is_busy: Arc::clone(&is_busy),

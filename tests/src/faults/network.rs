@@ -44,7 +44,7 @@ pub async fn replies(time: Duration, waiting: bool) -> Outcome {
         if !time.pass(150).await {
             break;
         }
-        // What an answer waits for is a number.
+        // `WAIT` is answered with a number, so half of the faults may hit any reply.
         let which = if waiting && turn % 2 == 0 { Which::Any } else { Which::Array };
         proxy.next(*fault, which);
     }

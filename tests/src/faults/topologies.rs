@@ -20,8 +20,8 @@ fn two(url: &str, waits_for: u32) -> Hosts {
     Hosts::start([launch(url, waits_for), launch(url, waits_for)])
 }
 
-/// Sentinels replace a primary that is well and has so many replicas; they do so every ten
-/// seconds at most.
+/// Sentinels replace a primary that is well and has so many replicas, not more often than every
+/// ten seconds.
 pub async fn fail_over(time: Duration, replicas: usize, waits_for: u32) -> Outcome {
     let sentinels = Sentinels::with_replicas(replicas).await;
     let hosts = two(&sentinels.url(), waits_for);

@@ -28,7 +28,8 @@ use std::time::Duration;
 pub struct History {
     /// Calls by booking key.
     pub registers: BTreeMap<String, Vec<register::Call>>,
-    /// The same, where every write and delete has a condition, and every read waits as they do.
+    /// The same for keys of a context that is read once, where conditional writes, deletes and
+    /// reads all wait for replicas.
     pub compared: BTreeMap<String, Vec<register::Call>>,
     /// Acknowledged writes without a condition of keys that are written once: whether what was
     /// written is there in the end, where that is known.

@@ -1,6 +1,6 @@
 //! Measures how stale reads were: for how long a value was read after it had been overwritten.
-//! It is a figure and no judgement, as only one server of Redis promises that reads are never
-//! stale. One caller writes ever larger values under one key, over one host; another one reads
+//! It is a figure and no judgement: only the embedded store and one Redis server, which nothing
+//! takes over from, promise that reads are never stale. One caller writes ever larger values under one key, over one host; another one reads
 //! them over another host.
 
 use std::time::Duration;

@@ -33,7 +33,7 @@ const LOCK_PAUSE: Duration = Duration::from_millis(100);
 /// Makes a file's bytes survive a loss of power; tests have one that takes its time.
 pub type SyncFile = Arc<dyn Fn(&File) -> io::Result<()> + Send + Sync>;
 
-/// What does it outside tests.
+/// How it is done outside tests.
 pub fn sync_file() -> SyncFile {
     Arc::new(|file: &File| file.sync_data())
 }

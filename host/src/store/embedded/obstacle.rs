@@ -114,8 +114,8 @@ impl OpenError {
         Self::Missing(format!("`{MANIFEST_FILE}`"), REPAIR)
     }
 
-    /// What the file says that shows which program the others are of; nothing when they are
-    /// of this one, or of the one before it.
+    /// The refusal that `version` calls for; none when the files are of this release, or of the
+    /// last one that had no journal of its own.
     pub fn of_version(directory: &Path) -> Option<Self> {
         let version = std::fs::read(directory.join(VERSION_FILE)).ok()?;
         match &version[..] {

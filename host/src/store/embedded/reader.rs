@@ -142,7 +142,7 @@ pub struct Tally {
 }
 
 impl Tally {
-    /// Takes note of a frame with a whole header.
+    /// Counts a frame with a whole header.
     pub fn header(&mut self, header: &Header) {
         if header.kind != Kind::Rows {
             return;

@@ -27,7 +27,7 @@ pub struct Started {
     pub manifest: Manifest,
     /// Where changes go.
     pub journal: Journal,
-    /// Where it says how far they are on the disk.
+    /// The file that says how far they are on the disk.
     pub marks: Marks,
     /// The last frame that there is.
     pub sequence: u64,

@@ -1,8 +1,8 @@
 //! The two threads behind the journal. One writes what has gathered as one frame, so that many
 //! transactions share a write and none of them blocks a thread that serves requests. The other
-//! syncs, so that a slow disk holds up nobody but who asks for a sync, unless a sync takes so
-//! long that a loss of power would take more than is promised: then nothing more is
-//! acknowledged until it is over.
+//! syncs, so that a slow disk delays only those who ask for a sync. When a sync takes so long
+//! that a loss of power would take more than is promised, nothing more is acknowledged until it
+//! ends.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -96,6 +96,9 @@ impl Progress {
 pub struct SnapshotDue {
     /// The journals' length since the last snapshot, in bytes.
     pub journal_bytes: u64,
+    /// How long they were when one was last asked for, so that one that fails is tried again
+    /// after as much again, and not with the next write.
+    pub asked_at_bytes: u64,
     /// The length that they may have, however small the snapshot.
     pub journal_bytes_max: u64,
     /// The length of the last snapshot.
@@ -104,6 +107,19 @@ pub struct SnapshotDue {
     pub is_busy: Arc<AtomicBool>,
     /// Who takes it.
     pub requests: mpsc::Sender<()>,
+}
+
+impl SnapshotDue {
+    /// Asks for a snapshot when the journals have grown enough and none is being taken.
+    fn ask(&mut self) {
+        let bound = self.journal_bytes_max.max(self.snapshot_bytes.load(Ordering::Relaxed));
+        let grown = self.journal_bytes - self.asked_at_bytes;
+        if grown > bound && !self.is_busy.swap(true, Ordering::Relaxed) {
+            self.asked_at_bytes = self.journal_bytes;
+            // Without the thread there is no snapshot, which is no harm.
+            let _ = self.requests.send(());
+        }
+    }
 }
 
 /// The thread that writes.
@@ -235,10 +251,11 @@ impl Writer {
                 let before = std::mem::replace(&mut self.journal, journal);
                 self.unsynced.files.push(before.file);
                 self.snapshot.journal_bytes = 0;
+                self.snapshot.asked_at_bytes = 0;
                 // Whoever asked for it may have given up.
                 let _ = done.send(self.sequence);
             }
-            self.ask_for_snapshot();
+            self.snapshot.ask();
             if group.stop {
                 return;
             }
@@ -303,15 +320,6 @@ impl Writer {
         // Without the other thread, whoever waits gets an error.
         drop(self.syncs.send(request));
     }
-
-    fn ask_for_snapshot(&self) {
-        let due = &self.snapshot;
-        let bound = due.journal_bytes_max.max(due.snapshot_bytes.load(Ordering::Relaxed));
-        if due.journal_bytes > bound && !due.is_busy.swap(true, Ordering::Relaxed) {
-            // Without the thread there is no snapshot, which is no harm.
-            let _ = due.requests.send(());
-        }
-    }
 }
 
 /// Takes what is there, up to so many bytes, into the frame.
@@ -348,7 +356,7 @@ pub struct SyncRequest {
 pub struct Syncer {
     /// How a file is synced.
     pub sync: SyncFile,
-    /// Where it says how far it is.
+    /// The file that says how far it is.
     pub marks: Marks,
     /// The time.
     pub clock: Clock,
@@ -423,4 +431,34 @@ fn fail(failed: &AtomicBool, error: &io::Error) -> Error {
 /// The error of every call once the disk has refused a write.
 pub fn disk_failure() -> Error {
     Error::Unavailable("the disk refused a write".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_snapshot_that_failed_is_asked_for_again_after_as_much_again() {
+        let (requests, asked) = mpsc::channel();
+        let is_busy = Arc::new(AtomicBool::new(false));
+        let mut due = SnapshotDue {
+            journal_bytes: 0,
+            asked_at_bytes: 0,
+            journal_bytes_max: 100,
+            snapshot_bytes: Arc::default(),
+            is_busy: Arc::clone(&is_busy),
+            requests,
+        };
+        let mut asked_at = Vec::new();
+        for bytes in 0..=250 {
+            due.journal_bytes = bytes;
+            due.ask();
+            if asked.try_recv().is_ok() {
+                asked_at.push(bytes);
+                // It fails at once.
+                is_busy.store(false, Ordering::Relaxed);
+            }
+        }
+        assert_eq!(asked_at, [101, 202]);
+    }
 }
