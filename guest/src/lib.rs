@@ -5,6 +5,8 @@
 
 pub mod booking;
 pub mod connections;
+#[cfg(not(target_family = "wasm"))]
+mod conversions;
 pub mod events;
 pub mod fault;
 pub mod imports;

@@ -3,9 +3,9 @@
 
 use std::path::Path;
 
-use crate::clock::Clock;
 use crate::config::{IN_MEMORY, Settings};
 use crate::store::embedded::{Verdict, inspect};
+use session_store::clock::Clock;
 
 /// Exit code of a directory that a server starts on.
 const SOUND: u8 = 0;

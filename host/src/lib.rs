@@ -6,7 +6,6 @@ pub mod api;
 pub mod booking_command;
 pub mod check;
 pub mod check_data;
-pub mod clock;
 pub mod component_file;
 pub mod config;
 pub mod error;

@@ -19,7 +19,6 @@ use tonic_health::server::HealthReporter;
 use crate::admin::{self, Admin};
 use crate::api::Api;
 use crate::api::streams::Streams;
-use crate::clock::Clock;
 use crate::component_file::ComponentFile;
 use crate::config::{self, PortSettings, Settings, StoreChoice};
 use crate::events::{self, Feed};
@@ -29,14 +28,15 @@ use crate::network::door::Door;
 use crate::network::listener::{self, Acceptor, Loads};
 use crate::network::{self, Network};
 use crate::store::embedded::Embedded;
-use crate::store::memory::Memory;
 use crate::store::redis::Redis;
-use crate::store::{Store, Takes};
 use crate::telemetry::Metrics;
 use crate::telemetry::traces::Traces;
 use crate::telemetry::waiting::Waiting;
 use crate::workers::{self, Workers};
 use crate::{grpc, http, probes, telemetry};
+use session_store::clock::Clock;
+use session_store::memory::Memory;
+use session_store::{Store, Takes};
 
 /// Connections for users at the same time, when the system allows as many.
 const CONNECTIONS_MAX: u64 = 16_384;

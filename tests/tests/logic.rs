@@ -6,16 +6,16 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use session_manager::clock::Clock;
 use session_manager::logic::{
     BUILT_IN, Compiler, Condition, Failure, Field, Limits, Logic, Reason, Refusal, Source, Value,
     Write,
 };
-use session_manager::store::memory::Memory;
-use session_manager::store::transaction::{Outcome, Txn};
-use session_manager::store::{Answer, KeyCount, LogMark, Logs, Store, Takes};
 use session_manager::telemetry::Metrics;
 use session_manager::workers::Workers;
+use session_store::clock::Clock;
+use session_store::memory::Memory;
+use session_store::transaction::{Outcome, Txn};
+use session_store::{Answer, KeyCount, LogMark, Logs, Store, Takes};
 use session_tests::guest::{relabelled, with_instances, with_module};
 use session_tests::host::binary;
 use session_tests::{guest, size, wait};

@@ -7,7 +7,7 @@ use std::time::Duration;
 use redis::AsyncCommands;
 use redis::aio::MultiplexedConnection;
 use serde_json::{Value as Json, json};
-use session_manager::clock::Clock;
+use session_store::clock::Clock;
 use session_tests::client::{Client, Wire, instant};
 use session_tests::host::Launch;
 use session_tests::redis_server::RedisServer;

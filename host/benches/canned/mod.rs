@@ -8,9 +8,9 @@ use session_guest::booking_types;
 use session_guest::imports::Imports;
 use session_guest::store as guest_store;
 use session_manager::logic::{self, Limits, Logic};
-use session_manager::store::transaction::{Entry, Hash, Operation, Outcome, Reply, Txn};
-use session_manager::store::{Answer, KeyCount, LogMark, Logs, Store, Takes};
 use session_manager::telemetry::Metrics;
+use session_store::transaction::{Entry, Hash, Operation, Outcome, Reply, Txn};
+use session_store::{Answer, KeyCount, LogMark, Logs, Store, Takes};
 use tokio::runtime::Runtime;
 
 const NOW: u64 = 1_800_000_000_000;

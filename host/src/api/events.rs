@@ -12,7 +12,6 @@ use crate::error::{Error, Reason, Violation};
 use crate::events::{self, Place, Silence, Subscription, Told};
 use crate::proto::session::events::v1;
 use crate::proto::session::events::v1::subscribe_reply::Item as Reply;
-use crate::store;
 
 /// How often something is sent when nothing happens.
 const ALIVE: Duration = Duration::from_secs(15);
@@ -196,10 +195,10 @@ impl From<Silence> for Error {
     fn from(silence: Silence) -> Self {
         match silence {
             Silence::Logic(failure) => failure.into(),
-            Silence::Store(store::Error::Unavailable(message) | store::Error::Full(message)) => {
-                Self::new(Reason::StoreUnavailable, message)
-            }
-            Silence::Store(store::Error::Rejected(message)) => {
+            Silence::Store(
+                session_store::Error::Unavailable(message) | session_store::Error::Full(message),
+            ) => Self::new(Reason::StoreUnavailable, message),
+            Silence::Store(session_store::Error::Rejected(message)) => {
                 Self::new(Reason::LogicFailed, message)
             }
         }

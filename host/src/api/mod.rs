@@ -15,12 +15,12 @@ use std::sync::Arc;
 use prost_types::Timestamp;
 use streams::Streams;
 
-use crate::clock::Milliseconds;
 use crate::error::{Error, Reason, Violation};
 use crate::events::Feed;
 use crate::logic::{self, Failure, Logic};
 use crate::network::exchange;
-use crate::store::{self, Store, Takes};
+use session_store::clock::Milliseconds;
+use session_store::{Store, Takes};
 
 /// What operations work with.
 #[derive(Clone)]
@@ -42,9 +42,9 @@ impl Api {
     /// `STORE_UNAVAILABLE`.
     pub async fn health(&self) -> Result<Takes, Error> {
         self.store.ping().await.map_err(|error| match error {
-            store::Error::Unavailable(message)
-            | store::Error::Rejected(message)
-            | store::Error::Full(message) => Error::new(Reason::StoreUnavailable, message),
+            session_store::Error::Unavailable(message)
+            | session_store::Error::Rejected(message)
+            | session_store::Error::Full(message) => Error::new(Reason::StoreUnavailable, message),
         })
     }
 }

@@ -5,10 +5,10 @@
 
 use bytes::Bytes;
 
-use crate::clock::Milliseconds;
 use crate::events::text;
-use crate::store::transaction::{Compare, Entry, Operation, Outcome, Reply, Txn};
-use crate::store::{Error, Store};
+use session_store::clock::Milliseconds;
+use session_store::transaction::{Compare, Entry, Operation, Outcome, Reply, Txn};
+use session_store::{Error, Store};
 
 const AT: &str = "at";
 /// The history that the store followed at the birth.
@@ -142,8 +142,8 @@ fn time(value: &Bytes) -> Option<Milliseconds> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clock::Clock;
-    use crate::store::memory::Memory;
+    use session_store::clock::Clock;
+    use session_store::memory::Memory;
 
     const KEY: &str = "EVENTS:BORN";
 

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::logic::Logic;
-use crate::store::{self, Store};
 use crate::telemetry::{Metrics, StoreOperation, StoreOutcome};
+use session_store::Store;
 
 /// How long a host waits between two counts.
 const PAUSE: Duration = Duration::from_secs(5);
@@ -33,7 +33,7 @@ async fn once(
     store: &dyn Store,
     prefixes: &[String],
     metrics: &Metrics,
-) -> Result<u64, store::Error> {
+) -> Result<u64, session_store::Error> {
     let mut sessions = 0;
     let mut cursor = Some(String::new());
     while let Some(at) = cursor {

@@ -10,14 +10,14 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, watch};
 
-use crate::clock::Milliseconds;
 use crate::events::birth::{self, Birth};
 use crate::events::watch::{Watch, Watches};
 use crate::events::{Event, Place};
 use crate::logic::maintenance::LogCatalog;
 use crate::logic::{Failure, Logic};
-use crate::store::{self, LogMark, Logs, Store};
 use crate::telemetry::{Metrics, StoreOperation, StoreOutcome};
+use session_store::clock::Milliseconds;
+use session_store::{LogMark, Logs, Store};
 
 /// How often the logs are looked at.
 const INTERVAL: Duration = Duration::from_millis(100);
@@ -96,7 +96,7 @@ pub enum Silence {
     /// The rules do not say where they are.
     Logic(Failure),
     /// The store does not give them.
-    Store(store::Error),
+    Store(session_store::Error),
 }
 
 impl Feed {

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use crate::events::{Silence, birth};
 use crate::logic::{Failure, Logic};
-use crate::store::Store;
+use session_store::Store;
 
 /// How often it is looked at which store is followed.
 const INTERVAL: Duration = Duration::from_millis(500);
@@ -60,10 +60,10 @@ mod tests {
     use std::sync::Mutex;
 
     use super::*;
-    use crate::clock::Clock;
-    use crate::store::memory::Memory;
-    use crate::store::transaction::{Outcome, Txn};
-    use crate::store::{Answer, KeyCount, LogMark, Logs, Takes};
+    use session_store::clock::Clock;
+    use session_store::memory::Memory;
+    use session_store::transaction::{Outcome, Txn};
+    use session_store::{Answer, KeyCount, LogMark, Logs, Takes};
 
     const KEY: &str = "EVENTS:BORN";
 

@@ -19,8 +19,7 @@ pub use watch::Watch;
 
 use bytes::Bytes;
 
-use crate::store;
-use crate::store::transaction::Entry;
+use session_store::transaction::Entry;
 
 /// An event, as the rules have written it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,7 +30,7 @@ pub struct Event {
 }
 
 impl Event {
-    fn new(log: u16, event: store::Event) -> Self {
+    fn new(log: u16, event: session_store::Event) -> Self {
         Self { place: Place { id: event.id, log }, entries: event.entries }
     }
 

@@ -4,8 +4,8 @@
 use std::fmt::{Display, Formatter};
 use std::str::FromStr;
 
-use crate::clock::Milliseconds;
-use crate::store::EventId;
+use session_store::EventId;
+use session_store::clock::Milliseconds;
 
 /// A place among the events of all logs. Ordered by time, then by log, then by the
 /// order in the log.

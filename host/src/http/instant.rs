@@ -5,7 +5,7 @@
 use std::io::Write;
 
 use crate::api::timestamp;
-use crate::clock::Milliseconds;
+use session_store::clock::Milliseconds;
 
 const DAY_MS: u64 = 86_400_000;
 /// The first instant whose year has five digits.

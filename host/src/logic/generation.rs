@@ -7,10 +7,10 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use crate::clock::{Clock, Milliseconds};
 use crate::logic::pool::{Pool, Provisions};
 use crate::logic::trial::Program;
 use crate::logic::{Description, Source};
+use session_store::clock::{Clock, Milliseconds};
 
 /// How long a new generation is watched.
 const PROBATION: Duration = Duration::from_secs(60);

@@ -12,9 +12,9 @@ use wasmtime::Result;
 use crate::logic::bindings::session::manager::{faults, store as wit, tokens};
 use crate::logic::instance::Instance;
 use crate::network::exchange;
-use crate::store::transaction::Txn;
 use crate::telemetry::traces::{self, Step};
 use crate::telemetry::{StoreOperation, StoreOutcome};
+use session_store::transaction::Txn;
 
 /// The most characters of one token.
 const TOKEN_CHARACTERS_MAX: u32 = 256;

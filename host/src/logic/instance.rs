@@ -17,8 +17,8 @@ use wasmtime_wasi_config::WasiConfigVariables;
 
 use crate::logic::Limits;
 use crate::logic::component::TICK;
-use crate::store::Store;
 use crate::telemetry::LogicMetrics;
+use session_store::Store;
 
 /// The most elements of a table.
 pub const TABLE_ELEMENTS_MAX: usize = 20_000;

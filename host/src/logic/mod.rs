@@ -47,10 +47,10 @@ pub use gates::{COMPONENT_BYTES_MAX, Gate, Passed, Refusal, TOO_LARGE};
 pub use generation::{End, Generation, Past};
 pub use imports::without_store;
 
-use crate::store::Store;
 use crate::telemetry::{Metrics, microseconds};
 use generation::History;
 use pool::{Places, Provisions};
+use session_store::Store;
 use trial::{Program, Trial, aside};
 
 /// The component this host was built with.

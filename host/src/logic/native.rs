@@ -22,8 +22,7 @@ use crate::logic::{
     Condition, Failure, Fault, Field, Kind, LockGrant, Logic, Reason, Session, Setup, Slot,
     StoredField, Value, Violation, Write, Written,
 };
-use crate::store;
-use crate::store::transaction as own;
+use session_store::transaction as own;
 
 type Answer = Result<wit::Outcome, wit::StoreError>;
 
@@ -107,7 +106,7 @@ impl Logic {
                     answer = Err(wit::StoreError::Rejected("This call has no store.".into()));
                 }
                 CoroutineResult::Yield(txn) => {
-                    let outcome: Result<own::Outcome, store::Error> =
+                    let outcome: Result<own::Outcome, session_store::Error> =
                         pin!(store.execute(txn)).await;
                     answer = outcome.map(Into::into).map_err(Into::into);
                 }

@@ -13,9 +13,9 @@ use crate::logic::component::Warm;
 use crate::logic::instance::Instance;
 use crate::logic::trial::Program;
 use crate::logic::{Failure, Limits};
-use crate::store::Store;
 use crate::telemetry::Metrics;
 use crate::workers::PerWorker;
+use session_store::Store;
 
 /// Calls that every instance may serve; up to as many again are added by chance,
 /// so that instances do not retire together.

@@ -16,17 +16,17 @@ use session_guest::maintenance;
 use session_guest::policy::Policy;
 use session_guest::store::{Outcome, StoreError, Txn};
 
-use crate::clock::Clock;
-use crate::store::memory::Memory;
-use crate::store::transaction as own;
-use crate::store::{self, LogMark, Store};
+use session_store::clock::Clock;
+use session_store::memory::Memory;
+use session_store::transaction as own;
+use session_store::{LogMark, Store};
 
 const POLICY: Policy = Policy::DEFAULTS;
 const ID: &str = "tab";
 /// How many orders are tried of each race.
 const ORDERS: u32 = 400;
 
-pub(super) type Answer = Result<own::Outcome, store::Error>;
+pub(super) type Answer = Result<own::Outcome, session_store::Error>;
 
 /// What the rules find outside: a store that is asked through this.
 pub(super) struct Outside<'a>(pub(super) Box<dyn Fn(own::Txn) -> Answer + 'a>);

@@ -13,9 +13,9 @@ use crate::logic::gates::{COMPONENT_BYTES_MAX, Gate, Passed, Refusal, TOO_LARGE}
 use crate::logic::instance::Instance;
 use crate::logic::world::{self, World};
 use crate::logic::{Description, Limits, Source, schema};
-use crate::store::transaction::{Outcome, Txn};
-use crate::store::{Answer, Error, KeyCount, LogMark, Logs, Store, Takes};
 use crate::telemetry::Metrics;
+use session_store::transaction::{Outcome, Txn};
+use session_store::{Answer, Error, KeyCount, LogMark, Logs, Store, Takes};
 
 /// How long the first instance may take to start and to describe itself, waiting
 /// included.

@@ -11,8 +11,8 @@ use session_guest::users;
 use session_guest::users_types::{Attributes, Page};
 
 use super::races::{Outside, World};
-use crate::store::transaction as own;
-use crate::store::transaction::{Entry, Operation, Reply, Txn};
+use session_store::transaction as own;
+use session_store::transaction::{Entry, Operation, Reply, Txn};
 
 const POLICY: Policy = Policy::DEFAULTS;
 const IDLE: Policy = Policy { user_session_idle_ms: 8000, ..POLICY };

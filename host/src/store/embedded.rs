@@ -26,19 +26,19 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
-use crate::clock::Clock;
 use crate::store::embedded::directory::{Directory, SyncFile};
 use crate::store::embedded::snapshot::Snapshots;
 use crate::store::embedded::start::Started;
 use crate::store::embedded::writer::{
     Done, Message, Progress, SnapshotDue, Synced, Syncer, Unsynced, Writer, disk_failure,
 };
-use crate::store::memory::{self, Memory};
-use crate::store::rows::Changes;
-use crate::store::transaction::{Outcome, Txn};
-use crate::store::{Answer, Error, KeyCount, LogMark, Logs, MemoryUse, Store, Takes};
 pub use inspection::{Verdict, inspect};
 pub use obstacle::OpenError;
+use session_store::clock::Clock;
+use session_store::memory::{self, Memory};
+use session_store::rows::Changes;
+use session_store::transaction::{Outcome, Txn};
+use session_store::{Answer, Error, KeyCount, LogMark, Logs, MemoryUse, Store, Takes};
 
 /// How long the journals may be, unless the last snapshot is longer: as much is read again at
 /// a start.

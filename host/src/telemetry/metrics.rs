@@ -150,6 +150,17 @@ pub enum StoreOutcome {
     Full,
 }
 
+impl<T> From<&Result<T, session_store::Error>> for StoreOutcome {
+    fn from(result: &Result<T, session_store::Error>) -> Self {
+        match result {
+            Ok(_) => Self::Answered,
+            Err(session_store::Error::Unavailable(_)) => Self::Unavailable,
+            Err(session_store::Error::Rejected(_)) => Self::Rejected,
+            Err(session_store::Error::Full(_)) => Self::Full,
+        }
+    }
+}
+
 impl StoreOutcome {
     const ALL: [Self; 4] = [Self::Answered, Self::Unavailable, Self::Rejected, Self::Full];
 

@@ -1,7 +1,7 @@
 //! What only the embedded store can meet: its directory.
 
-use session_manager::store::LogMark;
 use session_manager::store::embedded::OpenError;
+use session_store::LogMark;
 
 use super::*;
 

@@ -58,7 +58,7 @@ async fn a_full_server_takes_scripts_that_it_has_forgotten() {
     let f = redis().await;
     f.perform(vec![set("k{t}", &[("a", "1")], None)]).await;
     f.fill().await;
-    let Keep::Server(server) = &f._keep else { panic!("a server") };
+    let Keep::Server(server) = &f.keep else { panic!("a server") };
     let mut connection = server.connect(0).await;
     let _: () = ::redis::cmd("SCRIPT").arg("FLUSH").query_async(&mut connection).await.unwrap();
     f.refused_as_full(vec![set("k{t}", &[("a", "22")], None)]).await;
@@ -75,7 +75,7 @@ async fn nothing_that_shows_whether_a_server_is_full_is_written() {
     }
     f.fill().await;
     f.perform(vec![Operation::HashDelete("k{t}".into())]).await;
-    let Keep::Server(server) = &f._keep else { panic!("a server") };
+    let Keep::Server(server) = &f.keep else { panic!("a server") };
     let mut connection = server.connect(5).await;
     let left: u64 = ::redis::cmd("DBSIZE").query_async(&mut connection).await.unwrap();
     assert_eq!(left, 0);
@@ -96,7 +96,7 @@ async fn a_password_is_needed_and_never_told() {
 async fn nothing_of_what_has_ended_is_left() {
     let f = redis().await;
     f.perform(vec![set("k{t}", &[("a", "1")], Some(50)), put("s{t}", "m", 50)]).await;
-    let Keep::Server(server) = &f._keep else { panic!("a server") };
+    let Keep::Server(server) = &f.keep else { panic!("a server") };
     let mut connection = server.connect(5).await;
     wait::until("Redis has dropped what ended", async || {
         let left: u64 = ::redis::cmd("DBSIZE").query_async(&mut connection.clone()).await.unwrap();

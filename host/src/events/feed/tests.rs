@@ -1,11 +1,11 @@
 //! Reading logs in the one order there is, while they grow and lose their beginning.
 
 use super::*;
-use crate::clock::Clock;
 use crate::logic::{BUILT_IN, Limits, Source};
-use crate::store::memory::Memory;
-use crate::store::transaction::{Entry, Operation, Txn};
 use crate::telemetry::Metrics;
+use session_store::clock::Clock;
+use session_store::memory::Memory;
+use session_store::transaction::{Entry, Operation, Txn};
 
 /// A feed of the logs of a store whose clock is moved by hand.
 async fn feed() -> (Arc<Feed>, Arc<Memory>, Clock) {

@@ -8,7 +8,6 @@ use std::sync::atomic::AtomicBool;
 
 use fjall::{Database, KeyspaceCreateOptions};
 
-use crate::clock::Clock;
 use crate::store::embedded::directory::{
     self, Directory, LOCK_FILE, MANIFEST_FILE, SyncFile, VERSION_FILE, VERSION_TEXT, numbered,
 };
@@ -16,8 +15,9 @@ use crate::store::embedded::frame::FileKind;
 use crate::store::embedded::manifest::SnapshotEntry;
 use crate::store::embedded::obstacle::{OpenError, files};
 use crate::store::embedded::{snapshot, start};
-use crate::store::memory::Memory;
-use crate::store::rows;
+use session_store::clock::Clock;
+use session_store::memory::Memory;
+use session_store::rows;
 
 /// Where the old files are kept.
 pub const KEPT_DIRECTORY: &str = "before-conversion";

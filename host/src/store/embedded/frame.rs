@@ -4,8 +4,8 @@
 
 use bytes::BufMut;
 
-use crate::clock::Milliseconds;
-use crate::store::rows::{MalformedRow, Row};
+use session_store::clock::Milliseconds;
+use session_store::rows::{MalformedRow, Row};
 
 /// How long a header is, in bytes.
 pub const HEADER_BYTES: usize = 52;

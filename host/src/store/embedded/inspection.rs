@@ -7,7 +7,6 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
-use crate::clock::Clock;
 use crate::store::embedded::directory::{
     self, Directory, MANIFEST_FILE, SYNCED_FILE, SyncFile, VERSION_FILE, numbered, sync_file,
 };
@@ -17,8 +16,9 @@ use crate::store::embedded::obstacle::{OpenError, span};
 use crate::store::embedded::reader::{Reader, Step, Tally};
 use crate::store::embedded::recovery::{self, Loss, Reading};
 use crate::store::embedded::{former, snapshot, start};
-use crate::store::memory::Memory;
-use crate::store::rows;
+use session_store::clock::Clock;
+use session_store::memory::Memory;
+use session_store::rows;
 
 /// How the names of the directories begin where a repair keeps the files as they were.
 pub const KEPT_PREFIX: &str = "before-repair-";

@@ -10,9 +10,9 @@ use std::path::Path;
 
 use bytes::BufMut;
 
-use crate::clock::Milliseconds;
 use crate::store::embedded::directory::{Directory, SYNCED_FILE};
 use crate::store::embedded::frame::Identity;
+use session_store::clock::Milliseconds;
 
 /// How long a mark is, in bytes.
 const MARK_BYTES: usize = 40;

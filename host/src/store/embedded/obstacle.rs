@@ -5,11 +5,11 @@ use std::fs::OpenOptions;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use crate::clock::Milliseconds;
 use crate::store::embedded::directory::{LOCK_FILE, MANIFEST_FILE, VERSION_FILE, VERSION_TEXT};
 use crate::store::embedded::former;
 use crate::store::embedded::recovery::Loss;
-use crate::store::rows::MalformedRow;
+use session_store::clock::Milliseconds;
+use session_store::rows::MalformedRow;
 
 /// What helps when a file is damaged or missing.
 const REPAIR: &str = "nothing was changed: put a copy of the whole directory in its place, or run \

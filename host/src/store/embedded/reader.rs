@@ -9,9 +9,9 @@ use std::path::Path;
 
 use memchr::memmem;
 
-use crate::clock::Milliseconds;
 use crate::store::embedded::frame::{HEADER_BYTES, Header, Kind, Origin, each_row};
-use crate::store::rows;
+use session_store::clock::Milliseconds;
+use session_store::rows;
 
 /// How many bytes a search looks at in one go.
 const SEARCH_BYTES: usize = 1 << 20;

@@ -5,7 +5,6 @@
 use std::io;
 use std::path::Path;
 
-use crate::clock::Milliseconds;
 use crate::store::embedded::directory::{self, MANIFEST_FILE, SYNCED_FILE};
 use crate::store::embedded::frame::{
     FileKind, HEADER_BYTES, Header, Kind, Origin, TakeRow, each_row,
@@ -14,6 +13,7 @@ use crate::store::embedded::manifest::{Ended, JournalEntry, Manifest, SnapshotEn
 use crate::store::embedded::mark::{self, Found};
 use crate::store::embedded::obstacle::OpenError;
 use crate::store::embedded::reader::{Reader, Step, Tally};
+use session_store::clock::Milliseconds;
 
 const MISSING: &str = "it is missing";
 const ENDS_EARLY: &str = "it is shorter than recorded";

@@ -10,14 +10,14 @@ use std::sync::mpsc;
 
 use tokio::sync::oneshot;
 
-use crate::clock::Clock;
 use crate::store::embedded::directory::{Directory, MANIFEST_FILE, SyncFile};
 use crate::store::embedded::frame::{FileKind, Frame, Header, Kind, Origin};
 use crate::store::embedded::manifest::{JournalEntry, Manifest, SnapshotEntry};
 use crate::store::embedded::obstacle;
 use crate::store::embedded::start;
 use crate::store::embedded::writer::{Journal, Message, Synced};
-use crate::store::memory::Memory;
+use session_store::clock::Clock;
+use session_store::memory::Memory;
 
 /// How many bytes of rows a frame of a snapshot takes before the next begins.
 const FRAME_BYTES: usize = 1 << 20;

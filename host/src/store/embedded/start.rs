@@ -7,7 +7,6 @@ use std::fs::File;
 use std::io::{self, ErrorKind, Write};
 use std::path::Path;
 
-use crate::clock::Clock;
 use crate::store::embedded::directory::{
     Directory, MANIFEST_FILE, SYNCED_FILE, VERSION_FILE, VERSION_TEXT, numbered,
 };
@@ -18,8 +17,9 @@ use crate::store::embedded::obstacle::{OpenError, span};
 use crate::store::embedded::recovery::{self, Reading};
 use crate::store::embedded::writer::Journal;
 use crate::store::embedded::{former, inspection};
-use crate::store::memory::Memory;
-use crate::store::rows;
+use session_store::clock::Clock;
+use session_store::memory::Memory;
+use session_store::rows;
 
 /// What a store starts with.
 pub struct Started {

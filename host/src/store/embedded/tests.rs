@@ -13,8 +13,8 @@ use bytes::Bytes;
 
 use self::disk::{Disk, Seed};
 use super::*;
-use crate::store::rows;
-use crate::store::transaction::{Entry, Operation, Reply};
+use session_store::rows;
+use session_store::transaction::{Entry, Operation, Reply};
 
 const NOW: u64 = 1_800_000_000_000;
 

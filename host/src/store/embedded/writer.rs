@@ -15,13 +15,13 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
-use crate::clock::Clock;
-use crate::store::Error;
 use crate::store::embedded::directory::SyncFile;
 use crate::store::embedded::frame::{Frame, HEADER_BYTES, Header, Kind, Origin};
 use crate::store::embedded::mark::{Mark, Marks};
 use crate::store::embedded::obstacle;
-use crate::store::rows::Row;
+use session_store::Error;
+use session_store::clock::Clock;
+use session_store::rows::Row;
 
 /// How long an acknowledged write waits until its sync is asked for.
 const SYNC_INTERVAL: Duration = Duration::from_millis(500);

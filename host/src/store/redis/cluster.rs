@@ -20,7 +20,7 @@ use crate::store::redis::connector::{Connector, NodeAddress};
 use crate::store::redis::group::Copies;
 use crate::store::redis::reply;
 use crate::store::redis::server::{Manner, Server, Trouble};
-use crate::store::transaction;
+use session_store::transaction;
 
 /// Slots of a Cluster.
 const SLOTS: u16 = 16384;

@@ -10,10 +10,10 @@ use std::vec::IntoIter;
 use redis::aio::MultiplexedConnection;
 use redis::{Cmd, ErrorKind, FromRedisValue, Pipeline, RedisError, Script, ServerErrorKind, Value};
 
-use crate::clock::Milliseconds;
-use crate::store::Takes;
 use crate::store::redis::group::{Copies, Group};
 use crate::store::redis::reply;
+use session_store::Takes;
+use session_store::clock::Milliseconds;
 
 /// Numbers begin at random below this, so that those of two connections are not the same.
 const FIRST_NUMBER_MAX: u64 = 1 << 48;

@@ -18,11 +18,6 @@ use std::time::Duration;
 use redis::{Cmd, ErrorKind, FromRedisValue, RedisError, Script, ServerErrorKind, Value};
 use tokio::time::Instant;
 
-use crate::clock::Milliseconds;
-use crate::store::transaction::{Operation, Outcome, Reply, Shape, Txn};
-use crate::store::{
-    Answer, EVENT_AHEAD_MS_MAX, Error, KeyCount, LogMark, Logs, Store, Takes, growth,
-};
 pub use address::{Address, NoAddress};
 use cluster::Cluster;
 use commands::{Commands, misfit, refusal};
@@ -31,6 +26,11 @@ use group::{Copies, UNCOPIED};
 pub use locator::Locator;
 use script::{Refusal, TransactionScript};
 use server::{Manner, Server, Trouble};
+use session_store::clock::Milliseconds;
+use session_store::transaction::{Operation, Outcome, Reply, Shape, Txn};
+use session_store::{
+    Answer, EVENT_AHEAD_MS_MAX, Error, KeyCount, LogMark, Logs, Store, Takes, growth,
+};
 
 /// About how many keys one step of a count looks at, for some 0.7 ms of the server.
 const SCANNED: u32 = 1000;

@@ -4,10 +4,10 @@
 use bytes::Bytes;
 use redis::Value;
 
-use crate::clock::Milliseconds;
 use crate::store::redis::connector::NodeAddress;
-use crate::store::transaction::{Entry, Hash, Member, Operation, Outcome, Reply, Txn};
-use crate::store::{Event, LogPage, Logs};
+use session_store::clock::Milliseconds;
+use session_store::transaction::{Entry, Hash, Member, Operation, Outcome, Reply, Txn};
+use session_store::{Event, LogPage, Logs};
 
 /// Whether an answer repeats the number of its question.
 pub fn repeats(value: &Value, number: u64) -> bool {

@@ -4,7 +4,7 @@
 
 use redis::{Cmd, Script};
 
-use crate::store::transaction::{self, Compare, Operation, Order, Shape, Txn};
+use session_store::transaction::{self, Compare, Operation, Order, Shape, Txn};
 
 /// A key that nobody writes, with the tag of a transaction behind it.
 const PROBE: &str = "EVENTS:FULL";

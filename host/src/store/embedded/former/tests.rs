@@ -7,11 +7,11 @@ use std::time::Duration;
 use fjall::PersistMode;
 
 use super::*;
-use crate::store::Store;
 use crate::store::embedded::directory::{numbered, sync_file};
 use crate::store::embedded::{Embedded, Pace, inspection};
-use crate::store::rows::Changes;
-use crate::store::transaction::{Entry, Operation, Txn};
+use session_store::Store;
+use session_store::rows::Changes;
+use session_store::transaction::{Entry, Operation, Txn};
 
 const NOW: u64 = 1_800_000_000_000;
 

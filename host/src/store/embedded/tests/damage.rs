@@ -9,11 +9,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::disk::{Disk, Seed, copy, files};
 use super::{NOW, State, change, open, pace, set, state, wait};
-use crate::clock::Clock;
-use crate::store::Store;
 use crate::store::embedded::directory::SyncFile;
 use crate::store::embedded::inspection::inspect_on_disk;
 use crate::store::embedded::{Embedded, OpenError, Verdict, inspect, recovery, start};
+use session_store::Store;
+use session_store::clock::Clock;
 
 /// A directory with a snapshot and several journals, as a kill leaves it, and what it held
 /// after each write.

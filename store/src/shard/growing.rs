@@ -4,10 +4,10 @@
 use bytes::Bytes;
 
 use crate::clock::Milliseconds;
-use crate::store::growth::{Effect, Growth};
-use crate::store::shard::Shard;
-use crate::store::transaction::{Entry, Operation};
-use crate::store::value::{event_bytes, field_bytes, key_bytes, member_bytes};
+use crate::growth::{Effect, Growth};
+use crate::shard::Shard;
+use crate::transaction::{Entry, Operation};
+use crate::value::{event_bytes, field_bytes, key_bytes, member_bytes};
 
 /// The most digits of a number, with its sign.
 const NUMBER_BYTES_MAX: usize = 20;

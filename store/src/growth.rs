@@ -2,9 +2,9 @@
 //! full store refuses it. Invariant: a store that is full applies every read, deletion,
 //! renewal and end of a session, so that it can become empty again.
 
+use crate::Error;
 use crate::clock::Milliseconds;
-use crate::store::Error;
-use crate::store::transaction::{Operation, Txn};
+use crate::transaction::{Operation, Txn};
 
 /// What an operation does to the memory that a store takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,7 +97,7 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::store::transaction::{Entry, Order};
+    use crate::transaction::{Entry, Order};
 
     fn every_operation() -> Vec<(Operation, Effect)> {
         let key = || "k".to_owned();

@@ -5,7 +5,7 @@
 use std::cmp::Ordering::{Equal, Greater, Less};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::store::MemoryUse;
+use crate::MemoryUse;
 
 /// The account of all shards.
 #[derive(Debug)]

@@ -9,17 +9,15 @@ use std::collections::{BTreeSet, HashMap};
 
 use bytes::Bytes;
 
+use crate::capacity::Account;
 use crate::clock::Milliseconds;
-use crate::store::capacity::Account;
-use crate::store::growth;
-use crate::store::rows::Changes;
-use crate::store::transaction::{
+use crate::growth;
+use crate::rows::Changes;
+use crate::transaction::{
     Compare, Copies, Entry, Hash, Operation, Order, Outcome, Reply, Shape, Txn, added, counted,
 };
-use crate::store::value::{
-    HashValue, LogValue, SetValue, Value, event_bytes, key_bytes, member_bytes,
-};
-use crate::store::{EVENT_AHEAD_MS_MAX, Error, Event, EventId, LogMark, LogPage};
+use crate::value::{HashValue, LogValue, SetValue, Value, event_bytes, key_bytes, member_bytes};
+use crate::{EVENT_AHEAD_MS_MAX, Error, Event, EventId, LogMark, LogPage};
 
 struct Slot {
     value: Value,
@@ -501,7 +499,7 @@ impl Shard {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::capacity::Capacity;
+    use crate::capacity::Capacity;
 
     fn run(shard: &mut Shard, now: Milliseconds, success: Vec<Operation>) {
         let txn = Txn { success, ..Txn::default() };

@@ -4,12 +4,12 @@
 
 use bytes::Bytes;
 
+use crate::EventId;
 use crate::clock::Milliseconds;
-use crate::store::EventId;
-use crate::store::rows::Changes;
-use crate::store::shard::{Shard, Slot};
-use crate::store::transaction::{Entry, Shape};
-use crate::store::value::{LogValue, Value, event_bytes, field_bytes};
+use crate::rows::Changes;
+use crate::shard::{Shard, Slot};
+use crate::transaction::{Entry, Shape};
+use crate::value::{LogValue, Value, event_bytes, field_bytes};
 
 impl Shard {
     /// The keys that are there, those included that have ended and were not swept yet.

@@ -1,38 +1,12 @@
 //! What every store must do. Keys of one test share the tag `t`.
 
-use session_manager::store::transaction::{Copies, Member};
-use session_manager::store::{LogMark, LogPage};
+use futures_util::future::join_all;
 
 use super::*;
+use crate::transaction::{Copies, Member};
+use crate::{LogMark, LogPage};
 
-suite!(
-    a_write_keeps_other_fields_and_restarts_the_lifetime,
-    a_read_takes_all_fields_or_those_named,
-    a_hash_ends_at_its_deadline,
-    a_hash_without_a_lifetime_stays,
-    a_lifetime_can_be_given_again,
-    a_delete_says_whether_there_was_something,
-    a_hash_moves_with_all_its_fields_in_the_place_of_another,
-    compares_hold_as_documented,
-    one_branch_runs_and_the_other_does_not,
-    a_counter_counts_and_mends_what_is_no_number,
-    a_deadline_that_was_told_is_kept_and_one_that_has_passed_removes,
-    a_stamp_is_the_time_of_the_transaction,
-    a_refused_transaction_changes_nothing,
-    members_end_one_by_one,
-    a_member_gets_a_new_deadline,
-    a_member_that_has_ended_is_not_renewed,
-    a_listing_goes_on_behind_any_mark,
-    clearing_a_set_deletes_the_records_of_its_members,
-    events_are_read_in_order_behind_any_of_them,
-    large_and_binary_values_come_back_as_they_were,
-    parallel_additions_are_all_counted,
-    a_limit_is_never_exceeded,
-    keys_of_several_tags_are_refused,
-    keys_are_counted_by_what_they_begin_with,
-);
-
-async fn a_write_keeps_other_fields_and_restarts_the_lifetime(f: &Fixture) {
+pub async fn a_write_keeps_other_fields_and_restarts_the_lifetime(f: &impl Subject) {
     let first = f.perform(vec![set("k{t}", &[("a", "1"), ("b", "2")], Some(60_000))]).await;
     f.pass(20).await;
     let outcome =
@@ -45,7 +19,7 @@ async fn a_write_keeps_other_fields_and_restarts_the_lifetime(f: &Fixture) {
     assert_eq!(hash.expires_at, Some(outcome.now + 60_000));
 }
 
-async fn a_read_takes_all_fields_or_those_named(f: &Fixture) {
+pub async fn a_read_takes_all_fields_or_those_named(f: &impl Subject) {
     f.perform(vec![set("k{t}", &[("a", "1"), ("b", "2"), ("c", "3")], Some(60_000))]).await;
     for (wanted, expected) in [(vec!["a", "x", "c"], 2), (vec![], 0), (vec!["x"], 0)] {
         let wanted: Vec<String> = wanted.into_iter().map(Into::into).collect();
@@ -64,7 +38,7 @@ async fn a_read_takes_all_fields_or_those_named(f: &Fixture) {
     assert_eq!(f.perform(vec![absent]).await, [Reply::Record(None)]);
 }
 
-async fn a_hash_ends_at_its_deadline(f: &Fixture) {
+pub async fn a_hash_ends_at_its_deadline(f: &impl Subject) {
     f.perform(vec![set("k{t}", &[("a", "1")], Some(2000))]).await;
     assert!(f.holds(Compare::Exists("k{t}".into())).await);
     f.pass(2001).await;
@@ -75,7 +49,7 @@ async fn a_hash_ends_at_its_deadline(f: &Fixture) {
     assert_eq!(fields(&f.hash("k{t}").await.unwrap()), [("b".into(), "2".into())]);
 }
 
-async fn a_hash_without_a_lifetime_stays(f: &Fixture) {
+pub async fn a_hash_without_a_lifetime_stays(f: &impl Subject) {
     assert_eq!(f.perform(vec![set("k{t}", &[("a", "1")], None)]).await, [Reply::Deadline(None)]);
     let hash = f.hash("k{t}").await.unwrap();
     assert_eq!(hash.expires_at, None);
@@ -85,7 +59,7 @@ async fn a_hash_without_a_lifetime_stays(f: &Fixture) {
     assert!(matches!(replies[..], [Reply::Deadline(Some(_))]));
 }
 
-async fn a_lifetime_can_be_given_again(f: &Fixture) {
+pub async fn a_lifetime_can_be_given_again(f: &impl Subject) {
     let expire = || Operation::HashExpire { key: "k{t}".into(), ttl: 60_000 };
     assert_eq!(f.perform(vec![expire()]).await, [Reply::Deadline(None)]);
     assert_eq!(f.hash("k{t}").await, None);
@@ -96,7 +70,7 @@ async fn a_lifetime_can_be_given_again(f: &Fixture) {
     assert!(f.hash("k{t}").await.is_some());
 }
 
-async fn a_delete_says_whether_there_was_something(f: &Fixture) {
+pub async fn a_delete_says_whether_there_was_something(f: &impl Subject) {
     f.perform(vec![set("k{t}", &[("a", "1")], None)]).await;
     let delete = || vec![Operation::HashDelete("k{t}".into())];
     assert_eq!(f.perform(delete()).await, [Reply::Existed(true)]);
@@ -104,7 +78,7 @@ async fn a_delete_says_whether_there_was_something(f: &Fixture) {
     assert_eq!(f.hash("k{t}").await, None);
 }
 
-async fn a_hash_moves_with_all_its_fields_in_the_place_of_another(f: &Fixture) {
+pub async fn a_hash_moves_with_all_its_fields_in_the_place_of_another(f: &impl Subject) {
     let to = |to: &str| Operation::HashMove { key: "k{t}".into(), to: to.into(), ttl: 60_000 };
     assert_eq!(f.perform(vec![to("l{t}")]).await, [Reply::Deadline(None)]);
     f.perform(vec![
@@ -133,7 +107,7 @@ async fn a_hash_moves_with_all_its_fields_in_the_place_of_another(f: &Fixture) {
     f.rejected(Txn { success: vec![to("s{t}")], ..Txn::default() }).await;
 }
 
-async fn compares_hold_as_documented(f: &Fixture) {
+pub async fn compares_hold_as_documented(f: &impl Subject) {
     f.perform(vec![
         set("k{t}", &[("a", "1"), ("b", "22")], None),
         put("s{t}", "x", 60_000),
@@ -200,7 +174,7 @@ async fn compares_hold_as_documented(f: &Fixture) {
     }
 }
 
-async fn one_branch_runs_and_the_other_does_not(f: &Fixture) {
+pub async fn one_branch_runs_and_the_other_does_not(f: &impl Subject) {
     let txn = || Txn {
         compare: vec![Compare::Absent("k{t}".into()), Compare::Absent("l{t}".into())],
         success: vec![set("k{t}", &[("a", "1")], None)],
@@ -217,7 +191,7 @@ async fn one_branch_runs_and_the_other_does_not(f: &Fixture) {
     assert!(f.hash("m{t}").await.is_some());
 }
 
-async fn a_counter_counts_and_mends_what_is_no_number(f: &Fixture) {
+pub async fn a_counter_counts_and_mends_what_is_no_number(f: &impl Subject) {
     let counts = async |number| {
         f.holds(Compare::CountEquals { key: "k{t}".into(), field: "n".into(), number }).await
     };
@@ -253,7 +227,7 @@ async fn a_counter_counts_and_mends_what_is_no_number(f: &Fixture) {
     assert_eq!(f.perform(vec![add("k{t}", "n", 1)]).await, [Reply::Number(1)]);
 }
 
-async fn a_deadline_that_was_told_is_kept_and_one_that_has_passed_removes(f: &Fixture) {
+pub async fn a_deadline_that_was_told_is_kept_and_one_that_has_passed_removes(f: &impl Subject) {
     let until = |member: &str, expires_at| Operation::MemberSetUntil {
         key: "s{t}".into(),
         member: member.into(),
@@ -276,7 +250,7 @@ async fn a_deadline_that_was_told_is_kept_and_one_that_has_passed_removes(f: &Fi
     assert!(f.members("s{t}").await.is_empty());
 }
 
-async fn a_stamp_is_the_time_of_the_transaction(f: &Fixture) {
+pub async fn a_stamp_is_the_time_of_the_transaction(f: &impl Subject) {
     let stamp = |field: &str, later| Operation::HashStamp {
         key: "k{t}".into(),
         field: field.into(),
@@ -294,7 +268,7 @@ async fn a_stamp_is_the_time_of_the_transaction(f: &Fixture) {
     assert_eq!(hash.expires_at, Some(now + 60_000));
 }
 
-async fn a_refused_transaction_changes_nothing(f: &Fixture) {
+pub async fn a_refused_transaction_changes_nothing(f: &impl Subject) {
     f.perform(vec![set("k{t}", &[("text", "x")], None), put("s{t}", "m", 60_000)]).await;
     for culprit in [add("s{t}", "m", 1), set("s{t}", &[("a", "1")], None), put("k{t}", "m", 1000)] {
         let success = vec![set("new{t}", &[("a", "1")], None), culprit];
@@ -308,7 +282,7 @@ async fn a_refused_transaction_changes_nothing(f: &Fixture) {
     f.rejected(Txn { success: vec![get("s{t}")], ..Txn::default() }).await;
 }
 
-async fn members_end_one_by_one(f: &Fixture) {
+pub async fn members_end_one_by_one(f: &impl Subject) {
     f.perform(vec![put("s{t}", "short", 2000), put("s{t}", "long", 60_000)]).await;
     assert_eq!(f.members("s{t}").await, ["short", "long"]);
     f.pass(2001).await;
@@ -322,14 +296,14 @@ async fn members_end_one_by_one(f: &Fixture) {
     assert!(f.members("s{t}").await.is_empty());
 }
 
-async fn a_member_gets_a_new_deadline(f: &Fixture) {
+pub async fn a_member_gets_a_new_deadline(f: &impl Subject) {
     f.perform(vec![put("s{t}", "a", 50), put("s{t}", "b", 60_000)]).await;
     f.perform(vec![put("s{t}", "a", 120_000)]).await;
     f.pass(60).await;
     assert_eq!(f.members("s{t}").await, ["b", "a"]);
 }
 
-async fn a_member_that_has_ended_is_not_renewed(f: &Fixture) {
+pub async fn a_member_that_has_ended_is_not_renewed(f: &impl Subject) {
     let renew = |member: &str| Operation::MemberRenew {
         key: "s{t}".into(),
         member: member.into(),
@@ -347,7 +321,7 @@ async fn a_member_that_has_ended_is_not_renewed(f: &Fixture) {
     assert_eq!(f.members("s{t}").await, ["b"]);
 }
 
-async fn a_listing_goes_on_behind_any_mark(f: &Fixture) {
+pub async fn a_listing_goes_on_behind_any_mark(f: &impl Subject) {
     // Equal deadlines come from one transaction; then names decide.
     let names = ["a", "b", "c", "d", "e", "B", "\u{e9}"];
     f.perform(names.iter().map(|name| put("s{t}", name, 60_000)).collect()).await;
@@ -400,7 +374,7 @@ async fn a_listing_goes_on_behind_any_mark(f: &Fixture) {
     assert_eq!(counted, [Reply::Members { members: vec![], live: 8 }]);
 }
 
-async fn clearing_a_set_deletes_the_records_of_its_members(f: &Fixture) {
+pub async fn clearing_a_set_deletes_the_records_of_its_members(f: &impl Subject) {
     for name in ["a", "b", "c"] {
         f.perform(vec![
             put("s{t}", name, 60_000),
@@ -432,7 +406,7 @@ async fn clearing_a_set_deletes_the_records_of_its_members(f: &Fixture) {
     assert_eq!(f.hash("record{t}:b").await, None);
 }
 
-async fn events_are_read_in_order_behind_any_of_them(f: &Fixture) {
+pub async fn events_are_read_in_order_behind_any_of_them(f: &impl Subject) {
     let append = |n: u32| Operation::AppendEvent {
         log: "log{t}".into(),
         entries: entries(&[("n", &n.to_string())]),
@@ -449,7 +423,7 @@ async fn events_are_read_in_order_behind_any_of_them(f: &Fixture) {
         let after = after.map(|id| id.parse().unwrap());
         // A second log beside it changes nothing.
         let marks = [log, "other{t}"].map(|log| LogMark { log: log.into(), after });
-        let logs = f.store.read_logs(&marks, limit).await.unwrap();
+        let logs = f.store().read_logs(&marks, limit).await.unwrap();
         assert!(logs.pages[0].events.iter().all(|event| event.id.milliseconds <= logs.now));
         assert_eq!((logs.pages.len(), &logs.pages[1]), (2, &LogPage::default()));
         logs.pages.into_iter().next().unwrap()
@@ -482,7 +456,7 @@ async fn events_are_read_in_order_behind_any_of_them(f: &Fixture) {
     assert!(!read("log{t}", Some(&last), 1).await.trimmed);
 }
 
-async fn large_and_binary_values_come_back_as_they_were(f: &Fixture) {
+pub async fn large_and_binary_values_come_back_as_they_were(f: &impl Subject) {
     let value: Vec<u8> = (0..1 << 20).map(|n: u32| (n % 251) as u8).collect();
     let entry = Entry { field: "f".into(), value: value.into() };
     let write = Operation::HashSet { key: "k{t}".into(), entries: vec![entry.clone()], ttl: None };
@@ -490,45 +464,37 @@ async fn large_and_binary_values_come_back_as_they_were(f: &Fixture) {
     assert_eq!(f.hash("k{t}").await.unwrap().entries, [entry]);
 }
 
-async fn parallel_additions_are_all_counted(f: &Fixture) {
-    let mut tasks = tokio::task::JoinSet::new();
-    for _ in 0..200 {
-        let store = Arc::clone(&f.store);
-        let txn = Txn { success: vec![add("k{t}", "n", 1)], ..Txn::default() };
-        tasks.spawn(async move { store.execute(txn).await });
-    }
-    tasks.join_all().await.into_iter().for_each(|result| assert!(result.is_ok()));
+pub async fn parallel_additions_are_all_counted(f: &impl Subject) {
+    let txn = || Txn { success: vec![add("k{t}", "n", 1)], ..Txn::default() };
+    let added = join_all((0..200).map(|_| f.store().execute(txn()))).await;
+    added.into_iter().for_each(|result| assert!(result.is_ok()));
     assert_eq!(fields(&f.hash("k{t}").await.unwrap()), [("n".into(), "200".into())]);
 }
 
-async fn a_limit_is_never_exceeded(f: &Fixture) {
-    let mut tasks = tokio::task::JoinSet::new();
-    for n in 0..200 {
-        let store = Arc::clone(&f.store);
-        let txn = Txn {
-            compare: vec![Compare::MembersBelow { key: "s{t}".into(), limit: 3 }],
-            success: vec![put("s{t}", &format!("m{n}"), 60_000)],
-            failure: vec![],
-            durable: false,
-        };
-        tasks.spawn(async move { store.execute(txn).await.unwrap().succeeded });
-    }
-    let granted = tasks.join_all().await.into_iter().filter(|granted| *granted).count();
+pub async fn a_limit_is_never_exceeded(f: &impl Subject) {
+    let txn = |n: u32| Txn {
+        compare: vec![Compare::MembersBelow { key: "s{t}".into(), limit: 3 }],
+        success: vec![put("s{t}", &format!("m{n}"), 60_000)],
+        failure: vec![],
+        durable: false,
+    };
+    let granted = join_all((0..200).map(|n| f.store().execute(txn(n)))).await;
+    let granted = granted.into_iter().filter(|outcome| outcome.as_ref().unwrap().succeeded).count();
     assert_eq!(granted, 3);
     assert_eq!(f.members("s{t}").await.len(), 3);
 }
 
-async fn keys_of_several_tags_are_refused(f: &Fixture) {
+pub async fn keys_of_several_tags_are_refused(f: &impl Subject) {
     f.rejected(Txn { success: vec![get("a"), get("b")], ..Txn::default() }).await;
     f.rejected(Txn::default()).await;
 }
 
-async fn keys_are_counted_by_what_they_begin_with(f: &Fixture) {
+pub async fn keys_are_counted_by_what_they_begin_with(f: &impl Subject) {
     let count = async |prefixes: &[&str]| {
         let prefixes: Vec<String> = prefixes.iter().map(|&prefix| prefix.into()).collect();
         let (mut keys, mut cursor) = (0, Some(String::new()));
         while let Some(at) = cursor {
-            let counted = f.store.count_keys(&prefixes, &at).await.expect("the store answers");
+            let counted = f.store().count_keys(&prefixes, &at).await.expect("the store answers");
             keys += counted.keys;
             cursor = counted.next;
         }

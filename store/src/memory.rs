@@ -7,12 +7,12 @@ use std::hash::BuildHasher;
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::Duration;
 
+use crate::capacity::Capacity;
 use crate::clock::Clock;
-use crate::store::capacity::Capacity;
-use crate::store::rows::Changes;
-use crate::store::shard::Shard;
-use crate::store::transaction::{self, Outcome, Txn};
-use crate::store::{Answer, Error, KeyCount, LogMark, Logs, MemoryUse, Store, Takes};
+use crate::rows::Changes;
+use crate::shard::Shard;
+use crate::transaction::{self, Outcome, Txn};
+use crate::{Answer, Error, KeyCount, LogMark, Logs, MemoryUse, Store, Takes};
 
 /// How many shards there are.
 pub const SHARDS: usize = 64;

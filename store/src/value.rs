@@ -6,9 +6,9 @@ use std::ops::Bound::{Excluded, Unbounded};
 
 use bytes::Bytes;
 
+use crate::EventId;
 use crate::clock::Milliseconds;
-use crate::store::EventId;
-use crate::store::transaction::{Entry, Member, Order, Shape};
+use crate::transaction::{Entry, Member, Order, Shape};
 
 /// About what a key takes beside its own bytes, which stand in a table and in the queue
 /// of the sweep. By this and the others the process takes 1.1 to 1.3 times what is counted.

@@ -1,16 +1,7 @@
-//! What every store does when it is full, and what those of this process count.
-
-use session_manager::store::LogMark;
-use session_manager::store::MemoryUse;
+//! What every store does when it is full.
 
 use super::*;
-
-suite!(
-    a_full_store_refuses_whatever_adds_and_changes_nothing,
-    a_full_store_reads_renews_and_deletes,
-    a_session_ends_in_a_full_store_with_its_event,
-    a_store_that_has_room_again_takes_what_it_refused,
-);
+use crate::LogMark;
 
 fn stamp(key: &str, field: &str) -> Operation {
     Operation::HashStamp { key: key.into(), field: field.into(), later: 0 }
@@ -29,7 +20,7 @@ fn append(text: &str) -> Operation {
 }
 
 /// A store that is full, in which one session lives.
-async fn filled(f: &Fixture) {
+pub async fn filled(f: &impl Subject) {
     f.perform(vec![
         set("k{t}", &[("a", "12"), ("n", "7")], Some(600_000)),
         put("s{t}", "m", 600_000),
@@ -39,7 +30,7 @@ async fn filled(f: &Fixture) {
     f.fill().await;
 }
 
-async fn a_full_store_refuses_whatever_adds_and_changes_nothing(f: &Fixture) {
+pub async fn a_full_store_refuses_whatever_adds_and_changes_nothing(f: &impl Subject) {
     filled(f).await;
     for adds in [
         set("new{t}", &[("a", "1")], Some(600_000)),
@@ -68,17 +59,17 @@ async fn a_full_store_refuses_whatever_adds_and_changes_nothing(f: &Fixture) {
         failure: vec![set("new{t}", &[("a", "1")], None)],
         durable: false,
     };
-    assert!(matches!(f.store.execute(failing).await, Err(Error::Full(_))));
+    assert!(matches!(f.store().execute(failing).await, Err(Error::Full(_))));
     let hash = f.hash("k{t}").await.unwrap();
     assert_eq!(fields(&hash), [("a".into(), "12".into()), ("n".into(), "7".into())]);
     assert_eq!(f.members("s{t}").await, ["m"]);
     assert_eq!((f.hash("new{t}").await, f.members("new-set{t}").await.len()), (None, 0));
     let marks = [LogMark { log: "log{t}".into(), after: None }];
-    assert_eq!(f.store.read_logs(&marks, 10).await.unwrap().pages[0].events.len(), 1);
-    assert!(f.store.ping().await.is_ok());
+    assert_eq!(f.store().read_logs(&marks, 10).await.unwrap().pages[0].events.len(), 1);
+    assert!(f.store().ping().await.is_ok());
 }
 
-async fn a_full_store_reads_renews_and_deletes(f: &Fixture) {
+pub async fn a_full_store_reads_renews_and_deletes(f: &impl Subject) {
     filled(f).await;
     // Alone a read is a plain command on Redis, beside a listing it is in the script.
     assert!(f.hash("k{t}").await.is_some());
@@ -113,7 +104,7 @@ async fn a_full_store_reads_renews_and_deletes(f: &Fixture) {
     assert_eq!(f.hash("k{t}").await, None);
 }
 
-async fn a_session_ends_in_a_full_store_with_its_event(f: &Fixture) {
+pub async fn a_session_ends_in_a_full_store_with_its_event(f: &impl Subject) {
     filled(f).await;
     // With a note of how it ended, whichever comes first.
     let noted = vec![append("ended"), set("k{t}", &[("how", "closed")], None), remove("s{t}", "m")];
@@ -123,7 +114,7 @@ async fn a_session_ends_in_a_full_store_with_its_event(f: &Fixture) {
     assert!(f.members("s{t}").await.is_empty());
     f.perform(vec![append("gone"), Operation::HashDelete("k{t}".into())]).await;
     let marks = [LogMark { log: "log{t}".into(), after: None }];
-    let logs = f.store.read_logs(&marks, 10).await.unwrap();
+    let logs = f.store().read_logs(&marks, 10).await.unwrap();
     let told: Vec<_> = logs.pages[0].events.iter().map(|event| &event.entries).collect();
     assert_eq!(
         told,
@@ -135,88 +126,11 @@ async fn a_session_ends_in_a_full_store_with_its_event(f: &Fixture) {
     f.refused_as_full(nothing).await;
 }
 
-async fn a_store_that_has_room_again_takes_what_it_refused(f: &Fixture) {
+pub async fn a_store_that_has_room_again_takes_what_it_refused(f: &impl Subject) {
     filled(f).await;
     let create = || vec![set("new{t}", &[("a", "1")], Some(600_000)), append("created")];
     f.refused_as_full(create()).await;
     f.make_room().await;
     f.perform(create()).await;
     assert!(f.hash("new{t}").await.is_some());
-}
-
-fn bytes(store: &impl Store) -> u64 {
-    store.memory().expect("it is counted").bytes
-}
-
-/// One of many sessions, each with a tag of its own.
-fn session(number: usize, ttl: Option<u64>) -> Vec<Operation> {
-    let text = number.to_string().repeat(40);
-    let entries = entries(&[("number", &text)]);
-    let log = format!("log{{{number}}}");
-    vec![
-        set(&format!("k{{{number}}}"), &[("number", &text)], ttl),
-        put(&format!("s{{{number}}}"), "m", ttl.unwrap_or(600_000)),
-        Operation::AppendEvent { log, entries, keep: 100 },
-    ]
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn parallel_transactions_never_take_more_memory_than_there_may_be() {
-    const LIMIT: u64 = 1 << 20;
-    let store = Arc::new(Memory::limited(Clock::manual(EPOCH), Some(LIMIT)));
-    let mut writing = tokio::task::JoinSet::new();
-    for writer in 0..8 {
-        let store = Arc::clone(&store);
-        writing.spawn(async move {
-            let mut taken = 0;
-            for number in 0..1000 {
-                let success = session(writer * 1000 + number, None);
-                match store.execute(Txn { success, ..Txn::default() }).await {
-                    Ok(_) => taken += 1,
-                    Err(error) => assert!(matches!(error, Error::Full(_)), "{error}"),
-                }
-                assert!(bytes(&*store) <= LIMIT);
-            }
-            taken
-        });
-    }
-    let taken: usize = writing.join_all().await.into_iter().sum();
-    let each = bytes(&*store) / taken as u64;
-    assert!(taken > 500 && bytes(&*store) + 2 * each > LIMIT, "{taken} of {each} bytes each");
-}
-
-#[tokio::test]
-async fn memory_is_counted_the_same_after_a_start_and_given_back_by_the_sweep() {
-    const LIMIT: u64 = 1 << 20;
-    let directory = tempfile::tempdir().unwrap();
-    let clock = Clock::manual(EPOCH);
-    let open = || Embedded::limited(directory.path(), clock.clone(), Some(LIMIT)).unwrap();
-    let perform = async |store: &Embedded, success: Vec<Operation>| {
-        store.execute(Txn { success, ..Txn::default() }).await
-    };
-    let store = open();
-    assert_eq!(store.memory(), Some(MemoryUse { bytes: 0, bytes_max: Some(LIMIT) }));
-    perform(&store, session(0, None)).await.unwrap();
-    for number in 1.. {
-        match perform(&store, session(number, Some(60_000))).await {
-            Err(Error::Full(_)) => break,
-            answered => drop(answered.unwrap()),
-        }
-    }
-    // Values that become shorter, longer and fewer.
-    perform(&store, vec![set("k{0}", &[("number", "1")], None)]).await.unwrap();
-    perform(&store, vec![remove("s{1}", "m")]).await.unwrap();
-    perform(&store, vec![put("s{2}", "m", 60_000)]).await.unwrap();
-    let before = bytes(&store);
-    drop(store);
-    let store = open();
-    assert_eq!(bytes(&store), before);
-    assert!(matches!(perform(&store, session(9_999, None)).await, Err(Error::Full(_))));
-    clock.advance(60_001);
-    // What is left are the logs, and the one session without an end.
-    wait::until("the sweep gives memory back", async || {
-        (bytes(&store) < before * 3 / 4).then_some(())
-    })
-    .await;
-    perform(&store, session(9_999, None)).await.unwrap();
 }

@@ -5,10 +5,10 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 
+use crate::EventId;
 use crate::clock::Milliseconds;
-use crate::store::EventId;
-use crate::store::memory::Memory;
-use crate::store::transaction::{self, Entry, Shape};
+use crate::memory::Memory;
+use crate::transaction::{self, Entry, Shape};
 
 const HASH: u8 = b'h';
 const SET: u8 = b's';

@@ -4,8 +4,8 @@
 
 use bytes::Bytes;
 
+use crate::Error;
 use crate::clock::Milliseconds;
-use crate::store::Error;
 
 /// The most compares of one transaction.
 pub const COMPARES_MAX: usize = 64;
