@@ -30,7 +30,15 @@ fn main() -> Result<()> {
 
 /// The component's file, newly built when its sources changed.
 fn component() -> Result<PathBuf> {
-    for source in ["guest/src", "guest/Cargo.toml", "wit", "Cargo.toml", "Cargo.lock"] {
+    for source in [
+        "guest/src",
+        "guest/Cargo.toml",
+        "store/src",
+        "store/Cargo.toml",
+        "wit",
+        "Cargo.toml",
+        "Cargo.lock",
+    ] {
         println!("cargo::rerun-if-changed=../{source}");
     }
     add_target()?;

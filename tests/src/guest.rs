@@ -89,7 +89,7 @@ pub fn take_dependencies(target: &Path) {
 /// The files of the guest, its contract and its workspace, with changes.
 fn changed_source(changes: &[Change<'_>]) -> Vec<(PathBuf, String)> {
     let mut files = vec!["Cargo.lock".into(), "Cargo.toml".into()];
-    for directory in ["guest", "wit"] {
+    for directory in ["guest", "store", "wit"] {
         list(&workspace().join(directory), Path::new(directory), &mut files);
     }
     files.sort();
@@ -98,7 +98,7 @@ fn changed_source(changes: &[Change<'_>]) -> Vec<(PathBuf, String)> {
         if file == Path::new("Cargo.toml") {
             let members = text.find("members = ").expect("a workspace has members");
             let end = members + text[members..].find('\n').expect("a line ends");
-            text.replace_range(members..end, "members = [\"guest\"]");
+            text.replace_range(members..end, "members = [\"guest\", \"store\"]");
             text = text.replace("default-members = [\"host\"]\n", "");
         }
         for change in changes.iter().filter(|change| Path::new(change.file) == file) {

@@ -23,6 +23,7 @@ fn clone() -> PathBuf {
         "client",
         "guest",
         "host",
+        "store",
         "tests",
         "wit",
         "rust-toolchain.toml",

@@ -103,7 +103,11 @@ pub fn unparsed(status: u16) -> Vec<u8> {
     let error = match status {
         431 => Error::new(Reason::RequestTooLarge, "The head of the request is too large."),
         414 => Error::new(Reason::RequestTooLarge, "The target of the request is too long."),
-        _ => Error::invalid("request", "is not HTTP/1.1 with lines that end with CR LF"),
+        _ => {
+            let rules = "is not well-formed HTTP/1.1: lines end with CR LF, fields are `name: value`, \
+                         and the length is given once, as a number or as `chunked`";
+            Error::invalid("request", rules)
+        }
     };
     let body = error.to_json();
     let status = StatusCode::from_u16(status).unwrap_or(error.row().http);

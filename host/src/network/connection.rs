@@ -33,6 +33,8 @@ pub struct Connection {
     ledger: Mutex<Ledger>,
     leave: Notify,
     leaving: AtomicBool,
+    /// It ends now, whatever is in flight.
+    cut: AtomicBool,
     /// It ends with the next answer.
     closing: AtomicBool,
     /// Its requests do not wait for one another.
@@ -86,6 +88,7 @@ impl Connection {
             ledger: Mutex::new(ledger),
             leave: Notify::new(),
             leaving: AtomicBool::new(false),
+            cut: AtomicBool::new(false),
             closing: AtomicBool::new(false),
             multiplexed: AtomicBool::new(false),
         })
@@ -256,6 +259,18 @@ impl Connection {
         first
     }
 
+    /// Ends the connection, whatever is in flight, and lets none of its peer in for a while.
+    pub fn cut(&self) {
+        self.peer.bar();
+        self.cut.store(true, Ordering::Release);
+        self.leave.notify_one();
+    }
+
+    /// Whether it is to end, whatever is in flight.
+    pub fn is_cut(&self) -> bool {
+        self.cut.load(Ordering::Acquire)
+    }
+
     /// A request has said whether others can come beside it.
     pub fn speaks(&self, multiplexed: bool) {
         self.multiplexed.store(multiplexed, Ordering::Relaxed);
@@ -281,7 +296,7 @@ impl Connection {
         self.leaving.load(Ordering::Acquire)
     }
 
-    /// Completes when it is asked to end.
+    /// Completes when it is asked to end, or cut.
     pub async fn evicted(&self) {
         self.leave.notified().await;
     }

@@ -152,6 +152,10 @@ impl Door {
 
     fn try_enter(self: &Arc<Self>, address: IpAddr) -> Entry {
         let peer = peer_of(address);
+        let connection = Connection::new(&self.network, address);
+        if connection.peer.is_barred(Instant::now()) {
+            return Entry::Refused;
+        }
         let mut inside = self.inside();
         let those = inside.by_peer.get(&peer).map_or(&[][..], Vec::as_slice);
         let staying = || those.iter().filter(|connection| !connection.is_leaving()).count();
@@ -169,7 +173,6 @@ impl Door {
             self.tell_full(inside);
             return Entry::NoPlace;
         }
-        let connection = Connection::new(&self.network, address);
         inside.count += 1;
         inside.by_peer.entry(peer).or_default().push(Arc::clone(&connection));
         Entry::Entered(Place { connection, door: Arc::clone(self) })

@@ -39,6 +39,8 @@ pub struct Exchange {
     slot: usize,
     /// Whose it is, when it came through a trusted proxy.
     forwarded: OnceLock<Arc<Peer>>,
+    /// There was no memory for its reply, which is given all the same.
+    is_unpaid: AtomicBool,
     /// Bytes that it holds. Only the worker that serves the request writes it.
     charged: AtomicUsize,
     /// What it takes in all: its body, and what the store has replied, each with what is
@@ -71,6 +73,7 @@ impl Exchange {
             connection,
             slot,
             forwarded: OnceLock::new(),
+            is_unpaid: AtomicBool::new(false),
             charged: AtomicUsize::new(0),
             needed: AtomicUsize::new(BASE_BYTES),
             changed: AtomicBool::new(false),
@@ -215,14 +218,26 @@ impl Exchange {
     }
 
     /// The reply is there, with so many bytes; what was needed to make it is not held
-    /// any more.
+    /// any more. One that acknowledges a change is always given, and so is one for which there
+    /// is no memory, as a refusal takes none that counts: unless too many of them are unread.
     pub(super) fn replied(&self, bytes: usize) {
         let needed = BASE_BYTES.saturating_add(bytes);
         let charged = self.charged.load(Ordering::Relaxed);
-        if needed > charged {
-            self.take_anyway(needed - charged);
-        } else {
+        if needed <= charged {
             self.shrink_to(needed);
+        } else if self.has_changed(false) {
+            self.take_anyway(needed - charged);
+        } else if self.grow_to(needed).is_err() && !self.is_unpaid.load(Ordering::Relaxed) {
+            let (network, peer) = (&self.connection.network, &self.connection.peer);
+            // A trusted proxy brings the requests of many, and has no bound of its own.
+            if !peer.unpaid.take(1, None) {
+                return self.connection.cut();
+            }
+            if !network.unpaid.take(1, None) {
+                peer.unpaid.put_back(1);
+                return self.connection.cut();
+            }
+            self.is_unpaid.store(true, Ordering::Relaxed);
         }
     }
 
@@ -336,6 +351,10 @@ impl Drop for Exchange {
     fn drop(&mut self) {
         let (charged, needed) = (*self.charged.get_mut(), *self.needed.get_mut());
         self.connection.end(self.slot, charged);
+        if *self.is_unpaid.get_mut() {
+            self.connection.peer.unpaid.put_back(1);
+            self.connection.network.unpaid.put_back(1);
+        }
         if let Some(peer) = self.forwarded.get() {
             peer.memory.put_back(charged);
         }
@@ -391,7 +410,7 @@ pub fn ran_out() -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::network::Network;
+    use crate::network::{Network, UNPAID_PER_PEER};
 
     const MIB: usize = 1 << 20;
 
@@ -468,6 +487,46 @@ mod tests {
         assert_eq!(told.await, (true, true, Ok(()), Ok(())));
         drop(exchange);
         assert_eq!(network.body_bytes(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn refusals_take_nothing_from_others_and_too_many_unread_ones_end_the_connection() {
+        let network = Network::for_tests();
+        // Whatever the peer may have, in larger and smaller pieces.
+        let mut holding = Vec::new();
+        for bytes in [MIB, BASE_BYTES] {
+            loop {
+                let exchange = connection(&network, 1).begin();
+                if exchange.need(bytes - BASE_BYTES).is_err() {
+                    break;
+                }
+                holding.push(exchange);
+            }
+        }
+        let before = network.body_bytes();
+        let one = connection(&network, 1);
+        let refused: Vec<_> = (0..UNPAID_PER_PEER)
+            .map(|_| {
+                let exchange = one.begin();
+                exchange.replied(300);
+                exchange
+            })
+            .collect();
+        assert_eq!((network.body_bytes(), one.is_cut()), (before, false));
+        let another = connection(&network, 1);
+        another.begin().replied(300);
+        assert!(another.is_cut() && !one.is_cut());
+        assert!(another.peer.is_barred(Instant::now()));
+        // Somebody else has a share and refusals of its own.
+        let other = connection(&network, 2);
+        let exchange = other.begin();
+        exchange.need(MIB).expect("there is room");
+        drop((refused, holding, exchange));
+        let later = connection(&network, 1);
+        later.begin().replied(300);
+        assert!(!later.is_cut());
+        drop((one, another, other, later));
+        assert_eq!((network.body_bytes(), network.unpaid.used()), (0, 0));
     }
 
     #[tokio::test]

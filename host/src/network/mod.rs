@@ -23,6 +23,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
+use tokio::time::Instant;
 
 use address::{Range, peer_of};
 use memory::Account;
@@ -34,6 +35,14 @@ const CONNECTION_SHARE: usize = 16;
 /// One peer may hold this share, make this share of the calls at a time, and have this
 /// share of the subscriptions.
 const PEER_SHARE: usize = 4;
+/// Replies for which there was no memory, most of them refusals, that one peer and all together
+/// may leave unread. They are given all the same, as each takes little; beyond this the
+/// connection ends.
+const UNPAID_PER_PEER: usize = 512;
+const UNPAID_MAX: usize = 4096;
+/// How long no connection of a peer is let in after one of them was ended so, or it would come
+/// back at once and go on.
+const BARRED: Duration = Duration::from_secs(1);
 /// Parts of the table of peers, and how many each remembers before those that have left
 /// are forgotten.
 const PEER_SHARDS: usize = 16;
@@ -62,6 +71,8 @@ pub struct Limits {
 pub struct Network {
     limits: Limits,
     memory: Account,
+    /// Replies that are not charged.
+    unpaid: Account,
     /// In parts, as behind a trusted proxy each request looks here.
     peers: [Mutex<HashMap<IpAddr, Arc<Peer>>>; PEER_SHARDS],
 }
@@ -74,6 +85,10 @@ pub struct Peer {
     calls: Account,
     /// Its subscriptions.
     subscriptions: Account,
+    /// Replies to it that are not charged.
+    unpaid: Account,
+    /// Until when none of its connections is let in.
+    barred_until: Mutex<Option<Instant>>,
     /// What its larger requests have taken lately, in bytes.
     expected: AtomicUsize,
     /// Its turn to have something inflated: a few kilobytes may keep a processor busy for
@@ -85,7 +100,8 @@ impl Network {
     /// A network without connections.
     pub fn new(limits: Limits) -> Arc<Self> {
         let memory = Account::new(limits.body_memory);
-        Arc::new(Self { limits, memory, peers: Default::default() })
+        let unpaid = Account::new(UNPAID_MAX);
+        Arc::new(Self { limits, memory, unpaid, peers: Default::default() })
     }
 
     /// Bytes of memory that bodies take now.
@@ -119,7 +135,7 @@ impl Network {
     /// a peer of its own.
     fn peer_of_connection(&self, address: IpAddr) -> Arc<Peer> {
         if self.trusts(address) {
-            return Arc::new(Peer::new(usize::MAX, usize::MAX, usize::MAX));
+            return Arc::new(Peer::of_proxy());
         }
         self.peer(address)
     }
@@ -131,14 +147,36 @@ impl Peer {
         Self::new(of.body_memory / PEER_SHARE, share(of.calls), share(of.subscriptions))
     }
 
+    /// A proxy, which brings the requests of many.
+    fn of_proxy() -> Self {
+        let unpaid = Account::new(usize::MAX);
+        Self { unpaid, ..Self::new(usize::MAX, usize::MAX, usize::MAX) }
+    }
+
     fn new(memory: usize, calls: usize, subscriptions: usize) -> Self {
         Self {
             memory: Account::new(memory),
             calls: Account::new(calls),
             subscriptions: Account::new(subscriptions),
+            unpaid: Account::new(UNPAID_PER_PEER),
+            barred_until: Mutex::default(),
             expected: AtomicUsize::new(0),
             inflating: Arc::new(Semaphore::new(1)),
         }
+    }
+}
+
+impl Peer {
+    /// Lets none of its connections in for a while.
+    fn bar(&self) {
+        let mut until = self.barred_until.lock().unwrap_or_else(PoisonError::into_inner);
+        *until = Some(Instant::now() + BARRED);
+    }
+
+    /// Whether none of its connections is let in.
+    fn is_barred(&self, now: Instant) -> bool {
+        let until = self.barred_until.lock().unwrap_or_else(PoisonError::into_inner);
+        until.is_some_and(|until| now < until)
     }
 }
 

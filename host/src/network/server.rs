@@ -143,6 +143,10 @@ async fn serve_one<H, F, B>(
             }
             Some(signal) = signals.next() => signal,
         };
+        if connection.is_cut() {
+            tracing::debug!("a connection was ended, as it left too many refusals unread");
+            return;
+        }
         let now = Instant::now();
         let goes_on = match signal {
             // One that waits for the rest of a request would wait for long.
