@@ -12,11 +12,10 @@ use crate::imports::{Durable, Imports};
 use crate::keys::{self, TOKEN_FIELD, VERSION_FIELD};
 use crate::policy::Policy;
 use crate::schema::{self, Context, SESSION_BYTES_MAX};
-use crate::store::{
-    Compare, CountTest, Entry, FieldChoice, FieldTest, Hash, HashAdd, HashGet, HashSet, Operation,
-    Outcome, Reply, SizeBound,
+use crate::store::{Entry, Hash};
+use crate::transaction::{
+    Branch, Conditions, Done, Handle, Transaction, entry, instant, text, unexpected_replies,
 };
-use crate::transaction::{entry, execute, moment, read, text, unexpected_replies};
 use crate::value;
 use replay::Replay;
 
@@ -85,60 +84,43 @@ pub fn set(imports: &impl Imports, policy: &Policy, mut write: Write) -> Result<
         let replay = Replay::of(&key, "set", request, arguments);
         (replay, version)
     });
-    let mut compare = vec![lock_is_open(&lock, write.lock_token.as_deref())];
-    compare.extend(compares(condition, &key));
+    let mut transaction = Transaction::new();
+    require_open_lock(&mut transaction.when, &lock, write.lock_token.as_deref());
+    require(&mut transaction.when, condition, &key);
     if context.may_outgrow_session() {
-        compare.push(Compare::SizeAtMost(SizeBound {
-            key: key.clone(),
-            except: entries
-                .iter()
-                .map(|entry| entry.field.clone())
-                .chain([VERSION_FIELD.into()])
-                .collect(),
-            limit: SESSION_BYTES_MAX - written_bytes,
-        }));
+        let written = entries.iter().map(|entry| entry.field.clone());
+        let except = written.chain([VERSION_FIELD.into()]).collect();
+        transaction.when.size_at_most(key.as_str(), except, SESSION_BYTES_MAX - written_bytes);
     }
-    let mut success = vec![
-        Operation::HashSet(HashSet {
-            key: key.clone(),
-            entries,
-            ttl_ms: Some(policy.session_ttl_ms),
-        }),
-        Operation::HashAdd(HashAdd { key: key.clone(), field: VERSION_FIELD.into(), delta: 1 }),
-    ];
-    let mut failure = vec![read(lock, &[TOKEN_FIELD]), read(key, &[VERSION_FIELD])];
-    if let Some((replay, version)) = &replay {
-        compare.push(replay.is_new());
-        success.push(replay.keep([entry(REPLAYED_VERSION_FIELD, &version.to_string())]));
-        success.push(replay.keep_time(REPLAYED_ENDS_FIELD, policy.session_ttl_ms));
-        failure.push(replay.read());
-    }
-    let outcome = match condition {
-        Condition { version: None, exists: None } => execute(imports, compare, success, failure)?,
-        _ => execute(&Durable(imports), compare, success, failure)?,
+    let expires_at = transaction.then.write(key.as_str(), entries, policy.session_ttl_ms);
+    let version = transaction.then.add(key.as_str(), VERSION_FIELD, 1);
+    let found = Found::read(&mut transaction.otherwise, lock, key);
+    let answer = replay.as_ref().map(|(replay, version)| {
+        replay.require_new(&mut transaction.when);
+        let kept = entry(REPLAYED_VERSION_FIELD, &version.to_string());
+        replay.keep(&mut transaction.then, [kept]);
+        replay.keep_time(&mut transaction.then, REPLAYED_ENDS_FIELD, policy.session_ttl_ms);
+        replay.read(&mut transaction.otherwise)
+    });
+    let mut done = match condition {
+        Condition { version: None, exists: None } => transaction.execute(imports)?,
+        _ => transaction.execute(&Durable(imports))?,
     };
-    if !outcome.succeeded {
-        if let Some((replay, _)) = &replay
-            && let Some(answer) = replay.answer(outcome.replies.last())?
-        {
-            return match (
-                moment(answer, REPLAYED_VERSION_FIELD),
-                moment(answer, REPLAYED_ENDS_FIELD),
-            ) {
-                (Some(version), Some(expires_at_ms)) => {
-                    Ok(Written { session_key: write.session_key, version, expires_at_ms })
-                }
-                _ => Err(unexpected_replies()),
-            };
-        }
-        let refused = refused(condition, &outcome, write.lock_token.as_deref(), "written");
-        return Err(refused.unwrap_or_else(|| invalid(vec![outgrown()])));
+    if done.succeeded {
+        let expires_at_ms = done.take(expires_at)?.ok_or_else(unexpected_replies)?;
+        let version = done.take(version)?;
+        return Ok(Written { session_key: write.session_key, version, expires_at_ms });
     }
-    let [Reply::Deadline(Some(expires_at_ms)), Reply::Number(version), ..] = outcome.replies[..]
-    else {
-        return Err(unexpected_replies());
-    };
-    Ok(Written { session_key: write.session_key, version: version.unsigned_abs(), expires_at_ms })
+    if let Some(((replay, _), answer)) = replay.as_ref().zip(answer)
+        && let Some(answer) = replay.answer(done.take(answer)?)?
+    {
+        let version = instant(&answer, REPLAYED_VERSION_FIELD);
+        let known = version.zip(instant(&answer, REPLAYED_ENDS_FIELD));
+        let (version, expires_at_ms) = known.ok_or_else(unexpected_replies)?;
+        return Ok(Written { session_key: write.session_key, version, expires_at_ms });
+    }
+    let refused = refused(condition, found, &mut done, write.lock_token.as_deref(), "written")?;
+    Err(refused.unwrap_or_else(|| invalid(vec![outgrown()])))
 }
 
 /// Reads a session; the first read of one marked for a single read deletes it.
@@ -155,46 +137,43 @@ pub fn get(
     let context = context(context_name)?;
     valid(session_key, idempotency_key)?;
     let key = keys::session(context, session_key);
-    let whole = |key| Operation::HashGet(HashGet { key, fields: None });
-    let outcome = match (context.one_time_field, idempotency_key) {
-        (None, _) => execute(imports, Vec::new(), vec![whole(key)], Vec::new())?,
-        (Some(field), None) => execute(
-            &Durable(imports),
-            vec![is_one_time(&key, field)],
-            vec![whole(key.clone()), Operation::HashDelete(key.clone())],
-            vec![whole(key)],
-        )?,
+    let mut transaction = Transaction::new();
+    let hash = match (context.one_time_field, idempotency_key) {
+        (None, _) => {
+            let hash = transaction.then.read_whole(key);
+            transaction.execute(imports)?.take(hash)?
+        }
+        (Some(field), None) => {
+            transaction.when.field_among(key.as_str(), field, &value::TRUE);
+            let last = transaction.then.read_whole(key.as_str());
+            transaction.then.delete(key.as_str());
+            let other = transaction.otherwise.read_whole(key);
+            let mut done = transaction.execute(&Durable(imports))?;
+            done.take(if done.succeeded { last } else { other })?
+        }
         (Some(field), Some(request)) => {
             let replay = Replay::of(&key, "get", request, []);
-            let mut outcome = execute(
-                &Durable(imports),
-                vec![is_one_time(&key, field), replay.is_new()],
-                vec![replay.keep_session(key.clone()), replay.read()],
-                vec![whole(key), replay.read()],
-            )?;
-            // What was read before stands in the place of what is there now.
-            if outcome.succeeded || matches!(outcome.replies[..], [_, Reply::Record(Some(_))]) {
-                outcome.replies.reverse();
+            transaction.when.field_among(key.as_str(), field, &value::TRUE);
+            replay.require_new(&mut transaction.when);
+            replay.keep_session(&mut transaction.then, key.as_str());
+            let last = replay.read(&mut transaction.then);
+            let other = transaction.otherwise.read_whole(key);
+            let before = replay.read(&mut transaction.otherwise);
+            let mut done = transaction.execute(&Durable(imports))?;
+            match done.succeeded {
+                true => done.take(last)?,
+                // What this request has read before comes before what is there now.
+                false => match done.take(before)? {
+                    None => done.take(other)?,
+                    read => read,
+                },
             }
-            outcome
         }
     };
-    match outcome.replies.into_iter().next() {
-        Some(Reply::Record(Some(hash))) => Ok(session(context, hash)),
-        Some(Reply::Record(None)) => {
-            Err(fault(Reason::SessionNotFound, "There is no such session, or it has expired."))
-        }
-        _ => Err(unexpected_replies()),
-    }
-}
-
-/// The next read of a session is to be the last one.
-fn is_one_time(key: &str, field: &str) -> Compare {
-    Compare::FieldAmong(FieldChoice {
-        key: key.into(),
-        field: field.into(),
-        values: value::TRUE.iter().map(|text| text.to_vec()).collect(),
-    })
+    let hash = hash.ok_or_else(|| {
+        fault(Reason::SessionNotFound, "There is no such session, or it has expired.")
+    })?;
+    Ok(session(context, hash))
 }
 
 /// Deletes a session, whether or not it exists, when a condition holds.
@@ -221,25 +200,27 @@ pub fn delete(
         let condition = as_argument(condition);
         Replay::of(&key, "delete", request, [condition.as_bytes(), token.as_bytes()])
     });
-    let mut compare = vec![lock_is_open(&lock, lock_token)];
-    compare.extend(compares(condition, &key));
-    let mut success = vec![Operation::HashDelete(key.clone())];
-    let mut failure = vec![read(lock, &[TOKEN_FIELD]), read(key, &[VERSION_FIELD])];
-    if let Some(replay) = &replay {
-        compare.push(replay.is_new());
-        success.push(replay.keep([]));
-        failure.push(replay.read());
-    }
-    let outcome = execute(imports, compare, success, failure)?;
-    if outcome.succeeded {
+    let mut transaction = Transaction::new();
+    require_open_lock(&mut transaction.when, &lock, lock_token);
+    require(&mut transaction.when, condition, &key);
+    transaction.then.delete(key.as_str());
+    let found = Found::read(&mut transaction.otherwise, lock, key);
+    let answer = replay.as_ref().map(|replay| {
+        replay.require_new(&mut transaction.when);
+        replay.keep(&mut transaction.then, []);
+        replay.read(&mut transaction.otherwise)
+    });
+    let mut done = transaction.execute(imports)?;
+    if done.succeeded {
         return Ok(());
     }
-    if let Some(replay) = &replay
-        && replay.answer(outcome.replies.last())?.is_some()
+    if let Some((replay, answer)) = replay.zip(answer)
+        && replay.answer(done.take(answer)?)?.is_some()
     {
         return Ok(());
     }
-    Err(refused(condition, &outcome, lock_token, "deleted").unwrap_or_else(unexpected_replies))
+    let refused = refused(condition, found, &mut done, lock_token, "deleted")?;
+    Err(refused.unwrap_or_else(unexpected_replies))
 }
 
 /// Locks a session, whether or not it exists. Whoever has chosen the token and holds the
@@ -271,41 +252,37 @@ pub fn lock(
     let replay = idempotency_key.map(|request| {
         Replay::of(&session, "lock", request, [chosen.unwrap_or_default().as_bytes()])
     });
-    let mut compare = vec![Compare::Absent(lock.clone())];
-    let mut success = vec![Operation::HashSet(HashSet {
-        key: lock.clone(),
-        entries: vec![entry(TOKEN_FIELD, &token)],
-        ttl_ms: Some(policy.session_lock_ttl_ms),
-    })];
-    let mut failure = vec![read(lock, &[TOKEN_FIELD])];
-    if let Some(replay) = &replay {
-        compare.push(replay.is_new());
-        success.push(replay.keep([entry(TOKEN_FIELD, &token)]));
-        success.push(replay.keep_time(REPLAYED_ENDS_FIELD, policy.session_lock_ttl_ms));
-        failure.push(replay.read());
+    let mut transaction = Transaction::new();
+    transaction.when.absent(lock.as_str());
+    let ttl_ms = policy.session_lock_ttl_ms;
+    let expires_at =
+        transaction.then.write(lock.as_str(), vec![entry(TOKEN_FIELD, &token)], ttl_ms);
+    let held = transaction.otherwise.read(lock, &[TOKEN_FIELD]);
+    let answer = replay.as_ref().map(|replay| {
+        replay.require_new(&mut transaction.when);
+        replay.keep(&mut transaction.then, [entry(TOKEN_FIELD, &token)]);
+        replay.keep_time(&mut transaction.then, REPLAYED_ENDS_FIELD, ttl_ms);
+        replay.read(&mut transaction.otherwise)
+    });
+    let mut done = transaction.execute(imports)?;
+    if done.succeeded {
+        let expires_at_ms = done.take(expires_at)?.ok_or_else(unexpected_replies)?;
+        return Ok(LockGrant { lock_token: token, expires_at_ms });
     }
-    let outcome = execute(imports, compare, success, failure)?;
-    match (outcome.succeeded, outcome.replies.first()) {
-        (true, Some(Reply::Deadline(Some(expires_at_ms)))) => {
-            Ok(LockGrant { lock_token: token, expires_at_ms: *expires_at_ms })
+    if let Some((replay, answer)) = replay.zip(answer)
+        && let Some(answer) = replay.answer(done.take(answer)?)?
+    {
+        let kept = text(&answer, TOKEN_FIELD).zip(instant(&answer, REPLAYED_ENDS_FIELD));
+        let (lock_token, expires_at_ms) = kept.ok_or_else(unexpected_replies)?;
+        return Ok(LockGrant { lock_token, expires_at_ms });
+    }
+    let held = done.take(held)?;
+    let ours = held.as_ref().filter(|held| text(held, TOKEN_FIELD).as_deref() == chosen);
+    match ours.and_then(|held| held.expires_at_ms) {
+        Some(expires_at_ms) if chosen.is_some() => {
+            Ok(LockGrant { lock_token: token, expires_at_ms })
         }
-        (false, Some(Reply::Record(held))) => {
-            if let Some(replay) = &replay
-                && let Some(answer) = replay.answer(outcome.replies.last())?
-            {
-                let kept = text(answer, TOKEN_FIELD).zip(moment(answer, REPLAYED_ENDS_FIELD));
-                let (lock_token, expires_at_ms) = kept.ok_or_else(unexpected_replies)?;
-                return Ok(LockGrant { lock_token, expires_at_ms });
-            }
-            let held = held.as_ref().filter(|_| chosen.is_some());
-            if let Some(held) = held.filter(|held| text(held, TOKEN_FIELD).as_ref() == Some(&token))
-                && let Some(expires_at_ms) = held.expires_at_ms
-            {
-                return Ok(LockGrant { lock_token: token, expires_at_ms });
-            }
-            Err(locked(&outcome))
-        }
-        _ => Err(unexpected_replies()),
+        _ => Err(locked(held.as_ref(), done.now_ms)),
     }
 }
 
@@ -332,13 +309,15 @@ pub fn unlock(
         return Err(invalid(violations));
     }
     let lock = keys::lock(&keys::session(context, session_key));
-    let outcome = execute(
-        imports,
-        vec![Compare::FieldEqualsOrAbsent(token_is(&lock, lock_token))],
-        vec![Operation::HashDelete(lock.clone())],
-        vec![read(lock, &[])],
-    )?;
-    if outcome.succeeded { Ok(()) } else { Err(locked(&outcome)) }
+    let mut transaction = Transaction::new();
+    transaction.when.field_is_or_absent(lock.as_str(), TOKEN_FIELD, lock_token);
+    transaction.then.delete(lock.as_str());
+    let held = transaction.otherwise.read(lock, &[]);
+    let mut done = transaction.execute(imports)?;
+    match done.succeeded {
+        true => Ok(()),
+        false => Err(locked(done.take(held)?.as_ref(), done.now_ms)),
+    }
 }
 
 fn context(name: &str) -> Result<&'static Context, Fault> {
@@ -377,7 +356,9 @@ fn entries(context: &Context, fields: Vec<Field>, violations: &mut Vec<Violation
             continue;
         }
         match value::to_stored(field, value) {
-            Ok(Some(value)) => entries.push(Entry { field: field.stored_as.into(), value }),
+            Ok(Some(value)) => {
+                entries.push(Entry { field: field.stored_as.into(), value });
+            }
             Ok(None) => {}
             Err(description) => violations.push(violation(field.name, description)),
         }
@@ -402,72 +383,83 @@ fn as_argument(condition: Condition) -> String {
     format!("{:?} {:?}", condition.version, condition.exists)
 }
 
-/// The compares of a condition.
-fn compares(condition: Condition, key: &str) -> impl Iterator<Item = Compare> {
-    let at = |number| {
-        let field = VERSION_FIELD.into();
-        Compare::CountEquals(CountTest { key: key.into(), field, number })
-    };
-    let exists = condition.exists.map(|exists| match exists {
-        true => Compare::Exists(key.into()),
-        false => Compare::Absent(key.into()),
-    });
-    condition.version.map(at).into_iter().chain(exists)
+/// Requires what a condition says of the session under a key.
+fn require(when: &mut Conditions, condition: Condition, key: &str) {
+    if let Some(version) = condition.version {
+        when.count_is(key, VERSION_FIELD, version);
+    }
+    match condition.exists {
+        Some(true) => when.exists(key),
+        Some(false) => when.absent(key),
+        None => {}
+    }
 }
 
-/// Why a transaction has not succeeded that demands an open lock and a condition, told by
-/// what it has read of both instead; none when both hold. The message says what was not
-/// `done`.
+/// Requires that the caller holds the lock, or says nothing of one and there is none.
+fn require_open_lock(when: &mut Conditions, lock: &str, lock_token: Option<&str>) {
+    match lock_token {
+        None => when.absent(lock),
+        Some(token) => when.field_is(lock, TOKEN_FIELD, token),
+    }
+}
+
+/// What is read of the lock and the session when a change is refused.
+#[derive(Clone, Copy)]
+struct Found {
+    lock: Handle<Option<Hash>>,
+    session: Handle<Option<Hash>>,
+}
+
+impl Found {
+    fn read(branch: &mut Branch, lock: String, session: String) -> Self {
+        Self {
+            lock: branch.read(lock, &[TOKEN_FIELD]),
+            session: branch.read(session, &[VERSION_FIELD]),
+        }
+    }
+}
+
+/// Why a transaction was refused that requires an open lock and a condition; none when both
+/// hold. The message says what was not `done`.
+///
+/// # Errors
+/// `store-rejected` when the replies do not fit.
 fn refused(
     condition: Condition,
-    outcome: &Outcome,
+    found: Found,
+    done: &mut Done,
     lock_token: Option<&str>,
-    done: &str,
-) -> Option<Fault> {
-    let [Reply::Record(lock), Reply::Record(current), ..] = &outcome.replies[..] else {
-        return Some(unexpected_replies());
-    };
+    what: &str,
+) -> Result<Option<Fault>, Fault> {
+    let (lock, current) = (done.take(found.lock)?, done.take(found.session)?);
     let token = lock.as_ref().and_then(|lock| lock.entries.first());
     if token.map(|entry| &entry.value[..]) != lock_token.map(str::as_bytes) {
-        return Some(locked(outcome));
+        return Ok(Some(locked(lock.as_ref(), done.now_ms)));
     }
     let version = current.as_ref().map_or(0, version);
-    let what = match condition.exists {
+    let because = match condition.exists {
         Some(false) if current.is_some() => "There is a session under this key already",
         Some(true) if current.is_none() => "There is no session under this key",
         _ if condition.version.is_some_and(|expected| expected != version) => {
             "The session is at another version"
         }
-        _ => return None,
+        _ => return Ok(None),
     };
-    let message = format!("{what}; nothing was {done}.");
+    let message = format!("{because}; nothing was {what}.");
     let reason = Reason::VersionMismatch;
-    Some(fault_with(reason, message, "currentVersion", version.to_string()))
+    Ok(Some(fault_with(reason, message, "currentVersion", version.to_string())))
 }
 
-/// The caller holds the lock, or says nothing of one and there is none.
-fn lock_is_open(lock: &str, lock_token: Option<&str>) -> Compare {
-    match lock_token {
-        None => Compare::Absent(lock.into()),
-        Some(token) => Compare::FieldEquals(token_is(lock, token)),
-    }
-}
-
-fn token_is(lock: &str, token: &str) -> FieldTest {
-    FieldTest { key: lock.into(), field: TOKEN_FIELD.into(), value: token.into() }
-}
-
-/// The fault for a lock that is not the caller's; the first reply is the lock, if any.
-fn locked(outcome: &Outcome) -> Fault {
-    let (message, remaining_ms) = match outcome.replies.first() {
-        Some(Reply::Record(Some(lock))) => {
-            let left_ms = lock.expires_at_ms.unwrap_or(0).saturating_sub(outcome.now_ms);
+/// The fault for a lock that is not the caller's.
+fn locked(lock: Option<&Hash>, now_ms: u64) -> Fault {
+    let (message, remaining_ms) = match lock {
+        Some(lock) => {
+            let left_ms = lock.expires_at_ms.unwrap_or(0).saturating_sub(now_ms);
             ("Somebody else holds the lock of the session.", left_ms)
         }
-        _ => ("The lock of this lock_token has ended; lock the session again.", 0),
+        None => ("The lock of this lock_token has ended; lock the session again.", 0),
     };
-    let remaining_ms = remaining_ms.to_string();
-    fault_with(Reason::SessionLocked, message, "remainingMs", remaining_ms)
+    fault_with(Reason::SessionLocked, message, "remainingMs", remaining_ms.to_string())
 }
 
 /// The number of writes; whatever is no plain number is none, and so it is in the store.

@@ -1,82 +1,46 @@
-//! Connections of users. A connection has a record, and a place in the expiring set of
-//! its user and in that of its user's partition of its pod, which both end a short while
-//! after its last heartbeat; the record outlives them, to tell what became of it. All of
-//! it is in the partition of the user, and changes in one step, so that presence and the
-//! counts of pods never drift apart.
+//! Connections of users. A connection has a record, and is a member of the expiring sets of its
+//! user and of its pod, which both end a short while after its last heartbeat; the record outlives
+//! them, to say what became of it. All of it is in the partition of the user, and changes in one
+//! transaction, so that presence and the counts of pods never drift apart.
 //!
-//! An id that the service has made names the partition. For one that somebody has chosen,
-//! a locator in the partition of the id itself tells whose it is. To register is to claim
-//! the locator, write the record, and confirm the claim: whoever took the id over from a
-//! user whose connection was not alive changes the claim, so that of two who race one
-//! finds theirs gone, and gives up.
+//! An id that the service has made names the partition. On one that somebody has chosen, a
+//! lease in the partition of the id says whose it is (`lease`).
 
 mod change;
-mod locator;
+mod lease;
 mod pods;
+#[cfg(test)]
+mod races;
 mod record;
 mod registration;
+#[cfg(test)]
+mod tests;
 
-pub use change::epoch_is;
-use change::{Target, end, renew};
 pub use pods::{drain_pod, heartbeat_pod, list_pod, stats};
-use record::{Ending, How, Record};
 pub use registration::register;
 
+use crate::store::{Hash, Order};
+
+use self::change::{Life, Target, end, renew};
+use self::record::{
+    ENDED_FIELD, EPOCH_FIELD, Ending, How, POD_FIELD, Record, SESSION_FIELD, USER_FIELD, alive,
+    contended, expired, look, not_found, terminated,
+};
+use self::registration::CONNECTIONS_MAX;
 use crate::connections_types::Connection;
-use crate::fault::{fault, fault_with, refuse};
-use crate::faults::{Detail, Fault, Reason};
+use crate::events::{Event, Type};
+use crate::expiry::{Expiry, Kind, Queued};
+use crate::fault::refuse;
+use crate::faults::{Fault, Reason};
 use crate::imports::{Durable, Imports};
 use crate::keys::{self, Partition, check_id, check_text};
 use crate::policy::Policy;
-use crate::store::{HashSet, Member, MemberList, Operation, Order, Reply};
-use crate::transaction::{entry, execute, read, unexpected_replies};
+use crate::transaction::{Branch, Conditions, Transaction, entry, instant, text};
 
-/// The most connections of one user.
-pub const CONNECTIONS_MAX: u32 = 1000;
 /// How often a rule tries again when somebody changes what it has read.
 const ATTEMPTS: u32 = 16;
 /// The most bytes of the reason for an end, and of who brought it about.
 const REASON_BYTES_MAX: usize = 256;
-
-/// Whose connection it is.
-pub const USER_FIELD: &str = "user_id";
-/// Where it is held.
-pub const POD_FIELD: &str = "pod_id";
-const SESSION_FIELD: &str = "session_id";
-const CONNECTED_FIELD: &str = "connected_at";
-/// Tells one registration of it from another.
-pub const EPOCH_FIELD: &str = "_epoch";
-/// When its locator was written last.
-const LOCATED_FIELD: &str = "_located";
-const ENDED_FIELD: &str = "_ended";
-const REASON_FIELD: &str = "_reason";
-const BY_FIELD: &str = "_by";
-
-/// The fields of a record.
-const FIELDS: [&str; 8] = [
-    USER_FIELD,
-    POD_FIELD,
-    CONNECTED_FIELD,
-    EPOCH_FIELD,
-    LOCATED_FIELD,
-    ENDED_FIELD,
-    REASON_FIELD,
-    BY_FIELD,
-];
-
-/// When a connection ends whose record ends then.
-pub fn ends_ms(policy: &Policy, record_expires_at_ms: u64) -> u64 {
-    (record_expires_at_ms + policy.connection_stale_ms).saturating_sub(policy.connection_ttl_ms)
-}
-
-/// Notes in a record that its connection has ended by itself.
-pub fn mark_expired(policy: &Policy, partition: Partition, session_id: &str) -> Operation {
-    Operation::HashSet(HashSet {
-        key: partition.connection(session_id),
-        entries: vec![entry(ENDED_FIELD, How::Expired.name())],
-        ttl_ms: Some(policy.connection_ttl_ms),
-    })
-}
 
 /// Which connection is meant, when not whichever has the id.
 #[derive(Clone, Copy, Debug, Default)]
@@ -98,10 +62,12 @@ pub fn get(
     session_id: &str,
     only: Only<'_>,
 ) -> Result<Connection, Fault> {
-    find(imports, policy, session_id, only).map(|found| found.connection)
+    check(session_id)?;
+    let found = find(imports, session_id, only)?;
+    Ok(found.record.connection(policy.connection_stale_ms, session_id.into()))
 }
 
-/// Keeps a connection that is alive for another lifetime.
+/// Has a connection that is alive live on for another lifetime.
 ///
 /// # Errors
 /// As [`get`].
@@ -111,26 +77,65 @@ pub fn heartbeat(
     session_id: &str,
     only: Only<'_>,
 ) -> Result<Connection, Fault> {
-    let mut before = None;
-    for _ in 0..ATTEMPTS {
-        let found = find(imports, policy, session_id, only)?;
-        // Its record was written when a lifetime was another one.
-        if before.as_ref() == Some(&found.connection.epoch) {
-            return Err(expired());
-        }
-        let (kept, now_ms) = renew(imports, policy, &[found.target()])?;
-        if kept.first() == Some(&true) {
-            found.keep_located(imports, policy)?;
-            let expires_at_ms = now_ms + policy.connection_stale_ms;
-            return Ok(Connection {
-                last_heartbeat_at_ms: now_ms,
-                expires_at_ms,
-                ..found.connection
-            });
-        }
-        before = Some(found.connection.epoch);
+    check(session_id)?;
+    if !keys::is_made(session_id)
+        && let Some(kept) = heartbeat_under_lease(imports, policy, session_id, only)?
+    {
+        return Ok(kept);
     }
-    Err(restless())
+    for _ in 0..ATTEMPTS {
+        let Found { partition, record } = find(imports, session_id, only)?;
+        let life = match keys::is_made(session_id) {
+            true => Life::Full,
+            false => {
+                let leases = lease::renew(imports, policy, &[(&record.user_id, session_id)])?;
+                let (now_ms, until_ms) = leases[0].ok_or_else(expired)?;
+                Life::Leased { now_ms, until_ms }
+            }
+        };
+        let target = target(partition, session_id, &record);
+        let (renewed, renewed_ms) = renew(imports, policy, &[(target, life)])?;
+        if renewed[0] {
+            let alive_until_ms = life.alive_until_ms(policy, renewed_ms);
+            let record = Record { alive_until_ms, ..record };
+            return Ok(record.connection(policy.connection_stale_ms, session_id.into()));
+        }
+    }
+    Err(contended())
+}
+
+/// Has a connection of a chosen id live on in two transactions, which is possible when its lease
+/// was taken by the registration that has written it; none when it has to be looked for.
+fn heartbeat_under_lease(
+    imports: &impl Imports,
+    policy: &Policy,
+    session_id: &str,
+    only: Only<'_>,
+) -> Result<Option<Connection>, Fault> {
+    let held = lease::touch(imports, policy, session_id, only.user_id)?;
+    let Some(held) = held.filter(|held| held.is_of(only.user_id, only.epoch)) else {
+        return Ok(None);
+    };
+    let target = held_target(&held, session_id);
+    let lease::Held { holder, until_ms, now_ms, .. } = &held;
+    let life = Life::Leased { now_ms: *now_ms, until_ms: *until_ms };
+    let mut transaction = Transaction::new();
+    target.require(&mut transaction.when);
+    target.keep(&mut transaction.then, policy, life);
+    transaction.then.put(target.partition.pods(), target.pod_id, policy.connection_stale_ms);
+    let kept = transaction.then.read(target.record(), &record::FIELDS);
+    let refused = transaction.otherwise.read(target.record(), &record::FIELDS);
+    let mut done = transaction.execute(imports)?;
+    let record = done.take(if done.succeeded { kept } else { refused })?;
+    let Some(record) = record.as_ref().and_then(Record::of) else { return Ok(None) };
+    if done.succeeded {
+        return Ok(Some(record.connection(policy.connection_stale_ms, session_id.into())));
+    }
+    // The registration that holds the lease is over, so its heartbeats keep nobody out.
+    if record.epoch == holder.epoch && !record.is_alive(done.now_ms) {
+        lease::release(imports, session_id, &holder.epoch)?;
+    }
+    Ok(None)
 }
 
 /// Closes a connection, whether or not it is alive.
@@ -154,23 +159,25 @@ pub fn close(
         check_id(USER_FIELD, user_id, &mut violations);
     }
     refuse(violations)?;
-    let mut before = None;
+    let ending = Ending { how: How::Closed, reason, by };
+    if !keys::is_made(session_id)
+        && let Some(held) = lease::look(imports, session_id)?
+        && held.is_of(only.user_id, only.epoch)
+        && end(imports, policy, &[held_target(&held, session_id)], &ending)?[0]
+    {
+        return lease::release(imports, session_id, &held.holder.epoch);
+    }
     for _ in 0..ATTEMPTS {
-        let found = match find(imports, policy, session_id, only) {
+        let found = match find(imports, session_id, only) {
             Err(fault) if is_over(&fault) => return Ok(()),
             found => found?,
         };
-        // As above.
-        if before.as_ref() == Some(&found.connection.epoch) {
-            return Ok(());
+        let target = target(found.partition, session_id, &found.record);
+        if end(imports, policy, &[target], &ending)?[0] {
+            return release(imports, session_id, &found.record);
         }
-        let ending = Ending { how: How::Closed, reason, by };
-        if end(imports, policy, &[found.target()], &ending)? == 1 {
-            return Ok(());
-        }
-        before = Some(found.connection.epoch);
     }
-    Err(restless())
+    Err(contended())
 }
 
 /// The connections of a user, the oldest first.
@@ -185,7 +192,10 @@ pub fn list_user(
     let mut violations = Vec::new();
     check_id(USER_FIELD, user_id, &mut violations);
     refuse(violations)?;
-    let mut connections = of_user(imports, policy, user_id)?;
+    let stale_ms = policy.connection_stale_ms;
+    let found = of_user(imports, user_id)?.into_iter();
+    let mut connections: Vec<_> =
+        found.map(|(id, record)| record.connection(stale_ms, id)).collect();
     connections.sort_by(|a, b| {
         (a.connected_at_ms, &a.session_id).cmp(&(b.connected_at_ms, &b.session_id))
     });
@@ -211,20 +221,25 @@ pub fn terminate_user(
     refuse(violations)?;
     let partition = Partition::of(user_id);
     let ending = Ending { how: How::Terminated, reason, by };
-    let mut connections = of_user(imports, policy, user_id)?;
-    let mut ended = 0;
+    let mut found = of_user(imports, user_id)?;
+    let mut count = 0;
     for _ in 0..ATTEMPTS {
-        let targets = connections.iter().map(|one| Target::of(partition, one));
-        ended += end(imports, policy, &targets.collect::<Vec<_>>(), &ending)?;
-        // Those that moved meanwhile are still there; those that came since may stay.
-        let mut left = of_user(imports, policy, user_id)?;
-        left.retain(|one| connections.iter().any(|known| known.session_id == one.session_id));
-        if left.is_empty() {
-            return Ok(ended);
+        let targets: Vec<_> =
+            found.iter().map(|(id, record)| target(partition, id, record)).collect();
+        let ended = end(imports, policy, &targets, &ending)?;
+        for ((id, record), _) in found.iter().zip(ended).filter(|(_, ended)| *ended) {
+            release(imports, id, record)?;
+            count += 1;
         }
-        connections = left;
+        // Those that moved meanwhile are still there; those that came since may stay.
+        let mut left = of_user(imports, user_id)?;
+        left.retain(|(id, _)| found.iter().any(|(known, _)| known == id));
+        if left.is_empty() {
+            return Ok(count);
+        }
+        found = left;
     }
-    Err(restless())
+    Err(contended())
 }
 
 /// How many connections a user has.
@@ -235,143 +250,88 @@ pub fn presence(imports: &impl Imports, user_id: &str) -> Result<u32, Fault> {
     let mut violations = Vec::new();
     check_id(USER_FIELD, user_id, &mut violations);
     refuse(violations)?;
+    let mut transaction = Transaction::new();
     let connections = Partition::of(user_id).connections(user_id);
-    let (_, live, _) = members(imports, connections, None, 0)?;
-    Ok(live)
+    let page = transaction.then.list(connections, Order::SoonestFirst, None, 0);
+    Ok(transaction.execute(imports)?.take(page)?.live)
 }
 
 /// A connection that is alive.
 struct Found {
     partition: Partition,
-    connection: Connection,
-    located_ms: Option<u64>,
-    now_ms: u64,
+    record: Record,
 }
 
-impl Found {
-    fn target(&self) -> Target<'_> {
-        Target::of(self.partition, &self.connection)
-    }
+fn target<'a>(partition: Partition, session_id: &'a str, record: &'a Record) -> Target<'a> {
+    let Record { user_id, pod_id, epoch, .. } = record;
+    Target { partition, user_id, session_id, pod_id, epoch: Some(epoch) }
+}
 
-    /// Has the locator outlive the record, when half of its time has passed.
-    fn keep_located(&self, imports: &impl Imports, policy: &Policy) -> Result<(), Fault> {
-        if !locator::is_due(policy, self.located_ms, self.now_ms) {
-            return Ok(());
-        }
-        locator::keep(imports, policy, self.partition, &[&self.connection.session_id])
+/// The connection that the holder of a lease has most likely written.
+fn held_target<'a>(held: &'a lease::Held, session_id: &'a str) -> Target<'a> {
+    Target {
+        partition: Partition::of(&held.user_id),
+        user_id: &held.user_id,
+        session_id,
+        pod_id: &held.holder.pod_id,
+        epoch: Some(&held.holder.epoch),
     }
+}
+
+fn check(session_id: &str) -> Result<(), Fault> {
+    let mut violations = Vec::new();
+    keys::check_session_key(SESSION_FIELD, session_id, &mut violations);
+    refuse(violations)
 }
 
 /// Finds a connection that is alive by its id.
-fn find(
-    imports: &impl Imports,
-    policy: &Policy,
-    session_id: &str,
-    only: Only<'_>,
-) -> Result<Found, Fault> {
-    let mut violations = Vec::new();
-    keys::check_session_key(SESSION_FIELD, session_id, &mut violations);
-    refuse(violations)?;
-    let located = match keys::is_made(session_id) {
-        true => None,
-        false => Some(locator::user_of(imports, session_id)?.ok_or_else(not_found)?),
+fn find(imports: &impl Imports, session_id: &str, only: Only<'_>) -> Result<Found, Fault> {
+    let owner = match only.user_id {
+        Some(user_id) => Some(user_id.to_owned()),
+        None if keys::is_made(session_id) => None,
+        None => Some(lease::owner(imports, session_id)?.ok_or_else(not_found)?),
     };
-    let whose = only.user_id.or(located.as_deref());
-    let partition = whose.map(Partition::of).or_else(|| keys::partition_of_made(session_id));
+    let partition = match &owner {
+        Some(user_id) => Some(Partition::of(user_id)),
+        None => keys::partition_of_made(session_id),
+    };
     let partition = partition.ok_or_else(not_found)?;
-    let (record, now_ms) = look(imports, partition, session_id)?;
+    let user_id = owner.as_deref().unwrap_or_default();
+    let (record, now_ms) = look(imports, partition, session_id, user_id)?;
     let record = record.ok_or_else(not_found)?;
-    if whose.is_some_and(|whose| whose != record.user_id) {
-        return Err(match only.user_id {
-            // Another of the partition has got the id, once this one's was over; how it
-            // ended is not there any more.
-            Some(_) => expired(),
-            // It has just been taken over, and nothing is written yet.
-            None => not_found(),
-        });
+    if owner.is_some_and(|user_id| user_id != record.user_id) {
+        return Err(expired());
     }
     if only.epoch.is_some_and(|epoch| epoch != record.epoch) {
         return Err(terminated("moved", "MOVED", &record.pod_id));
     }
-    if let Some((how, reason, by)) = &record.ended {
-        return Err(match how {
-            How::Expired => expired(),
-            How::Closed | How::Terminated | How::Drained => terminated(how.name(), reason, by),
-        });
+    match &record.ended {
+        Some(ended) if ended.how != How::Expired => {
+            return Err(terminated(ended.how.name(), &ended.reason, &ended.by));
+        }
+        _ if !record.is_alive(now_ms) => return Err(expired()),
+        _ => {}
     }
-    let is_lost = located.is_some_and(|located| located != record.user_id);
-    if is_lost || !record.is_alive(policy, now_ms) {
-        return Err(expired());
-    }
-    let located_ms = record.located_ms;
-    let connection = record.connection(policy, session_id.into());
-    Ok(Found { partition, connection, located_ms, now_ms })
+    Ok(Found { partition, record })
 }
 
-/// Reads a record, and the store's clock.
-fn look(
-    imports: &impl Imports,
-    partition: Partition,
-    session_id: &str,
-) -> Result<(Option<Record>, u64), Fault> {
-    let record = read(partition.connection(session_id), &FIELDS);
-    let outcome = execute(imports, Vec::new(), vec![record], Vec::new())?;
-    match &outcome.replies[..] {
-        [Reply::Record(hash)] => Ok((hash.as_ref().and_then(Record::of), outcome.now_ms)),
-        _ => Err(unexpected_replies()),
+/// Gives the lease back on the id of a connection that was ended.
+fn release(imports: &impl Imports, session_id: &str, record: &Record) -> Result<(), Fault> {
+    match keys::is_made(session_id) {
+        true => Ok(()),
+        false => lease::release(imports, session_id, &record.epoch),
     }
 }
 
-/// Those of the connections that are alive.
-fn alive(
-    imports: &impl Imports,
-    policy: &Policy,
-    partition: Partition,
-    session_ids: &[&str],
-) -> Result<Vec<Connection>, Fault> {
-    if session_ids.is_empty() {
-        return Ok(Vec::new());
-    }
-    let records = session_ids.iter().map(|id| read(partition.connection(id), &FIELDS)).collect();
-    let outcome = execute(imports, Vec::new(), records, Vec::new())?;
-    let connection = |(id, reply): (&&str, Reply)| {
-        let Reply::Record(Some(hash)) = reply else { return None };
-        let record = Record::of(&hash)?;
-        let alive = record.is_alive(policy, outcome.now_ms);
-        alive.then(|| record.connection(policy, (*id).into()))
-    };
-    Ok(session_ids.iter().zip(outcome.replies).filter_map(connection).collect())
-}
-
-fn of_user(
-    imports: &impl Imports,
-    policy: &Policy,
-    user_id: &str,
-) -> Result<Vec<Connection>, Fault> {
+/// The connections of a user that are alive.
+fn of_user(imports: &impl Imports, user_id: &str) -> Result<Vec<(String, Record)>, Fault> {
     let partition = Partition::of(user_id);
-    let (members, _, _) = members(imports, partition.connections(user_id), None, CONNECTIONS_MAX)?;
-    let ids: Vec<&str> = members.iter().map(|member| member.name.as_str()).collect();
-    let mut connections = alive(imports, policy, partition, &ids)?;
-    connections.retain(|one| one.user_id == user_id);
-    Ok(connections)
-}
-
-/// Members of a set, how many are alive in it, and the store's clock.
-fn members(
-    imports: &impl Imports,
-    key: String,
-    after: Option<Member>,
-    limit: u32,
-) -> Result<(Vec<Member>, u32, u64), Fault> {
-    let outcome = execute(imports, Vec::new(), vec![listing(key, after, limit)], Vec::new())?;
-    match outcome.replies.into_iter().next() {
-        Some(Reply::Members(page)) => Ok((page.members, page.live, outcome.now_ms)),
-        _ => Err(unexpected_replies()),
-    }
-}
-
-fn listing(key: String, after: Option<Member>, limit: u32) -> Operation {
-    Operation::MemberList(MemberList { key, order: Order::SoonestFirst, after, limit })
+    let connections = partition.connections(user_id);
+    let mut transaction = Transaction::new();
+    let page = transaction.then.list(connections, Order::SoonestFirst, None, CONNECTIONS_MAX);
+    let page = transaction.execute(imports)?.take(page)?;
+    let ids: Vec<_> = page.members.iter().map(|member| (user_id, member.name.as_str())).collect();
+    Ok(alive(imports, partition, &ids)?.0)
 }
 
 /// Whether a fault says that a connection is not alive.
@@ -380,30 +340,52 @@ fn is_over(fault: &Fault) -> bool {
     matches!(fault.reason, SessionNotFound | SessionExpired | SessionTerminated)
 }
 
-fn not_found() -> Fault {
-    fault(Reason::SessionNotFound, "The connection does not exist.")
-}
+/// How connections expire: when no heartbeat comes.
+pub struct Connections;
 
-fn expired() -> Fault {
-    fault(Reason::SessionExpired, "The connection has expired; no heartbeat came in time.")
-}
-
-fn exists() -> Fault {
-    fault(Reason::SessionExists, "Another user has a connection of this id.")
-}
-
-fn terminated(how: &str, reason: &str, by: &str) -> Fault {
-    let message = format!("The connection was {how}.");
-    let mut fault = fault_with(Reason::SessionTerminated, message, "how", how.into());
-    for (name, value) in [("reason", reason), ("by", by)] {
-        fault.metadata.push(Detail { name: name.into(), value: value.into() });
+impl Expiry for Connections {
+    fn kind(&self) -> Kind {
+        Kind::Connection
     }
-    fault
-}
 
-fn restless() -> Fault {
-    fault(Reason::StoreUnavailable, "The connection changes too often; try again.")
-}
+    fn live(&self, session: Queued<'_>) -> String {
+        session.partition.connections(session.subject)
+    }
 
-#[cfg(test)]
-mod tests;
+    fn record(&self, session: Queued<'_>) -> (String, &'static [&'static str]) {
+        let Queued { partition, subject, session_id, .. } = session;
+        (partition.connection(session_id, subject), &record::FIELDS)
+    }
+
+    fn expires_at_ms(&self, _: &Policy, _: Queued<'_>, record: &Hash) -> u64 {
+        instant(record, record::ALIVE_UNTIL_FIELD).unwrap_or_default()
+    }
+
+    fn require(&self, when: &mut Conditions, session: Queued<'_>, record: Option<&Hash>) {
+        // The registration that was read is the one that is marked.
+        if let Some(epoch) = record.and_then(|record| text(record, EPOCH_FIELD)) {
+            when.field_is(self.record(session).0, EPOCH_FIELD, &epoch);
+        }
+    }
+
+    fn owns(&self, session: Queued<'_>, record: &Hash) -> bool {
+        text(record, USER_FIELD).as_deref() == Some(session.subject)
+    }
+
+    fn expire(
+        &self,
+        branch: &mut Branch,
+        policy: &Policy,
+        session: Queued<'_>,
+        record: Option<&Hash>,
+    ) {
+        let Queued { partition, subject, session_id, .. } = session;
+        let pod_id = record.and_then(|record| text(record, POD_FIELD)).unwrap_or_default();
+        let event = Event::of(Type::ConnectionExpired, subject, session_id);
+        Event { pod_id: &pod_id, ..event }.publish(branch, policy, partition);
+        if record.is_some() {
+            let entries = vec![entry(ENDED_FIELD, How::Expired.name())];
+            branch.write(self.record(session).0, entries, policy.connection_ttl_ms);
+        }
+    }
+}

@@ -6,8 +6,7 @@ use sha2::{Digest, Sha256};
 use crate::imports::Imports;
 use crate::keys::Partition;
 use crate::policy::Policy;
-use crate::store::{Event as Appended, Operation};
-use crate::transaction::{entry, execute};
+use crate::transaction::{Branch, Transaction, entry};
 
 /// How many characters of an id an event has, and of a short one half as many.
 const SHOWN_CHARACTERS: usize = 6;
@@ -109,14 +108,16 @@ impl<'a> Event<'a> {
         Self { session_id, ..Self::new(type_, user_id) }
     }
 
-    /// Tells of a refusal, which changes nothing: what it says does not depend on whether
-    /// anybody hears of it.
-    pub fn tell(&self, imports: &impl Imports, policy: &Policy, partition: Partition) {
-        let _ = execute(imports, Vec::new(), vec![self.append(policy, partition)], Vec::new());
+    /// Publishes a refusal. It changes nothing, so its caller is refused even if nobody
+    /// receives it.
+    pub fn publish_alone(&self, imports: &impl Imports, policy: &Policy, partition: Partition) {
+        let mut transaction = Transaction::new();
+        self.publish(&mut transaction.then, policy, partition);
+        let _ = transaction.execute(imports);
     }
 
-    /// Appends it to the log of the partition.
-    pub fn append(&self, policy: &Policy, partition: Partition) -> Operation {
+    /// Appends it to the log of the partition, together with the change that it is about.
+    pub fn publish(&self, branch: &mut Branch, policy: &Policy, partition: Partition) {
         let shown = SHOWN_CHARACTERS.min(self.session_id.len() / 2);
         let shown: String = self.session_id.chars().take(shown).collect();
         let hash = match self.session_id {
@@ -134,11 +135,8 @@ impl<'a> Event<'a> {
             ("by", self.by),
         ];
         let entries = texts.into_iter().filter(|(_, text)| !text.is_empty());
-        Operation::AppendEvent(Appended {
-            log: partition.log(),
-            entries: entries.map(|(field, text)| entry(field, text)).collect(),
-            keep: policy.events_kept,
-        })
+        let entries = entries.map(|(field, text)| entry(field, text)).collect();
+        branch.append(partition.log(), entries, policy.events_kept);
     }
 }
 
@@ -151,15 +149,17 @@ fn hash(session_id: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::{World, entry};
 
     #[test]
     fn an_event_tells_a_session_without_its_id() {
         let event = Event { by: "tv", ..Event::of(Type::ViewingTerminated, "home", "0123456789") };
         let policy = Policy { events_kept: 7, ..Policy::DEFAULTS };
-        let Operation::AppendEvent(appended) = event.append(&policy, Partition::of("home")) else {
-            panic!("an event");
-        };
-        assert_eq!((appended.keep, appended.log), (7, Partition::of("home").log()));
+        let world = World::new();
+        let mut transaction = Transaction::new();
+        event.publish(&mut transaction.then, &policy, Partition::of("home"));
+        transaction.execute(&world).expect("the store answers");
+        let entries = world.entries_of_events("home").remove(0);
         let expected = [
             ("type", "viewing.terminated"),
             ("user_id", "home"),
@@ -167,7 +167,7 @@ mod tests {
             ("session_hash", "84d89877f0d4041e"),
             ("by", "tv"),
         ];
-        assert_eq!(appended.entries, expected.map(|(field, text)| entry(field, text)));
+        assert_eq!(entries, expected.map(|(field, text)| entry(field, text)));
     }
 
     #[test]

@@ -1,6 +1,6 @@
-//! What the rules may reach for: the store, the token generator and the
-//! settings. The component binds it to the host; tests and the native benchmark
-//! bind it to memory. Rules have no other source of time, randomness or state.
+//! What the rules may reach for: the store, the token generator and the settings. The component
+//! binds it to the host; tests and the native benchmark bind it to memory. Rules have no other
+//! source of time, randomness or state.
 
 use crate::store::{Outcome, StoreError, Txn};
 
@@ -12,7 +12,7 @@ pub trait Imports {
     /// When the store did not answer, or refused.
     fn execute(&self, txn: &Txn) -> Result<Outcome, StoreError>;
 
-    /// Whether no failover of the store may undo what the transactions of a rule tell.
+    /// Whether no failover of the store may undo what the transactions of a rule say.
     fn durable(&self) -> bool {
         false
     }
@@ -27,9 +27,9 @@ pub trait Imports {
     fn setting(&self, name: &str) -> Option<String>;
 }
 
-/// What a rule reaches for whose outcome no failover of the store may undo: a session ends, or
-/// a slot, a lock or a version becomes somebody's. That it has happened before is told by the
-/// same rule, so all transactions of it are durable, also those that only read.
+/// The imports of a rule whose outcome no failover of the store may undo: a session ends, or a
+/// slot, a lock or a version becomes somebody's. The same rule says that it has happened before,
+/// so all of its transactions are durable, also those that only read.
 pub struct Durable<'a, I>(pub &'a I);
 
 impl<I: Imports> Imports for Durable<'_, I> {

@@ -91,9 +91,13 @@ impl Partition {
         self.key("DUE", kind)
     }
 
-    /// The hash of a connection of one of its users.
-    pub fn connection(self, session_id: &str) -> String {
-        self.key("user_session", session_id)
+    /// The hash of a connection of one of its users. Users may choose the same id one after the
+    /// other, so the record of a chosen id has the user in its key; no id has a slash.
+    pub fn connection(self, session_id: &str, user_id: &str) -> String {
+        match is_made(session_id) {
+            true => self.key("user_session", session_id),
+            false => self.key("user_session", &[session_id, "/", user_id].concat()),
+        }
     }
 
     /// The expiring set of a user's connections.
@@ -136,9 +140,15 @@ impl Partition {
 /// The hash that tells since when there are logs.
 pub const BORN: &str = "EVENTS:BORN";
 
-/// The hash that tells whose connection an id is that somebody has chosen.
-pub fn connection_of(session_id: &str) -> String {
-    Partition::of(session_id).key("CONNECTION_OF", session_id)
+/// The hash with the user who may have a connection of a chosen id now. It expires unless it is
+/// renewed.
+pub fn connection_lease(session_id: &str) -> String {
+    Partition::of(session_id).key("CONNECTION_LEASE", session_id)
+}
+
+/// The hash with the user who had a connection of a chosen id last.
+pub fn connection_owner(session_id: &str) -> String {
+    Partition::of(session_id).key("CONNECTION_OWNER", session_id)
 }
 
 /// Begins an id of a connection that the service has made.
@@ -414,7 +424,9 @@ mod tests {
         for other in ["", "x", "~", "~\u{e9}", &"~".repeat(32), &made[..31], &made[1..]] {
             assert_eq!(partition_of_made(other), None, "{other}");
         }
-        assert_eq!(Partition::of("My{Home}").connection("a:b"), "user_session:{p08}:a:b");
+        let partition = Partition::of("My{Home}");
+        assert_eq!(partition.connection("a:b", "u/v"), "user_session:{p08}:a:b/u/v");
+        assert_eq!(partition.connection("~Iab", "u"), "user_session:{p08}:~Iab");
         assert_eq!(Partition::all().count(), PARTITIONS as usize);
         assert_eq!(
             Partition::all().find_map(|p| p.next().is_none().then(|| p.log())).as_deref(),

@@ -8,14 +8,15 @@ pub mod connections;
 #[cfg(not(target_family = "wasm"))]
 mod conversions;
 pub mod events;
+pub mod expiry;
 pub mod fault;
 pub mod imports;
 pub mod keys;
-pub mod maintenance;
 pub mod policy;
 pub mod schema;
+pub mod sweep;
 #[cfg(test)]
-mod script;
+mod testing;
 pub mod transaction;
 pub mod users;
 pub mod value;
@@ -230,11 +231,11 @@ mod component {
 
     impl exports::session::manager::maintenance::Guest for Component {
         fn describe_logs() -> LogCatalog {
-            super::maintenance::describe_logs()
+            super::sweep::describe_logs()
         }
 
         fn sweep(log: u32) -> Result<Swept, Fault> {
-            super::maintenance::sweep(&Host, policy(), log)
+            super::sweep::sweep(&Host, policy(), log)
         }
     }
 

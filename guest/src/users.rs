@@ -3,21 +3,21 @@
 //! its record, so that all of them are counted and closed in one step, and none outlives
 //! its session there. A second set has the order in which they are listed.
 
+use crate::store::{Copies, Hash};
+
 use crate::events::{Event, Type};
+use crate::expiry::{self, Expiry, Kind, Queued};
 use crate::fault::{at_limit, fault, refuse, violation};
 use crate::faults::{Fault, Reason};
 use crate::imports::{Durable, Imports};
-use crate::keys::{self, User as Keys, check_id};
-use crate::maintenance::{self, Kind};
+use crate::keys::{self, Partition, User as Keys, check_id};
 use crate::policy::Policy;
-use crate::store::{
-    Compare, Copies, Expiry, FieldTest, Hash, HashGet, HashSet, HashStamp, MemberBound,
-    MemberClear, MemberRef, MemberSet, Operation, Reply,
+use crate::transaction::{
+    Branch, Handle, Page, Transaction, instant, read, text, unexpected_replies,
 };
-use crate::transaction::{execute, moment, read, text, unexpected_replies};
 use crate::users::attributes::{
-    ACCESS_FIELD, CODE_FIELD, EMAIL_FIELD, EXPIRATION_FIELD, REFRESH_FIELD, check, entries,
-    take_back,
+    ACCESS_FIELD, CODE_FIELD, CREATED_FIELD, EMAIL_FIELD, ENDS_FIELD, EXPIRATION_FIELD,
+    REFRESH_FIELD, SEEN_FIELD, UPDATED_FIELD, check, entries, take_back,
 };
 use crate::users_types::{Attributes, Session};
 
@@ -30,12 +30,6 @@ pub const SESSIONS_MAX: u32 = 20_000;
 const SEEN_EVERY_MS: u64 = 60 * 1000;
 /// The same as a share of the idle limit.
 const SEEN_EVERY_SHARE: u64 = 8;
-
-const CREATED_FIELD: &str = "_created";
-const UPDATED_FIELD: &str = "_updated";
-const SEEN_FIELD: &str = "_seen";
-/// When a session ends however much it is used.
-const ENDS_FIELD: &str = "_ends";
 
 /// Begins a session and returns its id.
 ///
@@ -59,34 +53,22 @@ pub fn create(
     let partition = keys.partition;
     let session_id = keys.session_id(|length| imports.token(length));
     let record = keys.session(&session_id);
-    let room = MemberBound { key: keys.sessions.clone(), limit: SESSIONS_MAX };
-    let stamp = |field: &str, later_ms| {
-        Operation::HashStamp(HashStamp { key: record.clone(), field: field.into(), later_ms })
-    };
+    let ttl_ms = first_ttl_ms(policy);
     let event = |type_, session_id| Event { device_id, ..Event::of(type_, user_id, session_id) };
-    let place = order::place(&keys, &session_id);
-    let begun = vec![
-        Operation::HashSet(HashSet {
-            key: record.clone(),
-            entries: entries(attributes),
-            ttl_ms: Some(first_ttl_ms(policy)),
-        }),
-        stamp(CREATED_FIELD, 0),
-        stamp(ENDS_FIELD, policy.user_session_ttl_ms),
-        Operation::MemberSet(MemberSet {
-            key: keys.sessions,
-            member: session_id.clone(),
-            ttl_ms: first_ttl_ms(policy),
-        }),
-        place,
-        maintenance::note(partition, Kind::User, user_id, &session_id, first_ttl_ms(policy)),
-        event(Type::UserCreated, &session_id).append(policy, partition),
-    ];
-    let outcome = execute(imports, vec![Compare::MembersBelow(room)], begun, Vec::new())?;
-    if outcome.succeeded {
+    let mut transaction = Transaction::new();
+    transaction.when.members_below(keys.sessions.as_str(), SESSIONS_MAX);
+    let begin = &mut transaction.then;
+    begin.write(record.as_str(), entries(attributes), ttl_ms);
+    begin.stamp(record.as_str(), CREATED_FIELD, 0);
+    begin.stamp(record, ENDS_FIELD, policy.user_session_ttl_ms);
+    begin.put(keys.sessions.as_str(), session_id.as_str(), ttl_ms);
+    order::place(begin, &keys, &session_id);
+    queued(partition, user_id, &session_id).enqueue(begin, ttl_ms);
+    event(Type::UserCreated, &session_id).publish(begin, policy, partition);
+    if transaction.execute(imports)?.succeeded {
         return Ok(session_id);
     }
-    event(Type::UserLimitReached, "").tell(imports, policy, partition);
+    event(Type::UserLimitReached, "").publish_alone(imports, policy, partition);
     let message = format!("The user has {SESSIONS_MAX} sessions, which is the most.");
     Err(at_limit(message, SESSIONS_MAX))
 }
@@ -97,13 +79,11 @@ pub fn create(
 /// `session-not-found`; `store-unavailable`.
 pub fn get(imports: &impl Imports, policy: &Policy, session_id: &str) -> Result<Session, Fault> {
     let record = keys::user_session(session_id).ok_or_else(not_found)?;
-    let whole = Operation::HashGet(HashGet { key: record.clone(), fields: None });
-    let outcome = execute(imports, Vec::new(), vec![whole], Vec::new())?;
-    match outcome.replies.into_iter().next() {
-        Some(Reply::Record(Some(hash))) => seen(imports, policy, record, &hash, outcome.now_ms),
-        Some(Reply::Record(None)) => Err(not_found()),
-        _ => Err(unexpected_replies()),
-    }
+    let mut transaction = Transaction::new();
+    let hash = transaction.then.read_whole(record.as_str());
+    let mut done = transaction.execute(imports)?;
+    let hash = done.take(hash)?.ok_or_else(not_found)?;
+    seen(imports, policy, &record, &hash, done.now_ms)
 }
 
 /// Changes some attributes of a session that exists, and takes back those named in `clear`.
@@ -131,29 +111,24 @@ pub fn update(
     }
     refuse(violations)?;
     let record = keys::user_session(session_id).ok_or_else(not_found)?;
-    let mut compare = vec![Compare::Exists(record.clone())];
-    compare.extend(user_id.map(|user_id| is_of(&record, &user_id)));
-    let change = vec![
-        Operation::HashSet(HashSet { key: record.clone(), entries: changed, ttl_ms: None }),
-        Operation::HashStamp(HashStamp {
-            key: record.clone(),
-            field: UPDATED_FIELD.into(),
-            later_ms: 0,
-        }),
-        Operation::HashGet(HashGet { key: record.clone(), fields: None }),
-    ];
-    let whose = vec![read(record.as_str(), &[USER_FIELD])];
-    let outcome = execute(imports, compare, change, whose)?;
-    match (outcome.succeeded, outcome.replies.into_iter().last()) {
-        (true, Some(Reply::Record(Some(hash)))) => {
-            seen(imports, policy, record, &hash, outcome.now_ms)
-        }
-        (false, Some(Reply::Record(None))) => Err(not_found()),
-        (false, Some(Reply::Record(Some(_)))) => {
-            Err(fault(Reason::SessionExists, "The session belongs to another user."))
-        }
-        _ => Err(unexpected_replies()),
+    let mut transaction = Transaction::new();
+    transaction.when.exists(record.as_str());
+    if let Some(user_id) = &user_id {
+        transaction.when.field_is(record.as_str(), USER_FIELD, user_id);
     }
+    transaction.then.update(record.as_str(), changed);
+    transaction.then.stamp(record.as_str(), UPDATED_FIELD, 0);
+    let updated = transaction.then.read_whole(record.as_str());
+    let another = transaction.otherwise.read(record.as_str(), &[USER_FIELD]);
+    let mut done = transaction.execute(imports)?;
+    if done.succeeded {
+        let hash = done.take(updated)?.ok_or_else(unexpected_replies)?;
+        return seen(imports, policy, &record, &hash, done.now_ms);
+    }
+    Err(match done.take(another)? {
+        None => not_found(),
+        Some(_) => fault(Reason::SessionExists, "The session belongs to another user."),
+    })
 }
 
 /// Closes a session.
@@ -163,23 +138,21 @@ pub fn update(
 pub fn close(imports: &impl Imports, policy: &Policy, session_id: &str) -> Result<(), Fault> {
     let imports = &Durable(imports);
     let record = keys::user_session(session_id).ok_or_else(not_found)?;
-    let whose = vec![read(record.as_str(), &[USER_FIELD, DEVICE_FIELD])];
-    let outcome = execute(imports, Vec::new(), whose, Vec::new())?;
-    let [Reply::Record(found)] = &outcome.replies[..] else { return Err(unexpected_replies()) };
+    let (found, _) = read(imports, record.as_str(), &[USER_FIELD, DEVICE_FIELD])?;
     let known = |field| found.as_ref().and_then(|hash| text(hash, field));
     let user_id = known(USER_FIELD).ok_or_else(not_found)?;
     let device_id = known(DEVICE_FIELD).unwrap_or_default();
     let keys = Keys::of(&user_id);
     let event = Event::of(Type::UserClosed, &user_id, session_id);
-    let closed = vec![
-        Operation::HashDelete(record.clone()),
-        order::leave(&keys, session_id),
-        Operation::MemberRemove(MemberRef { key: keys.sessions, member: session_id.into() }),
-        maintenance::forget(keys.partition, Kind::User, &user_id, session_id),
-        Event { device_id: &device_id, ..event }.append(policy, keys.partition),
-    ];
-    let outcome = execute(imports, vec![Compare::Exists(record)], closed, Vec::new())?;
-    if outcome.succeeded { Ok(()) } else { Err(not_found()) }
+    let mut transaction = Transaction::new();
+    transaction.when.exists(record.as_str());
+    let close = &mut transaction.then;
+    close.delete(record);
+    order::leave(close, &keys, session_id);
+    close.remove(keys.sessions, session_id);
+    queued(keys.partition, &user_id, session_id).dequeue(close);
+    Event { device_id: &device_id, ..event }.publish(close, policy, keys.partition);
+    if transaction.execute(imports)?.succeeded { Ok(()) } else { Err(not_found()) }
 }
 
 /// Closes all sessions of a user, or all but one, and returns how many.
@@ -201,42 +174,85 @@ pub fn close_all(
         let message = "The session to keep does not exist; nothing was closed.";
         fault(Reason::SessionNotFound, message)
     };
-    let mut compare = Vec::new();
-    if let Some(keep) = &keep {
-        // The record says whose it is, and is gone when the session is idle too long.
-        let record = keys::user_session(keep).ok_or_else(unknown)?;
-        if !Keys::of(user_id).holds(keep) {
-            return Err(unknown());
-        }
-        compare.push(is_of(&record, user_id));
-    }
     let keys = Keys::of(user_id);
-    let partition = keys.partition;
-    let nobody = Compare::MembersBelow(MemberBound { key: keys.sessions.clone(), limit: 1 });
-    let clear_order = order::clear(&keys, keep.clone());
-    let clear = Operation::MemberClear(MemberClear {
-        record_prefix: Some(keys.session("")),
-        key: keys.sessions,
-        except: keep.clone(),
-        also_in: Some(Copies {
-            key: Kind::User.due(partition),
-            prefix: maintenance::prefix(user_id),
-        }),
-    });
-    let event = Event::new(Type::UserClosedAll, user_id).append(policy, partition);
-    let closed = vec![clear, clear_order.clone(), event];
-    // Without any session there is nothing to tell of.
-    let outcome = match keep {
-        Some(_) => execute(imports, compare, closed, Vec::new())?,
-        None => execute(imports, vec![nobody], vec![clear_order], closed)?,
+    let mut transaction = Transaction::new();
+    let Some(keep) = keep else {
+        // Without any session nothing is published.
+        transaction.when.members_below(keys.sessions.as_str(), 1);
+        order::clear(&mut transaction.then, &keys, None);
+        let closed = clear(&mut transaction.otherwise, policy, &keys, user_id, None);
+        let mut done = transaction.execute(imports)?;
+        return if done.succeeded { Ok(0) } else { Ok(count(&done.take(closed)?)) };
     };
-    match (outcome.succeeded, keep, &outcome.replies[..]) {
-        (true, Some(_), [Reply::Members(page), ..]) | (false, None, [Reply::Members(page), ..]) => {
-            Ok(u32::try_from(page.members.len()).unwrap_or(u32::MAX))
-        }
-        (true, None, [_]) => Ok(0),
-        (false, Some(_), []) => Err(unknown()),
-        _ => Err(unexpected_replies()),
+    // The record says whose it is, and is gone when the session is idle too long.
+    let record = keys::user_session(&keep).filter(|_| keys.holds(&keep)).ok_or_else(unknown)?;
+    transaction.when.field_is(record, USER_FIELD, user_id);
+    let closed = clear(&mut transaction.then, policy, &keys, user_id, Some(keep));
+    let mut done = transaction.execute(imports)?;
+    if done.succeeded { Ok(count(&done.take(closed)?)) } else { Err(unknown()) }
+}
+
+/// Removes all sessions of a user, or all but one, and publishes that.
+fn clear(
+    branch: &mut Branch,
+    policy: &Policy,
+    keys: &Keys,
+    user_id: &str,
+    except: Option<String>,
+) -> Handle<Page> {
+    let queue = Kind::User.queue(keys.partition);
+    let also_in = Some(Copies { key: queue, prefix: expiry::prefix(user_id) });
+    let records = Some(keys.session(""));
+    let closed = branch.clear(keys.sessions.as_str(), except.clone(), records, also_in);
+    order::clear(branch, keys, except);
+    Event::new(Type::UserClosedAll, user_id).publish(branch, policy, keys.partition);
+    closed
+}
+
+fn count(closed: &Page) -> u32 {
+    u32::try_from(closed.members.len()).unwrap_or(u32::MAX)
+}
+
+/// A session in the expiry queue.
+fn queued<'a>(partition: Partition, user_id: &'a str, session_id: &'a str) -> Queued<'a> {
+    Queued { partition, kind: Kind::User, subject: user_id, session_id }
+}
+
+/// How logins expire: with their record, which each use may postpone.
+pub struct Logins;
+
+impl Expiry for Logins {
+    fn kind(&self) -> Kind {
+        Kind::User
+    }
+
+    fn live(&self, session: Queued<'_>) -> String {
+        Keys::of(session.subject).sessions
+    }
+
+    fn record(&self, session: Queued<'_>) -> (String, &'static [&'static str]) {
+        // What is no id of one has no record.
+        let record = keys::user_session(session.session_id);
+        let nowhere = || Keys::of(session.subject).session("");
+        (record.unwrap_or_else(nowhere), &[USER_FIELD, DEVICE_FIELD])
+    }
+
+    fn expires_at_ms(&self, _: &Policy, _: Queued<'_>, record: &Hash) -> u64 {
+        record.expires_at_ms.unwrap_or_default()
+    }
+
+    fn expire(
+        &self,
+        branch: &mut Branch,
+        policy: &Policy,
+        session: Queued<'_>,
+        record: Option<&Hash>,
+    ) {
+        let Queued { partition, subject, session_id, .. } = session;
+        let device_id = record.and_then(|record| text(record, DEVICE_FIELD)).unwrap_or_default();
+        let event = Event::of(Type::UserExpired, subject, session_id);
+        Event { device_id: &device_id, ..event }.publish(branch, policy, partition);
+        order::leave(branch, &Keys::of(subject), session_id);
     }
 }
 
@@ -245,18 +261,18 @@ pub fn close_all(
 fn seen(
     imports: &impl Imports,
     policy: &Policy,
-    record: String,
+    record: &str,
     hash: &Hash,
     now_ms: u64,
 ) -> Result<Session, Fault> {
     let session = session(hash);
-    let ends_ms = moment(hash, ENDS_FIELD).unwrap_or(u64::MAX);
+    let ends_ms = instant(hash, ENDS_FIELD).unwrap_or(u64::MAX);
     // The deadline of the record is reckoned from a moment after this was decided.
     if now_ms >= ends_ms {
         return Err(not_found());
     }
     let session = Session { expires_at_ms: session.expires_at_ms.min(ends_ms), ..session };
-    let last_seen_ms = moment(hash, SEEN_FIELD).unwrap_or(session.created_at_ms);
+    let last_seen_ms = instant(hash, SEEN_FIELD).unwrap_or(session.created_at_ms);
     // What an idle limit of before has left of its life may be less than it has now.
     let due_ms = match policy.user_session_idle_ms {
         0 => ends_ms,
@@ -266,38 +282,37 @@ fn seen(
     if just_seen && session.expires_at_ms >= due_ms {
         return Ok(session);
     }
-    let stamp = HashStamp { key: record.clone(), field: SEEN_FIELD.into(), later_ms: 0 };
-    let mut noted = vec![Operation::HashStamp(stamp)];
+    let mut transaction = Transaction::new();
+    transaction.when.exists(record);
+    transaction.then.stamp(record, SEEN_FIELD, 0);
     let user_id = session.attributes.user_id.as_deref();
-    if let Some(user_id) = user_id.filter(|_| session.expires_at_ms < ends_ms) {
+    let postponed = user_id.filter(|_| session.expires_at_ms < ends_ms).map(|user_id| {
         let left_ms = ends_ms - now_ms;
         let ttl_ms = match policy.user_session_idle_ms {
             0 => left_ms,
             _ => left_ms.min(idle_ttl_ms(policy)),
         };
-        noted.push(Operation::MemberSet(MemberSet {
-            key: Keys::of(user_id).sessions,
-            member: keys::session_of(&record).into(),
-            ttl_ms,
-        }));
-        noted.push(Operation::HashExpire(Expiry { key: record.clone(), ttl_ms }));
-    }
-    match execute(imports, vec![Compare::Exists(record)], noted, Vec::new()) {
+        let session_id = keys::session_of(record);
+        transaction.then.put(Keys::of(user_id).sessions, session_id, ttl_ms);
+        transaction.then.expire(record, ttl_ms)
+    });
+    let mut done = match transaction.execute(imports) {
         // It was read; a store that takes no writes now does not change that.
-        Err(Fault { reason: Reason::StoreUnavailable | Reason::StoreFull, .. }) => Ok(session),
-        Err(fault) => Err(fault),
-        Ok(outcome) if !outcome.succeeded => Err(not_found()),
-        Ok(outcome) => match outcome.replies.last() {
-            Some(Reply::Deadline(Some(expires_at_ms))) => {
-                Ok(Session { expires_at_ms: ends_ms.min(*expires_at_ms), ..session })
-            }
-            _ => Ok(session),
-        },
+        Err(Fault { reason: Reason::StoreUnavailable | Reason::StoreFull, .. }) => {
+            return Ok(session);
+        }
+        done => done?,
+    };
+    if !done.succeeded {
+        return Err(not_found());
     }
+    let Some(postponed) = postponed else { return Ok(session) };
+    let expires_at_ms = done.take(postponed)?.unwrap_or(session.expires_at_ms);
+    Ok(Session { expires_at_ms: ends_ms.min(expires_at_ms), ..session })
 }
 
 fn session(hash: &Hash) -> Session {
-    let created_at_ms = moment(hash, CREATED_FIELD).unwrap_or_default();
+    let created_at_ms = instant(hash, CREATED_FIELD).unwrap_or_default();
     let given = |field| text(hash, field);
     Session {
         attributes: Attributes {
@@ -310,18 +325,9 @@ fn session(hash: &Hash) -> Session {
             user_email: given(EMAIL_FIELD),
         },
         created_at_ms,
-        updated_at_ms: moment(hash, UPDATED_FIELD).unwrap_or(created_at_ms),
+        updated_at_ms: instant(hash, UPDATED_FIELD).unwrap_or(created_at_ms),
         expires_at_ms: hash.expires_at_ms.unwrap_or_default(),
     }
-}
-
-/// The record is one of this user's.
-fn is_of(record: &str, user_id: &str) -> Compare {
-    Compare::FieldEquals(FieldTest {
-        key: record.into(),
-        field: USER_FIELD.into(),
-        value: user_id.into(),
-    })
 }
 
 fn first_ttl_ms(policy: &Policy) -> u64 {
@@ -350,6 +356,8 @@ fn not_found() -> Fault {
 
 mod attributes;
 mod listing;
+#[cfg(test)]
+mod lists;
 pub mod order;
 #[cfg(test)]
 mod tests;

@@ -10,6 +10,7 @@ pub mod contract;
 mod conversions;
 pub mod growth;
 pub mod memory;
+pub mod restore;
 pub mod rows;
 mod shard;
 pub mod transaction;

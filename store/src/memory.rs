@@ -76,6 +76,14 @@ impl Memory {
         Ok((executed?, recorded))
     }
 
+    /// Applies a transaction; nothing waits in a store in memory.
+    ///
+    /// # Errors
+    /// [`Error::Rejected`], [`Error::Full`]; then nothing has changed.
+    pub fn perform(&self, txn: Txn) -> Result<Outcome, Error> {
+        self.apply(txn, Changes::new(false), |_, _| {}).map(|(outcome, ())| outcome)
+    }
+
     /// Removes values past their deadline that nobody has touched since, and
     /// hands each shard's removals to `record` as [`Memory::apply`] does.
     pub fn sweep(&self, journaled: bool, mut record: impl FnMut(usize, Changes)) {
@@ -202,8 +210,7 @@ fn lock(shard: &Mutex<Shard>) -> MutexGuard<'_, Shard> {
 
 impl Store for Memory {
     fn execute(&self, txn: Txn) -> Answer<'_, Outcome> {
-        let result = self.apply(txn, Changes::new(false), |_, _| {}).map(|(outcome, ())| outcome);
-        Box::pin(std::future::ready(result))
+        Box::pin(std::future::ready(self.perform(txn)))
     }
 
     fn read_logs<'a>(&'a self, marks: &'a [LogMark], limit: usize) -> Answer<'a, Logs> {

@@ -7,12 +7,11 @@ use bytes::{BufMut, Bytes, BytesMut};
 
 use crate::EventId;
 use crate::clock::Milliseconds;
-use crate::memory::Memory;
-use crate::transaction::{self, Entry, Shape};
+use crate::transaction::Entry;
 
-const HASH: u8 = b'h';
-const SET: u8 = b's';
-const LOG: u8 = b'e';
+pub(crate) const HASH: u8 = b'h';
+pub(crate) const SET: u8 = b's';
+pub(crate) const LOG: u8 = b'e';
 
 /// A row to write (`Some`) or to remove (`None`).
 pub struct Row {
@@ -103,63 +102,6 @@ impl Changes {
     }
 }
 
-/// Makes memory what a row says: what it holds is there, and what it removes is not. Rows say
-/// what is and not what to add, so some may be applied again, if those behind them are too.
-///
-/// # Errors
-/// When the row is not one that [`Changes`] makes.
-pub fn restore(memory: &Memory, key: &[u8], value: Option<&[u8]>) -> Result<(), MalformedRow> {
-    let (letter, name, suffix) = split(key).ok_or(MalformedRow)?;
-    let text = |bytes| str::from_utf8(bytes).map_err(|_| MalformedRow);
-    let number = |bytes: &[u8]| {
-        bytes.first_chunk().map(|chunk| u64::from_be_bytes(*chunk)).ok_or(MalformedRow)
-    };
-    let id = |bytes: &[u8]| {
-        let sequence = number(bytes.get(8..).ok_or(MalformedRow)?)?;
-        Ok(EventId { milliseconds: number(bytes)?, sequence })
-    };
-    let tag = transaction::tag(name);
-    match (letter, suffix, value) {
-        (HASH, b"", None) => memory.restore(tag, |shard| shard.restore_removal(name, Shape::Hash)),
-        (HASH, b"", Some(value)) => {
-            let expires_at = Some(number(value)?).filter(|&at| at != 0);
-            memory.restore(tag, |shard| shard.restore_deadline(name, expires_at));
-        }
-        (HASH, field, None) => {
-            let field = text(field)?;
-            memory.restore(tag, |shard| shard.restore_no_field(name, field));
-        }
-        (HASH, field, Some(value)) => {
-            let (field, value) = (text(field)?, Bytes::copy_from_slice(value));
-            memory.restore(tag, |shard| shard.restore_field(name, field, value));
-        }
-        (SET, member, None) => {
-            let member = text(member)?;
-            memory.restore(tag, |shard| shard.restore_no_member(name, member));
-        }
-        (SET, member, Some(value)) => {
-            let (member, expires_at) = (text(member)?, number(value)?);
-            memory.restore(tag, |shard| shard.restore_member(name, member, expires_at));
-        }
-        (LOG, b"", None) => memory.restore(tag, |shard| shard.restore_removal(name, Shape::Log)),
-        (LOG, b"", Some(value)) => {
-            let dropped = id(value)?;
-            memory.restore(tag, |shard| shard.restore_dropped(name, dropped));
-        }
-        (LOG, event, None) => {
-            let at = id(event)?;
-            memory.restore(tag, |shard| shard.restore_no_event(name, at));
-        }
-        (LOG, event, Some(value)) => {
-            let entries = decode_entries(value).ok_or(MalformedRow)?;
-            let at = id(event)?;
-            memory.restore(tag, |shard| shard.restore_event(name, at, entries));
-        }
-        _ => return Err(MalformedRow),
-    }
-    Ok(())
-}
-
 /// The kind of a row's key, for people: what stands before its first colon. Never more of it,
 /// as the rest names somebody.
 pub fn kind(key: &[u8]) -> &str {
@@ -182,7 +124,7 @@ fn row_key(letter: u8, name: &str, suffix: &[u8]) -> Vec<u8> {
     key
 }
 
-fn split(key: &[u8]) -> Option<(u8, &str, &[u8])> {
+pub(crate) fn split(key: &[u8]) -> Option<(u8, &str, &[u8])> {
     let (&letter, rest) = key.split_first()?;
     let (length, rest) = rest.split_first_chunk()?;
     let (name, suffix) = rest.split_at_checked(usize::from(u16::from_be_bytes(*length)))?;
@@ -205,7 +147,7 @@ fn encode_entries(entries: &[Entry]) -> Bytes {
     out.freeze()
 }
 
-fn decode_entries(mut bytes: &[u8]) -> Option<Vec<Entry>> {
+pub(crate) fn decode_entries(mut bytes: &[u8]) -> Option<Vec<Entry>> {
     let mut part = || {
         let (length, rest) = bytes.split_first_chunk()?;
         let (part, rest) = rest.split_at_checked(u32::from_be_bytes(*length) as usize)?;

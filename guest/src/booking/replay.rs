@@ -3,13 +3,13 @@
 //! the session, and written in the transaction of the change: it is there exactly when the
 //! change has happened.
 
+use crate::store::{Entry, Hash};
 use sha2::{Digest, Sha256};
 
 use crate::fault::fault;
 use crate::faults::{Fault, Reason};
 use crate::keys;
-use crate::store::{Compare, Entry, Hash, HashGet, HashMove, HashSet, HashStamp, Operation, Reply};
-use crate::transaction::{entry, text, unexpected_replies};
+use crate::transaction::{Branch, Conditions, Handle, entry, text};
 
 /// How long an answer is kept.
 const KEPT_MS: u64 = 10_000;
@@ -36,49 +36,44 @@ impl Replay {
         }
     }
 
-    /// The change has not happened yet.
-    pub fn is_new(&self) -> Compare {
-        Compare::Absent(self.key.clone())
+    /// Requires that the change has not happened yet.
+    pub fn require_new(&self, when: &mut Conditions) {
+        when.absent(self.key.as_str());
     }
 
     /// Keeps an answer.
-    pub fn keep(&self, facts: impl IntoIterator<Item = Entry>) -> Operation {
+    pub fn keep(&self, then: &mut Branch, facts: impl IntoIterator<Item = Entry>) {
         let arguments = entry(ARGUMENTS_FIELD, &self.arguments);
-        Operation::HashSet(HashSet {
-            key: self.key.clone(),
-            entries: std::iter::once(arguments).chain(facts).collect(),
-            ttl_ms: Some(KEPT_MS),
-        })
+        let entries = std::iter::once(arguments).chain(facts).collect();
+        then.write(self.key.as_str(), entries, KEPT_MS);
     }
 
     /// Keeps a time that lies so much later than the change.
-    pub fn keep_time(&self, field: &str, later_ms: u64) -> Operation {
-        let (key, field) = (self.key.clone(), field.into());
-        Operation::HashStamp(HashStamp { key, field, later_ms })
+    pub fn keep_time(&self, then: &mut Branch, field: &str, later_ms: u64) {
+        then.stamp(self.key.as_str(), field, later_ms);
     }
 
     /// Keeps a session that is over as the answer.
-    pub fn keep_session(&self, session: String) -> Operation {
-        Operation::HashMove(HashMove { key: session, to: self.key.clone(), ttl_ms: KEPT_MS })
+    pub fn keep_session(&self, then: &mut Branch, session: &str) {
+        then.move_to(session, self.key.clone(), KEPT_MS);
     }
 
     /// Reads the answer.
-    pub fn read(&self) -> Operation {
-        Operation::HashGet(HashGet { key: self.key.clone(), fields: None })
+    pub fn read(&self, branch: &mut Branch) -> Handle<Option<Hash>> {
+        branch.read_whole(self.key.as_str())
     }
 
-    /// The answer in a reply to [`Self::read`]; none when the change has not happened.
+    /// The answer, when it was kept for these arguments; none when the change has not happened.
     ///
     /// # Errors
-    /// `idempotency-conflict` when it was asked for with other arguments.
-    pub fn answer<'a>(&self, reply: Option<&'a Reply>) -> Result<Option<&'a Hash>, Fault> {
-        let Some(Reply::Record(answer)) = reply else { return Err(unexpected_replies()) };
-        match answer.as_ref().map(|answer| text(answer, ARGUMENTS_FIELD)) {
+    /// `idempotency-conflict` when it was kept for others.
+    pub fn answer(&self, kept: Option<Hash>) -> Result<Option<Hash>, Fault> {
+        match kept.as_ref().map(|kept| text(kept, ARGUMENTS_FIELD)) {
             Some(arguments) if arguments.as_ref() != Some(&self.arguments) => Err(fault(
                 Reason::IdempotencyConflict,
                 "The Idempotency-Key was used for another request; take a new one.",
             )),
-            _ => Ok(answer.as_ref()),
+            _ => Ok(kept),
         }
     }
 }

@@ -1,168 +1,177 @@
-//! Keeping and ending connections that were found, if they are still as they were.
+//! Renewing and ending connections that were found, if they are still as they were.
 
-use super::record::Ending;
-use super::{BY_FIELD, ENDED_FIELD, EPOCH_FIELD, REASON_FIELD};
-use crate::connections_types::Connection;
+use crate::connections::lease;
+use crate::connections::record::{
+    ALIVE_UNTIL_FIELD, BY_FIELD, ENDED_FIELD, EPOCH_FIELD, Ending, REASON_FIELD, pod_member, queued,
+};
 use crate::events::Event;
 use crate::faults::Fault;
 use crate::imports::Imports;
 use crate::keys::Partition;
-use crate::maintenance::{self, Kind};
 use crate::policy::Policy;
-use crate::store::{Compare, Expiry, FieldTest, HashSet, MemberRef, MemberSet, Operation};
-use crate::transaction::{entry, execute};
+use crate::transaction::{Branch, Conditions, Transaction, by_halves, entry};
 
 /// How many connections one transaction changes; each needs two compares.
 const BATCH: usize = 32;
 
 /// A connection to be changed, if it is still alive and where it was found.
+#[derive(Clone, Copy, Debug)]
 pub struct Target<'a> {
-    partition: Partition,
+    /// The partition of its user.
+    pub partition: Partition,
+    /// Whose it is.
     pub user_id: &'a str,
+    /// Its id.
     pub session_id: &'a str,
+    /// The pod that holds it.
     pub pod_id: &'a str,
-    /// When it has to be as it was read.
-    epoch: Option<&'a str>,
+    /// The registration that it has to be; none for any.
+    pub epoch: Option<&'a str>,
+}
+
+/// How long a connection lives on that has a heartbeat.
+#[derive(Clone, Copy, Debug)]
+pub enum Life {
+    /// For `CONNECTION_STALE`, as nobody else can have its id.
+    Full,
+    /// For `CONNECTION_STALE` after a time, as far as the lease on its id lets it.
+    Leased {
+        /// The store's clock before.
+        now_ms: u64,
+        /// When the lease ends.
+        until_ms: u64,
+    },
+}
+
+impl Life {
+    /// Until when it lives that has a heartbeat at a time of the store's clock.
+    pub fn alive_until_ms(self, policy: &Policy, now_ms: u64) -> u64 {
+        match self {
+            Self::Full => now_ms + policy.connection_stale_ms,
+            Self::Leased { now_ms, until_ms } => lease::alive_until_ms(policy, now_ms, until_ms),
+        }
+    }
 }
 
 impl<'a> Target<'a> {
-    pub fn of(partition: Partition, connection: &'a Connection) -> Self {
-        let Connection { user_id, session_id, pod_id, epoch, .. } = connection;
-        Self { partition, user_id, session_id, pod_id, epoch: Some(epoch) }
-    }
-
     /// A member of the set of a pod.
-    pub fn listed(partition: Partition, pod_id: &'a str, name: &'a str) -> Option<Self> {
-        let (user_id, session_id) = name.split_once('\n')?;
+    pub fn listed(partition: Partition, pod_id: &'a str, member: &'a str) -> Option<Self> {
+        let (user_id, session_id) = member.split_once('\n')?;
         Some(Self { partition, user_id, session_id, pod_id, epoch: None })
     }
 
-    fn of_pod(&self) -> MemberRef {
+    /// The key of its record.
+    pub fn record(&self) -> String {
+        self.partition.connection(self.session_id, self.user_id)
+    }
+
+    /// Requires that it is alive, on its pod, and the registration that it has to be.
+    pub fn require(&self, when: &mut Conditions) {
         let member = pod_member(self.user_id, self.session_id);
-        MemberRef { key: self.partition.pod(self.pod_id), member }
+        when.member(self.partition.pod(self.pod_id), member);
+        match self.epoch {
+            Some(epoch) => when.field_is(self.record(), EPOCH_FIELD, epoch),
+            None => when.exists(self.record()),
+        }
     }
 
-    fn of_user(&self) -> MemberRef {
-        user_member(self.partition, self.user_id, self.session_id)
+    /// Has it live on.
+    pub fn keep(&self, branch: &mut Branch, policy: &Policy, life: Life) {
+        let stale_ms = policy.connection_stale_ms;
+        let of_user = (self.partition.connections(self.user_id), self.session_id.to_owned());
+        let of_pod = (self.partition.pod(self.pod_id), pod_member(self.user_id, self.session_id));
+        for (set, member) in [of_user, of_pod] {
+            match life {
+                Life::Full => branch.put(set, member, stale_ms),
+                Life::Leased { now_ms, until_ms } => {
+                    let alive_until_ms = lease::alive_until_ms(policy, now_ms, until_ms);
+                    branch.put_until(set, member, alive_until_ms)
+                }
+            };
+        }
+        match life {
+            Life::Full => drop(branch.stamp(self.record(), ALIVE_UNTIL_FIELD, stale_ms)),
+            Life::Leased { now_ms, until_ms } => {
+                let alive_until_ms = lease::alive_until_ms(policy, now_ms, until_ms);
+                let alive_until = entry(ALIVE_UNTIL_FIELD, &alive_until_ms.to_string());
+                branch.update(self.record(), vec![alive_until]);
+            }
+        }
+        branch.expire(self.record(), policy.connection_ttl_ms);
     }
 
-    fn holds(&self) -> impl Iterator<Item = Compare> {
-        let test = |epoch| epoch_is(self.partition, self.session_id, epoch);
-        let epoch = self.epoch.map(test).map(Compare::FieldEquals);
-        std::iter::once(Compare::MemberPresent(self.of_pod())).chain(epoch)
-    }
-
-    fn keep(&self, policy: &Policy) -> [Operation; 3] {
-        let place = |MemberRef { key, member }| {
-            Operation::MemberSet(MemberSet { key, member, ttl_ms: policy.connection_stale_ms })
-        };
-        [
-            place(self.of_user()),
-            place(self.of_pod()),
-            Operation::HashExpire(Expiry {
-                key: self.partition.connection(self.session_id),
-                ttl_ms: policy.connection_ttl_ms,
-            }),
-        ]
-    }
-
-    fn end(&self, policy: &Policy, ending: &Ending<'_>) -> [Operation; 5] {
+    /// Ends it, and publishes that.
+    fn end(&self, branch: &mut Branch, policy: &Policy, ending: &Ending<'_>) {
+        let member = pod_member(self.user_id, self.session_id);
+        branch.remove(self.partition.connections(self.user_id), self.session_id);
+        branch.remove(self.partition.pod(self.pod_id), member);
+        queued(self.partition, self.user_id, self.session_id).dequeue(branch);
+        let entries = vec![
+            entry(ENDED_FIELD, ending.how.name()),
+            entry(REASON_FIELD, ending.reason()),
+            entry(BY_FIELD, ending.by),
+        ];
+        branch.write(self.record(), entries, policy.connection_ttl_ms);
         let event = Event {
             pod_id: self.pod_id,
             reason: ending.reason(),
             by: ending.by,
             ..Event::of(ending.how.event(), self.user_id, self.session_id)
         };
-        [
-            Operation::MemberRemove(self.of_user()),
-            Operation::MemberRemove(self.of_pod()),
-            maintenance::forget(self.partition, Kind::Connection, self.user_id, self.session_id),
-            Operation::HashSet(HashSet {
-                key: self.partition.connection(self.session_id),
-                entries: vec![
-                    entry(ENDED_FIELD, ending.how.name()),
-                    entry(REASON_FIELD, ending.reason()),
-                    entry(BY_FIELD, ending.by),
-                ],
-                ttl_ms: Some(policy.connection_ttl_ms),
-            }),
-            event.append(policy, self.partition),
-        ]
+        event.publish(branch, policy, self.partition);
     }
 }
 
-/// Ends the connections that are still as they were found, and returns how many.
+/// Ends the connections of one partition that are still as they were found, and says which.
+///
+/// # Errors
+/// `store-unavailable`.
 pub fn end(
     imports: &impl Imports,
     policy: &Policy,
     targets: &[Target<'_>],
     ending: &Ending<'_>,
-) -> Result<u32, Fault> {
-    let change = |target: &Target<'_>| target.end(policy, ending).to_vec();
-    let (ended, _) = change_all(imports, targets, &change, &[])?;
-    Ok(ended.into_iter().filter(|ended| *ended).count() as u32)
+) -> Result<Vec<bool>, Fault> {
+    let mut ended = vec![false; targets.len()];
+    by_halves(targets, BATCH, |start, batch| {
+        let mut transaction = Transaction::new();
+        for target in batch {
+            target.require(&mut transaction.when);
+            target.end(&mut transaction.then, policy, ending);
+        }
+        let succeeded = transaction.execute(imports)?.succeeded;
+        ended[start..start + batch.len()].fill(succeeded);
+        Ok(succeeded)
+    })?;
+    Ok(ended)
 }
 
-/// Keeps the connections that are still as they were found, and tells which, and when.
+/// Has the connections of one partition and pod live on that are still as they were found, and
+/// says which, and the store's clock.
+///
+/// # Errors
+/// `store-unavailable`.
 pub fn renew(
     imports: &impl Imports,
     policy: &Policy,
-    targets: &[Target<'_>],
+    targets: &[(Target<'_>, Life)],
 ) -> Result<(Vec<bool>, u64), Fault> {
-    let Some(first) = targets.first() else { return Ok((Vec::new(), 0)) };
-    let pod = Operation::MemberSet(MemberSet {
-        key: first.partition.pods(),
-        member: first.pod_id.into(),
-        ttl_ms: policy.connection_stale_ms,
-    });
-    change_all(imports, targets, &|target| target.keep(policy).to_vec(), &[pod])
-}
-
-/// Changes connections of one partition, as many in one step as may be, and tells which
-/// were still as they were found, and when that was.
-fn change_all(
-    imports: &impl Imports,
-    targets: &[Target<'_>],
-    change: &dyn Fn(&Target<'_>) -> Vec<Operation>,
-    also: &[Operation],
-) -> Result<(Vec<bool>, u64), Fault> {
-    let mut changed = Vec::with_capacity(targets.len());
+    let mut renewed = vec![false; targets.len()];
     let mut now_ms = 0;
-    // From the front to the back; a batch that does not hold is halved.
-    let mut batches: Vec<&[Target<'_>]> = targets.chunks(BATCH).rev().collect();
-    while let Some(batch) = batches.pop() {
-        let compare = batch.iter().flat_map(Target::holds).collect();
-        let mut success: Vec<Operation> = batch.iter().flat_map(change).collect();
-        success.extend(also.iter().cloned());
-        let outcome = execute(imports, compare, success, Vec::new())?;
-        now_ms = outcome.now_ms;
-        match batch {
-            _ if outcome.succeeded => changed.extend(batch.iter().map(|_| true)),
-            [] | [_] => changed.push(false),
-            several => {
-                let (these, those) = several.split_at(several.len() / 2);
-                batches.extend([those, these]);
-            }
+    by_halves(targets, BATCH, |start, batch| {
+        let mut transaction = Transaction::new();
+        for (target, life) in batch {
+            target.require(&mut transaction.when);
+            target.keep(&mut transaction.then, policy, *life);
         }
-    }
-    Ok((changed, now_ms))
-}
-
-/// What a connection is called among those of a pod; no id of a user has a line break.
-pub fn pod_member(user_id: &str, session_id: &str) -> String {
-    format!("{user_id}\n{session_id}")
-}
-
-/// A connection among those of its user.
-pub fn user_member(partition: Partition, user_id: &str, session_id: &str) -> MemberRef {
-    MemberRef { key: partition.connections(user_id), member: session_id.into() }
-}
-
-/// The registration is still this one.
-pub fn epoch_is(partition: Partition, session_id: &str, epoch: &str) -> FieldTest {
-    FieldTest {
-        key: partition.connection(session_id),
-        field: EPOCH_FIELD.into(),
-        value: epoch.into(),
-    }
+        if let Some((first, _)) = batch.first() {
+            let pods = first.partition.pods();
+            transaction.then.put(pods, first.pod_id, policy.connection_stale_ms);
+        }
+        let done = transaction.execute(imports)?;
+        now_ms = done.now_ms;
+        renewed[start..start + batch.len()].fill(done.succeeded);
+        Ok(done.succeeded)
+    })?;
+    Ok((renewed, now_ms))
 }

@@ -4,18 +4,23 @@
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
-use super::change::{Target, end, renew};
-use super::record::{Ending, How};
-use super::{ATTEMPTS, POD_FIELD, REASON_BYTES_MAX, USER_FIELD, alive, listing, locator, members};
+use crate::store::{Member, Order};
+
+use crate::connections::change::{Life, Target, end, renew};
+use crate::connections::lease;
+use crate::connections::record::{Ending, How, POD_FIELD, Record, alive};
 use crate::connections_types::{Count, Drained, Page, PodCount, Renewed};
 use crate::fault::{refuse, violation};
 use crate::faults::{Fault, Violation};
 use crate::imports::{Durable, Imports};
 use crate::keys::{self, ID_BYTES_MAX, Partition, check_id, check_text};
 use crate::policy::Policy;
-use crate::store::{Member, MemberPage, Reply};
-use crate::transaction::{execute, read, text, unexpected_replies};
+use crate::transaction::{self, Transaction};
 
+/// The most bytes of the reason for a drain.
+const REASON_BYTES_MAX: usize = 256;
+/// How often pods are read again that change meanwhile.
+const ATTEMPTS: u32 = 16;
 /// The most ids of one heartbeat of a pod.
 pub const IDS_MAX: usize = 1000;
 /// The most connections of a pod that a part has.
@@ -74,15 +79,16 @@ pub fn list_pod(
     refuse(violations)?;
     // Each round goes on behind the one before, up to the end of the last partition.
     loop {
-        let (members, _, _) = members(imports, partition.pod(pod_id), mark, PART_MAX)?;
-        let ids = members.iter().filter_map(|member| member.name.split_once('\n'));
-        let ids: Vec<&str> = ids.map(|(_, session_id)| session_id).collect();
-        let mut connections = alive(imports, policy, partition, &ids)?;
-        connections.retain(|one| one.pod_id == pod_id);
+        let page = members(imports, partition.pod(pod_id), mark, PART_MAX)?.0;
+        let members = page.members;
+        let (mut found, _) = alive(imports, partition, &names(&members))?;
+        found.retain(|(_, record)| record.pod_id == pod_id);
         let last = members.last().filter(|_| members.len() == PART_MAX as usize);
         let next = next_place(partition, last);
-        if !connections.is_empty() || next.is_none() {
-            return Ok(Page { connections, next });
+        if !found.is_empty() || next.is_none() {
+            let stale_ms = policy.connection_stale_ms;
+            let connection = |(id, record): (String, Record)| record.connection(stale_ms, id);
+            return Ok(Page { connections: found.into_iter().map(connection).collect(), next });
         }
         mark = last.cloned();
         if mark.is_none() {
@@ -108,13 +114,15 @@ pub fn drain_pod(
     check_text("reason", reason, REASON_BYTES_MAX, &mut violations);
     let (partition, _) = place_in_part(cursor, &mut violations);
     refuse(violations)?;
-    let (members, live, _) = members(imports, partition.pod(pod_id), None, DRAINED_MAX)?;
+    let transaction::Page { members, live } =
+        members(imports, partition.pod(pod_id), None, DRAINED_MAX)?.0;
     let targets: Vec<Target<'_>> = members
         .iter()
         .filter_map(|member| Target::listed(partition, pod_id, &member.name))
         .collect();
     let ending = Ending { how: How::Drained, reason, by: "drain of the pod" };
-    let closed = end(imports, policy, &targets, &ending)?;
+    let ended = end(imports, policy, &targets, &ending)?;
+    let closed = ended.into_iter().filter(|ended| *ended).count() as u32;
     let more = closed > 0 && live > members.len() as u32;
     let next = if more { Some(cursor.into()) } else { next_place(partition, None) };
     Ok(Drained { closed, next })
@@ -161,15 +169,15 @@ fn all_of_pods(
         if pods.len() > PODS_AT_ONCE {
             break;
         }
-        let all = std::iter::once(listing(partition.pods(), None, LISTED_MAX));
-        let all = all.chain(pods.iter().map(|pod| listing(partition.pod(pod), None, LISTED_MAX)));
-        let outcome = execute(imports, Vec::new(), all.collect(), Vec::new())?;
-        let pages = outcome.replies.into_iter().map(|reply| match reply {
-            Reply::Members(page) => Ok(page),
-            _ => Err(unexpected_replies()),
-        });
-        let mut pages: Vec<MemberPage> = pages.collect::<Result<_, _>>()?;
-        let names = |page: MemberPage| page.members.into_iter().map(|one| one.name).collect();
+        let mut transaction = Transaction::new();
+        let sets = std::iter::once(partition.pods()).chain(pods.iter().map(|it| partition.pod(it)));
+        let pages: Vec<_> = sets.map(|set| list(&mut transaction, set, None, LISTED_MAX)).collect();
+        let mut done = transaction.execute(imports)?;
+        let mut pages: Vec<transaction::Page> =
+            pages.into_iter().map(|page| done.take(page)).collect::<Result<_, _>>()?;
+        let names = |page: transaction::Page| {
+            page.members.into_iter().map(|one| one.name).collect::<Vec<_>>()
+        };
         if pages.iter().any(|page| page.live as usize > page.members.len()) {
             break;
         }
@@ -196,7 +204,8 @@ fn renew_part(
     partition: Partition,
     until_ms: Option<u64>,
 ) -> Result<Renewed, Fault> {
-    let (mut members, _, now_ms) = members(imports, partition.pod(pod_id), None, PART_MAX)?;
+    let (page, now_ms) = members(imports, partition.pod(pod_id), None, PART_MAX)?;
+    let mut members = page.members;
     // What is kept from now on ends later than that.
     let until_ms = until_ms.unwrap_or(now_ms + policy.connection_stale_ms);
     let full = members.len() == PART_MAX as usize;
@@ -207,16 +216,45 @@ fn renew_part(
         .iter()
         .filter_map(|member| Target::listed(partition, pod_id, &member.name))
         .collect();
-    let (renewed, now_ms) = renew(imports, policy, &targets)?;
-    let kept = renewed.iter().filter(|kept| **kept).count() as u32;
-    let chosen = targets.iter().map(|target| target.session_id);
-    let chosen: Vec<&str> = chosen.filter(|id| !keys::is_made(id)).collect();
-    locator::keep_due(imports, policy, partition, &chosen, now_ms)?;
+    let kept = keep(imports, policy, targets)?.len() as u32;
     // Nothing that would end then has a name.
     let until = Member { name: String::new(), expires_at_ms: until_ms };
     // When none was kept, all of them have changed, and whoever did that keeps them.
     let next = next_place(partition, Some(until).filter(|_| more && kept > 0).as_ref());
     Ok(Renewed { kept, gone: Vec::new(), next })
+}
+
+/// Has connections of one partition and pod live on, with the leases on their ids, and returns
+/// the ids of those that do.
+fn keep<'a>(
+    imports: &impl Imports,
+    policy: &Policy,
+    targets: Vec<Target<'a>>,
+) -> Result<Vec<&'a str>, Fault> {
+    let is_made = |target: &Target<'_>| keys::is_made(target.session_id);
+    let (made, chosen): (Vec<_>, Vec<_>) = targets.into_iter().partition(is_made);
+    let mut lives: Vec<(Target<'a>, Life)> =
+        made.into_iter().map(|target| (target, Life::Full)).collect();
+    lives.extend(under_leases(imports, policy, chosen)?);
+    let (renewed, _) = renew(imports, policy, &lives)?;
+    let kept = lives.iter().zip(renewed).filter(|(_, renewed)| *renewed);
+    Ok(kept.map(|((target, _), _)| target.session_id).collect())
+}
+
+/// How long those connections may live on whose ids somebody has chosen: their leases are
+/// renewed first.
+fn under_leases<'a>(
+    imports: &impl Imports,
+    policy: &Policy,
+    chosen: Vec<Target<'a>>,
+) -> Result<Vec<(Target<'a>, Life)>, Fault> {
+    let of: Vec<_> = chosen.iter().map(|target| (target.user_id, target.session_id)).collect();
+    let leases = lease::renew(imports, policy, &of)?;
+    let lives = chosen.into_iter().zip(leases).filter_map(|(target, lease)| {
+        let (now_ms, until_ms) = lease?;
+        Some((target, Life::Leased { now_ms, until_ms }))
+    });
+    Ok(lives.collect())
 }
 
 /// Keeps the connections named, those that are alive on the pod.
@@ -226,41 +264,41 @@ fn renew_named(
     pod_id: &str,
     session_ids: Vec<String>,
 ) -> Result<Renewed, Fault> {
-    let mut named: Vec<(Option<Partition>, &str)> = Vec::with_capacity(session_ids.len());
+    // By the partition of their users; of an id that was made only that is known.
+    let mut named: Vec<(Partition, String, &str)> = Vec::with_capacity(session_ids.len());
     let mut chosen: Vec<(Partition, &str)> = Vec::new();
     for id in &session_ids {
         match keys::is_made(id) {
-            true => named.push((keys::partition_of_made(id), id)),
+            true => named.extend(keys::partition_of_made(id).map(|it| (it, String::new(), &**id))),
             false => chosen.push((Partition::of(id), id)),
         }
     }
     chosen.sort_unstable();
     for same in chosen.chunk_by(|(a, _), (b, _)| a == b) {
-        let locators = same.iter().map(|(_, id)| read(keys::connection_of(id), &[USER_FIELD]));
-        let outcome = execute(imports, Vec::new(), locators.collect(), Vec::new())?;
-        for ((_, id), reply) in same.iter().zip(outcome.replies) {
-            let Reply::Record(locator) = reply else { return Err(unexpected_replies()) };
-            let user_id = locator.and_then(|locator| text(&locator, USER_FIELD));
-            named.push((user_id.map(|user_id| Partition::of(&user_id)), id));
+        let ids: Vec<&str> = same.iter().map(|(_, id)| *id).collect();
+        for (id, owner) in ids.iter().zip(lease::owners(imports, &ids)?) {
+            named.extend(owner.map(|user_id| (Partition::of(&user_id), user_id, *id)));
         }
     }
     named.sort_unstable();
     named.dedup();
-    let (mut kept, mut alive_ids) = (0, Vec::new());
-    for same in named.chunk_by(|(a, _), (b, _)| a == b) {
-        let Some(partition) = same[0].0 else { continue };
-        let ids: Vec<&str> = same.iter().map(|(_, id)| *id).collect();
-        let mut found = alive(imports, policy, partition, &ids)?;
-        found.retain(|one| one.pod_id == pod_id);
-        let targets: Vec<Target<'_>> = found.iter().map(|one| Target::of(partition, one)).collect();
-        let (renewed, now_ms) = renew(imports, policy, &targets)?;
-        let renewed = found.iter().zip(renewed).filter(|(_, kept)| *kept);
-        let renewed: Vec<&str> = renewed.map(|(one, _)| one.session_id.as_str()).collect();
-        let chosen = renewed.iter().copied().filter(|id| !keys::is_made(id));
-        locator::keep_due(imports, policy, partition, &chosen.collect::<Vec<_>>(), now_ms)?;
-        kept += renewed.len() as u32;
-        alive_ids.extend(renewed.into_iter().map(str::to_owned));
+    let mut alive_ids: Vec<String> = Vec::new();
+    for same in named.chunk_by(|(a, ..), (b, ..)| a == b) {
+        let partition = same[0].0;
+        let of: Vec<_> = same.iter().map(|(_, user_id, id)| (user_id.as_str(), *id)).collect();
+        let (mut found, _) = alive(imports, partition, &of)?;
+        found.retain(|(_, record)| record.pod_id == pod_id);
+        let targets = found.iter().map(|(session_id, record)| Target {
+            partition,
+            user_id: &record.user_id,
+            session_id,
+            pod_id,
+            epoch: Some(&record.epoch),
+        });
+        let kept = keep(imports, policy, targets.collect())?;
+        alive_ids.extend(kept.into_iter().map(str::to_owned));
     }
+    let kept = alive_ids.len() as u32;
     alive_ids.sort_unstable();
     let mut gone = session_ids;
     gone.retain(|id| alive_ids.binary_search(id).is_err());
@@ -269,12 +307,39 @@ fn renew_named(
     Ok(Renewed { kept, gone, next: None })
 }
 
+/// The users and ids that members of a pod stand for.
+fn names(members: &[Member]) -> Vec<(&str, &str)> {
+    members.iter().filter_map(|member| member.name.split_once('\n')).collect()
+}
+
+fn list(
+    transaction: &mut Transaction,
+    key: String,
+    after: Option<Member>,
+    limit: u32,
+) -> transaction::Handle<transaction::Page> {
+    transaction.then.list(key, Order::SoonestFirst, after, limit)
+}
+
+/// Members of a set, and the store's clock.
+fn members(
+    imports: &impl Imports,
+    key: String,
+    after: Option<Member>,
+    limit: u32,
+) -> Result<(transaction::Page, u64), Fault> {
+    let mut transaction = Transaction::new();
+    let page = list(&mut transaction, key, after, limit);
+    let mut done = transaction.execute(imports)?;
+    Ok((done.take(page)?, done.now_ms))
+}
+
 /// The names of all members of a set.
 fn all_members(imports: &impl Imports, key: &str) -> Result<Vec<String>, Fault> {
     let mut names = Vec::new();
     let mut after = None;
     loop {
-        let (page, _, _) = members(imports, key.into(), after, LISTED_MAX)?;
+        let page = members(imports, key.into(), after, LISTED_MAX)?.0.members;
         let more = page.len() == LISTED_MAX as usize;
         after = page.last().filter(|_| more).cloned();
         names.extend(page.into_iter().map(|member| member.name));
@@ -310,7 +375,7 @@ fn place_in_part(cursor: &str, violations: &mut Vec<Violation>) -> (Partition, O
     match cursor {
         "" => (Partition::numbered(0).unwrap_or(begin.0), None),
         _ => place().unwrap_or_else(|| {
-            violations.push(violation("cursor", "is none that a part before has told"));
+            violations.push(violation("cursor", "was not returned with an earlier part"));
             begin
         }),
     }

@@ -1,36 +1,31 @@
-//! Registering a connection, and whose an id is that several ask for.
+//! Registering a connection: the lease on its id first, if somebody has chosen the id, then the
+//! connection, each in one transaction when nothing is in the way.
 
-use super::change::{Target, end, epoch_is, pod_member, user_member};
-use super::record::{Ending, How, Record};
-use super::{
-    ATTEMPTS, CONNECTED_FIELD, CONNECTIONS_MAX, EPOCH_FIELD, FIELDS, LOCATED_FIELD, POD_FIELD,
-    SESSION_FIELD, USER_FIELD, exists, listing, locator, look, restless, terminated,
+use crate::connections::change::{Life, Target};
+use crate::connections::lease::{self, Holder, Taken};
+use crate::connections::record::{
+    CONNECTED_FIELD, EPOCH_FIELD, FIELDS, How, POD_FIELD, Record, SESSION_FIELD, USER_FIELD,
+    contended, exists, look, pod_member, queued, terminated,
 };
 use crate::connections_types::Connection;
 use crate::events::{Event, Type};
 use crate::fault::{at_limit, invalid, quote, refuse, violation};
-use crate::faults::{Fault, Reason, Violation};
+use crate::faults::Reason::{SessionLimitReached, SessionTerminated};
+use crate::faults::{Fault, Violation};
 use crate::imports::Imports;
 use crate::keys::{self, Partition, check_id};
-use crate::maintenance::{self, Kind};
 use crate::policy::Policy;
-use crate::store::{
-    Compare, Expiry, FieldTest, HashSet, HashStamp, MemberBound, MemberRef, MemberSet, Operation,
-    Reply,
-};
-use crate::transaction::{entry, execute, read, text, unexpected_replies};
+use crate::store::Order;
+use crate::transaction::{Branch, Handle, Transaction, entry};
 
-/// The length of an epoch and of a claim.
+/// The most connections of one user.
+pub const CONNECTIONS_MAX: u32 = 1000;
+/// How often a registration tries again when somebody changes what it has read.
+const ATTEMPTS: u32 = 16;
+/// The length of an epoch.
 const EPOCH_CHARACTERS: u32 = 16;
 /// What no connection is called, as it is what a route is called.
 const RESERVED: &str = "stats";
-/// How a connection ends whose id another user has got.
-const TAKEN_OVER: Ending<'static> =
-    Ending { how: How::Closed, reason: "another has registered the id", by: "" };
-/// Who has claimed an id; changes with its user.
-pub const CLAIM_FIELD: &str = "claim";
-/// Changes each time that a connection was registered under the id.
-const SEAL_FIELD: &str = "seal";
 
 /// Registers a connection; the same one again moves it to the pod.
 ///
@@ -53,397 +48,242 @@ pub fn register(
     }
     refuse(violations)?;
     let partition = Partition::of(user_id);
-    let Some(session_id) = session_id else {
-        let session_id = keys::connection_id(partition, |length| imports.token(length));
-        let place = Place { partition, user_id, pod_id, session_id: &session_id };
-        return write(imports, policy, &place, (None, 0));
+    let make = || keys::connection_id(partition, |length| imports.token(length));
+    let (session_id, is_new) = session_id.map_or_else(|| (make(), true), |id| (id, false));
+    let registration = Registration { partition, user_id, pod_id, session_id: &session_id };
+    if !keys::is_made(&session_id) {
+        return registration.under_lease(imports, policy);
+    }
+    let Some(named) = keys::partition_of_made(&session_id) else {
+        let why = "begins with ~ and was not issued by this service";
+        return Err(invalid(vec![violation(SESSION_FIELD, why)]));
     };
-    let place = Place { partition, user_id, pod_id, session_id: &session_id };
-    if keys::is_made(&session_id) {
-        let Some(named) = keys::partition_of_made(&session_id) else {
-            let why = "begins with ~ and is none that was made here";
-            return Err(invalid(vec![violation(SESSION_FIELD, why)]));
-        };
-        if named != partition {
-            let (record, _) = look(imports, named, &session_id)?;
-            return Err(match record {
-                Some(_) => exists(),
-                None => invalid(vec![violation(SESSION_FIELD, "was not made for this user")]),
-            });
+    if named != partition {
+        let (record, _) = look(imports, named, &session_id, user_id)?;
+        return Err(match record {
+            Some(_) => exists(),
+            None => invalid(vec![violation(SESSION_FIELD, "was not made for this user")]),
+        });
+    }
+    let epoch = imports.token(EPOCH_CHARACTERS);
+    let before = match is_new {
+        true => Before::none(),
+        false => {
+            let (record, now_ms) = look(imports, partition, &session_id, user_id)?;
+            Before::of(record, user_id, now_ms)?
         }
-        let found = look(imports, partition, &session_id)?;
-        return write(imports, policy, &place, found);
-    }
-    register_chosen(imports, policy, &place)
-}
-
-/// Registers a connection under an id that somebody has chosen.
-fn register_chosen(
-    imports: &impl Imports,
-    policy: &Policy,
-    place: &Place<'_>,
-) -> Result<Connection, Fault> {
-    let mut found = look(imports, place.partition, place.session_id)?;
-    // Whoever is refused anyhow leaves the id to others.
-    match Before::of(found.0.as_ref(), place, policy, found.1) {
-        Err(fault) if fault.reason == Reason::SessionTerminated => return Err(fault),
-        _ => {}
-    }
-    let mut claim = claim(imports, policy, place)?;
-    for _ in 0..ATTEMPTS {
-        let connection = write_claimed(imports, policy, place, &mut claim, found)?;
-        match confirm(imports, policy, place, &claim)? {
-            Holder::Us => return Ok(connection),
-            // What was written before that claim may still be ended by whoever lost the
-            // id to it, so it is written again.
-            Holder::OurUser(theirs) => claim = theirs,
-            Holder::Another => {
-                let lost = Target::of(place.partition, &connection);
-                end(imports, policy, &[lost], &TAKEN_OVER)?;
-                return Err(exists());
-            }
-        }
-        found = look(imports, place.partition, place.session_id)?;
-    }
-    Err(restless())
-}
-
-/// Writes a connection whose id is claimed.
-fn write_claimed(
-    imports: &impl Imports,
-    policy: &Policy,
-    place: &Place<'_>,
-    claim: &mut String,
-    found: (Option<Record>, u64),
-) -> Result<Connection, Fault> {
-    let mut written = write(imports, policy, place, found);
-    for _ in 0..ATTEMPTS {
-        if !matches!(&written, Err(fault) if fault.reason == Reason::SessionExists) {
-            break;
-        }
-        // Somebody from whom the id was taken over has written before he found that out.
-        give_way(imports, policy, place, claim)?;
-        let found = look(imports, place.partition, place.session_id)?;
-        written = write(imports, policy, place, found);
-    }
-    written
-}
-
-/// Ends the connection that another user of the partition has under an id whose claim is
-/// ours, as he would himself in a moment. It is looked at before the claim is: whoever
-/// takes the id over from us claims it first, so what he writes later is another one.
-fn give_way(
-    imports: &impl Imports,
-    policy: &Policy,
-    place: &Place<'_>,
-    claim: &mut String,
-) -> Result<(), Fault> {
-    let (record, now_ms) = look(imports, place.partition, place.session_id)?;
-    match holder(imports, place, claim, Vec::new())? {
-        Holder::Us => {}
-        Holder::OurUser(theirs) => *claim = theirs,
-        Holder::Another => return Err(exists()),
-    }
-    let is_theirs =
-        |record: &Record| record.user_id != place.user_id && record.is_alive(policy, now_ms);
-    let Some(theirs) = record.filter(is_theirs) else {
-        // He has found out meanwhile.
-        return Ok(());
     };
-    let connection = theirs.connection(policy, place.session_id.into());
-    end(imports, policy, &[Target::of(place.partition, &connection)], &TAKEN_OVER).map(drop)
+    registration.write(imports, policy, &epoch, before, Life::Full)
 }
 
-/// Who has claimed an id.
-enum Holder {
-    Us,
-    /// Another request of our user, so.
-    OurUser(String),
-    /// Another user, or nobody.
-    Another,
-}
-
-/// Has the claim be final when it still is: whoever wants to take the id over looks anew.
-fn confirm(
-    imports: &impl Imports,
-    policy: &Policy,
-    place: &Place<'_>,
-    claim: &str,
-) -> Result<Holder, Fault> {
-    let sealed = Operation::HashSet(HashSet {
-        key: keys::connection_of(place.session_id),
-        entries: vec![entry(SEAL_FIELD, &imports.token(EPOCH_CHARACTERS))],
-        ttl_ms: Some(locator::kept_ms(policy)),
-    });
-    holder(imports, place, claim, vec![sealed])
-}
-
-/// Looks who has claimed the id, and does this if it is us.
-fn holder(
-    imports: &impl Imports,
-    place: &Place<'_>,
-    claim: &str,
-    then: Vec<Operation>,
-) -> Result<Holder, Fault> {
-    let test = located(place.session_id, CLAIM_FIELD, claim);
-    let whose = read(test.key.as_str(), &[USER_FIELD, CLAIM_FIELD]);
-    let outcome = execute(imports, vec![Compare::FieldEquals(test)], then, vec![whose])?;
-    if outcome.succeeded {
-        return Ok(Holder::Us);
-    }
-    let [Reply::Record(locator)] = &outcome.replies[..] else { return Err(unexpected_replies()) };
-    let Some(locator) = locator else { return Ok(Holder::Another) };
-    Ok(match (text(locator, USER_FIELD), text(locator, CLAIM_FIELD)) {
-        (Some(user_id), Some(claim)) if user_id == place.user_id => Holder::OurUser(claim),
-        _ => Holder::Another,
-    })
-}
-
-/// Where a connection is to be registered.
-struct Place<'a> {
+/// A connection to be registered.
+struct Registration<'a> {
     partition: Partition,
     user_id: &'a str,
     pod_id: &'a str,
     session_id: &'a str,
 }
 
-impl Place<'_> {
-    /// The connection as one of its user's.
-    fn of_user(&self) -> MemberRef {
-        user_member(self.partition, self.user_id, self.session_id)
-    }
+/// What there is of the connection before.
+struct Before {
+    /// The registration that its record is of; none when there is no record.
+    epoch: Option<String>,
+    /// The pod that held it.
+    pod_id: String,
+    state: State,
 }
 
-/// Has an id that somebody has chosen belong to the user, and returns the claim: requests
-/// of one user share it.
-fn claim(imports: &impl Imports, policy: &Policy, place: &Place<'_>) -> Result<String, Fault> {
-    let key = keys::connection_of(place.session_id);
-    let ttl_ms = locator::kept_ms(policy);
-    let mine = |claim: &str| {
-        Operation::HashSet(HashSet {
-            key: key.clone(),
-            entries: vec![entry(USER_FIELD, place.user_id), entry(CLAIM_FIELD, claim)],
-            ttl_ms: Some(ttl_ms),
-        })
-    };
-    for _ in 0..ATTEMPTS {
-        let claim = imports.token(EPOCH_CHARACTERS);
-        let free = vec![Compare::Absent(key.clone())];
-        let whose = vec![
-            read(key.as_str(), &[USER_FIELD, CLAIM_FIELD, SEAL_FIELD]),
-            // It shall be there still when it is confirmed.
-            Operation::HashExpire(Expiry { key: key.clone(), ttl_ms }),
-        ];
-        let outcome = execute(imports, free, vec![mine(&claim)], whose)?;
-        if outcome.succeeded {
-            return Ok(claim);
-        }
-        let [Reply::Record(Some(locator)), ..] = &outcome.replies[..] else { continue };
-        let (Some(user_id), Some(theirs)) = (text(locator, USER_FIELD), text(locator, CLAIM_FIELD))
-        else {
-            return Err(unexpected_replies());
-        };
-        if user_id == place.user_id {
-            return Ok(theirs);
-        }
-        let (record, now_ms) = look(imports, Partition::of(&user_id), place.session_id)?;
-        let alive = |record: &Record| record.user_id == user_id && record.is_alive(policy, now_ms);
-        if record.as_ref().is_some_and(alive) {
-            return Err(exists());
-        }
-        // And not confirmed meanwhile.
-        let seal = text(locator, SEAL_FIELD).unwrap_or_default();
-        let unchanged = vec![
-            Compare::FieldEquals(located(place.session_id, CLAIM_FIELD, &theirs)),
-            Compare::FieldEqualsOrAbsent(located(place.session_id, SEAL_FIELD, &seal)),
-        ];
-        if execute(imports, unchanged, vec![mine(&claim)], Vec::new())?.succeeded {
-            return Ok(claim);
-        }
-    }
-    Err(restless())
-}
-
-/// The locator of an id says this.
-fn located(session_id: &str, field: &str, value: &str) -> FieldTest {
-    FieldTest { key: keys::connection_of(session_id), field: field.into(), value: value.into() }
-}
-
-/// Writes a connection, of which this was read before, and when.
-fn write(
-    imports: &impl Imports,
-    policy: &Policy,
-    place: &Place<'_>,
-    (mut record, mut now_ms): (Option<Record>, u64),
-) -> Result<Connection, Fault> {
-    let Place { partition, user_id, session_id, .. } = *place;
-    let mut before = Before::of(record.as_ref(), place, policy, now_ms)?;
-    for _ in 0..ATTEMPTS {
-        let epoch = imports.token(EPOCH_CHARACTERS);
-        let compare = before.still(place, record.as_ref());
-        let success = before.replace(policy, place, record.as_ref(), &epoch);
-        let failure = vec![
-            read(partition.connection(session_id), &FIELDS),
-            listing(partition.connections(user_id), None, 0),
-        ];
-        let outcome = execute(imports, compare, success, failure)?;
-        if outcome.succeeded {
-            return Ok(Connection {
-                user_id: user_id.into(),
-                session_id: session_id.into(),
-                pod_id: place.pod_id.into(),
-                connected_at_ms: outcome.now_ms,
-                last_heartbeat_at_ms: outcome.now_ms,
-                expires_at_ms: outcome.now_ms + policy.connection_stale_ms,
-                epoch,
-            });
-        }
-        let [Reply::Record(hash), Reply::Members(page)] = &outcome.replies[..] else {
-            return Err(unexpected_replies());
-        };
-        let present = hash.as_ref().and_then(Record::of);
-        let epochs = [&present, &record].map(|of| of.as_ref().map(|known| &known.epoch));
-        let unchanged = epochs[0] == epochs[1];
-        if unchanged && !matches!(before, Before::Alive) && page.live >= CONNECTIONS_MAX {
-            return Err(limit_reached(imports, policy, place));
-        }
-        (record, now_ms) = (present, outcome.now_ms);
-        let told = Before::of(record.as_ref(), place, policy, now_ms)?;
-        before = if unchanged { before.otherwise() } else { told };
-    }
-    Err(restless())
-}
-
-/// What there was of a connection before it is registered.
-enum Before {
+/// Whether it is alive. Its record does not always say so: a heartbeat may have come since, or a
+/// sweep, so a registration that is refused tries the other ones.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum State {
     /// It is alive, and moves.
     Alive,
-    /// There is none. When one of the user is still noted that has ended by itself,
-    /// nobody has told of its end.
-    Over { noted: bool },
+    /// It is over.
+    Over,
+    /// It has expired, and nobody has published that.
+    Expired,
+}
+
+impl State {
+    fn other(self) -> Self {
+        match self {
+            Self::Over => Self::Expired,
+            Self::Expired => Self::Alive,
+            Self::Alive => Self::Over,
+        }
+    }
 }
 
 impl Before {
-    fn of(
-        record: Option<&Record>,
-        place: &Place<'_>,
-        policy: &Policy,
-        now_ms: u64,
-    ) -> Result<Self, Fault> {
-        let Some(record) = record else { return Ok(Self::Over { noted: false }) };
-        let same_user = record.user_id == place.user_id;
-        // An id that was made is nobody else's, whatever became of the connection.
-        if !same_user && keys::is_made(place.session_id) {
+    /// Nothing is there.
+    fn none() -> Self {
+        Self { epoch: None, pod_id: String::new(), state: State::Over }
+    }
+
+    /// What a record says at a time.
+    ///
+    /// # Errors
+    /// `session-exists` when it is another user's; `session-terminated`.
+    fn of(record: Option<Record>, user_id: &str, now_ms: u64) -> Result<Self, Fault> {
+        let Some(record) = record else { return Ok(Self::none()) };
+        if record.user_id != user_id {
             return Err(exists());
         }
-        match &record.ended {
-            Some((how @ How::Terminated, reason, by)) if same_user => {
-                Err(terminated(how.name(), reason, by))
+        let state = match &record.ended {
+            Some(ended) if ended.how == How::Terminated => {
+                return Err(terminated(ended.how.name(), &ended.reason, &ended.by));
             }
-            Some(_) => Ok(Self::Over { noted: false }),
-            None if record.is_alive(policy, now_ms) && same_user => Ok(Self::Alive),
-            None if record.is_alive(policy, now_ms) => Err(exists()),
-            // Of another's, whoever sweeps tells.
-            None => Ok(Self::Over { noted: same_user }),
+            Some(_) => State::Over,
+            None if record.is_alive(now_ms) => State::Alive,
+            None => State::Expired,
+        };
+        Ok(Self { epoch: Some(record.epoch), pod_id: record.pod_id, state })
+    }
+}
+
+impl Registration<'_> {
+    /// Takes the lease on the id, and registers the connection under it.
+    fn under_lease(&self, imports: &impl Imports, policy: &Policy) -> Result<Connection, Fault> {
+        let epoch = imports.token(EPOCH_CHARACTERS);
+        let holder = Holder { epoch: epoch.clone(), pod_id: self.pod_id.into() };
+        let taken = lease::take(imports, policy, self.session_id, self.user_id, &holder)?;
+        let Taken { until_ms, now_ms, before } = taken.ok_or_else(exists)?;
+        // Whoever has held the lease is most likely alive.
+        let before = before.map_or_else(Before::none, |holder| Before {
+            epoch: Some(holder.epoch),
+            pod_id: holder.pod_id,
+            state: State::Alive,
+        });
+        let written =
+            self.write(imports, policy, &epoch, before, Life::Leased { now_ms, until_ms });
+        if let Err(Fault { reason: SessionTerminated | SessionLimitReached, .. }) = written {
+            // Nothing of the user's is alive under the id. A release that fails is made up for
+            // by the end of the lease.
+            let _ = lease::release(imports, self.session_id, &epoch);
         }
+        written
     }
 
-    /// What it is when the record does not tell: it may not say that an end is noted, and
-    /// it was perhaps written when a lifetime was another one.
-    fn otherwise(self) -> Self {
-        match self {
-            Self::Over { noted: false } => Self::Over { noted: true },
-            Self::Over { noted: true } => Self::Alive,
-            Self::Alive => Self::Over { noted: false },
-        }
-    }
-
-    /// What has to hold still.
-    fn still(&self, place: &Place<'_>, record: Option<&Record>) -> Vec<Compare> {
-        let Place { partition, user_id, session_id, .. } = *place;
-        let epoch = |epoch| epoch_is(partition, session_id, epoch);
-        let mut compare = vec![match record {
-            // No epoch is empty.
-            None => Compare::FieldEqualsOrAbsent(epoch("")),
-            Some(record) => Compare::FieldEquals(epoch(&record.epoch)),
-        }];
-        match self {
-            Self::Alive => compare.push(Compare::MemberPresent(place.of_user())),
-            Self::Over { noted } => {
-                let note = maintenance::noted(partition, Kind::Connection, user_id, session_id);
-                let key = partition.connections(user_id);
-                compare.extend([
-                    if *noted { Compare::MemberPresent(note) } else { Compare::MemberAbsent(note) },
-                    Compare::MemberAbsent(place.of_user()),
-                    Compare::MembersBelow(MemberBound { key, limit: CONNECTIONS_MAX }),
-                ]);
+    /// Writes the connection in the place of what there is before.
+    fn write(
+        &self,
+        imports: &impl Imports,
+        policy: &Policy,
+        epoch: &str,
+        mut before: Before,
+        life: Life,
+    ) -> Result<Connection, Fault> {
+        let Self { partition, user_id, pod_id, session_id } = *self;
+        let record = partition.connection(session_id, user_id);
+        let connections = partition.connections(user_id);
+        for _ in 0..ATTEMPTS {
+            let mut transaction = Transaction::new();
+            self.require(&mut transaction, &before);
+            let connected = self.replace(&mut transaction.then, policy, &before, epoch, life);
+            let present = transaction.otherwise.read(record.as_str(), &FIELDS);
+            let all =
+                transaction.otherwise.list(connections.as_str(), Order::SoonestFirst, None, 0);
+            let mut done = transaction.execute(imports)?;
+            if done.succeeded {
+                let connected_at_ms = done.take(connected)?;
+                let expires_at_ms = life.alive_until_ms(policy, connected_at_ms);
+                return Ok(Connection {
+                    user_id: user_id.into(),
+                    session_id: session_id.into(),
+                    pod_id: pod_id.into(),
+                    connected_at_ms,
+                    last_heartbeat_at_ms: expires_at_ms.saturating_sub(policy.connection_stale_ms),
+                    expires_at_ms,
+                    epoch: epoch.into(),
+                });
             }
+            let present = done.take(present)?.as_ref().and_then(Record::of);
+            let present = Before::of(present, user_id, done.now_ms)?;
+            let is_unchanged = present.epoch == before.epoch;
+            let is_full = done.take(all)?.live >= CONNECTIONS_MAX;
+            let is_over = before.state != State::Alive && present.state != State::Alive;
+            if is_unchanged && is_over && is_full {
+                return Err(self.limit_reached(imports, policy));
+            }
+            let state = if is_unchanged { before.state.other() } else { present.state };
+            before = Before { state, ..present };
         }
-        compare
+        Err(contended())
     }
 
-    /// What takes the place of it.
+    /// Requires that what was there before is still there.
+    fn require(&self, transaction: &mut Transaction, before: &Before) {
+        let Self { partition, user_id, session_id, .. } = *self;
+        let when = &mut transaction.when;
+        let record = partition.connection(session_id, user_id);
+        match &before.epoch {
+            Some(epoch) => when.field_is(record, EPOCH_FIELD, epoch),
+            None => when.absent(record),
+        }
+        let connections = partition.connections(user_id);
+        if before.state == State::Alive {
+            return when.member(connections, session_id);
+        }
+        when.no_member(connections.as_str(), session_id);
+        when.members_below(connections, CONNECTIONS_MAX);
+        let queued = queued(partition, user_id, session_id);
+        match before.state {
+            State::Expired => queued.require(when),
+            State::Over | State::Alive => queued.require_absent(when),
+        }
+    }
+
+    /// Puts the connection in the place of what was there before; the reply is when.
     fn replace(
         &self,
+        branch: &mut Branch,
         policy: &Policy,
-        place: &Place<'_>,
-        record: Option<&Record>,
+        before: &Before,
         epoch: &str,
-    ) -> Vec<Operation> {
-        let Place { partition, user_id, pod_id, session_id } = *place;
-        let key = partition.connection(session_id);
-        let event = |type_, pod_id: &str| {
-            Event { pod_id, ..Event::of(type_, user_id, session_id) }.append(policy, partition)
+        life: Life,
+    ) -> Handle<u64> {
+        let Self { partition, user_id, pod_id, session_id } = *self;
+        let record = partition.connection(session_id, user_id);
+        let publish = |branch: &mut Branch, type_, pod_id: &str| {
+            let event = Event { pod_id, ..Event::of(type_, user_id, session_id) };
+            event.publish(branch, policy, partition);
         };
-        let before = record.filter(|record| record.user_id == user_id);
-        let before_on = before.map_or("", |record| &record.pod_id);
-        let mut operations = Vec::with_capacity(10);
-        match self {
-            Self::Alive if before_on != pod_id => {
-                operations.push(Operation::MemberRemove(MemberRef {
-                    key: partition.pod(before_on),
-                    member: pod_member(user_id, session_id),
-                }));
+        match before.state {
+            State::Alive if before.pod_id != pod_id => {
+                let member = pod_member(user_id, session_id);
+                branch.remove(partition.pod(&before.pod_id), member);
             }
-            Self::Over { noted: true } => {
-                operations.push(event(Type::ConnectionExpired, before_on));
-            }
-            _ => {}
+            State::Expired => publish(branch, Type::ConnectionExpired, &before.pod_id),
+            State::Alive | State::Over => {}
         }
-        operations.push(Operation::HashDelete(key.clone()));
-        operations.push(Operation::HashSet(HashSet {
-            key: key.clone(),
-            entries: vec![
-                entry(USER_FIELD, user_id),
-                entry(SESSION_FIELD, session_id),
-                entry(POD_FIELD, pod_id),
-                entry(EPOCH_FIELD, epoch),
-            ],
-            ttl_ms: Some(policy.connection_ttl_ms),
-        }));
-        let stamp = |field: &str| {
-            Operation::HashStamp(HashStamp { key: key.clone(), field: field.into(), later_ms: 0 })
+        branch.delete(record.as_str());
+        let entries = vec![
+            entry(USER_FIELD, user_id),
+            entry(SESSION_FIELD, session_id),
+            entry(POD_FIELD, pod_id),
+            entry(EPOCH_FIELD, epoch),
+        ];
+        branch.write(record.as_str(), entries, policy.connection_ttl_ms);
+        let connected = branch.stamp(record, CONNECTED_FIELD, 0);
+        let target = Target { partition, user_id, session_id, pod_id, epoch: None };
+        target.keep(branch, policy, life);
+        let stale_ms = policy.connection_stale_ms;
+        branch.put(partition.pods(), pod_id, stale_ms);
+        queued(partition, user_id, session_id).enqueue(branch, stale_ms);
+        let type_ = match before.state {
+            State::Alive => Type::ConnectionMoved,
+            State::Over | State::Expired => Type::ConnectionCreated,
         };
-        operations.push(stamp(CONNECTED_FIELD));
-        if !keys::is_made(session_id) {
-            operations.push(stamp(LOCATED_FIELD));
-        }
-        let alive = |key, member| {
-            let ttl_ms = policy.connection_stale_ms;
-            Operation::MemberSet(MemberSet { key, member, ttl_ms })
-        };
-        operations.push(alive(partition.connections(user_id), session_id.into()));
-        operations.push(alive(partition.pod(pod_id), pod_member(user_id, session_id)));
-        operations.push(alive(partition.pods(), pod_id.into()));
-        let ttl_ms = policy.connection_stale_ms;
-        let kind = Kind::Connection;
-        operations.push(maintenance::note(partition, kind, user_id, session_id, ttl_ms));
-        let type_ = match self {
-            Self::Alive => Type::ConnectionMoved,
-            Self::Over { .. } => Type::ConnectionCreated,
-        };
-        operations.push(event(type_, pod_id));
-        operations
+        publish(branch, type_, pod_id);
+        connected
+    }
+
+    fn limit_reached(&self, imports: &impl Imports, policy: &Policy) -> Fault {
+        let event = Event::new(Type::ConnectionLimitReached, self.user_id);
+        Event { pod_id: self.pod_id, ..event }.publish_alone(imports, policy, self.partition);
+        let message = format!("The user has {CONNECTIONS_MAX} connections, which is the most.");
+        at_limit(message, CONNECTIONS_MAX)
     }
 }
 
@@ -452,12 +292,4 @@ fn check_session_id(field: &str, session_id: &str, violations: &mut Vec<Violatio
     if session_id == RESERVED {
         violations.push(violation(field, format!("must not be {}", quote(RESERVED))));
     }
-}
-
-fn limit_reached(imports: &impl Imports, policy: &Policy, place: &Place<'_>) -> Fault {
-    let event =
-        Event { pod_id: place.pod_id, ..Event::new(Type::ConnectionLimitReached, place.user_id) };
-    event.tell(imports, policy, place.partition);
-    let message = format!("The user has {CONNECTIONS_MAX} connections, which is the most.");
-    at_limit(message, CONNECTIONS_MAX)
 }

@@ -1,366 +1,332 @@
-//! What no outside test can bring about at will: an id that changes hands between two
-//! steps of a rule, and a store without an answer. The store's clock stands at 1000.
+//! Connections on a store in memory: the lease on a chosen id, how many transactions each rule
+//! takes, and a store that does not answer. What races do is in `races`.
 
-use super::registration::CLAIM_FIELD;
+use session_store::Error;
+use session_store::transaction::Operation;
+
 use super::*;
-use crate::maintenance::{self, Kind};
-use crate::script::Script;
-use crate::store::{Compare, Hash, MemberPage, MemberSet, StoreError, Txn};
+use crate::connections::lease::SKEW_MS;
+use crate::sweep::sweep;
+use crate::testing::{EPOCH_MS, World, field};
 
 const POLICY: Policy = Policy::DEFAULTS;
+const STALE_MS: u64 = POLICY.connection_stale_ms;
+const ID: &str = "tab";
+const ANY: Only<'static> = Only { user_id: None, epoch: None };
 
-type Step = (bool, Vec<Reply>);
-
-fn hash(fields: &[(&str, &str)], expires_at_ms: u64) -> Reply {
-    let entries = fields.iter().map(|(field, value)| entry(field, value)).collect();
-    Reply::Record(Some(Hash { entries, expires_at_ms: Some(expires_at_ms) }))
+fn chosen(world: &World, user_id: &str, pod_id: &str) -> Result<Connection, Fault> {
+    register(world, &POLICY, user_id, pod_id, Some(ID.into()))
 }
 
-/// The record of a connection that was kept last at this time.
-fn record(user_id: &str, kept_ms: u64, more: &[(&str, &str)]) -> Reply {
-    let mut fields =
-        vec![(USER_FIELD, user_id), (POD_FIELD, "pod"), (CONNECTED_FIELD, "1"), (EPOCH_FIELD, "e")];
-    fields.extend(more);
-    hash(&fields, kept_ms + POLICY.connection_ttl_ms)
+fn made(world: &World) -> Connection {
+    register(world, &POLICY, "u", "pod", None).unwrap()
 }
 
-fn nothing() -> Step {
-    (true, vec![Reply::Record(None)])
+fn beat(world: &World, session_id: &str) -> Result<Connection, Fault> {
+    heartbeat(world, &POLICY, session_id, ANY)
 }
 
-fn done() -> Step {
-    (true, vec![])
+fn reason<T: std::fmt::Debug>(result: Result<T, Fault>) -> Reason {
+    result.unwrap_err().reason
 }
 
-/// An id that somebody has chosen is looked up.
-fn located(user_id: &str) -> Step {
-    (true, vec![hash(&[(USER_FIELD, user_id)], 9_999_999)])
+fn sweep_of(world: &World, user_id: &str) -> u32 {
+    sweep(world, &POLICY, Partition::of(user_id).number()).unwrap().expired
 }
 
-/// An id that a user has claimed.
-fn claimed_by(user_id: &str) -> Step {
-    (false, vec![hash(&[(USER_FIELD, user_id), (CLAIM_FIELD, "c")], 9_999_999)])
-}
-
-fn is_about_claim_c(txn: &Txn) -> bool {
-    let is =
-        |compare: &Compare| matches!(compare, Compare::FieldEquals(test) if test.value == b"c");
-    txn.compare.iter().any(is)
-}
-
-fn refused(live: u32, record: Reply) -> Step {
-    (false, vec![record, Reply::Members(MemberPage { members: vec![], live })])
-}
-
-fn chosen(store: &Script) -> Result<Connection, Fault> {
-    register(store, &POLICY, "u", "pod", Some("tab".into()))
+/// How many transactions the store is asked for meanwhile.
+fn counted<T>(world: &World, call: impl FnOnce() -> T) -> (u64, T) {
+    let before = world.executed();
+    let result = call();
+    (world.executed() - before, result)
 }
 
 #[test]
 fn a_new_connection_is_one_transaction() {
-    let store = Script::answering_each([done()]);
-    let connection = register(&store, &POLICY, "u", "pod", None).expect("a connection");
-    let partition = Partition::of("u");
-    assert_eq!(keys::partition_of_made(&connection.session_id), Some(partition));
-    assert_eq!((connection.connected_at_ms, connection.expires_at_ms), (1000, 91_000));
-    let asked = store.asked();
-    let place = |key, member: &str, ttl_ms| {
-        Operation::MemberSet(MemberSet { key, member: member.into(), ttl_ms })
-    };
-    let stale = POLICY.connection_stale_ms;
-    let id = connection.session_id.as_str();
-    for expected in [
-        place(partition.connections("u"), id, stale),
-        place(partition.pod("pod"), &format!("u\n{id}"), stale),
-        place(partition.pods(), "pod", stale),
-        maintenance::note(partition, Kind::Connection, "u", id, stale),
-    ] {
-        assert!(asked.success.contains(&expected), "{expected:?}");
-    }
-    assert!(matches!(asked.success.last(), Some(Operation::AppendEvent(_))));
+    let world = World::new();
+    let (count, connection) = counted(&world, || made(&world));
+    assert_eq!(count, 1);
+    assert_eq!(keys::partition_of_made(&connection.session_id), Some(Partition::of("u")));
+    assert_eq!(
+        (connection.connected_at_ms, connection.expires_at_ms),
+        (EPOCH_MS, EPOCH_MS + STALE_MS)
+    );
+    assert_eq!(list_user(&world, &POLICY, "u").unwrap(), std::slice::from_ref(&connection));
+    assert_eq!(list_pod(&world, &POLICY, "pod", "").unwrap().connections.len(), 1);
+    assert_eq!(get(&world, &POLICY, &connection.session_id, ANY).unwrap(), connection);
+    assert_eq!(world.events("u"), ["connection.created"]);
+    world.clock.advance(STALE_MS);
+    assert_eq!(sweep_of(&world, "u"), 1);
+    assert_eq!(world.events("u"), ["connection.created", "connection.expired"]);
+}
+
+#[test]
+fn registration_heartbeat_and_close_of_a_chosen_id_take_few_transactions() {
+    let world = World::new();
+    let (count, first) = counted(&world, || chosen(&world, "u", "pod").unwrap());
+    assert_eq!((count, first.expires_at_ms), (2, EPOCH_MS + STALE_MS));
+    world.clock.advance(1000);
+    let (count, kept) = counted(&world, || beat(&world, ID).unwrap());
+    assert_eq!((count, kept.expires_at_ms), (2, first.expires_at_ms + 1000));
+    assert_eq!((kept.connected_at_ms, kept.last_heartbeat_at_ms), (EPOCH_MS, EPOCH_MS + 1000));
+    let (count, moved) = counted(&world, || chosen(&world, "u", "another pod").unwrap());
+    assert_eq!((count, moved.pod_id.as_str()), (2, "another pod"));
+    assert_ne!(moved.epoch, first.epoch);
+    // To find it by its id is one more.
+    let (count, closed) = counted(&world, || close(&world, &POLICY, ID, "", "", ANY));
+    assert_eq!((count, closed), (3, Ok(())));
+    let events = ["connection.created", "connection.moved", "connection.closed"];
+    assert_eq!(world.events("u"), events);
 }
 
 #[test]
 fn an_id_that_was_made_is_nobody_elses() {
-    let id = keys::connection_id(Partition::of("u"), |length| "x".repeat(length as usize));
-    let again = |record| {
-        let store = Script::answering_each([(true, vec![record]), done()]);
-        register(&store, &POLICY, "u", "pod", Some(id.clone()))
-    };
-    let over = [(ENDED_FIELD, "closed")];
-    assert!(again(record("u", 900, &over)).is_ok());
-    // One of the same partition, alive or not.
-    for fields in [&[][..], &over] {
-        let refusal = again(record("v", 900, fields)).expect_err("theirs");
-        assert_eq!(refusal.reason, Reason::SessionExists);
+    let world = World::new();
+    let connection = made(&world);
+    let near = (0..).map(|n| format!("v{n}")).find(|v| Partition::of(v) == Partition::of("u"));
+    let again =
+        |user: &str| register(&world, &POLICY, user, "pod", Some(connection.session_id.clone()));
+    let is_closed = || close(&world, &POLICY, &connection.session_id, "", "", ANY).is_ok();
+    // One of the same partition, or of another one, whether it is alive or not.
+    for _ in 0..2 {
+        assert_eq!(reason(again(near.as_deref().unwrap())), Reason::SessionExists);
+        assert_eq!(reason(again("w")), Reason::SessionExists);
+        assert!(is_closed());
     }
+    assert!(again("u").is_ok());
 }
 
 #[test]
-fn an_id_that_another_takes_before_the_claim_is_confirmed_is_given_up() {
-    // Nothing there, claimed, written; then the claim is another user's.
-    let lost = [nothing(), done(), done(), claimed_by("v"), done()];
-    let store = Script::answering_each(lost);
-    assert_eq!(chosen(&store).expect_err("lost").reason, Reason::SessionExists);
-    // What was written is taken back, if it is still the same.
-    let undone = store.last_asked();
-    let same = |compare: &Compare| matches!(compare, Compare::FieldEquals(test) if test.field == EPOCH_FIELD);
-    assert!(undone.compare.iter().any(same));
-    // The same user may well have got it back; then it is written again.
-    let ours = (true, vec![record("u", 900, &[])]);
-    let again = [nothing(), done(), done(), claimed_by("u"), ours, done(), done()];
-    let store = Script::answering_each(again);
-    assert!(chosen(&store).is_ok());
-    assert_eq!(store.count(), 7);
-    assert!(is_about_claim_c(&store.last_asked()));
-}
-
-#[test]
-fn an_id_is_taken_over_only_as_it_was_read() {
-    let theirs = || claimed_by("v");
-    // Theirs is alive.
-    let alive = (true, vec![record("v", 900, &[])]);
-    let refusal =
-        chosen(&Script::answering_each([nothing(), theirs(), alive])).expect_err("theirs");
-    assert_eq!(refusal.reason, Reason::SessionExists);
-    // Theirs is over, but somebody was quicker; then it is free.
-    let over = || (true, vec![record("v", 900, &[(ENDED_FIELD, "closed")])]);
-    let store = Script::answering_each([
-        nothing(),
-        theirs(),
-        over(),
-        (false, vec![]),
-        theirs(),
-        over(),
-        done(),
-        done(),
-        done(),
-    ]);
-    assert!(chosen(&store).is_ok());
-    assert_eq!(store.count(), 9);
-}
-
-#[test]
-fn who_is_refused_anyhow_does_not_claim_the_id() {
-    let store =
-        Script::answering_each([(true, vec![record("u", 900, &[(ENDED_FIELD, "terminated")])])]);
-    assert_eq!(chosen(&store).expect_err("ended").reason, Reason::SessionTerminated);
-    assert_eq!(store.count(), 1);
-}
-
-#[test]
-fn a_connection_that_has_ended_unnoticed_is_told_of_before_it_begins_anew() {
-    let unnoticed = || record("u", 1000 - POLICY.connection_stale_ms.min(1000), &[]);
-    let policy = Policy { connection_stale_ms: 500, ..POLICY };
-    let id = keys::connection_id(Partition::of("u"), |length| "x".repeat(length as usize));
-    let store = Script::answering_each([(true, vec![unnoticed()]), done()]);
-    register(&store, &policy, "u", "pod", Some(id.clone())).expect("a connection");
-    let asked = store.last_asked();
-    let noted = maintenance::noted(Partition::of("u"), Kind::Connection, "u", &id);
-    assert!(asked.compare.contains(&Compare::MemberPresent(noted)));
-    let types = asked.success.iter().filter_map(|operation| match operation {
-        Operation::AppendEvent(event) => Some(event.entries[0].value.clone()),
-        _ => None,
-    });
-    assert_eq!(
-        types.collect::<Vec<_>>(),
-        [b"connection.expired".to_vec(), b"connection.created".to_vec()]
-    );
-    // Whoever sweeps was quicker: it is told of already.
-    let swept = record("u", 1000 - 1000, &[(ENDED_FIELD, "expired")]);
-    let store = Script::answering_each([(true, vec![unnoticed()]), refused(0, swept), done()]);
-    register(&store, &policy, "u", "pod", Some(id)).expect("a connection");
-    let events = store.last_asked().success;
-    assert_eq!(events.iter().filter(|o| matches!(o, Operation::AppendEvent(_))).count(), 1);
-}
-
-#[test]
-fn a_user_with_too_many_is_refused_and_told_of() {
-    let store = Script::answering_each([refused(CONNECTIONS_MAX, Reply::Record(None)), done()]);
-    let fault = register(&store, &POLICY, "u", "pod", None).expect_err("a limit");
-    assert_eq!(fault.reason, Reason::SessionLimitReached);
-    assert!(fault.metadata.iter().any(|fact| fact.name == "retry" && fact.value == "false"));
-    assert!(matches!(&store.last_asked().success[..], [Operation::AppendEvent(_)]));
-}
-
-#[test]
-fn a_heartbeat_goes_after_a_connection_that_moves() {
-    let found = || (true, vec![record("u", 900, &[])]);
-    let id = keys::connection_id(Partition::of("u"), |length| "x".repeat(length as usize));
-    let registered = |pod: &str, epoch: &str| {
-        let fields =
-            [(USER_FIELD, "u"), (POD_FIELD, pod), (CONNECTED_FIELD, "1"), (EPOCH_FIELD, epoch)];
-        (true, vec![hash(&fields, 900 + POLICY.connection_ttl_ms)])
-    };
-    let moved = registered("other", "f");
-    let store = Script::answering_each([found(), (false, vec![]), moved, done()]);
-    let kept = heartbeat(&store, &POLICY, &id, Only::default()).expect("kept");
-    assert_eq!((kept.last_heartbeat_at_ms, store.count()), (1000, 4));
-    // With another epoch it is not the same any more.
-    let other = Only { epoch: Some("other"), ..Only::default() };
-    let fault = heartbeat(&Script::answering_each([found()]), &POLICY, &id, other);
-    let fault = fault.expect_err("moved");
-    assert_eq!(
-        (fault.reason, fault.metadata[0].value.as_str()),
-        (Reason::SessionTerminated, "moved")
-    );
-    // And one that never rests is given up.
-    let restless = (0..ATTEMPTS).flat_map(|n| [registered("pod", &n.to_string()), (false, vec![])]);
-    let fault = heartbeat(&Script::answering_each(restless), &POLICY, &id, Only::default());
-    assert_eq!(fault.expect_err("given up").reason, Reason::StoreUnavailable);
-}
-
-#[test]
-fn whoever_holds_an_id_learns_nothing_of_another_who_has_got_it() {
-    let only = Only { user_id: Some("u"), epoch: Some("e") };
-    let ended = [(ENDED_FIELD, "terminated"), (REASON_FIELD, "why"), (BY_FIELD, "admin")];
-    for (whose, record, reason) in [
-        ("u", record("u", 900, &[]), None),
-        // Taken over by one of the same partition, and by one of another.
-        ("u", record("v", 900, &[]), Some(Reason::SessionExpired)),
-        ("v", record("v", 900, &[]), Some(Reason::SessionExpired)),
-        ("v", record("u", 900, &[]), Some(Reason::SessionExpired)),
-        // What became of the own one is told all the same.
-        ("v", record("u", 900, &ended), Some(Reason::SessionTerminated)),
-        ("u", Reply::Record(None), Some(Reason::SessionNotFound)),
-    ] {
-        let store = Script::answering_each([located(whose), (true, vec![record])]);
-        let got = get(&store, &POLICY, "tab", only);
-        assert_eq!(got.err().map(|fault| fault.reason), reason, "{whose}");
+fn an_id_that_looks_only_like_one_that_was_made_is_refused() {
+    let world = World::new();
+    for id in ["~x", "~Ahhhhhhhhhhhhhhhhhhhhhhhhhhhhhhhh"] {
+        let registered = register(&world, &POLICY, "u", "pod", Some(id.into()));
+        assert_eq!(reason(registered), Reason::InvalidRequest, "{id}");
     }
-    // One that has moved is not told how its successor ended, but that it has moved.
-    let store = Script::answering_each([located("u"), (true, vec![record("u", 900, &ended)])]);
-    let before = Only { user_id: Some("u"), epoch: Some("d") };
-    let fault = get(&store, &POLICY, "tab", before).expect_err("moved");
-    assert_eq!(fault.metadata[0].value, "moved");
-    // Everybody else is told of an id that is about to be taken over that it is free.
-    let store = Script::answering_each([located("u"), (true, vec![record("v", 900, &[])])]);
-    let fault = get(&store, &POLICY, "tab", Only::default()).expect_err("not yet there");
-    assert_eq!(fault.reason, Reason::SessionNotFound);
+    let foreign = keys::connection_id(Partition::of("w"), |length| "x".repeat(length as usize));
+    let registered = register(&world, &POLICY, "u", "pod", Some(foreign));
+    assert_eq!(reason(registered), Reason::InvalidRequest);
+    assert!(world.events("u").is_empty());
 }
 
 #[test]
-fn a_locator_is_kept_when_half_of_its_time_has_passed() {
-    let policy = Policy { connection_ttl_ms: 800, connection_stale_ms: 400, ..POLICY };
-    for (located_ms, steps) in [("100", 5), ("900", 3)] {
-        let fields = [
-            (USER_FIELD, "u"),
-            (POD_FIELD, "pod"),
-            (CONNECTED_FIELD, "1"),
-            (EPOCH_FIELD, "e"),
-            (LOCATED_FIELD, located_ms),
-        ];
-        let found = (true, vec![hash(&fields, 900 + 800)]);
-        let store = Script::answering_each([located("u"), found, done(), done(), done(), done()]);
-        heartbeat(&store, &policy, "tab", Only::default()).expect("kept");
-        assert_eq!(store.count(), steps, "{located_ms}");
+fn a_chosen_id_is_one_users_until_its_lease_ends_or_is_given_back() {
+    let world = World::new();
+    let first = chosen(&world, "u", "pod").unwrap();
+    assert_eq!(reason(chosen(&world, "v", "pod")), Reason::SessionExists);
+    // Its holder crashes.
+    world.clock.advance(STALE_MS + SKEW_MS - 1);
+    assert_eq!(reason(chosen(&world, "v", "pod")), Reason::SessionExists);
+    world.clock.advance(1);
+    let second = chosen(&world, "v", "pod").unwrap();
+    assert_eq!(get(&world, &POLICY, ID, ANY).unwrap(), second);
+    // The former holder learns that it is over, and nothing of the next one.
+    let only = Only { user_id: Some("u"), epoch: Some(&first.epoch) };
+    assert_eq!(reason(heartbeat(&world, &POLICY, ID, only)), Reason::SessionExpired);
+    assert!(close(&world, &POLICY, ID, "", "", only).is_ok());
+    assert_eq!(get(&world, &POLICY, ID, ANY).unwrap(), second);
+    // One that is closed gives the id back at once.
+    assert!(close(&world, &POLICY, ID, "", "", ANY).is_ok());
+    assert_eq!(reason(get(&world, &POLICY, ID, ANY)), Reason::SessionTerminated);
+    assert!(chosen(&world, "u", "pod").is_ok());
+}
+
+#[test]
+fn heartbeats_of_a_connection_that_has_expired_keep_nobody_out() {
+    let world = World::new();
+    chosen(&world, "u", "pod").unwrap();
+    world.clock.advance(STALE_MS);
+    assert_eq!(reason(beat(&world, ID)), Reason::SessionExpired);
+    assert!(chosen(&world, "v", "pod").is_ok());
+}
+
+#[test]
+fn what_refuses_a_registration_leaves_the_id_to_others() {
+    let world = World::new();
+    chosen(&world, "u", "pod").unwrap();
+    assert_eq!(terminate_user(&world, &POLICY, "u", "fraud", "support"), Ok(1));
+    // Whoever was terminated does not get it again for a while, and does not keep it.
+    assert_eq!(reason(chosen(&world, "u", "pod")), Reason::SessionTerminated);
+    assert!(chosen(&world, "v", "pod").is_ok());
+    assert!(close(&world, &POLICY, ID, "", "", ANY).is_ok());
+    // Nor does a user with too many.
+    for _ in 0..CONNECTIONS_MAX {
+        register(&world, &POLICY, "w", "pod", None).unwrap();
     }
+    assert_eq!(reason(chosen(&world, "w", "pod")), Reason::SessionLimitReached);
+    assert_eq!(world.events("w").last().unwrap(), "connection.limit_reached");
+    assert!(chosen(&world, "v", "pod").is_ok());
+}
+
+#[test]
+fn a_later_registration_keeps_the_lease_when_an_earlier_one_is_closed() {
+    let world = World::new();
+    let first = chosen(&world, "u", "pod").unwrap();
+    // The second one has taken the lease, and its process has not written the connection yet.
+    let holder = lease::Holder { epoch: "second".into(), pod_id: "pod".into() };
+    assert!(lease::take(&world, &POLICY, ID, "u", &holder).unwrap().is_some());
+    // The connection of the first is found by its record, and has a heartbeat all the same.
+    let only = Only { user_id: Some("u"), epoch: Some(&first.epoch) };
+    assert!(heartbeat(&world, &POLICY, ID, only).is_ok());
+    assert!(beat(&world, ID).is_ok());
+    assert!(close(&world, &POLICY, ID, "", "", ANY).is_ok());
+    assert_eq!(reason(chosen(&world, "v", "pod")), Reason::SessionExists);
+}
+
+#[test]
+fn an_expiry_that_nobody_has_published_comes_before_the_next_beginning() {
+    let world = World::new();
+    chosen(&world, "u", "pod").unwrap();
+    world.clock.advance(STALE_MS + SKEW_MS);
+    chosen(&world, "u", "pod").unwrap();
+    let events = ["connection.created", "connection.expired", "connection.created"];
+    assert_eq!(world.events("u"), events);
+    assert_eq!(sweep_of(&world, "u"), 0);
+}
+
+#[test]
+fn a_stream_whose_connection_has_moved_learns_where_to() {
+    let world = World::new();
+    let first = chosen(&world, "u", "pod").unwrap();
+    chosen(&world, "u", "another pod").unwrap();
+    let only = Only { user_id: Some("u"), epoch: Some(&first.epoch) };
+    let fault = heartbeat(&world, &POLICY, ID, only).unwrap_err();
+    let fact = |name| fault.metadata.iter().find(|fact| fact.name == name).map(|it| &*it.value);
+    assert_eq!(fault.reason, Reason::SessionTerminated);
+    assert_eq!((fact("how"), fact("by")), (Some("moved"), Some("another pod")));
+    assert_eq!(list_pod(&world, &POLICY, "pod", "").unwrap().connections, []);
+}
+
+#[test]
+fn a_heartbeat_of_a_pod_renews_what_is_on_it_and_the_leases() {
+    let world = World::new();
+    let on_pod = made(&world);
+    chosen(&world, "u", "pod").unwrap();
+    register(&world, &POLICY, "u", "another pod", Some("other".into())).unwrap();
+    let named = vec![on_pod.session_id.clone(), ID.into(), "other".into(), "unknown".into()];
+    world.clock.advance(STALE_MS - 1);
+    let renewed = heartbeat_pod(&world, &POLICY, "pod", Some(named), "").unwrap();
+    assert_eq!((renewed.kept, renewed.gone), (2, vec!["other".into(), "unknown".into()]));
+    world.clock.advance(STALE_MS - 1);
+    let mut cursor = String::new();
+    let mut kept = 0;
+    loop {
+        let renewed = heartbeat_pod(&world, &POLICY, "pod", None, &cursor).unwrap();
+        kept += renewed.kept;
+        let Some(next) = renewed.next else { break };
+        cursor = next;
+    }
+    assert_eq!(kept, 2);
+    world.clock.advance(STALE_MS - 1);
+    assert_eq!(presence(&world, "u"), Ok(2));
+    assert_eq!(reason(chosen(&world, "v", "pod")), Reason::SessionExists);
+}
+
+#[test]
+fn a_drain_ends_what_is_on_the_pod_and_its_user_registers_again_at_once() {
+    let world = World::new();
+    made(&world);
+    chosen(&world, "u", "pod").unwrap();
+    let cursor = Partition::of("u").number().to_string();
+    let drained = drain_pod(&world, &POLICY, "pod", "", &cursor).unwrap();
+    assert_eq!((drained.closed, presence(&world, "u")), (2, Ok(0)));
+    let fault = get(&world, &POLICY, ID, ANY).unwrap_err();
+    let how = fault.metadata.iter().find(|fact| fact.name == "how").map(|fact| &*fact.value);
+    assert_eq!(how, Some("drained"));
+    assert!(chosen(&world, "u", "another pod").is_ok());
 }
 
 #[test]
 fn those_that_change_do_not_keep_the_others_from_ending() {
-    let members: Vec<Member> =
-        (0..3).map(|n| Member { name: format!("u\n~id-{n}"), expires_at_ms: 5000 }).collect();
-    let store = Script::answering_each([
-        (true, vec![Reply::Members(MemberPage { members, live: 3 })]),
-        // All three, then one, then two, then each of them.
-        (false, vec![]),
-        done(),
-        (false, vec![]),
-        (false, vec![]),
-        done(),
-    ]);
-    let drained = drain_pod(&store, &POLICY, "pod", "", "7").expect("drained");
-    assert_eq!((drained.closed, drained.next.as_deref()), (2, Some("8")));
-    assert_eq!(store.count(), 6);
+    let world = World::new();
+    let connections: Vec<_> = (0..70).map(|_| made(&world)).collect();
+    let partition = Partition::of("u");
+    // One loses its record, as somebody has deleted it alone.
+    let record = partition.connection(&connections[40].session_id, "u");
+    world.perform(vec![Operation::HashDelete(record)]);
+    let targets: Vec<_> = connections
+        .iter()
+        .map(|one| Target {
+            partition,
+            user_id: "u",
+            session_id: &one.session_id,
+            pod_id: "pod",
+            epoch: Some(&one.epoch),
+        })
+        .collect();
+    let ending = Ending { how: How::Closed, reason: "", by: "" };
+    let ended = end(&world, &POLICY, &targets, &ending).unwrap();
+    let expected: Vec<_> = (0..70).map(|number| number != 40).collect();
+    assert_eq!(ended, expected);
 }
+
+type Rule = dyn Fn(&World) -> Result<(), Fault>;
 
 #[test]
 fn a_store_without_an_answer_is_never_a_missing_connection() {
-    let down = || Script::failing(StoreError::Unavailable("down".into()));
-    let id = keys::connection_id(Partition::of("u"), |length| "x".repeat(length as usize));
-    for fault in [
-        register(&down(), &POLICY, "u", "pod", None).expect_err("down"),
-        register(&down(), &POLICY, "u", "pod", Some("tab".into())).expect_err("down"),
-        get(&down(), &POLICY, &id, Only::default()).expect_err("down"),
-        get(&down(), &POLICY, "tab", Only::default()).expect_err("down"),
-        heartbeat(&down(), &POLICY, &id, Only::default()).expect_err("down"),
-        heartbeat_pod(&down(), &POLICY, "pod", None, "").expect_err("down"),
-        heartbeat_pod(&down(), &POLICY, "pod", Some(vec![id.clone()]), "").expect_err("down"),
-        close(&down(), &POLICY, &id, "", "", Only::default()).expect_err("down"),
-        list_user(&down(), &POLICY, "u").expect_err("down"),
-        terminate_user(&down(), &POLICY, "u", "", "").expect_err("down"),
-        presence(&down(), "u").expect_err("down"),
-        list_pod(&down(), &POLICY, "pod", "").expect_err("down"),
-        drain_pod(&down(), &POLICY, "pod", "", "").expect_err("down"),
-        stats(&down(), "").expect_err("down"),
-    ] {
-        assert_eq!(fault.reason, Reason::StoreUnavailable);
+    let rules: [(&str, &Rule); 5] = [
+        ("get", &|world| get(world, &POLICY, ID, ANY).map(drop)),
+        ("heartbeat", &|world| beat(world, ID).map(drop)),
+        ("close", &|world| close(world, &POLICY, ID, "", "", ANY)),
+        ("register", &|world| chosen(world, "u", "pod").map(drop)),
+        ("terminate", &|world| terminate_user(world, &POLICY, "u", "", "").map(drop)),
+    ];
+    for (name, rule) in rules {
+        for count in 0.. {
+            let world = World::new();
+            chosen(&world, "u", "pod").unwrap();
+            world.fail_after(count, Error::Unavailable("gone".into()));
+            let before = world.executed();
+            let result = rule(&world);
+            if world.executed() - before <= count as u64 {
+                assert!(count > 0 && result.is_ok(), "{name}");
+                break;
+            }
+            assert_eq!(reason(result), Reason::StoreUnavailable, "{name} {count}");
+        }
     }
 }
 
 #[test]
-fn who_has_taken_an_id_over_ends_what_the_other_has_written_and_nothing_of_his_own() {
-    let theirs = || (true, vec![record("v", 900, &[])]);
-    let ours = || (true, vec![record("u", 900, &[])]);
-    // Theirs is there; claimed; the claim is still ours; it is ended, and made way.
-    let store = Script::answering_each([
-        theirs(),
-        done(),
-        theirs(),
-        done(),
-        done(),
-        nothing(),
-        done(),
-        done(),
-    ]);
-    assert!(chosen(&store).is_ok());
-    // Meanwhile another request of the same user has written it: that one is left alone.
-    let store = Script::answering_each([theirs(), done(), ours(), done(), ours(), done(), done()]);
-    assert!(chosen(&store).is_ok());
-    assert_eq!(store.count(), 7);
-    // Or has claimed it: then that claim will do.
-    let store = Script::answering_each([
-        theirs(),
-        done(),
-        theirs(),
-        claimed_by("u"),
-        done(),
-        nothing(),
-        done(),
-        done(),
-    ]);
-    assert!(chosen(&store).is_ok());
-    assert!(is_about_claim_c(&store.last_asked()));
-    // Meanwhile a third has taken the id over: what is there may be his, and stays.
-    let store = Script::answering_each([theirs(), done(), theirs(), claimed_by("w")]);
-    assert_eq!(chosen(&store).expect_err("lost").reason, Reason::SessionExists);
-    assert_eq!(store.count(), 4);
+fn an_answer_that_was_lost_keeps_the_lease_until_it_ends() {
+    let world = World::new();
+    // The connection may have been written, so nobody else gets the id before it has expired.
+    world.fail_after(1, Error::Unavailable("gone".into()));
+    assert_eq!(reason(chosen(&world, "u", "pod")), Reason::StoreUnavailable);
+    assert_eq!(reason(chosen(&world, "v", "pod")), Reason::SessionExists);
+    assert!(chosen(&world, "u", "pod").is_ok());
 }
 
 #[test]
 fn no_part_of_a_pods_connections_is_empty_but_the_last() {
-    let id = |partition: u32| {
-        let partition = Partition::numbered(partition).expect("one");
-        keys::connection_id(partition, |length| "x".repeat(length as usize))
-    };
-    let page = |names: Vec<String>| {
-        let live = names.len() as u32;
-        let members = names.into_iter().map(|name| Member { name, expires_at_ms: 91_000 });
-        (true, vec![Reply::Members(MemberPage { members: members.collect(), live })])
-    };
-    let none = || page(vec![]);
-    let listed = |id: String| page(vec![format!("u\n{id}")]);
-    let alive = || (true, vec![record("u", 900, &[])]);
-    let gone = || (true, vec![Reply::Record(None)]);
-    // Nothing in the first; in the second what has moved away meanwhile; then one.
-    let store =
-        Script::answering_each([none(), listed(id(1)), gone(), none(), listed(id(3)), alive()]);
-    let part = list_pod(&store, &POLICY, "pod", "").expect("a part");
-    assert_eq!(part.connections.len(), 1);
-    assert_eq!((part.next.as_deref(), store.count()), (Some("4"), 6));
-    // The last one may be.
-    let store = Script::answering_each([none(), none()]);
-    let part = list_pod(&store, &POLICY, "pod", "62").expect("a part");
-    assert_eq!((part.connections.len(), part.next), (0, None));
+    let world = World::new();
+    let users: Vec<_> = (0..40).map(|number| format!("user-{number}")).collect();
+    for user_id in &users {
+        register(&world, &POLICY, user_id, "pod", None).unwrap();
+    }
+    let (mut cursor, mut count) = (String::new(), 0);
+    loop {
+        let page = list_pod(&world, &POLICY, "pod", &cursor).unwrap();
+        count += page.connections.len();
+        let Some(next) = page.next else { break };
+        assert!(!page.connections.is_empty(), "{cursor}");
+        cursor = next;
+    }
+    assert_eq!(count, users.len());
+    let mut counted = 0;
+    for partition in Partition::all() {
+        counted += stats(&world, &partition.number().to_string()).unwrap().connections;
+    }
+    assert_eq!(counted as usize, users.len());
+}
+
+#[test]
+fn events_of_a_connection_name_its_pod() {
+    let world = World::new();
+    chosen(&world, "u", "pod").unwrap();
+    close(&world, &POLICY, ID, "bye", "me", ANY).unwrap();
+    let events = world.entries_of_events("u");
+    let facts = |name| events.iter().map(|event| field(event, name)).collect::<Vec<_>>();
+    assert_eq!(facts("pod_id"), [Some("pod".into()), Some("pod".into())]);
+    assert_eq!(facts("by"), [None, Some("me".into())]);
 }

@@ -1,10 +1,11 @@
 //! What is known of a login: what of it is accepted, and how it is stored. Whose it is
 //! never changes; everything else is given and taken back at any time.
 
+use crate::store::Entry;
+
 use crate::fault::{field_name, violation};
 use crate::faults::Violation;
 use crate::keys::{check_id, check_text};
-use crate::store::Entry;
 use crate::transaction::entry;
 use crate::users_types::Attributes;
 
@@ -29,6 +30,15 @@ pub const REFRESH_FIELD: &str = "refresh_token";
 pub const EXPIRATION_FIELD: &str = "expiration_time";
 /// The user's address.
 pub const EMAIL_FIELD: &str = "user_email";
+
+/// When it began.
+pub const CREATED_FIELD: &str = "_created";
+/// When it was changed last.
+pub const UPDATED_FIELD: &str = "_updated";
+/// When it was used last, as far as that was written.
+pub const SEEN_FIELD: &str = "_seen";
+/// When it ends however much it is used.
+pub const ENDS_FIELD: &str = "_ends";
 
 /// The attributes that may be taken back.
 const MAY_GO: [&str; 6] =

@@ -4,14 +4,17 @@
 
 use std::collections::BTreeSet;
 
+use crate::store::{Hash, Member, Order};
+
 use crate::fault::{refuse, violation};
 use crate::faults::Fault;
 use crate::imports::Imports;
 use crate::keys::{self, User as Keys, check_id};
-use crate::store::{Member, MemberList, MemberPage, Operation, Order, Reply};
-use crate::transaction::{execute, moment, read, text, unexpected_replies};
-use crate::users::attributes::{DEVICE_FIELD, USER_FIELD};
-use crate::users::{CREATED_FIELD, SEEN_FIELD, UPDATED_FIELD, order};
+use crate::transaction::{self, Transaction, instant, read_all, text};
+use crate::users::attributes::{
+    CREATED_FIELD, DEVICE_FIELD, SEEN_FIELD, UPDATED_FIELD, USER_FIELD,
+};
+use crate::users::order;
 use crate::users_types::{Overview, Page};
 
 /// How many sessions a page has when nobody says how many.
@@ -76,25 +79,21 @@ fn page(
     let first = after.is_none();
     // One more than the page has, to know whether there are any behind it.
     let listed = if first { COMPARED_MAX } else { limit + 1 };
-    let listing = |key: &String, order, after, limit| {
-        Operation::MemberList(MemberList { key: key.clone(), order, after, limit })
-    };
-    let listings = vec![
-        listing(&keys.order, Order::LatestFirst, after.cloned(), listed),
-        listing(&keys.sessions, Order::SoonestFirst, None, if first { COMPARED_MAX } else { 0 }),
-    ];
-    let outcome = execute(imports, Vec::new(), listings, Vec::new())?;
-    let [Reply::Members(ordered), Reply::Members(alive)] = &outcome.replies[..] else {
-        return Err(unexpected_replies());
-    };
-    let whole = |page: &MemberPage| page.members.len() == page.live as usize;
+    let compared = if first { COMPARED_MAX } else { 0 };
+    let mut transaction = Transaction::new();
+    let ordered =
+        transaction.then.list(keys.order.as_str(), Order::LatestFirst, after.cloned(), listed);
+    let alive = transaction.then.list(keys.sessions.as_str(), Order::SoonestFirst, None, compared);
+    let mut done = transaction.execute(imports)?;
+    let (ordered, alive) = (done.take(ordered)?, done.take(alive)?);
+    let whole = |page: &transaction::Page| page.members.len() == page.live as usize;
     let same = || {
         let names: BTreeSet<&String> = alive.members.iter().map(|member| &member.name).collect();
         ordered.members.iter().all(|member| names.contains(&member.name))
     };
-    let compared = first && whole(ordered) && whole(alive);
+    let compared = first && whole(&ordered) && whole(&alive);
     let in_order = ordered.live == alive.live && (!compared || same());
-    Ok((ordered.members.clone(), in_order))
+    Ok((ordered.members, in_order))
 }
 
 /// What the members of the order are; one that has ended meanwhile is left out.
@@ -103,17 +102,14 @@ fn overviews(
     keys: &Keys,
     members: Vec<Member>,
 ) -> Result<Vec<Overview>, Fault> {
-    if members.is_empty() {
-        return Ok(Vec::new());
-    }
     let fields = [DEVICE_FIELD, CREATED_FIELD, UPDATED_FIELD, SEEN_FIELD];
-    let records = members.iter().map(|member| read(keys.session(&member.name), &fields)).collect();
-    let outcome = execute(imports, Vec::new(), records, Vec::new())?;
-    let overview = |(member, reply): (Member, Reply)| {
-        let Reply::Record(Some(hash)) = reply else { return None };
-        let created_at_ms = moment(&hash, CREATED_FIELD).unwrap_or_default();
-        let updated_at_ms = moment(&hash, UPDATED_FIELD).unwrap_or(created_at_ms);
-        let seen_at_ms = moment(&hash, SEEN_FIELD).unwrap_or(created_at_ms);
+    let records = members.iter().map(|member| keys.session(&member.name));
+    let (records, _) = read_all(imports, records, &fields)?;
+    let overview = |(member, hash): (Member, Option<Hash>)| {
+        let hash = hash?;
+        let created_at_ms = instant(&hash, CREATED_FIELD).unwrap_or_default();
+        let updated_at_ms = instant(&hash, UPDATED_FIELD).unwrap_or(created_at_ms);
+        let seen_at_ms = instant(&hash, SEEN_FIELD).unwrap_or(created_at_ms);
         Some(Overview {
             session_id: member.name,
             device_id: text(&hash, DEVICE_FIELD).unwrap_or_default(),
@@ -122,7 +118,7 @@ fn overviews(
             last_seen_at_ms: seen_at_ms.max(updated_at_ms),
         })
     };
-    Ok(members.into_iter().zip(outcome.replies).filter_map(overview).collect())
+    Ok(members.into_iter().zip(records).filter_map(overview).collect())
 }
 
 /// Where a page has ended, without giving away an id.
@@ -135,7 +131,7 @@ pub fn token(last: &Member) -> String {
 /// so that the whole id of the beginning that a token has lies before it.
 pub fn mark(token: &str) -> Option<Member> {
     let (created_at, name) = token.strip_prefix(TOKEN)?.split_once('.')?;
-    let expires_at_ms = order::place_of(created_at.parse().ok()?)?;
+    let expires_at = order::place_of(created_at.parse().ok()?)?;
     let fits = name.len() == MARK_CHARACTERS && name.bytes().all(keys::is_base64url);
-    fits.then(|| Member { name: name.into(), expires_at_ms })
+    fits.then(|| Member { name: name.into(), expires_at_ms: expires_at })
 }

@@ -8,15 +8,14 @@
 
 use std::collections::BTreeSet;
 
+use crate::store::{Member, Order};
+
 use crate::fault::fault;
 use crate::faults::{Fault, Reason};
 use crate::imports::Imports;
 use crate::keys::User as Keys;
-use crate::store::{
-    Member, MemberClear, MemberList, MemberRef, MemberSet, MemberUntil, Operation, Order, Reply,
-};
-use crate::transaction::{execute, moment, read, unexpected_replies};
-use crate::users::CREATED_FIELD;
+use crate::transaction::{Branch, Transaction, instant, read_all};
+use crate::users::attributes::CREATED_FIELD;
 
 /// What is added to the instant of creation: more than the 10 years that a session may live.
 const BEHIND_ALL_MS: u64 = 11 * 366 * 24 * 3600 * 1000;
@@ -29,20 +28,18 @@ const LISTINGS_MAX: usize = 8;
 const STEP_MAX: usize = 1000;
 
 /// Puts a session that begins in this transaction into the order.
-pub fn place(keys: &Keys, session_id: &str) -> Operation {
-    let (key, member) = (keys.order.clone(), session_id.into());
-    Operation::MemberSet(MemberSet { key, member, ttl_ms: BEHIND_ALL_MS })
+pub fn place(branch: &mut Branch, keys: &Keys, session_id: &str) {
+    branch.put(keys.order.as_str(), session_id, BEHIND_ALL_MS);
 }
 
 /// Takes a session out of the order.
-pub fn leave(keys: &Keys, session_id: &str) -> Operation {
-    Operation::MemberRemove(MemberRef { key: keys.order.clone(), member: session_id.into() })
+pub fn leave(branch: &mut Branch, keys: &Keys, session_id: &str) {
+    branch.remove(keys.order.as_str(), session_id);
 }
 
 /// Takes all sessions out of the order, or all but one.
-pub fn clear(keys: &Keys, except: Option<String>) -> Operation {
-    let key = keys.order.clone();
-    Operation::MemberClear(MemberClear { key, except, record_prefix: None, also_in: None })
+pub fn clear(branch: &mut Branch, keys: &Keys, except: Option<String>) {
+    branch.clear(keys.order.as_str(), except, None, None);
 }
 
 /// When a session of the order was created.
@@ -64,32 +61,27 @@ pub fn repair(imports: &impl Imports, keys: &Keys) -> Result<(), Fault> {
     // place is the one it has; what ends is seen as gone, and is.
     let ordered = all(imports, &keys.order)?;
     let alive = all(imports, &keys.sessions)?;
-    let gone: Vec<Operation> = ordered.difference(&alive).map(|id| leave(keys, id)).collect();
+    let gone: Vec<&String> = ordered.difference(&alive).collect();
     for step in gone.chunks(STEP_MAX) {
-        execute(imports, Vec::new(), step.to_vec(), Vec::new())?;
+        let mut transaction = Transaction::new();
+        step.iter().for_each(|id| leave(&mut transaction.then, keys, id));
+        transaction.execute(imports)?;
     }
     let unplaced: Vec<&String> = alive.difference(&ordered).collect();
     for step in unplaced.chunks(STEP_MAX) {
-        let records = step.iter().map(|id| read(keys.session(id), &[CREATED_FIELD]));
-        let outcome = execute(imports, Vec::new(), records.collect(), Vec::new())?;
-        let mut placed = Vec::with_capacity(step.len());
-        for (id, reply) in step.iter().zip(outcome.replies) {
-            let Reply::Record(record) = reply else { return Err(unexpected_replies()) };
-            let created_at_ms = record.map(|hash| moment(&hash, CREATED_FIELD).unwrap_or_default());
-            placed.push(match created_at_ms.and_then(place_of) {
-                Some(expires_at_ms) => Operation::MemberSetUntil(MemberUntil {
-                    key: keys.order.clone(),
-                    member: (*id).clone(),
-                    expires_at_ms,
-                }),
+        let records = step.iter().map(|id| keys.session(id));
+        let (records, _) = read_all(imports, records, &[CREATED_FIELD])?;
+        let mut transaction = Transaction::new();
+        for (&id, record) in step.iter().zip(records) {
+            let created_at_ms =
+                record.map(|hash| instant(&hash, CREATED_FIELD).unwrap_or_default());
+            match created_at_ms.and_then(place_of) {
+                Some(place) => drop(transaction.then.put_until(keys.order.as_str(), id, place)),
                 // Somebody has deleted its record alone.
-                None => Operation::MemberRemove(MemberRef {
-                    key: keys.sessions.clone(),
-                    member: (*id).clone(),
-                }),
-            });
+                None => drop(transaction.then.remove(keys.sessions.as_str(), id)),
+            }
         }
-        execute(imports, Vec::new(), placed, Vec::new())?;
+        transaction.execute(imports)?;
     }
     Ok(())
 }
@@ -99,17 +91,9 @@ fn all(imports: &impl Imports, key: &str) -> Result<BTreeSet<String>, Fault> {
     let mut names = BTreeSet::new();
     let mut after = None;
     for _ in 0..LISTINGS_MAX {
-        let listing = MemberList {
-            key: key.into(),
-            order: Order::SoonestFirst,
-            after: after.take(),
-            limit: LISTED_MAX,
-        };
-        let listing = vec![Operation::MemberList(listing)];
-        let outcome = execute(imports, Vec::new(), listing, Vec::new())?;
-        let Some(Reply::Members(page)) = outcome.replies.into_iter().next() else {
-            return Err(unexpected_replies());
-        };
+        let mut transaction = Transaction::new();
+        let page = transaction.then.list(key, Order::SoonestFirst, after.take(), LISTED_MAX);
+        let page = transaction.execute(imports)?.take(page)?;
         let more = page.members.len() == LISTED_MAX as usize;
         after = page.members.last().filter(|_| more).cloned();
         names.extend(page.members.into_iter().map(|member| member.name));

@@ -1,28 +1,25 @@
-//! What no outside test can bring about at will: a session that ends between two
-//! steps of a rule, and a store without an answer. The store's clock stands at 1000.
+//! Tests of logins: how one begins, lives on with use and ends, what of it is accepted and what
+//! is refused. Here are also a session that ends between two steps of a rule, and a store that
+//! gives no answer or takes no writes.
 
 use super::attributes::{CODE_BYTES_MAX, EMAIL_BYTES_MAX, TOKEN_BYTES_MAX};
 use super::listing::{mark, token};
 use super::*;
-use crate::script::Script;
-use crate::store::{Entry, Member, MemberPage, StoreError};
-use crate::transaction::entry;
+use crate::expiry::OVERDUE_RETENTION_MS;
+use crate::testing::{EPOCH_MS, World, entry, field};
+use session_store::Error;
+use session_store::transaction::{Member, Operation, Reply};
 
 const POLICY: Policy = Policy::DEFAULTS;
-/// Every second it is noted that a session was seen.
+/// With an idle limit; a use is written down once a second, so that each gives 9 seconds.
 const IDLE: Policy = Policy { user_session_idle_ms: 8000, ..POLICY };
 
 fn id() -> String {
     Keys::of("u").session_id(|length| "x".repeat(length as usize))
 }
 
-fn record(created_ms: u64, ends_ms: u64) -> Reply {
-    let entries = vec![
-        entry(USER_FIELD, "u"),
-        entry(CREATED_FIELD, &created_ms.to_string()),
-        entry(ENDS_FIELD, &ends_ms.to_string()),
-    ];
-    Reply::Record(Some(Hash { entries, expires_at_ms: Some(5000.min(ends_ms)) }))
+fn record(id: &str) -> String {
+    keys::user_session(id).expect("an id")
 }
 
 fn attributes(access_token: &str) -> Attributes {
@@ -37,112 +34,191 @@ fn attributes(access_token: &str) -> Attributes {
     }
 }
 
+fn begin(world: &World, policy: &Policy) -> String {
+    create(world, policy, &attributes("t")).expect("a session")
+}
+
+/// When the record of a session ends; none when there is no record.
+fn record_ends_ms(world: &World, id: &str) -> Option<u64> {
+    let read = Operation::HashGet { key: record(id), fields: None };
+    let Reply::Record(hash) = world.perform(vec![read]).remove(0) else { panic!("a record") };
+    hash.map(|hash| hash.expires_at.expect("it ends"))
+}
+
+/// A session that ends then.
+fn member(name: impl Into<String>, expires_at: u64) -> Member {
+    Member { name: name.into(), expires_at }
+}
+
+fn fields_of(refused: &Fault) -> Vec<&str> {
+    refused.violations.iter().map(|violation| violation.field.as_str()).collect()
+}
+
 #[test]
 fn a_session_begins_in_one_transaction() {
-    let store = Script::answering(true, vec![]);
-    let id = create(&store, &POLICY, &attributes("t")).expect("a session");
-    let asked = store.asked();
+    let world = World::new();
+    let device = Attributes { device_id: Some("tv".into()), ..attributes("t") };
+    let id = create(&world, &POLICY, &device).expect("a session");
+    assert_eq!(world.executed(), 1);
     let keys = Keys::of("u");
-    let bound = MemberBound { key: keys.sessions.clone(), limit: SESSIONS_MAX };
-    assert_eq!(asked.compare, [Compare::MembersBelow(bound)]);
-    let ttl_ms = POLICY.user_session_ttl_ms;
-    let place = MemberSet { key: keys.sessions, member: id.clone(), ttl_ms };
-    assert!(asked.success.contains(&Operation::MemberSet(place)));
-    assert!(asked.success.contains(&order::place(&Keys::of("u"), &id)));
-    let note = maintenance::note(keys.partition, Kind::User, "u", &id, ttl_ms);
-    assert!(asked.success.contains(&note));
-    let event = Event::of(Type::UserCreated, "u", &id).append(&POLICY, keys.partition);
-    assert_eq!(asked.success.last(), Some(&event));
-    let full = Script::answering_each([(false, vec![]), (true, vec![])]);
-    let refused = create(&full, &POLICY, &attributes("t")).expect_err("a limit");
+    let ends_ms = EPOCH_MS + POLICY.user_session_ttl_ms;
+    let fields = [
+        ("_created", EPOCH_MS.to_string()),
+        ("_ends", ends_ms.to_string()),
+        ("access_token", "t".into()),
+        ("device_id", "tv".into()),
+        ("user_id", "u".into()),
+    ];
+    let fields = fields.map(|(name, value)| (name.to_owned(), value));
+    assert_eq!(world.hash(&record(&id)), Some(fields.into()));
+    assert_eq!(record_ends_ms(&world, &id), Some(ends_ms));
+    assert_eq!(world.members(keys.sessions), [member(&id, ends_ms)]);
+    let in_order = order::place_of(EPOCH_MS).expect("a deadline");
+    assert_eq!(world.members(keys.order), [member(&id, in_order)]);
+    let queue = world.members(Kind::User.queue(keys.partition));
+    assert_eq!(queue, [member(format!("u\n{id}"), ends_ms + OVERDUE_RETENTION_MS)]);
+    let events = world.entries_of_events("u");
+    let [event] = &events[..] else { panic!("one event, not {events:?}") };
+    let texts = ["type", "session_id", "device_id"].map(|name| field(event, name));
+    assert_eq!(texts, ["user.created", &id[..6], "tv"].map(|text| Some(text.to_owned())));
+}
+
+#[test]
+fn a_user_has_at_most_so_many_sessions() {
+    let world = World::new();
+    let keys = Keys::of("u");
+    let ids: Vec<String> = (0..SESSIONS_MAX).map(|number| number.to_string()).collect();
+    for ids in ids.chunks(4000) {
+        let set = |id: &String| {
+            let (key, member) = (keys.sessions.clone(), id.clone());
+            Operation::MemberSet { key, member, ttl: 60_000 }
+        };
+        world.perform(ids.iter().map(set).collect());
+    }
+    let refused = create(&world, &POLICY, &attributes("t")).expect_err("a limit");
     assert_eq!(refused.reason, Reason::SessionLimitReached);
-    let told: Vec<_> = refused.metadata.iter().map(|fact| (&*fact.name, &*fact.value)).collect();
-    assert_eq!(told, [("limit", &*SESSIONS_MAX.to_string()), ("retry", "false")]);
-    let event = Event::new(Type::UserLimitReached, "u").append(&POLICY, keys.partition);
-    assert_eq!(full.last_asked().success, [event]);
+    let facts: Vec<_> = refused.metadata.iter().map(|fact| (&*fact.name, &*fact.value)).collect();
+    assert_eq!(facts, [("limit", &*SESSIONS_MAX.to_string()), ("retry", "false")]);
+    assert_eq!(world.events("u"), ["user.limit_reached"]);
+    assert!(world.members(keys.order.as_str()).is_empty());
+    assert!(world.members(Kind::User.queue(keys.partition)).is_empty());
+    // The last one fits.
+    world.perform(vec![Operation::MemberRemove { key: keys.sessions, member: ids[0].clone() }]);
+    let last = begin(&world, &POLICY);
+    assert_eq!(world.members(keys.order)[0].name, last);
 }
 
 #[test]
 fn a_session_that_was_just_seen_is_only_read() {
-    let store = Script::answering(true, vec![record(1, 5000)]);
-    let session = get(&store, &IDLE, &id()).expect("a session");
-    assert_eq!((session.created_at_ms, session.expires_at_ms), (1, 5000));
-    assert!(store.asked().compare.is_empty());
+    let world = World::new();
+    let id = begin(&world, &IDLE);
+    let before = world.hash(&record(&id));
+    world.clock.advance(999);
+    let asked = world.executed();
+    let session = get(&world, &IDLE, &id).expect("a session");
+    assert_eq!((session.created_at_ms, session.expires_at_ms), (EPOCH_MS, EPOCH_MS + 9000));
+    assert_eq!(world.executed() - asked, 1);
+    assert_eq!(world.hash(&record(&id)), before);
+    assert_eq!(record_ends_ms(&world, &id), Some(EPOCH_MS + 9000));
 }
 
 #[test]
 fn a_session_seen_again_lives_on_as_far_as_it_may() {
-    for (ends_ms, ttl_ms) in [(60_000, 9000), (5500, 4500)] {
-        let noted = vec![Reply::Number(1000), Reply::Deadline(Some(7)), Reply::Deadline(Some(7))];
-        let store = Script::answering_each([(true, vec![record(0, ends_ms)]), (true, noted)]);
-        let session = get(&store, &IDLE, &id()).expect("a session");
-        assert_eq!(session.expires_at_ms, 7);
-        let asked = store.last_asked();
-        let key = keys::user_session(&id()).expect("an id");
-        assert_eq!(asked.compare, [Compare::Exists(key.clone())]);
-        // The record and its place among the user's sessions end together.
-        let place = MemberSet { key: Keys::of("u").sessions, member: id(), ttl_ms };
-        assert_eq!(asked.success[1], Operation::MemberSet(place));
-        assert_eq!(asked.success[2], Operation::HashExpire(Expiry { key, ttl_ms }));
+    for (user_session_ttl_ms, ttl_ms) in [(60_000, 9000), (9500, 8500)] {
+        let policy = Policy { user_session_ttl_ms, ..IDLE };
+        let world = World::new();
+        let id = begin(&world, &policy);
+        world.clock.advance(1000);
+        let session = get(&world, &policy, &id).expect("a session");
+        let expires_at_ms = EPOCH_MS + 1000 + ttl_ms;
+        assert_eq!(session.expires_at_ms, expires_at_ms);
+        let record = world.hash(&record(&id)).expect("a record");
+        assert!(record.contains(&(SEEN_FIELD.into(), (EPOCH_MS + 1000).to_string())));
+        // The record and its member of the user's sessions end together.
+        assert_eq!(record_ends_ms(&world, &id), Some(expires_at_ms));
+        assert_eq!(world.members(Keys::of("u").sessions), [member(&id, expires_at_ms)]);
     }
 }
 
 #[test]
 fn a_session_lives_as_the_settings_of_today_say() {
     // Begun under a shorter idle limit, and seen just now.
+    let shorter = Policy { user_session_ttl_ms: 100_000, ..IDLE };
     let longer = Policy { user_session_idle_ms: 80_000, ..POLICY };
-    for (policy, ttl_ms) in [(POLICY, 99_000), (longer, 90_000)] {
-        let noted = vec![Reply::Number(1000), Reply::Deadline(Some(7)), Reply::Deadline(Some(7))];
-        let store = Script::answering_each([(true, vec![record(999, 100_000)]), (true, noted)]);
-        assert!(get(&store, &policy, &id()).is_ok());
-        let key = keys::user_session(&id()).expect("an id");
-        let expire = Operation::HashExpire(Expiry { key, ttl_ms });
-        assert_eq!(store.last_asked().success.last(), Some(&expire));
+    for (policy, ttl_ms) in [(POLICY, 99_999), (longer, 90_000)] {
+        let world = World::new();
+        let id = begin(&world, &shorter);
+        world.clock.advance(1);
+        let session = get(&world, &policy, &id).expect("a session");
+        let expires_at_ms = EPOCH_MS + 1 + ttl_ms;
+        assert_eq!(session.expires_at_ms, expires_at_ms);
+        assert_eq!(record_ends_ms(&world, &id), Some(expires_at_ms));
     }
 }
 
 #[test]
 fn a_session_past_its_end_is_gone_whatever_its_record_says() {
-    let store = Script::answering(true, vec![record(0, 1000)]);
-    let refused = get(&store, &IDLE, &id()).expect_err("gone");
+    let world = World::new();
+    let policy = Policy { user_session_ttl_ms: 10_000, ..IDLE };
+    let id = begin(&world, &policy);
+    world.clock.advance(2000);
+    // The record gets its deadline later than that was decided.
+    world.meanwhile_after(1, |world| world.clock.advance(500));
+    let session = get(&world, &policy, &id).expect("a session");
+    assert_eq!(session.expires_at_ms, EPOCH_MS + 10_000);
+    assert_eq!(record_ends_ms(&world, &id), Some(EPOCH_MS + 10_500));
+    world.clock.advance(7499);
+    let session = get(&world, &policy, &id).expect("a session");
+    assert_eq!(session.expires_at_ms, EPOCH_MS + 10_000);
+    world.clock.advance(1);
+    let refused = get(&world, &policy, &id).expect_err("gone");
     assert_eq!(refused.reason, Reason::SessionNotFound);
-    let noted = vec![Reply::Number(1000), Reply::Deadline(None), Reply::Deadline(Some(2500))];
-    let store = Script::answering_each([(true, vec![record(0, 2000)]), (true, noted)]);
-    assert_eq!(get(&store, &IDLE, &id()).expect("a session").expires_at_ms, 2000);
+    assert!(record_ends_ms(&world, &id).is_some());
 }
 
 #[test]
 fn a_session_is_read_from_a_store_that_takes_no_writes() {
-    for error in [StoreError::Unavailable("down".into()), StoreError::Full("full".into())] {
-        let store = Script::answering(true, vec![record(0, 60_000)]);
-        store.then_failing(error);
-        assert_eq!(get(&store, &IDLE, &id()).expect("a session").expires_at_ms, 5000);
+    for error in [Error::Unavailable("down".into()), Error::Full("full".into())] {
+        let world = World::new();
+        let id = begin(&world, &IDLE);
+        world.clock.advance(1000);
+        let asked = world.executed();
+        world.fail_after(1, error);
+        let session = get(&world, &IDLE, &id).expect("a session");
+        assert_eq!(session.expires_at_ms, EPOCH_MS + 9000);
+        assert_eq!(world.executed() - asked, 2);
     }
 }
 
 #[test]
 fn a_session_that_ends_between_two_steps_is_gone() {
-    let gone = |result: Result<(), Fault>| {
-        assert_eq!(result.expect_err("gone").reason, Reason::SessionNotFound);
+    let gone = |call: fn(&World, &str) -> Result<(), Fault>| {
+        let world = World::new();
+        let id = begin(&world, &IDLE);
+        world.clock.advance(1000);
+        let ending = id.clone();
+        world.meanwhile_after(1, move |world| close(world, &IDLE, &ending).expect("closed"));
+        assert_eq!(call(&world, &id).expect_err("gone").reason, Reason::SessionNotFound);
+        // Nothing of it comes back, and it has ended once.
+        assert_eq!(world.hash(&record(&id)), None);
+        assert!(world.members(Keys::of("u").sessions).is_empty());
+        assert_eq!(world.events("u"), ["user.created", "user.closed"]);
     };
-    let store = || Script::answering_each([(true, vec![record(0, 60_000)]), (false, vec![])]);
-    gone(get(&store(), &IDLE, &id()).map(drop));
-    gone(close(&store(), &POLICY, &id()));
-    let updated = vec![Reply::Deadline(None), Reply::Number(1000), record(0, 60_000)];
-    let store = Script::answering_each([(true, updated), (false, vec![])]);
-    gone(update(&store, &IDLE, &id(), attributes("t"), &[]).map(drop));
+    gone(|world, id| get(world, &IDLE, id).map(drop));
+    gone(|world, id| close(world, &IDLE, id));
+    gone(|world, id| update(world, &IDLE, id, attributes("t"), &[]).map(drop));
 }
 
 #[test]
-fn a_page_token_marks_a_place_and_gives_no_id_away() {
+fn a_page_token_marks_where_a_page_ends_and_gives_no_id_away() {
     let created_at_ms = 1_800_000_000_000;
-    let expires_at_ms = order::place_of(created_at_ms).expect("a place");
-    let last = Member { name: id(), expires_at_ms };
-    let told = token(&last);
-    assert!(!told.contains(&last.name));
-    let place = mark(&told).expect("a place");
+    let expires_at_ms = order::place_of(created_at_ms).expect("a deadline");
+    let last = crate::store::Member { name: id(), expires_at_ms };
+    let given = token(&last);
+    assert!(!given.contains(&last.name));
+    let marked = mark(&given).expect("a mark");
     // Names are passed in falling order: the whole id lies before its beginning.
-    assert!(place.expires_at_ms == last.expires_at_ms && place.name < last.name);
+    assert!(marked.expires_at_ms == last.expires_at_ms && marked.name < last.name);
     for other in [
         "",
         "x",
@@ -151,7 +227,7 @@ fn a_page_token_marks_a_place_and_gives_no_id_away() {
         "c1.AAAAAAAAAAAAAAA=",
         "c-1.AAAAAAAAAAAAAAAA",
         "c18446744073709551615.AAAAAAAAAAAAAAAA",
-        // What a release before has told, which meant another order.
+        // One of a release before, which meant another order.
         "1831536000000.AAAAAAAAAAAAAAAA",
     ] {
         assert!(mark(other).is_none(), "{other}");
@@ -160,53 +236,64 @@ fn a_page_token_marks_a_place_and_gives_no_id_away() {
 
 #[test]
 fn a_store_that_takes_no_writes_is_listed_as_it_is() {
-    let page = |names: &[String]| {
-        let expires_at_ms = order::place_of(1).expect("a place");
-        let members = names.iter().map(|name| Member { name: name.clone(), expires_at_ms });
-        Reply::Members(MemberPage { members: members.collect(), live: names.len() as u32 })
-    };
-    let (known, unknown) = (id(), id().replace('x', "y"));
-    let both = [known.clone(), unknown];
-    let store = Script::answering_each([
-        (true, vec![page(&both[..1]), page(&both)]),
-        (true, vec![page(&both[..1])]),
-        (true, vec![page(&both)]),
-        (true, vec![record(1, 60_000)]),
+    let world = World::new();
+    let known = begin(&world, &POLICY);
+    // One that is in no order yet.
+    let (keys, unknown) = (Keys::of("u"), id());
+    let (key, member) = (keys.session(&unknown), unknown.clone());
+    let before_ms = (EPOCH_MS - 1).to_string();
+    let entries = vec![entry(USER_FIELD, "u"), entry(CREATED_FIELD, &before_ms)];
+    world.perform(vec![
+        Operation::HashSet { key, entries, ttl: Some(60_000) },
+        Operation::MemberSet { key: keys.sessions, member, ttl: 60_000 },
     ]);
-    store.then_failing(StoreError::Unavailable("full".into()));
-    store.then_answering(true, vec![record(1, 60_000)]);
-    let page = list(&store, "u", 0, "").expect("a page");
-    let listed: Vec<_> = page.sessions.iter().map(|session| &session.session_id).collect();
-    assert_eq!(listed, [&known]);
+    let listed = || {
+        let page = list(&world, "u", 0, "").expect("a page");
+        page.sessions.into_iter().map(|session| session.session_id).collect::<Vec<_>>()
+    };
+    // The first write comes behind the page, both sets and the record.
+    for error in [Error::Unavailable("full".into()), Error::Full("full".into())] {
+        world.fail_after(4, error);
+        assert_eq!(listed(), [known.as_str()]);
+    }
+    assert_eq!(listed(), [known, unknown]);
 }
 
 #[test]
 fn what_is_taken_back_is_stored_as_if_it_was_never_given() {
-    let updated = vec![Reply::Deadline(None), Reply::Number(1000), record(999, 5000)];
-    let store = Script::answering_each([(true, updated)]);
-    let clear = ["auth_code", "expiration_time", "auth_code"].map(String::from);
-    update(&store, &POLICY, &id(), attributes("t"), &clear).expect("a session");
-    let Operation::HashSet(HashSet { entries, .. }) = &store.asked().success[0] else {
-        panic!("it is written");
+    let world = World::new();
+    let given = Attributes {
+        auth_code: Some("c".into()),
+        expiration_time: Some(7),
+        user_email: Some("e".into()),
+        ..attributes("before")
     };
-    let written: Vec<_> =
-        entries.iter().map(|Entry { field, value }| (&**field, &value[..])).collect();
-    let expected: [(&str, &[u8]); 3] =
-        [("access_token", b"t"), ("auth_code", b""), ("expiration_time", b"")];
-    assert_eq!(written, expected);
-    let entries = vec![entry(CODE_FIELD, ""), entry(EXPIRATION_FIELD, "")];
-    let read = session(&Hash { entries, expires_at_ms: None }).attributes;
-    assert_eq!((read.auth_code.as_deref(), read.expiration_time), (Some(""), None));
+    let id = create(&world, &POLICY, &given).expect("a session");
+    let clear = ["auth_code", "expiration_time", "auth_code"].map(String::from);
+    let updated = update(&world, &POLICY, &id, attributes("t"), &clear).expect("a session");
+    let mut stored = world.hash(&record(&id)).expect("a record");
+    stored.retain(|(name, _)| !name.starts_with('_'));
+    let expected = [
+        ("access_token", "t"),
+        ("auth_code", ""),
+        ("expiration_time", ""),
+        ("user_email", "e"),
+        ("user_id", "u"),
+    ];
+    assert_eq!(stored, expected.map(|(name, value)| (name.into(), value.into())));
+    for read in [updated, get(&world, &POLICY, &id).expect("a session")] {
+        let read = read.attributes;
+        assert_eq!((read.auth_code.as_deref(), read.expiration_time), (Some(""), None));
+    }
 }
 
 #[test]
-fn what_cannot_be_taken_back_is_told() {
-    let store = Script::default();
+fn what_cannot_be_taken_back_is_refused() {
+    let world = World::new();
     let clear = ["user_id", "access_token", "colour", "_created", ""].map(String::from);
-    let refused = update(&store, &POLICY, &id(), attributes("t"), &clear).expect_err("refused");
-    let fields: Vec<_> = refused.violations.iter().map(|v| v.field.as_str()).collect();
-    assert_eq!(fields, ["user_id", "access_token", "clear", "clear", "clear"]);
-    assert!(store.asked_nothing());
+    let refused = update(&world, &POLICY, &id(), attributes("t"), &clear).expect_err("refused");
+    assert_eq!(fields_of(&refused), ["user_id", "access_token", "clear", "clear", "clear"]);
+    assert_eq!(world.executed(), 0);
 }
 
 #[test]
@@ -222,20 +309,19 @@ fn no_attribute_has_a_control_character() {
             expiration_time: None,
             user_email: text,
         };
-        let refused = create(&Script::default(), &POLICY, &wrong).expect_err("refused");
-        let fields: Vec<_> = refused.violations.iter().map(|v| v.field.as_str()).collect();
+        let refused = create(&World::new(), &POLICY, &wrong).expect_err("refused");
         let all = [USER_FIELD, DEVICE_FIELD, CODE_FIELD, ACCESS_FIELD, REFRESH_FIELD, EMAIL_FIELD];
-        assert_eq!(fields, all);
-        let told = |violation: &crate::faults::Violation| {
+        assert_eq!(fields_of(&refused), all);
+        let says_where = |violation: &crate::faults::Violation| {
             violation.description.contains("control character")
                 && violation.description.ends_with("at character 2")
         };
-        assert!(refused.violations.iter().all(told), "{refused:?}");
+        assert!(refused.violations.iter().all(says_where), "{refused:?}");
     }
 }
 
 #[test]
-fn every_breach_is_told() {
+fn every_breach_is_reported() {
     let wrong = Attributes {
         user_id: Some("a\nb".into()),
         device_id: Some("x".repeat(257)),
@@ -245,27 +331,28 @@ fn every_breach_is_told() {
         expiration_time: None,
         user_email: Some("x".repeat(EMAIL_BYTES_MAX + 1)),
     };
-    let store = Script::default();
-    let refused = create(&store, &POLICY, &wrong).expect_err("violations");
-    let fields: Vec<_> = refused.violations.iter().map(|v| v.field.as_str()).collect();
-    assert_eq!(fields, ["user_id", "device_id", "auth_code", "access_token", "user_email"]);
+    let world = World::new();
+    let refused = create(&world, &POLICY, &wrong).expect_err("violations");
+    let fields = ["user_id", "device_id", "auth_code", "access_token", "user_email"];
+    assert_eq!(fields_of(&refused), fields);
     let nothing = Attributes { access_token: None, ..attributes("") };
-    let refused = update(&store, &POLICY, &id(), nothing, &[]).expect_err("nothing to change");
+    let refused = update(&world, &POLICY, &id(), nothing, &[]).expect_err("nothing to change");
     assert_eq!(refused.violations[0].field, "session_attributes");
-    assert!(list(&store, "u", -1, "x").is_err_and(|refused| refused.violations.len() == 2));
-    assert!(store.asked_nothing());
+    assert!(list(&world, "u", -1, "x").is_err_and(|refused| refused.violations.len() == 2));
+    assert_eq!(world.executed(), 0);
 }
 
 #[test]
-fn an_outage_is_told_as_one() {
-    let failing = || Script::failing(StoreError::Unavailable("down".into()));
-    let down = |result: Result<(), Fault>| {
-        assert_eq!(result.expect_err("down").reason, Reason::StoreUnavailable);
+fn an_outage_is_reported_as_one() {
+    let world = World::new();
+    let down = |call: &dyn Fn() -> Result<(), Fault>| {
+        world.fail_after(0, Error::Unavailable("down".into()));
+        assert_eq!(call().expect_err("down").reason, Reason::StoreUnavailable);
     };
-    down(create(&failing(), &POLICY, &attributes("t")).map(drop));
-    down(get(&failing(), &POLICY, &id()).map(drop));
-    down(list(&failing(), "u", 0, "").map(drop));
-    down(update(&failing(), &POLICY, &id(), attributes("t"), &[]).map(drop));
-    down(close(&failing(), &POLICY, &id()));
-    down(close_all(&failing(), &POLICY, "u", None).map(drop));
+    down(&|| create(&world, &POLICY, &attributes("t")).map(drop));
+    down(&|| get(&world, &POLICY, &id()).map(drop));
+    down(&|| list(&world, "u", 0, "").map(drop));
+    down(&|| update(&world, &POLICY, &id(), attributes("t"), &[]).map(drop));
+    down(&|| close(&world, &POLICY, &id()));
+    down(&|| close_all(&world, &POLICY, "u", None).map(drop));
 }

@@ -1,162 +1,282 @@
-//! What no outside test can bring about at will: a home that changes between two
-//! steps of a rule, and a store without an answer.
+//! Viewing slots on the store in memory: a home that changes between two transactions of a rule,
+//! what becomes of a session and for how long that is known, what a refusal shows, and a store
+//! that does not answer or has no room.
 
+use session_store::Error;
+use session_store::transaction::Operation;
+
+use super::home::{HOLDERS_BYTES_MAX, HOLDERS_MAX};
 use super::*;
-use crate::script::Script;
-use crate::store::{MemberPage, StoreError};
+use crate::testing::{EPOCH_MS, World, entry};
 
 const POLICY: Policy = Policy::DEFAULTS;
+const TTL_MS: u64 = POLICY.viewing_ttl_ms;
+/// The id of a session that has letters, unlike those that the world makes.
+const LETTERS: &str = "1b387cfb-aabe-4b94-ae7e-0f31fc6f909b";
 
-fn allows(max: u32) -> Reply {
-    let entries = vec![entry(MAX_FIELD, &max.to_string())];
-    Reply::Record(Some(Hash { entries, expires_at_ms: None }))
-}
-
-fn alive(members: &[&str]) -> Reply {
-    let member = |name: &&str| Member { name: (*name).into(), expires_at_ms: 5000 };
-    let members: Vec<_> = members.iter().map(member).collect();
-    Reply::Members(MemberPage { live: members.len() as u32, members })
-}
-
-fn granted() -> (bool, Vec<Reply>) {
-    (true, vec![Reply::Deadline(Some(121_000)), Reply::Deadline(Some(130_000))])
-}
-
-fn setup(replace: &[&str]) -> Setup {
+fn setup(device_id: &str, replace: &[&str]) -> Setup {
     let replace = replace.iter().map(|id| (*id).into()).collect();
-    Setup { account_id: "home".into(), device_id: "tv".into(), replace }
+    Setup { account_id: "home".into(), device_id: device_id.into(), replace }
 }
 
-const ID: &str = "1b387cfb-aabe-4b94-ae7e-0f31fc6f909b";
+/// Takes a slot of the home, and returns the id of its session.
+fn seat(world: &World, device_id: &str) -> String {
+    create(world, &POLICY, setup(device_id, &[])).unwrap().session_id
+}
+
+/// Gives the home a session of this id, beside the rules.
+fn seat_as(world: &World, session_id: &str) {
+    let keys = Keys::of("home");
+    let entries = vec![entry(DEVICE_FIELD, "tv"), entry(SINCE_FIELD, &EPOCH_MS.to_string())];
+    let (key, ttl) = (keys.session(session_id), Some(TTL_MS + KNOWN_MS));
+    let record = Operation::HashSet { key, entries, ttl };
+    let (key, member) = (keys.slots, session_id.into());
+    world.perform(vec![record, Operation::MemberSet { key, member, ttl: TTL_MS }]);
+}
+
+/// The sessions and their devices, the oldest first.
+fn playing(world: &World) -> Vec<(String, String)> {
+    let home = get_home(world, &POLICY, "home").unwrap();
+    home.sessions.into_iter().map(|viewer| (viewer.session_id, viewer.device_id)).collect()
+}
+
+fn keep(world: &World, session_id: &str) -> Result<Slot, Fault> {
+    heartbeat(world, &POLICY, "home".into(), session_id.into())
+}
+
+fn fact(fault: &Fault, name: &str) -> Option<String> {
+    let detail = fault.metadata.iter().find(|detail| detail.name == name)?;
+    Some(detail.value.clone())
+}
 
 #[test]
 fn a_create_tries_again_when_the_limit_changes_under_it() {
-    let store = Script::answering_each([
-        (true, vec![allows(1)]),
-        (false, vec![allows(2), alive(&[ID])]),
-        (true, vec![allows(2)]),
-        granted(),
-    ]);
-    let slot = create(&store, &POLICY, setup(&[])).expect("a slot");
-    assert_eq!((slot.expires_at_ms, store.count()), (121_000, 4));
+    // From a limit of its own, and from none to one that is the same number.
+    for (before, after) in [(Some(1), 2), (Some(3), 2), (None, 2)] {
+        let world = World::new();
+        if let Some(before) = before {
+            set_max(&world, "home", before).unwrap();
+        }
+        let tv = seat(&world, "tv");
+        let store = world.meanwhile(|number| {
+            if number == 1 {
+                set_max(&world, "home", after).unwrap();
+            }
+        });
+        let slot = create(&store, &POLICY, setup("phone", &[])).unwrap();
+        assert_eq!((slot.expires_at_ms, store.executed()), (EPOCH_MS + TTL_MS, 4), "{before:?}");
+        assert_eq!(playing(&world), [(tv, "tv".into()), (slot.session_id, "phone".into())]);
+    }
+}
+
+#[test]
+fn a_create_is_refused_by_the_limit_that_holds_when_it_is_refused() {
+    let world = World::new();
+    seat(&world, "tv");
+    let store = world.meanwhile(|number| {
+        if number == 1 {
+            set_max(&world, "home", 1).unwrap();
+        }
+    });
+    let fault = create(&store, &POLICY, setup("phone", &[])).unwrap_err();
+    assert_eq!(fault.reason, Reason::SessionLimitReached);
+    assert_eq!(fact(&fault, "limit").unwrap(), "1");
 }
 
 #[test]
 fn a_create_tries_again_when_a_session_that_it_takes_over_ends_by_itself() {
-    let store = Script::answering_each([
-        (true, vec![allows(1), alive(&[ID])]),
-        (false, vec![allows(1), alive(&[])]),
-        (true, vec![allows(1), alive(&[])]),
-        granted(),
-    ]);
-    assert!(create(&store, &POLICY, setup(&[ID])).is_ok());
-    assert_eq!(store.count(), 4);
+    let world = World::new();
+    set_max(&world, "home", 1).unwrap();
+    let tv = seat(&world, "tv");
+    let store = world.meanwhile(|number| {
+        if number == 1 {
+            world.clock.advance(TTL_MS);
+        }
+    });
+    let slot = create(&store, &POLICY, setup("phone", &[&tv])).unwrap();
+    assert_eq!(store.executed(), 4);
+    assert_eq!(playing(&world), [(slot.session_id, "phone".into())]);
+    // Nobody has taken it over.
+    assert_eq!(keep(&world, &tv).unwrap_err().reason, Reason::SessionExpired);
+    assert_eq!(world.events("home"), ["viewing.created", "viewing.created"]);
 }
 
 #[test]
 fn a_home_that_never_rests_is_given_up() {
-    let restless = (0..ATTEMPTS).flat_map(|attempt| {
-        [(true, vec![allows(attempt)]), (false, vec![allows(attempt + 1), alive(&[])])]
+    let world = World::new();
+    // Each create reads the limit, and somebody changes it before the slot is taken.
+    let store = world.meanwhile(|number| {
+        if number % 2 == 1 {
+            set_max(&world, "home", 1 + number as i32).unwrap();
+        }
     });
-    let store = Script::answering_each(restless);
-    let fault = create(&store, &POLICY, setup(&[])).expect_err("given up");
+    let fault = create(&store, &POLICY, setup("tv", &[])).unwrap_err();
     assert_eq!(fault.reason, Reason::StoreUnavailable);
-    assert_eq!(store.count(), 2 * ATTEMPTS as usize);
+    assert_eq!(store.executed(), 2 * u64::from(ATTEMPTS));
+    assert_eq!(playing(&world), []);
+    assert!(world.events("home").is_empty());
 }
 
 #[test]
-fn a_home_without_a_free_slot_is_told_so_though_the_store_has_no_room_for_the_event() {
-    let refused = || (false, vec![Reply::Record(None), alive(&[])]);
-    let store = Script::answering_each([(true, vec![Reply::Record(None)]), refused()]);
-    store.then_failing(StoreError::Full("full".into()));
-    let fault = create(&store, &POLICY, setup(&[])).expect_err("no slot");
-    assert_eq!(fault.reason, Reason::SessionLimitReached);
-    let full = Script::failing(StoreError::Full("full".into()));
-    let fault = create(&full, &POLICY, setup(&[])).expect_err("full");
+fn a_home_without_a_free_slot_says_so_though_the_store_has_no_room_for_the_event() {
+    let full = || Error::Full("full".into());
+    let world = World::new();
+    set_max(&world, "home", 1).unwrap();
+    world.fail_after(0, full());
+    let fault = create(&world, &POLICY, setup("tv", &[])).unwrap_err();
     assert_eq!(fault.reason, Reason::StoreFull);
+    seat(&world, "tv");
+    // It looks, tries, and publishes the refusal.
+    world.fail_after(2, full());
+    let refused = create(&world, &POLICY, setup("phone", &[])).unwrap_err();
+    assert_eq!(refused.reason, Reason::SessionLimitReached);
+    assert!(fact(&refused, "sessions").unwrap().contains("tv"));
+    assert_eq!(world.events("home"), ["viewing.created"]);
+    // It says the same when there is room for the event.
+    assert_eq!(create(&world, &POLICY, setup("phone", &[])).unwrap_err(), refused);
+    assert_eq!(world.events("home"), ["viewing.created", "viewing.limit_reached"]);
 }
 
 #[test]
 fn a_heartbeat_is_one_transaction() {
-    let store = Script::answering_each([granted()]);
-    assert!(heartbeat(&store, &POLICY, "home".into(), ID.into()).is_ok());
-    let txn = store.asked();
-    assert!(
-        matches!(&txn.compare[..], [Compare::MemberPresent(slot), Compare::Exists(_)] if slot.member == ID)
-    );
+    let world = World::new();
+    let tv = seat(&world, "tv");
+    let executed = world.executed();
+    for beat in 1..=20 {
+        world.clock.advance(TTL_MS - 1);
+        let slot = keep(&world, &tv).unwrap();
+        assert_eq!(slot.expires_at_ms, EPOCH_MS + beat * (TTL_MS - 1) + TTL_MS);
+        assert_eq!(world.executed(), executed + beat);
+    }
+    // The record lives on with the slot, and is there for a while after it.
+    for (advance_ms, reason) in
+        [(TTL_MS, Reason::SessionExpired), (KNOWN_MS, Reason::SessionNotFound)]
+    {
+        world.clock.advance(advance_ms);
+        assert_eq!(keep(&world, &tv).unwrap_err().reason, reason);
+    }
+}
+
+#[test]
+fn a_slot_whose_holder_nobody_knows_is_not_kept() {
+    let world = World::new();
+    let tv = seat(&world, "tv");
+    let keys = Keys::of("home");
+    let slots = world.members(&keys.slots);
+    world.perform(vec![Operation::HashDelete(keys.session(&tv))]);
+    world.clock.advance(1000);
+    assert_eq!(keep(&world, &tv).unwrap_err().reason, Reason::SessionNotFound);
+    assert_eq!(world.members(&keys.slots), slots);
 }
 
 #[test]
 fn an_id_is_known_in_capitals_too() {
-    let store = Script::answering_each([granted()]);
-    let slot = heartbeat(&store, &POLICY, "home".into(), ID.to_uppercase());
-    assert_eq!(slot.expect("a slot").session_id, ID);
-    let store = Script::answering(true, vec![Reply::Existed(true), Reply::Existed(true)]);
-    tear_down(&store, &POLICY, "home", &ID.to_uppercase()).expect("torn down");
-    let removed = &store.asked().success[0];
-    assert!(matches!(removed, Operation::MemberRemove(slot) if slot.member == ID));
+    let capitals = LETTERS.to_uppercase();
+    let world = World::new();
+    set_max(&world, "home", 1).unwrap();
+    seat_as(&world, LETTERS);
+    world.clock.advance(1000);
+    let slot = keep(&world, &capitals).unwrap();
+    assert_eq!((&*slot.session_id, slot.expires_at_ms), (LETTERS, EPOCH_MS + 1000 + TTL_MS));
+    tear_down(&world, &POLICY, "home", &capitals).unwrap();
+    assert_eq!(playing(&world), []);
+    assert_eq!(world.hash(&Keys::of("home").session(LETTERS)), None);
+    assert_eq!(world.events("home"), ["viewing.closed"]);
+    seat_as(&world, LETTERS);
+    let slot = create(&world, &POLICY, setup("phone", &[&capitals])).unwrap();
+    assert_eq!(playing(&world), [(slot.session_id, "phone".into())]);
 }
 
 #[test]
 fn a_taken_over_session_is_remembered_as_long_as_its_device_may_not_ask() {
-    let store = Script::answering_each([(true, vec![allows(1), alive(&[ID])]), granted()]);
-    create(&store, &POLICY, setup(&[ID])).expect("a slot");
-    let txn = store.last_asked();
-    let ended = txn.success.iter().find_map(|operation| match operation {
-        Operation::HashSet(set) if set.entries[0].field == ENDED_BY_FIELD => set.ttl_ms,
-        _ => None,
-    });
-    assert_eq!(ended, Some(POLICY.viewing_ttl_ms + KNOWN_MS));
+    let world = World::new();
+    set_max(&world, "home", 1).unwrap();
+    let tv = seat(&world, "tv");
+    world.clock.advance(TTL_MS - 1);
+    let slot = create(&world, &POLICY, setup("phone", &[&tv])).unwrap();
+    assert_eq!(playing(&world), [(slot.session_id, "phone".into())]);
+    assert_eq!(world.events("home")[1..], ["viewing.terminated", "viewing.created"]);
+    for advance_ms in [0, TTL_MS + KNOWN_MS - 1] {
+        world.clock.advance(advance_ms);
+        let fault = keep(&world, &tv).unwrap_err();
+        assert_eq!(fault.reason, Reason::SessionTerminated);
+        let facts = [fact(&fault, "reason"), fact(&fault, "by")];
+        assert_eq!(facts, [Some(REPLACED.into()), Some("phone".into())]);
+    }
+    world.clock.advance(1);
+    assert_eq!(keep(&world, &tv).unwrap_err().reason, Reason::SessionNotFound);
 }
 
 #[test]
-fn a_number_that_is_none_is_said_to_be_none() {
+fn a_stored_limit_that_is_no_valid_number_is_rejected() {
     for stored in ["", "abc", "-1", "4294967295", "1001"] {
-        let entries = vec![entry(MAX_FIELD, stored)];
-        let home = Reply::Record(Some(Hash { entries, expires_at_ms: None }));
-        let fault = create(&Script::answering(true, vec![home]), &POLICY, setup(&[]));
-        assert_eq!(fault.expect_err("no number").reason, Reason::StoreRejected, "{stored}");
+        let world = World::new();
+        let (key, entries) = (Keys::of("home").home, vec![entry(MAX_FIELD, stored)]);
+        world.perform(vec![Operation::HashSet { key, entries, ttl: None }]);
+        let fault = create(&world, &POLICY, setup("tv", &[])).unwrap_err();
+        assert_eq!(fault.reason, Reason::StoreRejected, "{stored}");
+        assert!(world.members(&Keys::of("home").slots).is_empty());
+        let fault = get_home(&world, &POLICY, "home").unwrap_err();
+        assert_eq!(fault.reason, Reason::StoreRejected, "{stored}");
     }
 }
 
 #[test]
 fn a_store_without_an_answer_is_never_a_missing_session() {
-    let down = || Script::failing(StoreError::Unavailable("down".into()));
-    for fault in [
-        create(&down(), &POLICY, setup(&[])).expect_err("down"),
-        heartbeat(&down(), &POLICY, "home".into(), ID.into()).expect_err("down"),
-        tear_down(&down(), &POLICY, "home", ID).expect_err("down"),
-        set_max(&down(), "home", 1).expect_err("down"),
-        get_home(&down(), &POLICY, "home").expect_err("down"),
-        get_device(&down(), "tv").expect_err("down"),
-        create_for_device(&down(), &POLICY, "tv".into(), Vec::new()).expect_err("down"),
-    ] {
-        assert_eq!(fault.reason, Reason::StoreUnavailable);
+    let world = World::new();
+    register_device(&world, "tv", "home").unwrap();
+    set_max(&world, "home", 1).unwrap();
+    let tv = seat(&world, "tv");
+    type Call<'a> = &'a dyn Fn() -> Result<(), Fault>;
+    // Each call with how many transactions it has before the store does not answer.
+    let calls: [(usize, Call<'_>); 13] = [
+        (0, &|| create(&world, &POLICY, setup("phone", &[])).map(drop)),
+        (1, &|| create(&world, &POLICY, setup("phone", &[])).map(drop)),
+        // The home is full by then; who holds its slots is the third.
+        (2, &|| create(&world, &POLICY, setup("phone", &[])).map(drop)),
+        (0, &|| keep(&world, &tv).map(drop)),
+        (0, &|| tear_down(&world, &POLICY, "home", &tv)),
+        (0, &|| set_max(&world, "home", 2)),
+        (0, &|| get_home(&world, &POLICY, "home").map(drop)),
+        (1, &|| get_home(&world, &POLICY, "home").map(drop)),
+        (0, &|| get_device(&world, "tv").map(drop)),
+        (0, &|| create_for_device(&world, &POLICY, "tv".into(), Vec::new()).map(drop)),
+        (1, &|| create_for_device(&world, &POLICY, "tv".into(), Vec::new()).map(drop)),
+        (0, &|| register_device(&world, "tv", "elsewhere")),
+        (0, &|| forget_device(&world, "tv")),
+    ];
+    for (index, (count, call)) in calls.into_iter().enumerate() {
+        world.fail_after(count, Error::Unavailable("down".into()));
+        assert_eq!(call().unwrap_err().reason, Reason::StoreUnavailable, "call {index}");
     }
+    // Nothing of it has happened.
+    assert_eq!(playing(&world), [(tv, "tv".into())]);
+    assert_eq!(get_home(&world, &POLICY, "home").unwrap().max_sessions, 1);
+    assert_eq!(get_device(&world, "tv").unwrap(), "home");
 }
 
 #[test]
 fn a_refusal_names_few_holders_of_many() {
+    let world = World::new();
+    set_max(&world, "home", 40).unwrap();
     let long = "\u{e9}".repeat(128);
-    let members: Vec<String> =
-        (0..40).map(|n| format!("00000000-0000-4000-8000-{n:012}")).collect();
-    let members: Vec<&str> = members.iter().map(String::as_str).collect();
-    let entries = || vec![entry(DEVICE_FIELD, &long), entry(SINCE_FIELD, "1000")];
-    let record = || Reply::Record(Some(Hash { entries: entries(), expires_at_ms: Some(9000) }));
-    let store = Script::answering_each([
-        (true, vec![allows(40)]),
-        (false, vec![allows(40), alive(&members)]),
-        (true, (0..HOLDERS_MAX).map(|_| record()).collect()),
-    ]);
-    let fault = create(&store, &POLICY, setup(&[])).expect_err("no slot");
-    let fact = |name: &str| {
-        let detail = fault.metadata.iter().find(|detail| detail.name == name);
-        detail.expect(name).value.clone()
-    };
-    assert_eq!(fact("active"), "40");
-    let sessions = fact("sessions");
+    let ids: Vec<_> = (0..40).map(|_| seat(&world, &long)).collect();
+    let fault = create(&world, &POLICY, setup("tv", &[])).unwrap_err();
+    assert_eq!(fault.reason, Reason::SessionLimitReached);
+    let facts = ["limit", "active"].map(|name| fact(&fault, name).unwrap());
+    assert_eq!(facts, ["40", "40"]);
+    let sessions = fact(&fault, "sessions").unwrap();
     assert!(sessions.len() <= HOLDERS_BYTES_MAX + 1, "{}", sessions.len());
-    let sessions: Vec<serde_json::Value> = serde_json::from_str(&sessions).expect("JSON");
-    assert!(sessions.len() > 10, "{}", sessions.len());
-    assert!(!fault.metadata.iter().any(|detail| detail.value.contains(members[0])));
+    let sessions: Vec<serde_json::Value> = serde_json::from_str(&sessions).unwrap();
+    assert!((11..=HOLDERS_MAX).contains(&sessions.len()), "{}", sessions.len());
+    let (since_s, expires_s) = (EPOCH_MS / 1000, (EPOCH_MS + TTL_MS) / 1000);
+    let holder = serde_json::json!({
+        "session": &ids[0][..6],
+        "deviceId": "\u{e9}".repeat(32) + "\u{2026}",
+        "since": since_s.to_string(),
+        "expiration": expires_s.to_string(),
+    });
+    assert!(sessions.iter().all(|session| *session == holder), "{sessions:?}");
+    let shows = |id: &String| fault.metadata.iter().any(|detail| detail.value.contains(id));
+    assert!(!ids.iter().any(shows));
 }

@@ -18,12 +18,8 @@ pub mod maintenance;
 #[cfg(feature = "native-rules")]
 mod native;
 mod pool;
-#[cfg(test)]
-mod races;
 mod schema;
 mod trial;
-#[cfg(test)]
-mod user_lists;
 pub mod users;
 mod viewing;
 mod world;

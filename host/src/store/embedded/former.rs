@@ -17,7 +17,7 @@ use crate::store::embedded::obstacle::{OpenError, files};
 use crate::store::embedded::{snapshot, start};
 use session_store::clock::Clock;
 use session_store::memory::Memory;
-use session_store::rows;
+use session_store::restore;
 
 /// Where the old files are kept.
 pub const KEPT_DIRECTORY: &str = "before-conversion";
@@ -92,7 +92,7 @@ pub fn convert(path: &Path, clock: &Clock, sync: &SyncFile) -> Result<(), OpenEr
     let mut count: u64 = 0;
     for guard in keyspace.iter() {
         let (key, value) = guard.into_inner().map_err(opened)?;
-        rows::restore(&memory, &key, Some(&value)).map_err(|row| OpenError::of_row(&row))?;
+        restore::row(&memory, &key, Some(&value)).map_err(|row| OpenError::of_row(&row))?;
         count += 1;
     }
     let refused = |error: std::io::Error| OpenError::of_system(&error, path);

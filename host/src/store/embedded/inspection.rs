@@ -18,7 +18,7 @@ use crate::store::embedded::recovery::{self, Loss, Reading};
 use crate::store::embedded::{former, snapshot, start};
 use session_store::clock::Clock;
 use session_store::memory::Memory;
-use session_store::rows;
+use session_store::restore;
 
 /// How the names of the directories begin where a repair keeps the files as they were.
 pub const KEPT_PREFIX: &str = "before-repair-";
@@ -73,7 +73,7 @@ pub fn inspect_on_disk(
     }
     let memory = Memory::new(clock.clone());
     let restore = &mut |key: &[u8], value: Option<&[u8]>| match repair {
-        true => rows::restore(&memory, key, value),
+        true => restore::row(&memory, key, value),
         false => Ok(()),
     };
     let mut reading = recovery::read(path, &manifest, restore)?;

@@ -19,7 +19,7 @@ use crate::store::embedded::writer::Journal;
 use crate::store::embedded::{former, inspection};
 use session_store::clock::Clock;
 use session_store::memory::Memory;
-use session_store::rows;
+use session_store::restore;
 
 /// What a store starts with.
 pub struct Started {
@@ -48,7 +48,7 @@ pub fn open(directory: &Directory, memory: &Memory, clock: &Clock) -> Result<Sta
     if let Some(obstacle) = OpenError::of_version(directory.path()) {
         return Err(obstacle);
     }
-    let restore = &mut |key: &[u8], value: Option<&[u8]>| rows::restore(memory, key, value);
+    let restore = &mut |key: &[u8], value: Option<&[u8]>| restore::row(memory, key, value);
     let reading = recovery::read(directory.path(), &manifest, restore)?;
     if let Some(loss) = reading.damages.first() {
         return Err(OpenError::of_loss(loss));

@@ -13,7 +13,7 @@ use bytes::Bytes;
 
 use self::disk::{Disk, Seed};
 use super::*;
-use session_store::rows;
+use session_store::restore;
 use session_store::transaction::{Entry, Operation, Reply};
 
 const NOW: u64 = 1_800_000_000_000;
@@ -106,14 +106,14 @@ fn what_was_written_down_and_replayed_is_what_there_was() {
         }
         let replay = |memory: &Memory, from: usize| {
             for row in &rows[from..] {
-                rows::restore(memory, &row.key, row.value.as_deref()).unwrap();
+                restore::row(memory, &row.key, row.value.as_deref()).unwrap();
             }
         };
         let (plain, later) = (Memory::new(Clock::manual(NOW)), Memory::new(Clock::manual(NOW)));
         replay(&plain, 0);
         // A snapshot that is newer than the journal behind it.
         for (key, value) in copy.unwrap() {
-            rows::restore(&later, &key, Some(&value)).unwrap();
+            restore::row(&later, &key, Some(&value)).unwrap();
         }
         replay(&later, from);
         for replayed in [plain, later] {

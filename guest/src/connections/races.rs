@@ -1,49 +1,49 @@
-//! Calls about one connection at the same time, natively linked, in many orders of their
-//! transactions. An id and its connections lie in different slots, so that no transaction
-//! settles the matter; over the network an order that goes wrong is rare.
+//! Calls about one connection at the same time, in many orders of their transactions. An id and
+//! its connections lie in different partitions, so no single transaction settles whose the id is;
+//! over the network an order that goes wrong is rare.
 
 use std::collections::BTreeMap;
-use std::hash::{DefaultHasher, Hash, Hasher};
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::mpsc::channel;
 use std::thread::scope;
 
-use futures_util::FutureExt;
-use session_guest::connections::{self, Only};
-use session_guest::faults::Reason;
-use session_guest::imports::Imports;
-use session_guest::keys::Partition;
-use session_guest::maintenance;
-use session_guest::policy::Policy;
-use session_guest::store::{Outcome, StoreError, Txn};
+use session_store::Error;
+use session_store::transaction::{Outcome, Txn};
 
-use session_store::clock::Clock;
-use session_store::memory::Memory;
-use session_store::transaction as own;
-use session_store::{LogMark, Store};
+use super::lease::SKEW_MS;
+use super::{Only, close, get, heartbeat, presence, register, terminate_user};
+use crate::faults::Reason;
+use crate::imports::Imports;
+use crate::keys::Partition;
+use crate::policy::Policy;
+use crate::store;
+use crate::sweep::sweep;
+use crate::testing::World;
 
 const POLICY: Policy = Policy::DEFAULTS;
 const ID: &str = "tab";
 /// How many orders are tried of each race.
 const ORDERS: u32 = 400;
 
-pub(super) type Answer = Result<own::Outcome, session_store::Error>;
+type Answer = Result<Outcome, Error>;
 
-/// What the rules find outside: a store that is asked through this.
-pub(super) struct Outside<'a>(pub(super) Box<dyn Fn(own::Txn) -> Answer + 'a>);
+/// A world in which each transaction waits for its turn.
+struct InTurn<'a> {
+    world: &'a World,
+    execute: Box<dyn Fn(Txn) -> Answer + 'a>,
+}
 
-impl Imports for Outside<'_> {
-    fn execute(&self, txn: &Txn) -> Result<Outcome, StoreError> {
-        (self.0)(txn.into()).map(Into::into).map_err(Into::into)
+impl Imports for InTurn<'_> {
+    fn execute(&self, txn: &store::Txn) -> Result<store::Outcome, store::StoreError> {
+        Ok((self.execute)(txn.into())?.into())
     }
 
     fn token(&self, length: u32) -> String {
-        let parts = [uuid::Uuid::new_v4(), uuid::Uuid::new_v4()];
-        let text: String = parts.iter().map(|part| part.simple().to_string()).collect();
-        text.chars().take(length as usize).collect()
+        self.world.token(length)
     }
 
     fn uuid(&self) -> String {
-        uuid::Uuid::new_v4().to_string()
+        self.world.uuid()
     }
 
     fn setting(&self, _: &str) -> Option<String> {
@@ -68,25 +68,21 @@ enum Racer {
 
 impl Racer {
     /// Whether it was told so.
-    fn call(&self, outside: &Outside<'_>) -> bool {
+    fn call(&self, imports: &impl Imports) -> bool {
         match self {
             Self::Register(user) => {
-                connections::register(outside, &POLICY, user, "pod", Some(ID.into())).is_ok()
+                register(imports, &POLICY, user, "pod", Some(ID.into())).is_ok()
             }
-            Self::Close => {
-                connections::close(outside, &POLICY, ID, "", "", Only::default()).is_ok()
-            }
-            Self::Terminate(user) => {
-                connections::terminate_user(outside, &POLICY, user, "", "").is_ok()
-            }
+            Self::Close => close(imports, &POLICY, ID, "", "", Only::default()).is_ok(),
+            Self::Terminate(user) => terminate_user(imports, &POLICY, user, "", "").is_ok(),
             Self::Sweep(user) => {
                 let own = Some(Partition::of(user));
                 let log = (0..).find(|log| Partition::numbered(*log) == own);
-                maintenance::sweep(outside, &POLICY, log.expect("it has one")).is_ok()
+                sweep(imports, &POLICY, log.expect("it has one")).is_ok()
             }
             Self::KeepLate(user) => {
                 let only = Only { user_id: Some(user), epoch: None };
-                let kept = connections::heartbeat(outside, &POLICY, ID, only);
+                let kept = heartbeat(imports, &POLICY, ID, only);
                 kept.is_err_and(|fault| fault.reason == Reason::SessionExpired)
             }
         }
@@ -95,32 +91,12 @@ impl Racer {
 
 /// What a racer does next.
 enum Step {
-    Transaction(own::Txn),
+    Transaction(Txn),
     /// It has ended; what it was told.
     End(bool),
 }
 
-/// A store of its own and a clock that stands.
-pub(super) struct World {
-    pub(super) clock: Clock,
-    memory: Memory,
-}
-
 impl World {
-    pub(super) fn new() -> Self {
-        let clock = Clock::manual(1_800_000_000_000);
-        Self { memory: Memory::new(clock.clone()), clock }
-    }
-
-    pub(super) fn at_once(&self, txn: own::Txn) -> Answer {
-        self.memory.execute(txn).now_or_never().expect("memory keeps nobody waiting")
-    }
-
-    /// Without anybody else.
-    pub(super) fn alone(&self) -> Outside<'_> {
-        Outside(Box::new(|txn| self.at_once(txn)))
-    }
-
     /// Has all of them call, and returns what they were told. Equal numbers are equal
     /// orders.
     fn race(&self, racers: &[Racer], order: u32) -> Vec<bool> {
@@ -133,12 +109,12 @@ impl World {
                 let steps = steps.clone();
                 threads.spawn(move || {
                     let tell = |step| steps.send((number, step)).expect("the race is on");
-                    // Each transaction waits for its turn.
-                    let outside = Outside(Box::new(|txn| {
+                    let execute = Box::new(|txn| {
                         tell(Step::Transaction(txn));
                         awaited.recv().expect("the race is on")
-                    }));
-                    tell(Step::End(racer.call(&outside)));
+                    });
+                    let ended = racer.call(&InTurn { world: self, execute });
+                    tell(Step::End(ended));
                 });
             }
             drop(steps);
@@ -159,7 +135,7 @@ impl World {
                 let chosen = hasher.finish() as usize % waiting.len().max(1);
                 let Some(number) = waiting.keys().nth(chosen).copied() else { break };
                 let txn = waiting.remove(&number).expect("it waits");
-                turns[number].send(self.at_once(txn)).expect("it waits");
+                turns[number].send(self.apply(txn)).expect("it waits");
                 running = 1;
             }
             told
@@ -168,27 +144,12 @@ impl World {
 
     /// Who has the id.
     fn owner(&self) -> Option<String> {
-        let found = connections::get(&self.alone(), &POLICY, ID, Only::default());
+        let found = get(self, &POLICY, ID, Only::default());
         found.ok().map(|connection| connection.user_id)
     }
 
     fn is_present(&self, user: &str) -> bool {
-        connections::presence(&self.alone(), user).expect("a count") > 0
-    }
-
-    /// What the logs tell of a user's connections, in order.
-    fn told_of(&self, user: &str) -> Vec<String> {
-        let marks = [LogMark { log: Partition::of(user).log(), after: None }];
-        let logs = self.memory.read_logs(&marks, 1000).now_or_never();
-        let logs = logs.expect("memory keeps nobody waiting").expect("a page");
-        let field = |entries: &[own::Entry], name: &str| {
-            let found = entries.iter().find(|entry| entry.field == name);
-            found.map(|entry| String::from_utf8_lossy(&entry.value).into_owned())
-        };
-        let events = logs.pages.iter().flat_map(|page| &page.events);
-        let theirs =
-            events.filter(|event| field(&event.entries, "user_id").as_deref() == Some(user));
-        theirs.filter_map(|event| field(&event.entries, "type")).collect()
+        presence(self, user).expect("a count") > 0
     }
 }
 
@@ -238,7 +199,7 @@ fn requests_of_one_user_are_all_served() {
     for order in 0..ORDERS {
         let world = World::new();
         assert_eq!(world.race(&racers, order), [true; 8], "order {order}");
-        let told = world.told_of("user-0");
+        let told = world.events("user-0");
         let moved = told.iter().filter(|type_| *type_ == "connection.moved").count();
         assert_eq!((told[0].as_str(), moved, told.len()), ("connection.created", 7, 8));
     }
@@ -257,9 +218,9 @@ fn each_connection_ends_once_whoever_comes_meanwhile() {
         ] {
             for order in 0..ORDERS / 4 {
                 let world = World::new();
-                assert!(again(&former).call(&world.alone()));
-                // It goes stale, and nobody has told of it yet.
-                world.clock.advance(POLICY.connection_stale_ms);
+                assert!(again(&former).call(&world));
+                // It goes stale and its lease ends, and nobody has published that yet.
+                world.clock.advance(POLICY.connection_stale_ms + SKEW_MS);
                 world.race(&racers, order);
                 let owner = world.owner();
                 for user in [&former, &next] {
@@ -269,12 +230,12 @@ fn each_connection_ends_once_whoever_comes_meanwhile() {
                 world.clock.advance(POLICY.connection_stale_ms);
                 // What a sweep could not settle it looks after again in a second.
                 for user in [&former, &next, &former, &next] {
-                    assert!(Racer::Sweep(user.clone()).call(&world.alone()));
+                    assert!(Racer::Sweep(user.clone()).call(&world));
                     world.clock.advance(1000);
                 }
-                assert!(!world.told_of(&former).is_empty());
+                assert!(!world.events(&former).is_empty());
                 for user in [&former, &next] {
-                    let told = world.told_of(user);
+                    let told = world.events(user);
                     let ends = ["connection.closed", "connection.terminated", "connection.expired"];
                     let is_in_order = told.chunks(2).all(|pair| match pair {
                         [begin, end] => begin == "connection.created" && ends.contains(&&**end),
@@ -297,8 +258,8 @@ fn whoever_held_an_id_hears_that_his_connection_is_over_and_nothing_of_the_next(
         let racers = [Racer::KeepLate(former.clone()), Racer::Register(next.clone())];
         for order in 0..ORDERS / 4 {
             let world = World::new();
-            assert!(Racer::Register(former.clone()).call(&world.alone()));
-            world.clock.advance(POLICY.connection_stale_ms);
+            assert!(Racer::Register(former.clone()).call(&world));
+            world.clock.advance(POLICY.connection_stale_ms + SKEW_MS);
             assert_eq!(world.race(&racers, order), [true; 2], "{racers:?}, order {order}");
             assert_eq!(world.owner(), Some(next.clone()));
         }
@@ -309,19 +270,19 @@ fn whoever_held_an_id_hears_that_his_connection_is_over_and_nothing_of_the_next(
 fn a_lifetime_that_was_changed_keeps_nobody_out() {
     let longer = Policy { connection_ttl_ms: 2 * POLICY.connection_ttl_ms, ..POLICY };
     let register = |world: &World, policy| {
-        let kept = connections::register(&world.alone(), policy, "u", "pod", Some(ID.into()));
+        let kept = register(world, policy, "u", "pod", Some(ID.into()));
         kept.map(|connection| connection.expires_at_ms - world.clock.now())
     };
     let world = World::new();
     assert_eq!(register(&world, &longer), Ok(POLICY.connection_stale_ms));
     world.clock.advance(POLICY.connection_stale_ms);
-    let late = connections::heartbeat(&world.alone(), &POLICY, ID, Only::default());
+    let late = heartbeat(&world, &POLICY, ID, Only::default());
     assert_eq!(late.map_err(|fault| fault.reason), Err(Reason::SessionExpired));
-    assert!(connections::close(&world.alone(), &POLICY, ID, "", "", Only::default()).is_ok());
+    assert!(close(&world, &POLICY, ID, "", "", Only::default()).is_ok());
     assert_eq!(register(&world, &POLICY), Ok(POLICY.connection_stale_ms));
     let told = ["connection.created", "connection.expired", "connection.created"];
-    assert_eq!(world.told_of("u"), told);
+    assert_eq!(world.events("u"), told);
     // And the other way about: it is alive, and its record does not say so.
     assert_eq!(register(&world, &longer), Ok(POLICY.connection_stale_ms));
-    assert_eq!(world.told_of("u")[3..], ["connection.moved"]);
+    assert_eq!(world.events("u")[3..], ["connection.moved"]);
 }

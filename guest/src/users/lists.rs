@@ -1,18 +1,14 @@
-//! Lists of a user's sessions, natively linked, on a clock that goes when it is told: what
-//! use, lifetimes and a release without the order do to them, and what a list costs.
+//! Tests of the lists of a user's sessions: what use, lifetimes and a release without the order
+//! do to them, and what a list costs.
 
-use std::cell::Cell;
 use std::collections::BTreeSet;
 
-use session_guest::keys::{Partition, User as Keys};
-use session_guest::maintenance;
-use session_guest::policy::Policy;
-use session_guest::users;
-use session_guest::users_types::{Attributes, Page};
-
-use super::races::{Outside, World};
-use session_store::transaction as own;
-use session_store::transaction::{Entry, Operation, Reply, Txn};
+use super::order::repair;
+use super::*;
+use crate::sweep::sweep;
+use crate::testing::World;
+use crate::users_types::Page;
+use session_store::transaction::{Entry, Operation};
 
 const POLICY: Policy = Policy::DEFAULTS;
 const IDLE: Policy = Policy { user_session_idle_ms: 8000, ..POLICY };
@@ -29,11 +25,11 @@ fn begin(world: &World, policy: &Policy) -> String {
         user_email: None,
     };
     world.clock.advance(10);
-    users::create(&world.alone(), policy, &attributes).expect("a session")
+    create(world, policy, &attributes).expect("a session")
 }
 
-fn list(world: &World, size: i32, token: &str) -> Page {
-    users::list(&world.alone(), USER, size, token).expect("a page")
+fn page(world: &World, size: i32, token: &str) -> Page {
+    list(world, USER, size, token).expect("a page")
 }
 
 fn ids(page: &Page) -> Vec<String> {
@@ -44,7 +40,7 @@ fn ids(page: &Page) -> Vec<String> {
 fn paged(world: &World, size: i32, mut meanwhile: impl FnMut(usize)) -> Vec<String> {
     let (mut seen, mut token) = (Vec::new(), String::new());
     for round in 0.. {
-        let page = list(world, size, &token);
+        let page = page(world, size, &token);
         seen.extend(ids(&page));
         token = page.next_page_token;
         if token.is_empty() {
@@ -59,18 +55,14 @@ fn newest_first(begun: &[String]) -> Vec<String> {
     begun.iter().rev().cloned().collect()
 }
 
-fn apply(world: &World, success: Vec<Operation>) -> Vec<Reply> {
-    world.at_once(Txn { success, ..Txn::default() }).expect("it is applied").replies
+/// The names of the members of a set.
+fn names(world: &World, key: String) -> BTreeSet<String> {
+    world.members(key).into_iter().map(|member| member.name).collect()
 }
 
-/// The members of a set.
-fn members(world: &World, key: String) -> BTreeSet<String> {
-    let listing =
-        Operation::MemberList { key, order: own::Order::SoonestFirst, after: None, limit: 10_000 };
-    match apply(world, vec![listing]).remove(0) {
-        Reply::Members { members, .. } => members.into_iter().map(|member| member.name).collect(),
-        other => panic!("members, not {other:?}"),
-    }
+/// The sessions that are in the order.
+fn ordered(world: &World) -> BTreeSet<String> {
+    names(world, Keys::of(USER).order)
 }
 
 /// A session as a release without the order begins it.
@@ -86,14 +78,13 @@ fn begin_before(world: &World, letter: &str, ttl: u64) -> String {
         later,
     };
     let set = |key, member| Operation::MemberSet { key, member, ttl };
-    let begun = vec![
+    world.perform(vec![
         Operation::HashSet { key: record.clone(), entries: vec![entry], ttl: Some(ttl) },
         stamp("_created", 0),
         stamp("_ends", ttl),
         set(keys.sessions, id.clone()),
         set(keys.partition.due("user"), format!("{USER}\n{id}")),
-    ];
-    apply(world, begun);
+    ]);
     id
 }
 
@@ -101,12 +92,11 @@ fn begin_before(world: &World, letter: &str, ttl: u64) -> String {
 fn close_before(world: &World, id: &str) {
     let keys = Keys::of(USER);
     let remove = |key, member| Operation::MemberRemove { key, member };
-    let closed = vec![
+    world.perform(vec![
         Operation::HashDelete(keys.session(id)),
         remove(keys.sessions, id.into()),
         remove(keys.partition.due("user"), format!("{USER}\n{id}")),
-    ];
-    apply(world, closed);
+    ]);
 }
 
 #[test]
@@ -114,10 +104,10 @@ fn a_session_that_is_used_while_others_page_is_on_exactly_one_page() {
     let world = World::new();
     let begun: Vec<String> = (0..12).map(|_| begin(&world, &IDLE)).collect();
     let seen = paged(&world, 5, |round| {
-        // It is noted once a second; one of each end, so that all would move.
+        // A use is written down once a second; one of each end, so that all would move.
         world.clock.advance(1000);
         for id in [&begun[round], &begun[11 - round]] {
-            users::get(&world.alone(), &IDLE, id).expect("it lives");
+            get(&world, &IDLE, id).expect("it lives");
         }
         begin(&world, &IDLE);
     });
@@ -130,40 +120,39 @@ fn lists_are_in_order_of_creation_whatever_the_lifetimes() {
     let hours = [8760, 1, 30, 2, 8760, 1];
     let lives = |hours: u64| Policy { user_session_ttl_ms: hours * 3_600_000, ..POLICY };
     let begun: Vec<String> = hours.iter().map(|hours| begin(&world, &lives(*hours))).collect();
-    assert_eq!(ids(&list(&world, 0, "")), newest_first(&begun));
+    assert_eq!(ids(&page(&world, 0, "")), newest_first(&begun));
     assert_eq!(paged(&world, 2, |_| ()), newest_first(&begun));
     // Those that last for an hour have ended, and what is listed is what lives.
     world.clock.advance(3_600_000);
-    let expected = [4, 3, 2, 0].map(|place| begun[place].clone());
+    let expected = [4, 3, 2, 0].map(|number| begun[number].clone());
     assert_eq!(paged(&world, 3, |_| ()), expected);
 }
 
 #[test]
 fn what_a_release_without_the_order_has_done_is_put_right_by_a_list() {
     let world = World::new();
-    let order = || members(&world, Keys::of(USER).order);
     let first = begin_before(&world, "a", POLICY.user_session_ttl_ms);
     let second = begin(&world, &POLICY);
     // It lives shorter, and is nonetheless the third.
     let third = begin_before(&world, "c", 3_600_000);
     let all = [third.clone(), second.clone(), first.clone()];
-    assert_eq!(ids(&list(&world, 0, "")), all);
-    assert_eq!(order(), BTreeSet::from(all));
+    assert_eq!(ids(&page(&world, 0, "")), all);
+    assert_eq!(ordered(&world), BTreeSet::from(all));
     // The number stays, but not which they are.
     close_before(&world, &second);
     let fourth = begin_before(&world, "d", POLICY.user_session_ttl_ms);
     let all = [fourth, third, first];
-    assert_eq!(ids(&list(&world, 0, "")), all);
-    assert_eq!(order(), BTreeSet::from(all.clone()));
+    assert_eq!(ids(&page(&world, 0, "")), all);
+    assert_eq!(ordered(&world), BTreeSet::from(all.clone()));
     // What is right stays as it is, also when it is repaired again.
-    users::order::repair(&world.alone(), &Keys::of(USER)).expect("repaired");
-    assert_eq!(ids(&list(&world, 0, "")), all);
+    repair(&world, &Keys::of(USER)).expect("repaired");
+    assert_eq!(ids(&page(&world, 0, "")), all);
     // A record that somebody has deleted alone is not asked for again and again.
-    apply(&world, vec![Operation::HashDelete(Keys::of(USER).session(&all[0]))]);
-    assert_eq!(ids(&list(&world, 0, "")), all[1..]);
+    world.perform(vec![Operation::HashDelete(Keys::of(USER).session(&all[0]))]);
+    assert_eq!(ids(&page(&world, 0, "")), all[1..]);
     close_before(&world, &all[1]);
-    assert_eq!(ids(&list(&world, 0, "")), all[2..]);
-    assert_eq!(members(&world, Keys::of(USER).sessions), order());
+    assert_eq!(ids(&page(&world, 0, "")), all[2..]);
+    assert_eq!(names(&world, Keys::of(USER).sessions), ordered(&world));
 }
 
 #[test]
@@ -183,48 +172,38 @@ fn pages_are_right_while_a_release_without_the_order_begins_and_closes() {
 #[test]
 fn a_list_is_two_transactions_and_one_when_there_is_nothing() {
     let world = World::new();
-    let asked = Cell::new(0);
-    let counting = || {
-        asked.set(0);
-        Outside(Box::new(|txn| {
-            asked.set(asked.get() + 1);
-            world.at_once(txn)
-        }))
+    let counted = |size, token: &str| {
+        let before = world.executed();
+        let page = page(&world, size, token);
+        (page, world.executed() - before)
     };
-    users::list(&counting(), USER, 0, "").expect("a page");
-    assert_eq!(asked.get(), 1);
+    assert_eq!(counted(0, "").1, 1);
     let begun: Vec<String> = (0..1500).map(|_| begin(&world, &POLICY)).collect();
-    let page = users::list(&counting(), USER, 700, "").expect("a page");
-    assert_eq!((ids(&page), asked.get()), (newest_first(&begun[800..]), 2));
-    users::list(&counting(), USER, 700, &page.next_page_token).expect("a page");
-    assert_eq!(asked.get(), 2);
+    let (page, asked) = counted(700, "");
+    assert_eq!((ids(&page), asked), (newest_first(&begun[800..]), 2));
+    assert_eq!(counted(700, &page.next_page_token).1, 2);
     // What was repaired is not repaired again.
     close_before(&world, &begun[0]);
-    users::list(&counting(), USER, 0, "").expect("a page");
-    assert!(asked.get() > 2);
-    users::list(&counting(), USER, 0, "").expect("a page");
-    assert_eq!(asked.get(), 2);
+    assert!(counted(0, "").1 > 2);
+    assert_eq!(counted(0, "").1, 2);
 }
 
 #[test]
 fn what_is_closed_or_has_ended_is_in_no_order() {
     let world = World::new();
-    let order = || members(&world, Keys::of(USER).order);
     let begun: Vec<String> = (0..4).map(|_| begin(&world, &IDLE)).collect();
-    users::close(&world.alone(), &IDLE, &begun[0]).expect("closed");
+    close(&world, &IDLE, &begun[0]).expect("closed");
     let three: BTreeSet<String> = begun[1..].iter().cloned().collect();
-    assert_eq!(order(), three);
+    assert_eq!(ordered(&world), three);
     let kept = Some(begun[1].clone());
-    assert_eq!(users::close_all(&world.alone(), &IDLE, USER, kept), Ok(2));
-    assert_eq!(order(), BTreeSet::from([begun[1].clone()]));
+    assert_eq!(close_all(&world, &IDLE, USER, kept), Ok(2));
+    assert_eq!(ordered(&world), BTreeSet::from([begun[1].clone()]));
     world.clock.advance(10_000);
-    let own = Partition::of(USER);
-    let log = (0..).find(|log| Partition::numbered(*log) == Some(own)).expect("it has one");
-    let swept = maintenance::sweep(&world.alone(), &IDLE, log).expect("swept");
-    assert_eq!((swept.expired, order()), (1, BTreeSet::new()));
+    let swept = sweep(&world, &IDLE, Partition::of(USER).number()).expect("swept");
+    assert_eq!((swept.expired, ordered(&world)), (1, BTreeSet::new()));
     // Of those that are not alive any more, a close-all takes out whatever is left.
     let lost = begin(&world, &POLICY);
     close_before(&world, &lost);
-    assert_eq!(users::close_all(&world.alone(), &POLICY, USER, None), Ok(0));
-    assert_eq!(order(), BTreeSet::new());
+    assert_eq!(close_all(&world, &POLICY, USER, None), Ok(0));
+    assert_eq!(ordered(&world), BTreeSet::new());
 }

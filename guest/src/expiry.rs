@@ -1,0 +1,136 @@
+//! The expiry queue. No transaction happens when a session ends because nothing comes, so each
+//! session is queued, in the transaction that begins it, by when it is due. There is one queue,
+//! an expiring set, for each kind and partition; whoever sweeps takes due sessions off it in the
+//! transaction that publishes their expiry, so each expiry is published once.
+
+use crate::store::Hash;
+
+use crate::keys::Partition;
+use crate::policy::Policy;
+use crate::transaction::{Branch, Conditions};
+
+/// How long an overdue entry is retained if no sweeper runs.
+pub const OVERDUE_RETENTION_MS: u64 = 7 * 24 * 3600 * 1000;
+
+/// The kind of a session that ends by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A login.
+    User,
+    /// A connection.
+    Connection,
+    /// A viewing slot.
+    Viewing,
+}
+
+impl Kind {
+    /// What it is called in keys and in figures.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::User => "user",
+            Self::Connection => "connection",
+            Self::Viewing => "viewing",
+        }
+    }
+
+    /// The key of its queue in a partition.
+    pub fn queue(self, partition: Partition) -> String {
+        partition.due(self.name())
+    }
+}
+
+/// A session in a queue.
+#[derive(Clone, Copy, Debug)]
+pub struct Queued<'a> {
+    /// The partition of its user or account.
+    pub partition: Partition,
+    /// Its kind.
+    pub kind: Kind,
+    /// Its user or account.
+    pub subject: &'a str,
+    /// Its id.
+    pub session_id: &'a str,
+}
+
+impl<'a> Queued<'a> {
+    /// The session that a member of a queue stands for; none for what newer rules may have put
+    /// there.
+    pub fn of_member(partition: Partition, kind: Kind, member: &'a str) -> Option<Self> {
+        let (subject, session_id) = member.split_once('\n')?;
+        let is_here = Partition::of(subject) == partition;
+        is_here.then_some(Self { partition, kind, subject, session_id })
+    }
+
+    /// The key of its queue.
+    pub fn queue(&self) -> String {
+        self.kind.queue(self.partition)
+    }
+
+    /// What it is called in the queue.
+    pub fn member(&self) -> String {
+        prefix(self.subject) + self.session_id
+    }
+
+    /// Queues it, due in so long.
+    pub fn enqueue(&self, branch: &mut Branch, ttl_ms: u64) {
+        branch.put(self.queue(), self.member(), ttl_ms + OVERDUE_RETENTION_MS);
+    }
+
+    /// Has it due in so long, if it is still queued.
+    pub fn postpone(&self, branch: &mut Branch, ttl_ms: u64) {
+        branch.renew(self.queue(), self.member(), ttl_ms + OVERDUE_RETENTION_MS);
+    }
+
+    /// Takes it off the queue.
+    pub fn dequeue(&self, branch: &mut Branch) {
+        branch.remove(self.queue(), self.member());
+    }
+
+    /// Requires that it is queued.
+    pub fn require(&self, when: &mut Conditions) {
+        when.member(self.queue(), self.member());
+    }
+
+    /// Requires that it is not queued.
+    pub fn require_absent(&self, when: &mut Conditions) {
+        when.no_member(self.queue(), self.member());
+    }
+}
+
+/// What comes before the ids of one subject's sessions in a queue. No id of a subject has a line
+/// break.
+pub fn prefix(subject: &str) -> String {
+    format!("{subject}\n")
+}
+
+/// How sessions of one kind expire.
+pub trait Expiry: Sync {
+    /// The kind.
+    fn kind(&self) -> Kind;
+
+    /// The set of the subject's live sessions: one that is in it has not expired.
+    fn live(&self, session: Queued<'_>) -> String;
+
+    /// The key of its record, and the fields that the others need of it.
+    fn record(&self, session: Queued<'_>) -> (String, &'static [&'static str]);
+
+    /// Whether the record is of this very session, and not of another one of the same id.
+    fn owns(&self, _session: Queued<'_>, _record: &Hash) -> bool {
+        true
+    }
+
+    /// When it expires unless something comes, in milliseconds since the Unix epoch.
+    fn expires_at_ms(&self, policy: &Policy, session: Queued<'_>, record: &Hash) -> u64;
+
+    /// Requires more than that it is queued and not live.
+    fn require(&self, _when: &mut Conditions, _session: Queued<'_>, _record: Option<&Hash>) {}
+
+    /// Publishes its expiry, and removes what is left of it.
+    fn expire(
+        &self,
+        branch: &mut Branch,
+        policy: &Policy,
+        session: Queued<'_>,
+        record: Option<&Hash>,
+    );
+}

@@ -1,0 +1,61 @@
+//! Devices, each of which belongs to one account.
+
+use crate::fault::{fault, refuse};
+use crate::faults::{Fault, Reason};
+use crate::imports::Imports;
+use crate::keys::{self, check_id};
+use crate::transaction::{Transaction, entry, read, text};
+
+const ACCOUNT_FIELD: &str = "account_id";
+
+/// Gives a device to an account; one that had another is taken from it.
+///
+/// # Errors
+/// `invalid-request`; `store-unavailable`.
+pub fn register_device(
+    imports: &impl Imports,
+    device_id: &str,
+    account_id: &str,
+) -> Result<(), Fault> {
+    let mut violations = Vec::new();
+    check_id("device_id", device_id, &mut violations);
+    check_id("account_id", account_id, &mut violations);
+    refuse(violations)?;
+    let mut transaction = Transaction::new();
+    transaction.then.update(keys::device(device_id), vec![entry(ACCOUNT_FIELD, account_id)]);
+    transaction.execute(imports).map(drop)
+}
+
+/// Takes a device from its account, whether or not it has one.
+///
+/// # Errors
+/// `invalid-request`; `store-unavailable`.
+pub fn forget_device(imports: &impl Imports, device_id: &str) -> Result<(), Fault> {
+    let mut violations = Vec::new();
+    check_id("device_id", device_id, &mut violations);
+    refuse(violations)?;
+    let mut transaction = Transaction::new();
+    transaction.then.delete(keys::device(device_id));
+    transaction.execute(imports).map(drop)
+}
+
+/// The account of a device.
+///
+/// # Errors
+/// `invalid-request`; `device-not-registered`; `store-unavailable`.
+pub fn get_device(imports: &impl Imports, device_id: &str) -> Result<String, Fault> {
+    let mut violations = Vec::new();
+    check_id("device_id", device_id, &mut violations);
+    refuse(violations)?;
+    account_of(imports, device_id)
+}
+
+/// The account of a device.
+///
+/// # Errors
+/// `device-not-registered`; `store-unavailable`.
+pub fn account_of(imports: &impl Imports, device_id: &str) -> Result<String, Fault> {
+    let (device, _) = read(imports, keys::device(device_id), &[ACCOUNT_FIELD])?;
+    let account = device.and_then(|device| text(&device, ACCOUNT_FIELD));
+    account.ok_or_else(|| fault(Reason::DeviceNotRegistered, "Device not registered"))
+}
