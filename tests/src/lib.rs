@@ -13,6 +13,7 @@ pub mod history;
 pub mod host;
 pub mod machine;
 pub mod mixed_load;
+pub mod modules;
 pub mod process;
 pub mod raw;
 pub mod redis_server;

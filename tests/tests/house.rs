@@ -1,7 +1,7 @@
 //! The house rules that a program can check: who may import whom, and what no
 //! source may contain.
 
-use session_tests::workspace;
+use session_tests::{modules, workspace};
 
 /// Every Rust file below a directory, with its text.
 fn sources(directory: &str) -> Vec<(String, String)> {
@@ -20,12 +20,6 @@ fn sources(directory: &str) -> Vec<(String, String)> {
     }
     assert!(!found.is_empty(), "{directory}");
     found
-}
-
-/// The room a file of the host belongs to.
-fn room(file: &str) -> &str {
-    let inside = file.strip_prefix("host/src/").unwrap();
-    inside.split(['/', '.']).next().unwrap()
 }
 
 #[test]
@@ -86,22 +80,22 @@ fn rooms_of_the_host_import_only_what_lies_behind_them() {
         ("telemetry", &[]),
         ("proto", &[]),
         ("workers", &[]),
-        ("lib", &[]),
     ];
-    for (file, text) in sources("host/src") {
-        let here = room(&file);
+    for (module, used) in modules::read(&workspace().join("host/src")) {
+        let here = module.first().map_or("main", String::as_str);
         let (_, allowed) = behind.iter().find(|(name, _)| *name == here).expect(here);
-        // What follows the tests of a file is for the tests.
-        let code = text.split("#[cfg(test)]").next().unwrap();
-        for import in code.split("crate::").skip(1) {
-            let room: String =
-                import.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
-            if room.is_empty() {
-                continue;
-            }
-            let fine = room == here || leaves.contains(&room.as_str()) || allowed.contains(&&*room);
-            assert!(fine, "{file} imports crate::{room}");
+        for room in used.iter().filter_map(|used| used.first()) {
+            let fine = room == here || leaves.contains(&&**room) || allowed.contains(&&**room);
+            assert!(fine, "{} uses crate::{room}", module.join("::"));
         }
+    }
+}
+
+#[test]
+fn no_modules_use_one_another_in_a_circle() {
+    for sources in ["client/src", "guest/src", "store/src"] {
+        let cycles = modules::cycles(&modules::read(&workspace().join(sources)));
+        assert!(cycles.is_empty(), "{sources}: {cycles:?}");
     }
 }
 
