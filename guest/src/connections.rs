@@ -19,28 +19,22 @@ mod tests;
 pub use pods::{drain_pod, heartbeat_pod, list_pod, stats};
 pub use registration::register;
 
-use crate::store::{Hash, Order};
-
 use self::change::{Life, Target, end, renew};
 use self::record::{
-    ENDED_FIELD, EPOCH_FIELD, Ending, How, POD_FIELD, Record, SESSION_FIELD, USER_FIELD, alive,
-    contended, expired, look, not_found, terminated,
+    ATTEMPTS, ENDED_FIELD, EPOCH_FIELD, Ending, How, REASON_BYTES_MAX, Record, SESSION_FIELD,
+    USER_FIELD, alive, contended, expired, look, not_found, terminated,
 };
 use self::registration::CONNECTIONS_MAX;
 use crate::connections_types::Connection;
-use crate::events::{Event, Type};
+use crate::events::Type;
 use crate::expiry::{Expiry, Kind, Queued};
 use crate::fault::refuse;
 use crate::faults::{Fault, Reason};
 use crate::imports::{Durable, Imports};
 use crate::keys::{self, Partition, check_id, check_text};
 use crate::policy::Policy;
+use crate::store::{Hash, Order};
 use crate::transaction::{Branch, Conditions, Transaction, entry, instant, text};
-
-/// How often a rule tries again when somebody changes what it has read.
-const ATTEMPTS: u32 = 16;
-/// The most bytes of the reason for an end, and of who brought it about.
-const REASON_BYTES_MAX: usize = 256;
 
 /// Which connection is meant, when not whichever has the id.
 #[derive(Clone, Copy, Debug, Default)]
@@ -331,7 +325,7 @@ fn of_user(imports: &impl Imports, user_id: &str) -> Result<Vec<(String, Record)
     let page = transaction.then.list(connections, Order::SoonestFirst, None, CONNECTIONS_MAX);
     let page = transaction.execute(imports)?.take(page)?;
     let ids: Vec<_> = page.members.iter().map(|member| (user_id, member.name.as_str())).collect();
-    Ok(alive(imports, partition, &ids)?.0)
+    alive(imports, partition, &ids)
 }
 
 /// Whether a fault says that a connection is not alive.
@@ -372,17 +366,17 @@ impl Expiry for Connections {
         text(record, USER_FIELD).as_deref() == Some(session.subject)
     }
 
-    fn expire(
+    fn event(&self) -> Type {
+        Type::ConnectionExpired
+    }
+
+    fn clean_up(
         &self,
         branch: &mut Branch,
         policy: &Policy,
         session: Queued<'_>,
         record: Option<&Hash>,
     ) {
-        let Queued { partition, subject, session_id, .. } = session;
-        let pod_id = record.and_then(|record| text(record, POD_FIELD)).unwrap_or_default();
-        let event = Event::of(Type::ConnectionExpired, subject, session_id);
-        Event { pod_id: &pod_id, ..event }.publish(branch, policy, partition);
         if record.is_some() {
             let entries = vec![entry(ENDED_FIELD, How::Expired.name())];
             branch.write(self.record(session).0, entries, policy.connection_ttl_ms);

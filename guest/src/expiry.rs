@@ -1,12 +1,12 @@
 //! The expiry queue. No transaction happens when a session ends because nothing comes, so each
 //! session is queued, in the transaction that begins it, by when it is due. There is one queue,
-//! an expiring set, for each kind and partition; whoever sweeps takes due sessions off it in the
+//! an expiring set, for each kind and partition; the sweep takes due sessions off it in the
 //! transaction that publishes their expiry, so each expiry is published once.
 
-use crate::store::Hash;
-
+use crate::events::Type;
 use crate::keys::Partition;
 use crate::policy::Policy;
+use crate::store::Hash;
 use crate::transaction::{Branch, Conditions};
 
 /// How long an overdue entry is retained if no sweeper runs.
@@ -125,12 +125,16 @@ pub trait Expiry: Sync {
     /// Requires more than that it is queued and not live.
     fn require(&self, _when: &mut Conditions, _session: Queued<'_>, _record: Option<&Hash>) {}
 
-    /// Publishes its expiry, and removes what is left of it.
-    fn expire(
+    /// The event that publishes its expiry.
+    fn event(&self) -> Type;
+
+    /// Removes or marks what is left of it, beside the queue and the set of live sessions.
+    fn clean_up(
         &self,
-        branch: &mut Branch,
-        policy: &Policy,
-        session: Queued<'_>,
-        record: Option<&Hash>,
-    );
+        _branch: &mut Branch,
+        _policy: &Policy,
+        _session: Queued<'_>,
+        _record: Option<&Hash>,
+    ) {
+    }
 }

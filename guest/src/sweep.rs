@@ -1,10 +1,8 @@
 //! The sweep: a pass over the sessions of a partition that are due. It publishes the expiry of
 //! those that are over, each once, although every host sweeps, and postpones the others.
 
-use crate::store::{Hash, Member, Order};
-
 use crate::connections::Connections;
-use crate::events::Type;
+use crate::events::{Event, Type};
 use crate::expiry::{Expiry, OVERDUE_RETENTION_MS, Queued};
 use crate::fault::{invalid, violation};
 use crate::faults::Fault;
@@ -12,7 +10,8 @@ use crate::imports::Imports;
 use crate::keys::{self, Partition};
 use crate::maintenance_types::{LogCatalog, Swept, Tally};
 use crate::policy::Policy;
-use crate::transaction::{Transaction, by_halves};
+use crate::store::{Hash, Member, Order};
+use crate::transaction::{Branch, Transaction, by_halves, text};
 use crate::users::Logins;
 use crate::viewing::Slots;
 
@@ -143,7 +142,8 @@ fn expire(imports: &impl Imports, policy: &Policy, sessions: &[Due<'_>]) -> Resu
             transaction.when.no_member(expiry.live(*queued), queued.session_id);
             expiry.require(&mut transaction.when, *queued, record.as_ref());
             queued.dequeue(&mut transaction.then);
-            expiry.expire(&mut transaction.then, policy, *queued, record.as_ref());
+            publish(&mut transaction.then, policy, *expiry, *queued, record.as_ref());
+            expiry.clean_up(&mut transaction.then, policy, *queued, record.as_ref());
         }
         let succeeded = transaction.execute(imports)?.succeeded;
         match batch {
@@ -159,6 +159,24 @@ fn expire(imports: &impl Imports, policy: &Policy, sessions: &[Due<'_>]) -> Resu
         Ok(succeeded)
     })?;
     Ok(expired)
+}
+
+/// Publishes the expiry of a session, with the device or the pod that its record names.
+fn publish(
+    branch: &mut Branch,
+    policy: &Policy,
+    expiry: &dyn Expiry,
+    session: Queued<'_>,
+    record: Option<&Hash>,
+) {
+    let known = |field| record.and_then(|record| text(record, field)).unwrap_or_default();
+    let (device_id, pod_id) = (known("device_id"), known("pod_id"));
+    let event = Event::of(expiry.event(), session.subject, session.session_id);
+    Event { device_id: &device_id, pod_id: &pod_id, ..event }.publish(
+        branch,
+        policy,
+        session.partition,
+    );
 }
 
 impl Due<'_> {

@@ -3,8 +3,6 @@
 //! its record, so that all of them are counted and closed in one step, and none outlives
 //! its session there. A second set has the order in which they are listed.
 
-use crate::store::{Copies, Hash};
-
 use crate::events::{Event, Type};
 use crate::expiry::{self, Expiry, Kind, Queued};
 use crate::fault::{at_limit, fault, refuse, violation};
@@ -12,6 +10,7 @@ use crate::faults::{Fault, Reason};
 use crate::imports::{Durable, Imports};
 use crate::keys::{self, Partition, User as Keys, check_id};
 use crate::policy::Policy;
+use crate::store::{Copies, Hash};
 use crate::transaction::{
     Branch, Handle, Page, Transaction, instant, read, text, unexpected_replies,
 };
@@ -241,18 +240,12 @@ impl Expiry for Logins {
         record.expires_at_ms.unwrap_or_default()
     }
 
-    fn expire(
-        &self,
-        branch: &mut Branch,
-        policy: &Policy,
-        session: Queued<'_>,
-        record: Option<&Hash>,
-    ) {
-        let Queued { partition, subject, session_id, .. } = session;
-        let device_id = record.and_then(|record| text(record, DEVICE_FIELD)).unwrap_or_default();
-        let event = Event::of(Type::UserExpired, subject, session_id);
-        Event { device_id: &device_id, ..event }.publish(branch, policy, partition);
-        order::leave(branch, &Keys::of(subject), session_id);
+    fn event(&self) -> Type {
+        Type::UserExpired
+    }
+
+    fn clean_up(&self, branch: &mut Branch, _: &Policy, session: Queued<'_>, _: Option<&Hash>) {
+        order::leave(branch, &Keys::of(session.subject), session.session_id);
     }
 }
 

@@ -11,8 +11,6 @@ mod tests;
 
 pub use devices::{forget_device, get_device, register_device};
 
-use crate::store::Hash;
-
 use self::devices::account_of;
 use self::home::{
     Allowed, DEVICE_FIELD, MAX_FIELD, SESSIONS_MAX, SINCE_FIELD, allowed_in, limit_reached, list,
@@ -25,9 +23,8 @@ use crate::faults::{Detail, Fault, Reason, Violation};
 use crate::imports::{Durable, Imports};
 use crate::keys::{self, Home as Keys, check_id};
 use crate::policy::Policy;
-use crate::transaction::{
-    Branch, Deadline, Handle, Page, Transaction, entry, text, unexpected_replies,
-};
+use crate::store::Hash;
+use crate::transaction::{Deadline, Handle, Page, Transaction, entry, text, unexpected_replies};
 use crate::viewing_types::{Home, Setup, Slot, Viewer};
 
 /// The most sessions that one create may take over.
@@ -318,16 +315,7 @@ impl Expiry for Slots {
         record.expires_at_ms.unwrap_or_default().saturating_sub(KNOWN_MS)
     }
 
-    fn expire(
-        &self,
-        branch: &mut Branch,
-        policy: &Policy,
-        session: Queued<'_>,
-        record: Option<&Hash>,
-    ) {
-        let Queued { partition, subject, session_id, .. } = session;
-        let device_id = record.and_then(|record| text(record, DEVICE_FIELD)).unwrap_or_default();
-        let event = Event::of(Type::ViewingExpired, subject, session_id);
-        Event { device_id: &device_id, ..event }.publish(branch, policy, partition);
+    fn event(&self) -> Type {
+        Type::ViewingExpired
     }
 }

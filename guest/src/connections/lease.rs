@@ -11,13 +11,12 @@
 //! When a holder crashes, another user gets the id once the lease has ended: `CONNECTION_STALE`
 //! and [`SKEW_MS`] after the last heartbeat.
 
-use crate::store::Hash;
-
 use crate::connections::record::{EPOCH_FIELD, POD_FIELD, USER_FIELD};
 use crate::faults::Fault;
 use crate::imports::Imports;
 use crate::keys::{self, Partition};
 use crate::policy::Policy;
+use crate::store::Hash;
 use crate::transaction::{Transaction, by_halves, entry, read, read_all, text, unexpected_replies};
 
 /// How far the clocks of two servers of a store may be apart.

@@ -4,23 +4,20 @@
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
-use crate::store::{Member, Order};
-
 use crate::connections::change::{Life, Target, end, renew};
 use crate::connections::lease;
-use crate::connections::record::{Ending, How, POD_FIELD, Record, alive};
+use crate::connections::record::{
+    ATTEMPTS, Ending, How, POD_FIELD, REASON_BYTES_MAX, Record, alive,
+};
 use crate::connections_types::{Count, Drained, Page, PodCount, Renewed};
 use crate::fault::{refuse, violation};
 use crate::faults::{Fault, Violation};
 use crate::imports::{Durable, Imports};
 use crate::keys::{self, ID_BYTES_MAX, Partition, check_id, check_text};
 use crate::policy::Policy;
+use crate::store::{Member, Order};
 use crate::transaction::{self, Transaction};
 
-/// The most bytes of the reason for a drain.
-const REASON_BYTES_MAX: usize = 256;
-/// How often pods are read again that change meanwhile.
-const ATTEMPTS: u32 = 16;
 /// The most ids of one heartbeat of a pod.
 pub const IDS_MAX: usize = 1000;
 /// The most connections of a pod that a part has.
@@ -81,7 +78,7 @@ pub fn list_pod(
     loop {
         let page = members(imports, partition.pod(pod_id), mark, PART_MAX)?.0;
         let members = page.members;
-        let (mut found, _) = alive(imports, partition, &names(&members))?;
+        let mut found = alive(imports, partition, &names(&members))?;
         found.retain(|(_, record)| record.pod_id == pod_id);
         let last = members.last().filter(|_| members.len() == PART_MAX as usize);
         let next = next_place(partition, last);
@@ -286,7 +283,7 @@ fn renew_named(
     for same in named.chunk_by(|(a, ..), (b, ..)| a == b) {
         let partition = same[0].0;
         let of: Vec<_> = same.iter().map(|(_, user_id, id)| (user_id.as_str(), *id)).collect();
-        let (mut found, _) = alive(imports, partition, &of)?;
+        let mut found = alive(imports, partition, &of)?;
         found.retain(|(_, record)| record.pod_id == pod_id);
         let targets = found.iter().map(|(session_id, record)| Target {
             partition,

@@ -2,8 +2,6 @@
 //! of its user, that of the user, that of the pod, and the expiry queue. The record outlives the
 //! others, to say what became of the connection.
 
-use crate::store::Hash;
-
 use crate::connections_types::Connection;
 use crate::events::Type;
 use crate::expiry::{Kind, Queued};
@@ -11,7 +9,13 @@ use crate::fault::{fault, fault_with};
 use crate::faults::{Detail, Fault, Reason};
 use crate::imports::Imports;
 use crate::keys::Partition;
+use crate::store::Hash;
 use crate::transaction::{instant, read, read_all, text};
+
+/// How often a rule tries again when somebody changes what it has read.
+pub const ATTEMPTS: u32 = 16;
+/// The most bytes of the reason for an end, and of who brought it about.
+pub const REASON_BYTES_MAX: usize = 256;
 
 /// Whose connection it is.
 pub const USER_FIELD: &str = "user_id";
@@ -182,8 +186,8 @@ pub fn look(
     Ok((hash.as_ref().and_then(Record::of), now_ms))
 }
 
-/// Those connections of one partition that are alive, of users and ids, in order, and the store's
-/// clock. The user of an id that was made may be left empty.
+/// Those connections of one partition that are alive, of users and ids, in order. The user of
+/// an id that was made may be left empty.
 ///
 /// # Errors
 /// `store-unavailable`.
@@ -191,7 +195,7 @@ pub fn alive(
     imports: &impl Imports,
     partition: Partition,
     connections: &[(&str, &str)],
-) -> Result<(Vec<(String, Record)>, u64), Fault> {
+) -> Result<Vec<(String, Record)>, Fault> {
     let keys = connections.iter().map(|(user_id, id)| partition.connection(id, user_id));
     let (hashes, now_ms) = read_all(imports, keys, &FIELDS)?;
     let live = |((user_id, id), hash): (&(&str, &str), Option<Hash>)| {
@@ -199,7 +203,7 @@ pub fn alive(
         let is_theirs = user_id.is_empty() || record.user_id == *user_id;
         (is_theirs && record.is_alive(now_ms)).then(|| ((*id).to_owned(), record))
     };
-    Ok((connections.iter().zip(hashes).filter_map(live).collect(), now_ms))
+    Ok(connections.iter().zip(hashes).filter_map(live).collect())
 }
 
 /// What a connection is called among those of a pod; no id of a user has a line break.

@@ -4,8 +4,8 @@
 use crate::connections::change::{Life, Target};
 use crate::connections::lease::{self, Holder, Taken};
 use crate::connections::record::{
-    CONNECTED_FIELD, EPOCH_FIELD, FIELDS, How, POD_FIELD, Record, SESSION_FIELD, USER_FIELD,
-    contended, exists, look, pod_member, queued, terminated,
+    ATTEMPTS, CONNECTED_FIELD, EPOCH_FIELD, FIELDS, How, POD_FIELD, Record, SESSION_FIELD,
+    USER_FIELD, contended, exists, look, pod_member, queued, terminated,
 };
 use crate::connections_types::Connection;
 use crate::events::{Event, Type};
@@ -20,8 +20,6 @@ use crate::transaction::{Branch, Handle, Transaction, entry};
 
 /// The most connections of one user.
 pub const CONNECTIONS_MAX: u32 = 1000;
-/// How often a registration tries again when somebody changes what it has read.
-const ATTEMPTS: u32 = 16;
 /// The length of an epoch.
 const EPOCH_CHARACTERS: u32 = 16;
 /// What no connection is called, as it is what a route is called.

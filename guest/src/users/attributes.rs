@@ -1,11 +1,10 @@
 //! What is known of a login: what of it is accepted, and how it is stored. Whose it is
 //! never changes; everything else is given and taken back at any time.
 
-use crate::store::Entry;
-
 use crate::fault::{field_name, violation};
 use crate::faults::Violation;
 use crate::keys::{check_id, check_text};
+use crate::store::Entry;
 use crate::transaction::entry;
 use crate::users_types::Attributes;
 

@@ -4,12 +4,11 @@
 
 use std::collections::BTreeSet;
 
-use crate::store::{Hash, Member, Order};
-
 use crate::fault::{refuse, violation};
 use crate::faults::Fault;
 use crate::imports::Imports;
 use crate::keys::{self, User as Keys, check_id};
+use crate::store::{Hash, Member, Order};
 use crate::transaction::{self, Transaction, instant, read_all, text};
 use crate::users::attributes::{
     CREATED_FIELD, DEVICE_FIELD, SEEN_FIELD, UPDATED_FIELD, USER_FIELD,

@@ -8,12 +8,11 @@
 
 use std::collections::BTreeSet;
 
-use crate::store::{Member, Order};
-
 use crate::fault::fault;
 use crate::faults::{Fault, Reason};
 use crate::imports::Imports;
 use crate::keys::User as Keys;
+use crate::store::{Member, Order};
 use crate::transaction::{Branch, Transaction, instant, read_all};
 use crate::users::attributes::CREATED_FIELD;
 

@@ -1,13 +1,12 @@
 //! A home: how many sessions it is allowed, and who holds its slots.
 
-use crate::store::{Hash, Member, Order};
-
 use crate::events::Event;
 use crate::fault::{at_limit, fault};
 use crate::faults::{Detail, Fault, Reason};
 use crate::imports::Imports;
 use crate::keys::Home as Keys;
 use crate::policy::Policy;
+use crate::store::{Hash, Member, Order};
 use crate::transaction::{Branch, Conditions, Handle, Page, Transaction, instant, text};
 
 /// The most sessions that a home may be allowed.
