@@ -20,9 +20,9 @@ fn builder(host: &Host) -> session_client::Builder {
     Client::builder().host(name).port(port.parse().unwrap())
 }
 
-/// What the README prints, with the host and port of a server of the test.
-async fn readme(host: &str, port: u16) -> Result<sessionmanager::SessionData, Error> {
-    // README begins
+/// What `docs/client.md` prints, with the host and port of a server of the test.
+async fn example(host: &str, port: u16) -> Result<sessionmanager::SessionData, Error> {
+    // The example begins.
     use session_client::Client;
     use session_client::proto::sessionmanager::{GetSessionRequest, SessionData};
 
@@ -39,24 +39,24 @@ async fn readme(host: &str, port: u16) -> Result<sessionmanager::SessionData, Er
 
     let session =
         client.get_session(GetSessionRequest { session_key: "unique-session-key".into() }).await?;
-    // README ends
+    // The example ends.
     Ok(session)
 }
 
 #[tokio::test]
-async fn the_example_of_the_readme_runs() {
+async fn the_example_of_the_page_for_clients_runs() {
     let host = Launch::in_memory().start();
     let (name, port) = host.address("grpc").rsplit_once(':').unwrap();
-    let session = readme(name, port.parse().unwrap()).await.unwrap();
+    let session = example(name, port.parse().unwrap()).await.unwrap();
     assert_eq!(session.fleet_list_request.unwrap(), r#"{"area": "Jakarta"}"#);
     assert_eq!(session.version, Some(1));
     // It is the same text, but for the indentation and for where the server is.
     let code = |text: &str| text.split_whitespace().collect::<String>();
-    let (_, ours) = include_str!("client.rs").split_once("// README begins\n").unwrap();
-    let (ours, _) = ours.split_once("// README ends").unwrap();
+    let (_, ours) = include_str!("client.rs").split_once("// The example begins.\n").unwrap();
+    let (ours, _) = ours.split_once("// The example ends.").unwrap();
     let ours = code(ours).replace(".host(host).port(port)", ".host(\"localhost\").port(6027)");
-    let readme = code(include_str!("../../README.md"));
-    assert!(readme.contains(&ours), "the README has another example");
+    let page = code(include_str!("../../docs/client.md"));
+    assert!(page.contains(&ours), "docs/client.md has another example");
 }
 
 #[tokio::test]

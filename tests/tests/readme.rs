@@ -1,6 +1,5 @@
-//! What the README prints, run as it stands there.
+//! What the README and the pages of `docs/` print, run as it stands there.
 
-use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
@@ -10,17 +9,44 @@ use session_tests::client::{GrpcClient, Style};
 use session_tests::host::{Host, Launch};
 use session_tests::process::Process;
 use session_tests::redis_server::RedisServer;
-use session_tests::wait;
+use session_tests::{wait, workspace};
 use tempfile::NamedTempFile;
 
-/// The commands of a section, each with what it is said to print.
-fn commands(section: &str) -> Vec<(String, String)> {
-    let readme = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join("README.md");
-    let text = std::fs::read_to_string(readme).unwrap();
-    let (_, behind) = text.split_once(&format!("\n## {section}\n")).expect(section);
-    let section = behind.split("\n## ").next().unwrap();
+/// A page, and those of its sections whose commands run one after the other on one server.
+struct Page {
+    path: &'static str,
+    sections: &'static [&'static str],
+}
+
+const README: Page = Page { path: "README.md", sections: &["Try it"] };
+const BOOKING: Page =
+    Page { path: "docs/booking.md", sections: &["Write and read a session", "Use gRPC"] };
+const BOOKING_ON_REDIS: Page = Page {
+    path: "docs/booking.md",
+    sections: &["Write and read a session", "Use gRPC", "Look into Redis"],
+};
+const LOGINS: Page =
+    Page { path: "docs/logins.md", sections: &["Keep users logged in on many devices"] };
+const CONNECTIONS: Page = Page { path: "docs/connections.md", sections: &["See who is online"] };
+const VIEWING: Page = Page { path: "docs/viewing.md", sections: &["Limit the streams of a home"] };
+/// Every page that a test below follows.
+const PAGES: [Page; 6] = [README, BOOKING, BOOKING_ON_REDIS, LOGINS, CONNECTIONS, VIEWING];
+
+fn read(path: &str) -> String {
+    std::fs::read_to_string(workspace().join(path)).expect(path)
+}
+
+/// The text of a section of a page.
+fn section(path: &str, title: &str) -> String {
+    let page = read(path);
+    let (_, behind) = page.split_once(&format!("\n## {title}\n")).expect(title);
+    behind.split("\n## ").next().unwrap().into()
+}
+
+/// The commands of a section of a page, each with what it is said to print.
+fn commands(path: &str, title: &str) -> Vec<(String, String)> {
     let mut commands: Vec<(String, String)> = Vec::new();
-    for block in section.split("```console\n").skip(1) {
+    for block in section(path, title).split("```console\n").skip(1) {
         for line in block.split("```").next().unwrap().lines() {
             match line.strip_prefix("$ ") {
                 Some(command) => commands.push((command.into(), String::new())),
@@ -32,17 +58,30 @@ fn commands(section: &str) -> Vec<(String, String)> {
             }
         }
     }
+    assert!(!commands.is_empty(), "{path}, {title}: no commands");
     commands
 }
 
-async fn run(command: &str, host: &Host, grpc: &GrpcClient) -> String {
+/// The commands of all sections of a page.
+fn commands_of(page: &Page) -> Vec<(String, String)> {
+    page.sections.iter().flat_map(|title| commands(page.path, title)).collect()
+}
+
+async fn run(command: &str, host: &Host, redis: Option<&RedisServer>, grpc: &GrpcClient) -> String {
     if let Some(call) = command.strip_prefix("grpcurl -plaintext -d '") {
         // What grpcurl does with it, without grpcurl.
         let (request, method) = call.split_once("' localhost:6027 ").expect(command);
         let request = serde_json::from_str(request).expect(command);
         return grpc.json_in(method, request, Style::Brief).await.expect(command).to_string();
     }
-    let command = command.replace("localhost:8027", host.address("rest"));
+    let command = match command.strip_prefix("redis-cli ") {
+        Some(arguments) => {
+            let port = redis.expect("a page that runs on Redis").port;
+            // On a terminal it prints like this by itself.
+            format!("redis-cli --no-raw -p {port} {arguments}")
+        }
+        None => command.replace("localhost:8027", host.address("rest")),
+    };
     let output = Command::new("bash").args(["-c", &command]).output().unwrap();
     assert!(output.status.success(), "{command}");
     String::from_utf8(output.stdout).unwrap()
@@ -77,10 +116,10 @@ fn timeless(text: &str) -> String {
     timeless
 }
 
-async fn follow(section: &str, host: &Host) {
+async fn follow(page: &Page, host: &Host, redis: Option<&RedisServer>) {
     let grpc = GrpcClient::connect(host.address("grpc")).await;
-    let commands = commands(section);
-    assert!(commands.len() > 10, "{}", commands.len());
+    let commands = commands_of(page);
+    assert!(commands.len() > 5, "{}: {}", page.path, commands.len());
     // Ids that are printed, and what they are this time.
     let mut known: Vec<(String, String)> = Vec::new();
     let renamed = |text: &str, known: &[(String, String)]| {
@@ -89,7 +128,7 @@ async fn follow(section: &str, host: &Host) {
         })
     };
     for (command, printed) in commands {
-        let output = run(&renamed(&command, &known), host, &grpc).await;
+        let output = run(&renamed(&command, &known), host, redis, &grpc).await;
         for (printed, real) in ids(&printed).into_iter().zip(ids(&output)) {
             if !known.iter().any(|(known, _)| *known == printed) {
                 known.push((printed, real));
@@ -106,27 +145,30 @@ fn events(text: &str) -> Vec<String> {
     events
 }
 
-/// Follows a section with commands that go on in shells of their own, until the others
-/// are done. `localhost:8028` is another host on the same store.
-async fn follow_shells(section: &str, hosts: [&Host; 2]) {
+/// Follows a page with commands that run in shells of their own, until the others are done.
+/// `localhost:8028` is another host on the same store. The page shows each such command once
+/// by itself, to be started, and once with all that it has printed in the end.
+async fn follow_shells(page: &Page, hosts: [&Host; 2]) {
     let on = |command: &str| {
         let command = command.replace("localhost:8027", hosts[0].address("rest"));
         // On a busy machine it takes a little longer until an expiry is found.
         let command = command.replace("sleep 12", "sleep 14");
         command.replace("localhost:8028", hosts[1].address("rest"))
     };
-    let commands = commands(section);
-    let (going_on, others): (Vec<_>, Vec<_>) =
-        commands.into_iter().partition(|(command, _)| command.starts_with("curl -sN "));
-    assert!(going_on.len() > 1 && others.len() > 4, "{section}");
-    let told = |output: &NamedTempFile| std::fs::read_to_string(output.path()).unwrap();
+    let (streams, others): (Vec<_>, Vec<_>) =
+        commands_of(page).into_iter().partition(|(command, _)| command.starts_with("curl -sN "));
+    assert!(streams.len() > 1 && others.len() > 4, "{}", page.path);
+    let text = read(page.path);
+    let so_far = |output: &NamedTempFile| std::fs::read_to_string(output.path()).unwrap();
     let mut shells = Vec::new();
-    for (command, printed) in going_on {
+    for (command, printed) in streams {
+        let started = format!("```sh\n{command}\n```");
+        assert!(text.contains(&started), "{}: {command} is not started", page.path);
         let output = NamedTempFile::new().unwrap();
         let mut shell = Command::new("bash");
         shell.args(["-c", &format!("exec {}", on(&command))]).stdout(output.reopen().unwrap());
         let shell = Process::start(&mut shell);
-        wait::until("it is there", async || told(&output).contains("\n\n").then_some(())).await;
+        wait::until("it prints", async || so_far(&output).contains("\n\n").then_some(())).await;
         shells.push((command, printed, shell, output));
     }
     for (command, printed) in others {
@@ -136,19 +178,17 @@ async fn follow_shells(section: &str, hosts: [&Host; 2]) {
     }
     for (_, printed, _, output) in &shells {
         let all = events(printed).len();
-        wait::until("all is told", async || (events(&told(output)).len() >= all).then_some(()))
-            .await;
+        let is_whole = async || (events(&so_far(output)).len() >= all).then_some(());
+        wait::until("all is printed", is_whole).await;
     }
     // And no more.
     tokio::time::sleep(Duration::from_secs(1)).await;
     for (command, printed, _shell, output) in shells {
-        assert_eq!(events(&told(&output)), events(&printed), "{command}");
+        assert_eq!(events(&so_far(&output)), events(&printed), "{command}");
     }
 }
 
-const CONNECTIONS: &str = "See who is online";
-
-/// Lifetimes as the section sets them.
+/// Lifetimes as the page sets them.
 fn brief(launch: Launch, pod: &str) -> Host {
     let launch = launch.set("CONNECTION_HEARTBEAT", "2s").set("CONNECTION_STALE", "6s");
     launch.set("POD_ID", pod).start()
@@ -158,7 +198,7 @@ fn brief(launch: Launch, pod: &str) -> Host {
 async fn users_are_online_as_printed_on_the_embedded_store() {
     let directory = tempfile::tempdir().unwrap();
     let host = brief(Launch::embedded(directory.path()), "pod-a");
-    follow_shells(CONNECTIONS, [&host, &host]).await;
+    follow_shells(&CONNECTIONS, [&host, &host]).await;
 }
 
 #[tokio::test]
@@ -166,33 +206,83 @@ async fn users_are_online_as_printed_on_two_hosts_and_redis() {
     let redis = RedisServer::start().await;
     let a = brief(Launch::redis(&redis), "pod-a");
     let b = brief(Launch::redis(&redis), "pod-b");
-    follow_shells(CONNECTIONS, [&a, &b]).await;
+    follow_shells(&CONNECTIONS, [&a, &b]).await;
 }
 
-const USERS: &str = "Keep users logged in on many devices";
+async fn follow_on_the_embedded_store(page: &Page) {
+    let directory = tempfile::tempdir().unwrap();
+    follow(page, &Launch::embedded(directory.path()).start(), None).await;
+}
+
+async fn follow_on_redis(page: &Page) {
+    let redis = RedisServer::start().await;
+    follow(page, &Launch::redis(&redis).start(), Some(&redis)).await;
+}
+
+#[tokio::test]
+async fn the_readme_runs_as_printed_on_the_embedded_store() {
+    follow_on_the_embedded_store(&README).await;
+}
+
+#[tokio::test]
+async fn the_readme_runs_as_printed_on_redis() {
+    follow_on_redis(&README).await;
+}
+
+#[tokio::test]
+async fn flows_are_booked_as_printed_on_the_embedded_store() {
+    follow_on_the_embedded_store(&BOOKING).await;
+}
+
+#[tokio::test]
+async fn flows_are_booked_as_printed_on_redis() {
+    follow_on_redis(&BOOKING_ON_REDIS).await;
+}
 
 #[tokio::test]
 async fn users_log_in_as_printed_on_the_embedded_store() {
-    let directory = tempfile::tempdir().unwrap();
-    follow(USERS, &Launch::embedded(directory.path()).start()).await;
+    follow_on_the_embedded_store(&LOGINS).await;
 }
 
 #[tokio::test]
 async fn users_log_in_as_printed_on_redis() {
-    let redis = RedisServer::start().await;
-    follow(USERS, &Launch::redis(&redis).start()).await;
+    follow_on_redis(&LOGINS).await;
 }
-
-const VIEWING: &str = "Limit the streams of a home";
 
 #[tokio::test]
 async fn streams_are_limited_as_printed_on_the_embedded_store() {
-    let directory = tempfile::tempdir().unwrap();
-    follow(VIEWING, &Launch::embedded(directory.path()).start()).await;
+    follow_on_the_embedded_store(&VIEWING).await;
 }
 
 #[tokio::test]
 async fn streams_are_limited_as_printed_on_redis() {
-    let redis = RedisServer::start().await;
-    follow(VIEWING, &Launch::redis(&redis).start()).await;
+    follow_on_redis(&VIEWING).await;
+}
+
+#[test]
+fn every_transcript_of_the_pages_is_run() {
+    let docs = std::fs::read_dir(workspace().join("docs")).unwrap();
+    let names = docs.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let pages = names.filter(|name| name.ends_with(".md")).map(|name| format!("docs/{name}"));
+    for path in pages.chain(["README.md".to_owned()]) {
+        for part in read(&path).split("\n## ") {
+            let title = part.lines().next().unwrap_or_default();
+            let asks = ["curl", "grpcurl", "redis-cli"].map(|program| format!("\n$ {program} "));
+            let is_transcript = asks.iter().any(|ask| part.contains(ask));
+            let is_run =
+                PAGES.iter().any(|page| page.path == path && page.sections.contains(&title));
+            assert!(is_run || !is_transcript, "{path}, {title}: no test runs its commands");
+        }
+    }
+}
+
+#[test]
+fn the_readme_changes_a_rule_as_the_walkthrough_does() {
+    let walkthrough = read("docs/authoring.md");
+    let text = section("README.md", "Change a rule while it runs");
+    let blocks: Vec<&str> = text.split("\n```").skip(1).step_by(2).collect();
+    assert!(blocks.len() > 3, "{blocks:?}");
+    for line in blocks.iter().flat_map(|block| block.lines().skip(1)) {
+        assert!(walkthrough.contains(line), "docs/authoring.md does not have {line}");
+    }
 }
