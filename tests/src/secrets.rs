@@ -1,5 +1,5 @@
-//! What a server must not log: ids and tokens that clients of the tests have sent or got.
-//! Every log of every server is searched for them when it ends.
+//! What a server must not log: the ids and tokens that clients of the tests have sent or
+//! received. When a server ends, the harness searches its log for them.
 
 use std::collections::BTreeSet;
 use std::sync::{Mutex, PoisonError};
@@ -17,20 +17,20 @@ const MEMBERS: [&str; 8] = [
     "refresh_token",
     "auth_code",
 ];
-/// A short text is no secret, and may be in a log for another reason.
+/// A shorter text is not a secret: a log may contain it for another reason.
 const LENGTH_MIN: usize = 12;
 
 static KNOWN: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
 
-/// Notes the ids and tokens of a message.
-pub fn note(message: &Json) {
+/// Remembers the ids and tokens of a message.
+pub fn remember(message: &Json) {
     match message {
-        Json::Array(items) => items.iter().for_each(note),
+        Json::Array(items) => items.iter().for_each(remember),
         Json::Object(members) => {
             for (name, value) in members {
                 match value.as_str() {
-                    Some(text) if MEMBERS.contains(&name.as_str()) => note_text(text),
-                    _ => note(value),
+                    Some(text) if MEMBERS.contains(&name.as_str()) => remember_text(text),
+                    _ => remember(value),
                 }
             }
         }
@@ -38,14 +38,14 @@ pub fn note(message: &Json) {
     }
 }
 
-/// Notes an id or a token.
-pub fn note_text(text: &str) {
+/// Remembers an id or a token.
+pub fn remember_text(text: &str) {
     if text.len() >= LENGTH_MIN {
         KNOWN.lock().unwrap_or_else(PoisonError::into_inner).insert(text.into());
     }
 }
 
-/// The beginning of a secret that is in a log, if one is.
+/// The first characters of a secret that a log contains, if it contains one.
 pub fn found_in(log: &str) -> Option<String> {
     let known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
     let found = known.iter().find(|secret| log.contains(secret.as_str()))?;
