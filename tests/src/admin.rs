@@ -1,4 +1,4 @@
-//! An operator: what the admin port is asked for.
+//! An operator: calls of the admin port.
 
 use serde_json::Value as Json;
 
@@ -18,26 +18,26 @@ impl Admin {
     /// An operator of `host`.
     ///
     /// # Panics
-    /// When there can be no client.
+    /// Never: the client has a constant configuration.
     pub fn of(host: &Host) -> Self {
         let http = crate::http();
         Self { http, base: host.url("admin", "") }
     }
 
-    /// What runs.
+    /// The component that runs.
     pub async fn component(&self) -> Json {
         let (status, body) = self.ask(self.http.get(format!("{}/component", self.base))).await;
         assert_eq!(status, 200, "{body}");
         body
     }
 
-    /// Swaps a component in; `query` is empty or begins with a question mark.
+    /// Swaps in a component; `query` is empty or begins with a question mark.
     pub async fn swap(&self, component: Vec<u8>, query: &str) -> Answer {
         let url = format!("{}/component{query}", self.base);
         self.ask(self.http.put(url).body(component)).await
     }
 
-    /// Goes back; `query` is empty or begins with a question mark.
+    /// Rolls back the component; `query` is empty or begins with a question mark.
     pub async fn roll_back(&self, query: &str) -> Answer {
         self.ask(self.http.post(format!("{}/component/rollback{query}", self.base))).await
     }

@@ -1,5 +1,5 @@
-//! Certificates of the test's own: an authority, and a server on this machine that it
-//! vouches for.
+//! Certificates for tests: an authority, and a certificate that it issues to a server on this
+//! machine.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::PrivateKeyDer;
 
-/// The certificate of a server at `localhost`, and files that servers read it from.
+/// The certificate of a server at `localhost`, and the files that servers read it from.
 pub struct Certificate {
     directory: tempfile::TempDir,
     server: rcgen::Certificate,
@@ -18,7 +18,7 @@ pub struct Certificate {
 }
 
 impl Certificate {
-    /// A certificate that nobody else has.
+    /// Issues a new certificate.
     ///
     /// # Panics
     /// When it cannot be made or written.
@@ -47,7 +47,7 @@ impl Certificate {
         self.directory.path().join(name)
     }
 
-    /// What a server accepts connections with.
+    /// Accepts TLS connections with the certificate.
     ///
     /// # Panics
     /// Never: key and certificate belong together.

@@ -1,4 +1,4 @@
-//! A collector of traces: takes OTLP over HTTP, by the official definitions of its
+//! A collector of traces: accepts OTLP over HTTP, decoded with the official definitions of its
 //! messages.
 
 use std::collections::BTreeMap;
@@ -25,7 +25,7 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::wait;
 
-/// A span, as it came.
+/// A span, as it was received.
 #[derive(Clone, Debug)]
 pub struct Span {
     /// The trace that it is part of, in hexadecimal digits.
@@ -34,7 +34,7 @@ pub struct Span {
     pub id: String,
     /// The span that it is part of; empty for none.
     pub parent: String,
-    /// What it is called.
+    /// Its name.
     pub name: String,
     /// `SPAN_KIND_SERVER` and the like.
     pub kind: String,
@@ -42,22 +42,22 @@ pub struct Span {
     pub failed: bool,
     /// Its attributes, as text.
     pub attributes: BTreeMap<String, String>,
-    /// Those of its resource.
+    /// The attributes of its resource, as text.
     pub resource: BTreeMap<String, String>,
 }
 
 /// What a collector does with a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Manner {
-    /// It takes the spans.
+    /// It accepts the spans.
     Takes,
-    /// It says that it is not well.
+    /// It answers 503.
     Refuses,
     /// It never answers.
     Hangs,
 }
 
-/// A running collector; its port is closed when it is dropped.
+/// A running collector. Dropping it closes its port.
 pub struct Collector {
     /// Where it listens.
     pub address: SocketAddr,
@@ -68,7 +68,7 @@ pub struct Collector {
 #[derive(Default)]
 struct Received {
     spans: Vec<Span>,
-    /// The value of `authorization`, path and body of each request.
+    /// The value of `authorization`, the path and the body of each request.
     requests: Vec<(String, String, Bytes)>,
 }
 
@@ -78,7 +78,7 @@ impl Collector {
         Self::on("127.0.0.1:0", manner, None).await
     }
 
-    /// Starts one that speaks TLS.
+    /// Starts a collector that uses TLS.
     pub async fn with_tls(acceptor: TlsAcceptor) -> Self {
         Self::on("127.0.0.1:0", Manner::Takes, Some(acceptor)).await
     }
@@ -86,7 +86,7 @@ impl Collector {
     /// Starts a collector at an address.
     ///
     /// # Panics
-    /// When somebody else has it.
+    /// When another process uses the address.
     pub async fn on(address: &str, manner: Manner, tls: Option<TlsAcceptor>) -> Self {
         let listener = TcpListener::bind(address).await.expect("a free port");
         let address = listener.local_addr().expect("an address");
@@ -95,19 +95,19 @@ impl Collector {
         Self { address, received, serving }
     }
 
-    /// The spans that have come.
+    /// The spans received so far.
     pub fn spans(&self) -> Vec<Span> {
         lock(&self.received).spans.clone()
     }
 
-    /// The value of `authorization`, path and body of each request that has come.
+    /// The value of `authorization`, the path and the body of each request received so far.
     pub fn requests(&self) -> Vec<(String, String, Bytes)> {
         lock(&self.received).requests.clone()
     }
 
-    /// Waits for as many spans of a trace as there are to be.
+    /// Waits until a trace has this many spans.
     pub async fn trace(&self, trace: &str, spans: usize) -> Vec<Span> {
-        wait::until("the spans have come", async || {
+        wait::until("the spans are received", async || {
             let mut found = self.spans();
             found.retain(|span| span.trace == trace);
             (found.len() >= spans).then_some(found)
@@ -128,7 +128,7 @@ async fn serve(
     tls: Option<TlsAcceptor>,
     received: Arc<Mutex<Received>>,
 ) {
-    // Connections end with the task.
+    // Dropping the set ends the connections with this task.
     let mut connections = tokio::task::JoinSet::new();
     while let Ok((stream, _)) = listener.accept().await {
         let (received, tls) = (Arc::clone(&received), tls.clone());
@@ -151,7 +151,7 @@ where
 {
     let service = service_fn(move |request| take(request, manner, Arc::clone(&received)));
     let serving = hyper::server::conn::http1::Builder::new();
-    // A client that goes away is no concern of ours.
+    // A client may disconnect at any time.
     drop(serving.serve_connection(TokioIo::new(stream), service).await);
 }
 

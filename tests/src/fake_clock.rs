@@ -1,10 +1,9 @@
-//! A clock that is wrong, or runs faster, for one process: libfaketime before all others.
+//! A clock that is wrong, or runs faster, for one process, by preloading libfaketime.
 
 use std::path::Path;
 
-/// What the environment of a process has to have so that its clock is off by so much, such
-/// as `+5m`, or runs faster, as `+0 x60`; what it measures durations by, too, unless
-/// `only_time_of_day`.
+/// The environment of a process whose clock is off by an offset, such as `+5m`, or runs faster,
+/// such as `+0 x60`. This includes the monotonic clock, unless `only_time_of_day`.
 ///
 /// # Panics
 /// When libfaketime is not installed (`tests/run` installs it).
@@ -17,8 +16,8 @@ pub fn environment(faked: &str, only_time_of_day: bool) -> [(String, String); 3]
     ]
 }
 
-/// The same for a clock whose time of day is off by what a file says, such as `+5s`, from the
-/// moment on that it is written.
+/// The same for a clock whose time of day is off by the offset in a file, such as `+5s`, as soon
+/// as the file is written.
 ///
 /// # Panics
 /// As [`environment`].

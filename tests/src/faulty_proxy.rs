@@ -1,5 +1,5 @@
-//! A proxy in front of a Redis server that does wrong what a network, a proxy or a server
-//! may do wrong with replies.
+//! A proxy in front of a Redis server. It treats replies as a broken network, proxy or server
+//! may treat them.
 
 use std::io::{Error, ErrorKind};
 use std::net::SocketAddr;
@@ -12,33 +12,33 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-/// What is done wrong, once.
+/// A fault of one reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// A reply is lost on the way.
+    /// The reply is lost.
     Drop,
-    /// A reply comes twice.
+    /// The reply is sent twice.
     Double,
-    /// The connection is cut inside a reply.
+    /// The connection is closed in the middle of the reply.
     CutInside,
-    /// The connection is cut in the place of a reply.
+    /// The connection is closed instead of the reply.
     CutBefore,
-    /// A reply, and all behind it, comes late.
+    /// The reply, and all later ones, are delayed.
     Delay(Duration),
 }
 
-/// Which reply it is done to.
+/// The replies that a fault may affect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Which {
-    /// Any.
+    /// Any reply.
     Any,
-    /// One with several parts: of a script, or of a transaction.
+    /// An array: the reply to a script or to a transaction.
     Array,
 }
 
-/// A proxy; its connections end with it.
+/// A running proxy. Dropping it closes its connections.
 pub struct FaultyProxy {
-    /// Where it listens.
+    /// The port it listens on.
     pub port: u16,
     faults: Arc<Faults>,
     silent: watch::Sender<bool>,
@@ -55,7 +55,7 @@ struct State {
 }
 
 impl FaultyProxy {
-    /// A proxy in front of a server on a port of this machine.
+    /// Starts a proxy in front of a server on a port of this machine.
     ///
     /// # Panics
     /// When no port is free.
@@ -69,18 +69,18 @@ impl FaultyProxy {
         Self { port: own, faults, silent, _serving: serving }
     }
 
-    /// Lets nothing through in either direction, as a network that is cut does, until it is
-    /// told otherwise; connections stay.
+    /// Passes nothing on in either direction, as a cut network does, until `silent` is false
+    /// again. Connections stay open.
     pub fn silence(&self, silent: bool) {
         self.silent.send_replace(silent);
     }
 
-    /// Does this to the next such reply of any connection.
+    /// Applies a fault to the next such reply of any connection.
     pub fn next(&self, fault: Fault, which: Which) {
         self.faults.state().next = Some((fault, which));
     }
 
-    /// How often something was done wrong.
+    /// The number of faults applied so far.
     pub fn done(&self) -> u32 {
         self.faults.state().done
     }
@@ -91,7 +91,7 @@ impl Faults {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What is to be done to a reply that begins like this.
+    /// The fault to apply to a reply whose first byte is `begins`.
     fn for_reply(&self, begins: u8) -> Option<Fault> {
         let mut state = self.state();
         let fits = |which| which == Which::Any || begins == b'*';
@@ -115,16 +115,16 @@ async fn serve(
             let Ok(server) = TcpStream::connect(address).await else { return };
             let (from_client, to_client) = client.into_split();
             let (from_server, to_server) = server.into_split();
-            // Either end ends both.
+            // If one side closes its connection, the other one is closed too.
             tokio::select! {
-                _ = questions(from_client, to_server, silent.clone()) => {}
+                _ = requests(from_client, to_server, silent.clone()) => {}
                 _ = replies(from_server, to_client, &faults, silent) => {}
             }
         });
     }
 }
 
-async fn questions(
+async fn requests(
     mut from: OwnedReadHalf,
     mut to: OwnedWriteHalf,
     mut silent: watch::Receiver<bool>,
@@ -135,13 +135,13 @@ async fn questions(
         if length == 0 {
             return Ok(());
         }
-        heard(&mut silent).await?;
+        while_silent(&mut silent).await?;
         to.write_all(&bytes[..length]).await?;
     }
 }
 
-/// Waits while the network is cut.
-async fn heard(silent: &mut watch::Receiver<bool>) -> Result<(), Error> {
+/// Waits while the proxy is silent.
+async fn while_silent(silent: &mut watch::Receiver<bool>) -> Result<(), Error> {
     silent.wait_for(|silent| !silent).await.map(drop).map_err(Error::other)
 }
 
@@ -156,7 +156,7 @@ async fn replies(
     loop {
         reply.clear();
         read_reply(&mut from, &mut reply).await?;
-        heard(&mut silent).await?;
+        while_silent(&mut silent).await?;
         match faults.for_reply(reply[0]) {
             Some(Fault::Drop) => continue,
             Some(Fault::Double) => to.write_all(&reply).await?,

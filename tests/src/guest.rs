@@ -1,5 +1,5 @@
-//! Components for tests, built from source: the guests under `tests/guests`, and
-//! the real one with changes.
+//! Components for tests, built from source: the guests in `tests/guests`, and the real component
+//! with changes.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -10,7 +10,7 @@ use crate::{target_directory, workspace};
 /// Builds a guest of `tests/guests` and returns its component.
 ///
 /// # Panics
-/// When it does not build; cargo has said why.
+/// When it does not build; cargo prints why.
 pub fn build(name: &str) -> Vec<u8> {
     let target = target_directory().join("component");
     build_package(&workspace(), &target, &format!("guest-{name}"))
@@ -20,22 +20,22 @@ pub fn build(name: &str) -> Vec<u8> {
 pub struct Change<'a> {
     /// The file, from the root of the workspace.
     pub file: &'a str,
-    /// What it says once.
+    /// Text that it contains exactly once.
     pub before: &'a str,
-    /// What it is to say.
+    /// The text to replace it with.
     pub after: &'a str,
 }
 
-/// Builds the real component from a copy of its source with changes, unless that
-/// was done before.
+/// Builds the real component from a copy of its source with changes, unless an earlier test
+/// has built it.
 ///
 /// # Panics
-/// When the source does not say what is to be changed, or does not build.
+/// When the source does not contain the text to be changed, or does not build.
 pub fn changed(name: &str, changes: &[Change<'_>]) -> Vec<u8> {
     let variants = target_directory().join("variants");
     std::fs::create_dir_all(&variants).expect("a directory");
-    // Tests run at the same time, and all variants are built in one place so that
-    // they share what they are built from. The lock ends with the file.
+    // Tests run in parallel, and all variants share one target directory and its dependencies.
+    // Dropping the file releases the lock.
     let lock = File::create(variants.join("lock")).expect("a file");
     lock.lock().expect("a lock");
     let source = changed_source(changes);
@@ -59,8 +59,8 @@ pub fn changed(name: &str, changes: &[Change<'_>]) -> Vec<u8> {
     component
 }
 
-/// Gives a target directory what was built for the real component, so that a changed copy
-/// of it builds nothing but itself.
+/// Copies the build of the real component into a target directory, so that a changed copy of
+/// the component compiles only its own crates.
 ///
 /// # Panics
 /// When the directory cannot be written.
@@ -74,16 +74,17 @@ pub fn take_dependencies(target: &Path) {
         .arg(target_directory().join("component"))
         .arg(&partial)
         .status();
-    assert!(status.is_ok_and(|status| status.success()), "the dependencies are not copied");
-    // Cargo would take the real component for that of a copy whose files are older.
+    assert!(status.is_ok_and(|status| status.success()), "the dependencies were not copied");
+    // A copy may have older files than the real component. Cargo would then consider the copy
+    // as built already.
     let known = partial.join("wasm32-wasip2/component/.fingerprint");
     for entry in std::fs::read_dir(known).expect("the component was built") {
         let entry = entry.expect("an entry");
         if entry.file_name().to_string_lossy().starts_with("session-guest-") {
-            std::fs::remove_dir_all(entry.path()).expect("cargo builds it again");
+            std::fs::remove_dir_all(entry.path()).expect("a directory of cargo");
         }
     }
-    std::fs::rename(partial, target).expect("the copy gets its name");
+    std::fs::rename(partial, target).expect("the directory is renamed");
 }
 
 /// The files of the guest, its contract and its workspace, with changes.
@@ -103,7 +104,7 @@ fn changed_source(changes: &[Change<'_>]) -> Vec<(PathBuf, String)> {
         }
         for change in changes.iter().filter(|change| Path::new(change.file) == file) {
             let found = text.matches(change.before).count();
-            assert_eq!(found, 1, "{} says once: {}", change.file, change.before);
+            assert_eq!(found, 1, "{} contains once: {}", change.file, change.before);
             text = text.replace(change.before, change.after);
         }
         (file, text)
@@ -124,12 +125,12 @@ fn list(directory: &Path, name: &Path, files: &mut Vec<PathBuf>) {
     }
 }
 
-/// Cargo builds again what was written again.
+/// Writes a file, unless it has this text already: cargo rebuilds what was written again.
 fn write_if_new(path: &Path, text: &str) {
     if std::fs::read_to_string(path).is_ok_and(|written| written == text) {
         return;
     }
-    std::fs::create_dir_all(path.parent().expect("a file lies somewhere")).expect("a directory");
+    std::fs::create_dir_all(path.parent().expect("a file has a directory")).expect("a directory");
     std::fs::write(path, text).expect("the copy is written");
 }
 
@@ -146,8 +147,8 @@ fn build_package(workspace: &Path, target: &Path, package: &str) -> Vec<u8> {
     std::fs::read(file).expect("cargo built it")
 }
 
-/// The real component with one more context, `flight`, two more fields in
-/// `reschedule`, and the version 2.0.0.
+/// The real component, changed: a further context `flight`, two further fields in `reschedule`,
+/// and the version 2.0.0.
 ///
 /// # Panics
 /// As [`changed`].
@@ -175,14 +176,14 @@ pub fn second_version() -> Vec<u8> {
     )
 }
 
-/// A component with a core module behind its own parts, which nothing uses yet.
+/// A component with a further core module, which nothing uses yet.
 pub fn with_module(component: &[u8], module: &[u8]) -> Vec<u8> {
     with_section(component, 1, module)
 }
 
-/// A component whose core module with this number is instantiated more often.
+/// A component that instantiates the core module with this number `times` more times.
 pub fn with_instances(component: &[u8], module: u32, times: u32) -> Vec<u8> {
-    // Each names a module and gives it nothing to import.
+    // Each instantiation names a module and gives it no imports.
     let one = [&[0][..], &leb128(module), &[0]].concat();
     with_section(component, 2, &[leb128(times), one.repeat(times as usize)].concat())
 }
@@ -192,7 +193,7 @@ fn with_section(component: &[u8], kind: u8, inside: &[u8]) -> Vec<u8> {
     [component, &[kind], &leb128(length), inside].concat()
 }
 
-/// A number as WebAssembly writes it.
+/// A number in the encoding of WebAssembly.
 fn leb128(mut number: u32) -> Vec<u8> {
     let mut bytes = Vec::new();
     while number >= 0x80 {
@@ -203,8 +204,7 @@ fn leb128(mut number: u32) -> Vec<u8> {
     bytes
 }
 
-/// The same component with another digest: a custom section is added, which means
-/// nothing.
+/// The same component with another digest, by adding a custom section without a meaning.
 ///
 /// # Panics
 /// Never: the section is small.

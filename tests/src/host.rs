@@ -28,8 +28,8 @@ pub struct Launch {
     files_max: Option<u32>,
 }
 
-/// The server that `SESSION_TESTS_SERVER` names, or else the binary that cargo built
-/// beside the tests.
+/// The server that `SESSION_TESTS_SERVER` names. Without it, the binary that cargo built beside
+/// the tests.
 ///
 /// # Panics
 /// When it was not built.
@@ -38,7 +38,7 @@ pub fn binary() -> PathBuf {
         return named.into();
     }
     let test = std::env::current_exe().expect("the test has a path");
-    let profile = test.ancestors().nth(2).expect("tests lie in target/PROFILE/deps");
+    let profile = test.ancestors().nth(2).expect("tests are in target/PROFILE/deps");
     let binary = profile.join("session-manager");
     assert!(binary.exists(), "build the server first: cargo build --package session-manager");
     binary
@@ -49,7 +49,7 @@ impl Launch {
         Self { program: None, machine: Machine::here(), settings: Vec::new(), files_max: None }
     }
 
-    /// Runs it on a machine of its own, where it serves users on the machine's address.
+    /// Runs it on another machine, where it listens on the address of the machine.
     #[must_use]
     pub fn on(mut self, machine: &Machine) -> Self {
         self.machine = machine.clone();
@@ -70,7 +70,7 @@ impl Launch {
         self
     }
 
-    /// A server that keeps nothing, on free ports.
+    /// A server that stores nothing on disk, on free ports.
     pub fn in_memory() -> Self {
         Self::new().set("DATA_DIR", ":memory:")
     }
@@ -80,7 +80,7 @@ impl Launch {
         Self::new().set("DATA_DIR", &directory.display().to_string())
     }
 
-    /// A server on Redis, which may take its time on a busy machine.
+    /// A server on Redis, with a time-out that allows for a busy machine.
     pub fn redis(server: &RedisServer) -> Self {
         Self::new()
             .set("REDIS_HOST", "127.0.0.1")
@@ -88,7 +88,7 @@ impl Launch {
             .set("REDIS_TIMEOUT", "15s")
     }
 
-    /// A server on whatever Redis is at a URL.
+    /// A server on the Redis at a URL.
     pub fn redis_at(url: &str) -> Self {
         Self::new().set("REDIS_URL", url).set("REDIS_TIMEOUT", "5s")
     }
@@ -107,7 +107,7 @@ impl Launch {
         self
     }
 
-    /// The command, with nothing of the test's own environment.
+    /// The command, without the environment of the test.
     pub fn command(&self) -> Command {
         let program = self.program.clone().unwrap_or_else(binary);
         let mut command = match self.files_max {
@@ -122,16 +122,16 @@ impl Launch {
         for port in ["GRPC_PORT", "REST_PORT", "ADMIN_PORT"] {
             command.env(port, "0");
         }
-        // So that whatever could be logged is searched for secrets.
+        // With every log line enabled, all of them are searched for secrets.
         command.env("LOG_LEVEL", "trace");
         command.envs(self.settings.iter().cloned());
         command
     }
 
-    /// Starts the server and waits until it has announced its ports.
+    /// Starts the server and waits until it has printed its ports.
     ///
     /// # Panics
-    /// When it ends instead; the message has its log.
+    /// When it ends instead; the message contains its log.
     pub fn start(&self) -> Host {
         let log = tempfile::NamedTempFile::new().expect("a temporary file");
         let stderr = log.reopen().expect("the same file");
@@ -166,7 +166,7 @@ impl Host {
         &self.addresses[port]
     }
 
-    /// Whether the server has announced a port.
+    /// Whether the server has printed a port of this name.
     pub fn has_port(&self, port: &str) -> bool {
         self.addresses.contains_key(port)
     }
@@ -181,7 +181,7 @@ impl Host {
         Client::connect(self, wire).await
     }
 
-    /// What the server has logged.
+    /// The log of the server so far.
     pub fn log(&self) -> String {
         std::fs::read_to_string(self.log.path()).unwrap_or_default()
     }
@@ -196,7 +196,7 @@ impl Host {
         self.process.ended().await
     }
 
-    /// The number the system knows it by.
+    /// The process id.
     pub fn process_id(&self) -> u32 {
         self.process.id()
     }
@@ -211,11 +211,11 @@ impl Host {
 }
 
 impl Drop for Host {
-    /// Looks for secrets in everything that it has logged.
+    /// Searches the whole log of the server for secrets.
     fn drop(&mut self) {
         if !std::thread::panicking() {
             let found = secrets::found_in(&self.log());
-            assert_eq!(found, None, "the log has an id or a token that begins like this");
+            assert_eq!(found, None, "the log contains an id or a token that begins like this");
         }
     }
 }

@@ -1,5 +1,5 @@
-//! The harness of the tests: real processes on free ports, ended with the test,
-//! and clients that speak both wires like users do.
+//! The harness of the tests: real processes on free ports, which end with the test, and
+//! clients that use both wires as callers do.
 
 pub mod admin;
 pub mod certificate;
@@ -28,63 +28,63 @@ use std::time::Duration;
 /// The root of the workspace.
 ///
 /// # Panics
-/// Never: the tests lie in it.
+/// Never: the tests are inside it.
 pub fn workspace() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests lie in the workspace").into()
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests are in the workspace").into()
 }
 
-/// The directory that cargo builds in, wherever `CARGO_TARGET_DIR` puts it.
+/// The directory that cargo builds in; `CARGO_TARGET_DIR` may set it.
 ///
 /// # Panics
-/// When the test was moved out of it.
+/// When the test binary was moved out of it.
 pub fn target_directory() -> PathBuf {
     let test = std::env::current_exe().expect("the test has a path");
-    test.ancestors().nth(3).expect("tests lie in TARGET/PROFILE/deps").into()
+    test.ancestors().nth(3).expect("tests are in TARGET/PROFILE/deps").into()
 }
 
-/// How much a test does: `every_run` is enough to find what usually breaks and takes
-/// seconds, `long` finds what shows in the long run only. `tests/long` asks for the latter.
+/// How much a test does. `every_run` takes seconds and finds what usually breaks. `long` finds
+/// what shows only after many rounds; `tests/long` selects it.
 pub fn size<T>(every_run: T, long: T) -> T {
     if std::env::var_os("SESSION_TESTS_LONG").is_some() { long } else { every_run }
 }
 
-/// A client for HTTP, without a proxy and without certificates to trust. The library wants
-/// to know what would encrypt all the same.
+/// An HTTP client without a proxy and without trusted certificates.
 ///
 /// # Panics
-/// Never: there is nothing to configure wrongly.
+/// Never: the configuration is constant.
 pub fn http() -> reqwest::Client {
     client().build().expect("a client")
 }
 
-/// The same client, which gives its requests an idempotency key.
+/// The same client; every request carries this idempotency key.
 ///
 /// # Panics
-/// When the key is no header.
+/// When the key is not a valid header value.
 pub fn http_with_key(key: &str) -> reqwest::Client {
-    let value = key.parse().expect("a header");
+    let value = key.parse().expect("a header value");
     let headers = [(http::HeaderName::from_static("idempotency-key"), value)];
     client().default_headers(headers.into_iter().collect()).build().expect("a client")
 }
 
-/// The same client, from an address of this machine.
+/// The same client, which connects from an address of this machine.
 ///
 /// # Panics
-/// Never: there is nothing to configure wrongly.
+/// Never: the configuration is constant.
 pub fn http_from(address: IpAddr) -> reqwest::Client {
     client().local_address(address).build().expect("a client")
 }
 
 fn client() -> reqwest::ClientBuilder {
-    // The first one in the process has its way; all are the same.
+    // reqwest needs a TLS provider even for plain HTTP. A second installation fails, which does
+    // not matter: all are the same.
     drop(tokio_rustls::rustls::crypto::ring::default_provider().install_default());
     let client = reqwest::Client::builder().no_proxy().tls_certs_only([]);
-    // The server ends a connection that lies idle for 30 s, and a request that is on its way
-    // just then has no answer.
+    // The server closes a connection that is idle for 30 s. A request sent at that moment gets
+    // no answer, so the client closes idle connections earlier.
     client.pool_idle_timeout(Duration::from_secs(5))
 }
 
-/// What a server answers to a GET.
+/// The answer of a server to a GET.
 ///
 /// # Panics
 /// When it does not answer.

@@ -16,7 +16,7 @@ pub type Uses = BTreeMap<Module, BTreeSet<Module>>;
 /// Reads the modules of the crate whose sources are in a directory.
 ///
 /// # Panics
-/// When a source cannot be read or is no Rust.
+/// When a source cannot be read or is not Rust.
 pub fn read(sources: &Path) -> Uses {
     let mut files = BTreeMap::new();
     collect(sources, sources, &mut files);
@@ -68,7 +68,7 @@ fn collect(directory: &Path, sources: &Path, files: &mut BTreeMap<Module, String
     }
 }
 
-/// The module that a path leads to: the longest beginning of it that is one.
+/// The module that a path leads to: the longest prefix that is a module.
 fn resolve(path: &[String], known: &BTreeSet<Module>) -> Option<Module> {
     let beginnings = (1..=path.len()).rev().map(|length| path[..length].to_vec());
     beginnings.into_iter().find(|beginning| known.contains(beginning))
@@ -76,7 +76,7 @@ fn resolve(path: &[String], known: &BTreeSet<Module>) -> Option<Module> {
 
 /// Collects the paths of a file, from the root of its crate.
 struct Paths {
-    /// The module where it is.
+    /// The module being visited.
     at: Module,
     /// The module of the file.
     root: Module,
@@ -94,7 +94,7 @@ impl Paths {
                 let above = &self.at[..self.at.len().saturating_sub(ups)];
                 [above, &names[ups..]].concat()
             }
-            // Perhaps a module inside this one.
+            // It may be a module inside this one.
             _ => [&self.at[..], names].concat(),
         };
         if path.len() > self.root.len() || !self.root.starts_with(&path) {

@@ -1,4 +1,4 @@
-//! A child process that ends with its owner.
+//! A child process, which is killed when its owner is dropped.
 
 use std::process::{Child, Command, ExitStatus, Stdio};
 
@@ -14,7 +14,7 @@ impl Process {
         Self::start_on(command, Stdio::null())
     }
 
-    /// Starts a program with something to read from.
+    /// Starts a program that reads from `input`.
     ///
     /// # Panics
     /// When it does not start.
@@ -23,7 +23,7 @@ impl Process {
         Self(child.unwrap_or_else(|error| panic!("{command:?} does not start: {error}")))
     }
 
-    /// The number the system knows it by.
+    /// The process id.
     pub fn id(&self) -> u32 {
         self.0.id()
     }
@@ -45,7 +45,7 @@ impl Process {
 
     /// Waits until the child has ended.
     pub async fn ended(&mut self) -> ExitStatus {
-        crate::wait::until("a process ends", async || self.0.try_wait().ok().flatten()).await
+        crate::wait::until("the process ends", async || self.0.try_wait().ok().flatten()).await
     }
 }
 
@@ -55,7 +55,7 @@ impl Process {
 /// When the process has ended.
 pub fn memory(process: u32, which: &str) -> u64 {
     let path = format!("/proc/{process}/status");
-    let status = std::fs::read_to_string(path).expect("the process lives");
+    let status = std::fs::read_to_string(path).expect("the process runs");
     let line = status.lines().find_map(|line| line.strip_prefix(which)).expect("a known name");
     let kib = line.trim_start_matches(':').split_whitespace().next();
     kib.and_then(|kib| kib.parse::<u64>().ok()).expect("a number") << 10
@@ -63,7 +63,7 @@ pub fn memory(process: u32, which: &str) -> u64 {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // A child that has ended already needs no more.
+        // Killing a child that has already ended fails, which does not matter.
         drop(self.0.kill());
         drop(self.0.wait());
     }

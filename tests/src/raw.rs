@@ -1,4 +1,4 @@
-//! HTTP byte by byte, for what no well-behaved client sends.
+//! HTTP byte by byte, for requests that no well-behaved client sends.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -14,7 +14,7 @@ pub struct Answer {
     pub status: u16,
     /// The head, in lower case.
     pub head: String,
-    /// The body, as it came.
+    /// The body, as it was received.
     pub body: String,
 }
 
@@ -28,14 +28,14 @@ impl Answer {
     /// The body as JSON.
     ///
     /// # Panics
-    /// When it is none.
+    /// When it is not JSON.
     pub fn json(&self) -> serde_json::Value {
         serde_json::from_str(&self.body).unwrap_or_else(|_| panic!("no JSON: {self:?}"))
     }
 }
 
-/// Sends bytes and reads until the server ends the connection. With `half_close`, it is
-/// told that no more will come.
+/// Sends bytes and reads until the server closes the connection. With `half_close`, the sending
+/// side is closed first.
 ///
 /// # Errors
 /// When the connection breaks before an answer.
@@ -54,7 +54,7 @@ pub fn ask(address: &str, bytes: &[u8], half_close: bool) -> std::io::Result<Ans
 /// Reads an answer from its bytes.
 ///
 /// # Errors
-/// When they are none.
+/// When they are not an answer.
 pub fn parse(bytes: &[u8]) -> std::io::Result<Answer> {
     let text = String::from_utf8_lossy(bytes);
     let parsed = || {

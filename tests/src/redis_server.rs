@@ -1,4 +1,4 @@
-//! A Redis server of the test's own, on a free port of 127.0.0.1 or of a machine of its own.
+//! A Redis server for one test, on a free port of 127.0.0.1 or of another machine.
 
 use std::hash::{BuildHasher, RandomState};
 use std::net::{SocketAddr, TcpListener};
@@ -8,7 +8,7 @@ use crate::machine::Machine;
 use crate::process::Process;
 use crate::wait::{self, PATIENCE};
 
-/// A running server; its data goes with it.
+/// A running server. Dropping it deletes its data.
 pub struct RedisServer {
     /// Its port.
     pub port: u16,
@@ -43,7 +43,7 @@ impl RedisServer {
     pub async fn on(machine: &Machine, options: &[&str]) -> Self {
         let mut directory = tempfile::tempdir().expect("a temporary directory");
         let mut options: Vec<String> = options.iter().map(|&option| option.into()).collect();
-        // A free port may be taken by another before the server has it.
+        // Another process may take the free port before the server does.
         for _ in 0..10 {
             let port = free_port();
             let process = launch(machine, port, &directory, &options);
@@ -58,7 +58,7 @@ impl RedisServer {
         panic!("redis-server found no free port");
     }
 
-    /// Kills the server; what it has not written is lost.
+    /// Kills the server; it loses what it has not written.
     pub async fn kill(&mut self) {
         self.process.signal("KILL");
         self.process.ended().await;
@@ -70,7 +70,7 @@ impl RedisServer {
     /// When it does not start.
     pub async fn restart(&mut self) {
         self.process = launch(&self.machine, self.port, &self.directory, &self.options);
-        assert!(self.answers().await, "redis-server does not come back");
+        assert!(self.answers().await, "redis-server does not start again");
     }
 
     /// Stops (`STOP`) or continues (`CONT`) the process.
@@ -78,12 +78,12 @@ impl RedisServer {
         self.process.signal(name);
     }
 
-    /// Where it listens.
+    /// The address it listens on.
     pub fn address(&self) -> SocketAddr {
         SocketAddr::new(self.machine.address, self.port)
     }
 
-    /// The number the system knows it by.
+    /// The process id.
     pub fn process_id(&self) -> u32 {
         self.process.id()
     }
@@ -96,10 +96,10 @@ impl RedisServer {
         self.try_connect(database).await.expect("redis-server answers")
     }
 
-    /// The same of a server that may not answer now.
+    /// The same for a server that may be down.
     ///
     /// # Errors
-    /// When it does not.
+    /// When it does not answer.
     pub async fn try_connect(
         &self,
         database: u32,
@@ -111,7 +111,7 @@ impl RedisServer {
         client.get_multiplexed_async_connection_with_config(&config).await
     }
 
-    /// Allows it so many bytes of memory; 0 for as much as there is, 1 makes it full.
+    /// Limits its memory in bytes. 0 means no limit, 1 makes it full.
     ///
     /// # Panics
     /// When it does not answer.
@@ -122,7 +122,7 @@ impl RedisServer {
         limit.query_async::<()>(&mut connection).await.expect("redis-server answers");
     }
 
-    /// Whether it answers, or has ended instead.
+    /// Waits until it answers (true), or has ended (false).
     async fn answers(&mut self) -> bool {
         wait::until("redis-server answers", async || {
             if self.process.child().try_wait().ok().flatten().is_some() {
@@ -131,9 +131,9 @@ impl RedisServer {
             let mut connection = self.try_connect(0).await.ok()?;
             let mut info = redis::cmd("INFO");
             match info.arg("server").query_async::<redis::InfoDict>(&mut connection).await {
-                // Another may have been quicker to take the port.
+                // Another server may have taken the port first.
                 Ok(info) => Some(info.get("process_id") == Some(self.process.id())),
-                // A server that wants a password has answered too.
+                // A server that requires a password answers with an error.
                 Err(error) => (error.code() == Some("NOAUTH")).then_some(true),
             }
         })
@@ -141,11 +141,11 @@ impl RedisServer {
     }
 }
 
-/// A port that nobody has now, and that the system gives to nobody of its own accord: it
-/// stays free while a server on it is down.
+/// A free port outside the range from which the system assigns ports. So it stays free while a
+/// server on it is down.
 ///
 /// # Panics
-/// When there is none.
+/// When no port is free.
 pub fn free_port() -> u16 {
     let by_chance = RandomState::new();
     let ports = (0_u32..1000).map(|attempt| 20_000 + (by_chance.hash_one(attempt) % 12_000) as u16);
@@ -164,8 +164,8 @@ fn launch(
             .command("redis-server")
             .args(["--bind", &machine.address.to_string(), "--protected-mode", "no"])
             .args(["--save", "", "--appendonly", "yes"])
-            // What is answered is in the file before, so it outlives the process; to wait for
-            // a busy disk as well would take long.
+            // Redis writes to the file before it answers, so an acknowledged write survives the
+            // process. Waiting for a sync of a busy disk would take long.
             .args(["--appendfsync", "no", "--repl-diskless-sync-delay", "0"])
             .args(["--port", &port.to_string(), "--dir"])
             .arg(directory.path())

@@ -1,5 +1,5 @@
-//! Redis on several servers of the test's own: a primary with a replica that Sentinels
-//! watch over, and a Cluster.
+//! Redis on several servers for one test: a primary and replicas that Sentinels monitor, and a
+//! Cluster.
 
 use std::net::SocketAddr;
 use std::process::{Command, Stdio};
@@ -9,12 +9,12 @@ use crate::process::Process;
 use crate::redis_server::{RedisServer, free_port};
 use crate::wait;
 
-/// What the Sentinels call the service.
+/// The name of the service at the Sentinels.
 const SERVICE: &str = "sessions";
 
 /// A primary, its replicas, and three Sentinels.
 pub struct Sentinels {
-    /// The server that is the primary at first, and its replicas.
+    /// The first primary, and its replicas.
     pub servers: Vec<RedisServer>,
     addresses: Vec<SocketAddr>,
     _sentinels: Vec<Process>,
@@ -22,15 +22,15 @@ pub struct Sentinels {
 }
 
 impl Sentinels {
-    /// Starts all of them, and waits until they know of one another.
+    /// Starts all of them, and waits until the Sentinels know every server.
     ///
     /// # Panics
-    /// When they do not.
+    /// When that takes too long.
     pub async fn start() -> Self {
         Self::with_replicas(1).await
     }
 
-    /// The same with so many replicas, at most two.
+    /// The same with this many replicas, at most two.
     ///
     /// # Panics
     /// As [`Sentinels::start`].
@@ -39,7 +39,7 @@ impl Sentinels {
         Self::on([&here, &here, &here], replicas).await
     }
 
-    /// The same with a Sentinel on each of these machines, the primary on the first one, and
+    /// The same with a Sentinel on each of these machines. The primary runs on the first one,
     /// the replicas on the others.
     ///
     /// # Panics
@@ -70,7 +70,7 @@ impl Sentinels {
             addresses.push(SocketAddr::new(address, port));
         }
         for sentinel in &addresses {
-            wait::until("the Sentinels know of all", async || {
+            wait::until("the Sentinels know every server", async || {
                 let masters = ask(*sentinel, &["SENTINEL", "MASTERS"])?;
                 let known = |name: &str, value: &str| {
                     let mut lines = masters.lines().skip_while(|line| *line != name);
@@ -86,26 +86,26 @@ impl Sentinels {
         Self { servers, addresses, _sentinels: sentinels, _directory: directory }
     }
 
-    /// Has the replica take over, while the primary is well.
+    /// Promotes a replica, while the primary is healthy.
     pub async fn fail_over(&self) {
-        wait::until("the Sentinels agree", async || {
+        wait::until("the Sentinels start the failover", async || {
             let answer = ask(self.addresses[0], &["SENTINEL", "FAILOVER", SERVICE])?;
             (answer.trim() == "OK").then_some(())
         })
         .await;
     }
 
-    /// The place of the server that is the primary now, if one is.
+    /// The index of the server that is the primary now, if there is one.
     pub fn primary(&self) -> Option<usize> {
         self.primaries().first().copied()
     }
 
-    /// The places of all servers that take themselves for the primary.
+    /// The indexes of all servers that consider themselves the primary.
     pub fn primaries(&self) -> Vec<usize> {
-        (0..self.servers.len()).filter(|place| is_primary(&self.servers[*place])).collect()
+        (0..self.servers.len()).filter(|number| is_primary(&self.servers[*number])).collect()
     }
 
-    /// The URL of the service; the first Sentinel in it is not there.
+    /// The URL of the service. No Sentinel runs at the first address in it.
     pub fn url(&self) -> String {
         let addresses: Vec<String> = self.addresses.iter().map(SocketAddr::to_string).collect();
         format!("redis-sentinel://127.0.0.1:1,{}/{SERVICE}/5", addresses.join(","))
@@ -119,16 +119,16 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// Starts a Cluster and waits until it is well.
+    /// Starts a Cluster and waits until it is healthy.
     ///
     /// # Panics
-    /// When it does not become well.
+    /// When that takes too long.
     pub async fn start() -> Self {
         let here = Machine::here();
         Self::on([&here, &here, &here]).await
     }
 
-    /// The same with a primary and the replica of another one on each of these machines.
+    /// The same on these machines. Each one runs a primary, and the replica of another primary.
     ///
     /// # Panics
     /// As [`Cluster::start`].
@@ -137,8 +137,8 @@ impl Cluster {
         for machine in machines.iter().cycle().take(6) {
             let bus = free_port().to_string();
             let options = ["--cluster-enabled", "yes", "--cluster-port", &bus];
-            let patience = ["--cluster-node-timeout", "4000"];
-            servers.push(RedisServer::on(machine, &[&options[..], &patience].concat()).await);
+            let timeout = ["--cluster-node-timeout", "4000"];
+            servers.push(RedisServer::on(machine, &[&options[..], &timeout].concat()).await);
         }
         let mut create = Command::new("redis-cli");
         create.args(["--cluster", "create"]);
@@ -148,7 +148,7 @@ impl Cluster {
         assert!(created.status.success(), "{}", String::from_utf8_lossy(&created.stdout));
         let cluster = Self { servers };
         for server in &cluster.servers {
-            wait::until("the Cluster is well", async || {
+            wait::until("the Cluster is healthy", async || {
                 let nodes = ask(server.address(), &["CLUSTER", "NODES"])?;
                 let info = ask(server.address(), &["CLUSTER", "INFO"])?;
                 let linked = nodes.lines().filter(|line| line.contains(" connected")).count();
@@ -171,7 +171,7 @@ impl Cluster {
         format!("redis-cluster://{},{}", one.address(), other.address())
     }
 
-    /// Has a replica take over from its primary, which is well and hands over.
+    /// Promotes a replica, while its primary is healthy and hands over.
     pub fn fail_over(&self) {
         let primaries = self.primaries();
         let replica = (0..self.servers.len()).find(|number| !primaries.contains(number));
@@ -180,7 +180,7 @@ impl Cluster {
         }
     }
 
-    /// Moves so many slots from one primary to another; returns whether it went well.
+    /// Moves slots from one primary to another; returns whether that succeeded.
     pub async fn reshard(&self, from: usize, to: usize, slots: u32) -> bool {
         let id = |number: usize| {
             let id = ask(self.servers[number].address(), &["CLUSTER", "MYID"]).unwrap_or_default();
@@ -193,7 +193,7 @@ impl Cluster {
         reshard.output().await.is_ok_and(|output| output.status.success())
     }
 
-    /// The primaries that there are now, by their places among the servers.
+    /// The indexes of the servers that are primaries now.
     pub fn primaries(&self) -> Vec<usize> {
         (0..self.servers.len()).filter(|number| self.is_primary(*number)).collect()
     }
@@ -203,7 +203,7 @@ impl Cluster {
         is_primary(&self.servers[number])
     }
 
-    /// The replicas of a primary.
+    /// The indexes of the replicas of a primary.
     pub fn replicas_of(&self, primary: usize) -> Vec<usize> {
         let id = ask(self.servers[primary].address(), &["CLUSTER", "MYID"]).unwrap_or_default();
         let nodes = ask(self.servers[primary].address(), &["CLUSTER", "NODES"]).unwrap_or_default();
@@ -216,10 +216,10 @@ impl Cluster {
     }
 }
 
-/// Waits until a replica has all that its primary has.
+/// Waits until a replica has the data of its primary.
 ///
 /// # Panics
-/// When it does not get it.
+/// When that takes too long.
 pub async fn follows(replica: &RedisServer) {
     wait::until("the replica follows its primary", async || {
         let info = ask(replica.address(), &["INFO", "replication"])?;
@@ -232,7 +232,7 @@ fn is_primary(server: &RedisServer) -> bool {
     ask(server.address(), &["ROLE"]).is_some_and(|role| role.starts_with("master"))
 }
 
-/// What a server answers to a command.
+/// The answer of a server to a command; none if it does not answer.
 fn ask(server: SocketAddr, command: &[&str]) -> Option<String> {
     let mut client = Command::new("redis-cli");
     client.args(["-h", &server.ip().to_string(), "-p", &server.port().to_string()]);

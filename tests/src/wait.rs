@@ -1,15 +1,15 @@
-//! Waiting for a condition, with a limit.
+//! Waiting for a condition, with a time limit.
 
 use std::time::{Duration, Instant};
 
-/// How long a test waits for something that has to happen, also on a busy machine.
+/// How long a test waits for a condition. It allows for a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 const PAUSE: Duration = Duration::from_millis(5);
 
-/// Waits until `condition` gives a value.
+/// Waits until `condition` returns a value.
 ///
 /// # Panics
-/// When it does not within [`PATIENCE`].
+/// When it returns none within [`PATIENCE`].
 pub async fn until<T>(what: &str, mut condition: impl AsyncFnMut() -> Option<T>) -> T {
     let started = Instant::now();
     loop {
@@ -21,7 +21,7 @@ pub async fn until<T>(what: &str, mut condition: impl AsyncFnMut() -> Option<T>)
     }
 }
 
-/// Lets the present millisecond pass, so that what follows is later by any clock.
+/// Waits for the next millisecond, so that what follows has a later timestamp.
 pub async fn next_millisecond() {
     tokio::time::sleep(Duration::from_millis(2)).await;
 }

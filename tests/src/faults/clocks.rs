@@ -1,5 +1,5 @@
-//! Clocks that are wrong: of hosts on one Redis, which counts by its own, and of a host whose
-//! embedded store counts by the clock of the process.
+//! Clocks that are wrong. Redis uses its own clock, so those of its hosts do not matter; an
+//! embedded store uses the clock of the process.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use crate::fake_clock;
 use crate::host::Launch;
 use crate::redis_server::RedisServer;
 
-/// Two hosts, ten minutes apart.
+/// Two hosts on one Redis, whose clocks differ by ten minutes.
 pub async fn hosts_apart(time: Duration) -> Outcome {
     let redis = RedisServer::start().await;
     let launch = |off| Launch::redis(&redis).clock(off, true);
@@ -29,20 +29,20 @@ impl Stepping {
         Ok(clock)
     }
 
-    /// What the environment of its process has to have.
+    /// The environment of a process with this clock.
     fn environment(&self) -> [(String, String); 4] {
         fake_clock::stepping(&self.0.path().join("clock"))
     }
 
-    /// In one step, as the process reads it at any time.
+    /// Replaces the file in one step, because the process may read it at any time.
     fn step(&self, off: &str) -> Result<(), String> {
         let (new, file) = (self.0.path().join("new"), self.0.path().join("clock"));
         let written = std::fs::write(&new, off).and_then(|()| std::fs::rename(new, &file));
         written.map_err(|error| error.to_string())
     }
 
-    /// Goes ahead and back, until there is no time left.
-    async fn go(&self, time: Duration) -> Result<(), String> {
+    /// Steps forward and back until the time is over.
+    async fn run(&self, time: Duration) -> Result<(), String> {
         let time = Time::new(time);
         for off in ["+3s", "+0"].iter().cycle() {
             if !time.pass(2500).await {
@@ -54,7 +54,7 @@ impl Stepping {
     }
 }
 
-/// The clock of the process that has the store goes ahead and back.
+/// The clock of the process with the embedded store steps forward and back.
 pub async fn embedded_steps(time: Duration) -> Outcome {
     let directory = tempfile::tempdir().map_err(|error| error.to_string())?;
     let clock = Stepping::new()?;
@@ -63,7 +63,7 @@ pub async fn embedded_steps(time: Duration) -> Outcome {
     let launch = settings.iter().fold(launch, |launch, (name, value)| launch.set(name, value));
     let hosts = Hosts::start([launch]);
     let load = hosts.load().await;
-    clock.go(time).await?;
+    clock.run(time).await?;
     let left = load.finish().await;
     drop(hosts);
     Ok(left)

@@ -1,4 +1,4 @@
-//! Disks that are full: a small one in memory, which only root can mount.
+//! Full disks: small ones in memory, which only root can mount.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -9,13 +9,13 @@ use super::hosts::{Hosts, Time};
 use crate::host::Launch;
 use crate::redis_server::RedisServer;
 
-/// A small disk; it goes with its owner.
+/// A small disk. Dropping it unmounts it.
 struct Disk {
     directory: tempfile::TempDir,
 }
 
 impl Disk {
-    /// A disk of so many MiB.
+    /// Mounts a disk of this many MiB.
     fn mount(mebibytes: u32) -> Result<Self, String> {
         let directory = tempfile::tempdir().map_err(|error| error.to_string())?;
         let mut mount = Command::new("mount");
@@ -36,7 +36,7 @@ impl Disk {
         self.path().join("filling")
     }
 
-    /// Leaves no room.
+    /// Fills the disk.
     fn fill(&self) {
         let block = vec![1; 1 << 16];
         if let Ok(mut file) = std::fs::File::create(self.filling()) {
@@ -55,7 +55,7 @@ impl Drop for Disk {
     }
 }
 
-/// The embedded store has no room, and is started again when it has.
+/// The disk of the embedded store is full. The host is restarted once there is room.
 pub async fn embedded(time: Duration) -> Outcome {
     let disk = Disk::mount(96)?;
     let mut hosts = Hosts::start([Launch::embedded(&disk.path().join("data"))]);
@@ -73,7 +73,8 @@ pub async fn embedded(time: Duration) -> Outcome {
     Ok(left)
 }
 
-/// Redis cannot write its append-only file, refuses writes, and takes them again when it can.
+/// The disk of Redis is full. Redis refuses writes until it can write its append-only file
+/// again.
 pub async fn redis(time: Duration) -> Outcome {
     let disk = Disk::mount(16)?;
     let directory = disk.path().display().to_string();

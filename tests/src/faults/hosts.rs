@@ -1,4 +1,4 @@
-//! Hosts under load that keep their ports over a restart, and the time that a schedule has.
+//! Hosts under load that keep their ports across restarts, and the duration of a schedule.
 
 use std::time::{Duration, Instant};
 
@@ -13,7 +13,7 @@ pub struct Hosts {
 }
 
 impl Hosts {
-    /// Starts one for each launch, with the terms of the load.
+    /// Starts a host for each launch, with the settings that the load expects.
     pub fn start(launches: impl IntoIterator<Item = Launch>) -> Self {
         let launches = launches.into_iter().map(|launch| {
             let launch = terms_of(launch).set("REST_PORT", &free_port().to_string());
@@ -24,45 +24,45 @@ impl Hosts {
         Self { launches, hosts }
     }
 
-    /// Begins the load on all of them.
+    /// Starts the load on all hosts.
     pub async fn load(&self) -> MixedLoad {
         MixedLoad::start(&self.hosts.iter().collect::<Vec<_>>()).await
     }
 
-    /// How many there are.
+    /// The number of hosts.
     pub fn count(&self) -> usize {
         self.hosts.len()
     }
 
-    /// Sends a signal to one of them.
+    /// Sends a signal to one host.
     pub fn signal(&self, number: usize, name: &str) {
         self.hosts[number].signal(name);
     }
 
-    /// Kills one of them.
+    /// Kills one host.
     pub async fn kill(&mut self, number: usize) {
         self.hosts[number].signal("KILL");
         self.hosts[number].ended().await;
     }
 
-    /// Starts one again that was killed or has ended.
+    /// Starts a host again after its end.
     pub fn restart(&mut self, number: usize) {
         self.hosts[number] = self.launches[number].start();
     }
 }
 
-/// The time that a schedule has.
+/// The duration of a schedule.
 pub struct Time {
     end: Instant,
 }
 
 impl Time {
-    /// From now on.
+    /// Starts now.
     pub fn new(time: Duration) -> Self {
         Self { end: Instant::now() + time }
     }
 
-    /// Lets the load go on for so many milliseconds; returns whether there is time left.
+    /// Lets the load run for this many milliseconds; returns whether there is time left.
     pub async fn pass(&self, milliseconds: u64) -> bool {
         tokio::time::sleep(Duration::from_millis(milliseconds)).await;
         Instant::now() < self.end

@@ -1,7 +1,7 @@
-//! Fault schedules: the mixed load while something goes wrong again and again, judged by the
-//! history checker. `tests/faults` runs them, and shows what each has found in a table.
-//! A schedule says which judges must find nothing; what others find is shown, as the service
-//! does not promise it there.
+//! Fault schedules: a mixed load while faults are injected, judged by the history checker.
+//! `tests/faults` runs them and prints the violations of each in a table. A schedule names the
+//! judges that must find nothing. Violations of other judges are only shown: the service
+//! makes no such promise under that fault.
 
 mod clocks;
 mod disks;
@@ -18,30 +18,30 @@ use crate::history::recorder::Counts;
 use crate::history::{History, Judge, stale};
 use crate::mixed_load::TERMS;
 
-/// What goes wrong, and what must be right all the same.
+/// A fault, and the promises that must hold in spite of it.
 #[derive(Clone, Copy, Debug)]
 pub struct Schedule {
-    /// What it is called.
+    /// Its name.
     pub name: &'static str,
     /// What it does.
     pub does: &'static str,
     /// The judges that must find nothing.
     pub promised: &'static [Judge],
-    /// For how long no caller may be without an answer, where that is promised.
+    /// The longest time that a caller may wait for an answer, where that is promised.
     pub silence_max: Option<Duration>,
 }
 
-/// What a load has left, or why it cannot be had on this machine.
+/// What the load has recorded, or why the schedule cannot run on this machine.
 type Outcome = Result<(History, Counts), String>;
 
 const ALL: &[Judge] = &Judge::ALL;
-/// What waits for all replicas survives. Events may be lost, and subscribers receive gaps.
-/// Writes without a condition do not wait, nor does the begin of a login.
+/// Operations that wait for all replicas survive. Events may be lost, and subscribers then
+/// receive a gap. Writes without a condition do not wait, nor does the creation of a login.
 const WAITING: &[Judge] =
     &[Judge::Compared, Judge::ReadOnce, Judge::Locks, Judge::Slots, Judge::Closed, Judge::Events];
 /// Replication is asynchronous, so a failover loses the last writes; subscribers receive a gap.
 const EVENTS: &[Judge] = &[Judge::Events];
-/// A clock that is ahead for a while ends what would have ended by then: locks and slots.
+/// A clock that is ahead for a while expires locks and slots too early.
 const STEPS: &[Judge] = &[
     Judge::Registers,
     Judge::Compared,
@@ -59,8 +59,8 @@ const fn schedule(name: &'static str, does: &'static str, promised: &'static [Ju
     Schedule { name, does, promised, silence_max: None }
 }
 
-/// One that takes a node of a Cluster away. What waits for replicas has to wait longer, until
-/// the node is back as the replica of the one that took over.
+/// A schedule that takes away a node of a Cluster. Operations that wait for replicas have to
+/// wait longer: until the node is back, as the replica of its successor.
 const fn nodes(name: &'static str, does: &'static str, promised: &'static [Judge]) -> Schedule {
     Schedule { name, does, promised, silence_max: Some(SILENCE_MAX) }
 }
@@ -75,7 +75,7 @@ pub const SCHEDULES: &[Schedule] = &[
     schedule("stop-redis", "SIGSTOP of Redis for a second", ALL),
     schedule("replies", "replies of Redis lost, doubled, late or cut off, by a proxy", ALL),
     schedule("replies-waiting", "the same with a replica and REDIS_WAIT_REPLICAS=1", ALL),
-    schedule("partition", "one of two hosts and Redis do not hear each other, by a proxy", ALL),
+    schedule("partition", "a proxy passes nothing on between Redis and one of two hosts", ALL),
     schedule("clock-hosts", "two hosts whose clocks are 5 minutes ahead and behind", ALL),
     schedule("clock-embedded", "the clock of an embedded store steps 3 s and back", STEPS),
     schedule("disk-embedded", "a full disk under the embedded store; restart with room", ALL),
@@ -90,7 +90,7 @@ pub const SCHEDULES: &[Schedule] = &[
     schedule("failover-one-of-two", "with two replicas and REDIS_WAIT_REPLICAS=1", EVENTS),
     schedule("failover-kill", "kill -9 of the primary that Sentinels watch", EVENTS),
     schedule("failover-kill-waiting", "the same with REDIS_WAIT_REPLICAS=1", WAITING),
-    schedule("partition-primary", "a primary and a host cut off from everybody for 12 s", EVENTS),
+    schedule("partition-primary", "a primary and a host cut off from all others for 12 s", EVENTS),
     schedule("partition-primary-waiting", "the same with REDIS_WAIT_REPLICAS=1", WAITING),
     schedule("cluster-failover", "planned failover in a Cluster", ALL),
     schedule("cluster-failover-waiting", "the same with REDIS_WAIT_REPLICAS=1", ALL),
@@ -104,15 +104,15 @@ pub const SCHEDULES: &[Schedule] = &[
 ];
 
 impl Schedule {
-    /// The schedule of a name.
+    /// The schedule with a name.
     pub fn named(name: &str) -> Option<Self> {
         SCHEDULES.iter().find(|schedule| schedule.name == name).copied()
     }
 
-    /// Runs it for so long, and judges what is left.
+    /// Runs it for a duration, and judges the recorded history.
     ///
     /// # Errors
-    /// Why it cannot be run on this machine.
+    /// Why it cannot run on this machine.
     pub async fn run(self, time: Duration) -> Result<Row, String> {
         let (history, counts) = Box::pin(self.load(time)).await?;
         let stale = stale::longest(&history.overwritten);
@@ -147,7 +147,7 @@ impl Schedule {
             "cluster-stop" => topologies::cluster_stop(time, waits_for).await,
             "cluster-partition" => topologies::cluster_partition(time, waits_for).await,
             "reshard" => topologies::reshard(time).await,
-            other => Err(format!("nobody runs {other}")),
+            other => Err(format!("schedule {other} is not implemented")),
         }
     }
 }
@@ -157,7 +157,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn schedules_have_names_of_their_own() {
+    fn every_schedule_has_its_own_name() {
         for schedule in SCHEDULES {
             let same = SCHEDULES.iter().filter(|other| other.name == schedule.name);
             assert_eq!(same.count(), 1, "{}", schedule.name);

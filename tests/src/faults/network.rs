@@ -1,4 +1,4 @@
-//! What goes wrong between a host and Redis, by a proxy that they talk through.
+//! Faults of the network between a host and Redis, injected by a proxy.
 
 use std::time::Duration;
 
@@ -9,14 +9,14 @@ use crate::host::Launch;
 use crate::redis_server::RedisServer;
 use crate::redis_topology::follows;
 
-/// A host that talks through a proxy.
+/// A host that uses Redis through a proxy.
 fn through(proxy: &FaultyProxy) -> Launch {
     let url = format!("redis://127.0.0.1:{}/5", proxy.port);
     Launch::redis_at(&url).set("REDIS_TIMEOUT", "1s")
 }
 
-/// Replies are lost, doubled, late or cut off, one after the other; also those of a server
-/// whose replica is waited for.
+/// Replies are lost, doubled, delayed or cut off, one after the other. With `waiting`, hosts wait
+/// for a replica.
 pub async fn replies(time: Duration, waiting: bool) -> Outcome {
     let redis = RedisServer::start().await;
     let proxy = FaultyProxy::before(redis.port).await;
@@ -44,14 +44,14 @@ pub async fn replies(time: Duration, waiting: bool) -> Outcome {
         if !time.pass(150).await {
             break;
         }
-        // `WAIT` is answered with a number, so half of the faults may hit any reply.
+        // The reply to `WAIT` is a number, so half of the faults may affect any reply.
         let which = if waiting && turn % 2 == 0 { Which::Any } else { Which::Array };
         proxy.next(*fault, which);
     }
     Ok(load.finish().await)
 }
 
-/// One of two hosts and Redis do not hear each other for two seconds, and nobody tells them.
+/// For two seconds, nothing passes between Redis and one of two hosts. No connection is closed.
 pub async fn partition(time: Duration) -> Outcome {
     let redis = RedisServer::start().await;
     let proxy = FaultyProxy::before(redis.port).await;

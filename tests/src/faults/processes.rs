@@ -7,7 +7,7 @@ use super::hosts::{Hosts, Time};
 use crate::host::Launch;
 use crate::redis_server::RedisServer;
 
-/// Nothing goes wrong.
+/// No fault.
 pub async fn nothing(time: Duration) -> Outcome {
     let redis = RedisServer::start().await;
     let hosts = Hosts::start([Launch::redis(&redis), Launch::redis(&redis)]);
@@ -16,7 +16,7 @@ pub async fn nothing(time: Duration) -> Outcome {
     Ok(load.finish().await)
 }
 
-/// One of two hosts is killed and started again, then the other.
+/// The two hosts are killed and restarted in turns.
 pub async fn kill_host(time: Duration) -> Outcome {
     let redis = RedisServer::start().await;
     let mut hosts = Hosts::start([Launch::redis(&redis), Launch::redis(&redis)]);
@@ -31,7 +31,7 @@ pub async fn kill_host(time: Duration) -> Outcome {
     Ok(load.finish().await)
 }
 
-/// The only host is killed and started again on its files.
+/// The only host is killed and restarted on its files.
 pub async fn kill_embedded(time: Duration) -> Outcome {
     let directory = tempfile::tempdir().map_err(|error| error.to_string())?;
     let mut hosts = Hosts::start([Launch::embedded(directory.path())]);
@@ -46,7 +46,7 @@ pub async fn kill_embedded(time: Duration) -> Outcome {
     Ok(left)
 }
 
-/// Redis is killed and started again on its append-only file, which is synced at every answer.
+/// Redis is killed and restarted on its append-only file, which it syncs before each answer.
 pub async fn kill_redis(time: Duration) -> Outcome {
     let mut redis = RedisServer::with(&["--appendfsync", "always"]).await;
     let launch = Launch::redis(&redis).set("REDIS_TIMEOUT", "1s");
@@ -61,7 +61,7 @@ pub async fn kill_redis(time: Duration) -> Outcome {
     Ok(load.finish().await)
 }
 
-/// One of two hosts hangs, then the other.
+/// The two hosts are stopped in turns.
 pub async fn stop_host(time: Duration) -> Outcome {
     let redis = RedisServer::start().await;
     let hosts = Hosts::start([Launch::redis(&redis), Launch::redis(&redis)]);
@@ -77,7 +77,7 @@ pub async fn stop_host(time: Duration) -> Outcome {
     Ok(load.finish().await)
 }
 
-/// Redis hangs, longer than hosts wait for it.
+/// Redis is stopped for longer than the time-out of its hosts.
 pub async fn stop_redis(time: Duration) -> Outcome {
     let redis = RedisServer::start().await;
     let launch = Launch::redis(&redis).set("REDIS_TIMEOUT", "500ms");

@@ -1,4 +1,4 @@
-//! The table of what schedules have found: a row for each.
+//! The results of schedules as a table, with a row for each.
 
 use std::fmt;
 use std::time::Duration;
@@ -7,29 +7,28 @@ use super::Schedule;
 use crate::history::recorder::Counts;
 use crate::history::{Judge, Judgement, Violation};
 
-/// What one schedule has found.
+/// The result of one schedule.
 pub struct Row {
     /// The schedule.
     pub schedule: Schedule,
     /// Figures of its load.
     pub counts: Counts,
-    /// The longest time for which a value was read that had been overwritten over another
-    /// host.
+    /// The longest time for which an old value was read after an overwrite on another host.
     pub stale: Duration,
-    /// How many plain writes of keys that are written once were acknowledged.
+    /// The number of acknowledged writes to keys that are written once.
     pub written: usize,
-    /// What the judges say.
+    /// What the judges found.
     pub judgement: Judgement,
 }
 
 impl Row {
-    /// What must not be and was promised not to be.
+    /// The violations of promises.
     pub fn broken(&self) -> impl Iterator<Item = &Violation> {
         let violations = self.judgement.violations.iter();
         violations.filter(|violation| self.schedule.promised.contains(&violation.judge))
     }
 
-    /// Whether a caller had no answer for longer than is promised.
+    /// Whether a caller waited for an answer longer than is promised.
     pub fn is_too_late(&self) -> bool {
         self.schedule.silence_max.is_some_and(|max| self.counts.unavailable_max > max)
     }

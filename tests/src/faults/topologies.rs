@@ -1,5 +1,5 @@
-//! Redis on several servers: primaries that are replaced, die or hang, and slots that move.
-//! After a kill, a schedule waits until there is a primary again, however long that takes.
+//! Redis on several servers: primaries that are replaced, killed or stopped, and slots that
+//! move. After a kill, a schedule waits until there is a primary again.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use crate::machine::Machines;
 use crate::redis_topology::{Cluster, Sentinels};
 use crate::wait;
 
-/// A host on whatever is at a URL, which waits for so many replicas.
+/// A host on the Redis at a URL, which waits for this many replicas.
 fn launch(url: &str, waits_for: u32) -> Launch {
     let launch = Launch::redis_at(url).set("REDIS_TIMEOUT", "1s");
     launch.set("REDIS_WAIT_REPLICAS", &waits_for.to_string())
@@ -20,8 +20,7 @@ fn two(url: &str, waits_for: u32) -> Hosts {
     Hosts::start([launch(url, waits_for), launch(url, waits_for)])
 }
 
-/// Sentinels replace a primary that is well and has so many replicas, not more often than every
-/// ten seconds.
+/// Sentinels replace a healthy primary, at most every ten seconds.
 pub async fn fail_over(time: Duration, replicas: usize, waits_for: u32) -> Outcome {
     let sentinels = Sentinels::with_replicas(replicas).await;
     let hosts = two(&sentinels.url(), waits_for);
@@ -36,7 +35,7 @@ pub async fn fail_over(time: Duration, replicas: usize, waits_for: u32) -> Outco
     Ok(load.finish().await)
 }
 
-/// The primary dies; it comes back as a replica once its replica has taken over.
+/// The primary is killed. It is restarted as a replica once its replica was promoted.
 pub async fn kill_primary(time: Duration, waits_for: u32) -> Outcome {
     let mut sentinels = Sentinels::start().await;
     let hosts = two(&sentinels.url(), waits_for);
@@ -45,7 +44,7 @@ pub async fn kill_primary(time: Duration, waits_for: u32) -> Outcome {
     while time.pass(2000).await {
         let killed = wait::until("there is a primary", async || sentinels.primary()).await;
         sentinels.servers[killed].kill().await;
-        wait::until("the replica takes over", async || {
+        wait::until("the replica is promoted", async || {
             sentinels.primary().filter(|primary| *primary != killed)
         })
         .await;
@@ -58,13 +57,13 @@ pub async fn kill_primary(time: Duration, waits_for: u32) -> Outcome {
     Ok(load.finish().await)
 }
 
-/// The primary and a host are cut off from everybody else for twelve seconds, in which its
-/// replica is made the primary; then the other way round.
+/// The primary and a host are cut off from all others for twelve seconds, and the replica is
+/// promoted. Then the same happens the other way round.
 pub async fn partition(time: Duration, waits_for: u32) -> Outcome {
     let machines = Machines::start(3)?;
-    let sentinels = Sentinels::on([0, 1, 2].map(|place| machines.get(place)), 1).await;
+    let sentinels = Sentinels::on([0, 1, 2].map(|number| machines.get(number)), 1).await;
     let launch = launch(&sentinels.url(), waits_for);
-    let hosts = Hosts::start([0, 1].map(|place| launch.clone().on(machines.get(place))));
+    let hosts = Hosts::start([0, 1].map(|number| launch.clone().on(machines.get(number))));
     let load = hosts.load().await;
     let time = Time::new(time);
     while time.pass(2000).await {
@@ -72,7 +71,7 @@ pub async fn partition(time: Duration, waits_for: u32) -> Outcome {
         machines.cut_off(cut, true);
         time.pass(12_000).await;
         machines.cut_off(cut, false);
-        wait::until("the replica has taken over alone", async || {
+        wait::until("the replica is the only primary", async || {
             (sentinels.primaries() == [1 - cut]).then_some(())
         })
         .await;
@@ -83,7 +82,7 @@ pub async fn partition(time: Duration, waits_for: u32) -> Outcome {
     Ok(left)
 }
 
-/// A replica of a Cluster takes over from a primary that hands over.
+/// A healthy primary of a Cluster hands over to its replica.
 pub async fn cluster_fail_over(time: Duration, waits_for: u32) -> Outcome {
     let cluster = Cluster::start().await;
     let hosts = two(&cluster.url(), waits_for);
@@ -95,7 +94,7 @@ pub async fn cluster_fail_over(time: Duration, waits_for: u32) -> Outcome {
     Ok(load.finish().await)
 }
 
-/// A primary of a Cluster dies, and comes back once its replica has taken over.
+/// A primary of a Cluster is killed. It is restarted once its replica was promoted.
 pub async fn cluster_kill(time: Duration, waits_for: u32) -> Outcome {
     let mut cluster = Cluster::start().await;
     let hosts = two(&cluster.url(), waits_for);
@@ -112,7 +111,7 @@ pub async fn cluster_kill(time: Duration, waits_for: u32) -> Outcome {
     Ok(load.finish().await)
 }
 
-/// A primary of a Cluster hangs until its replica has taken over.
+/// A primary of a Cluster is stopped until its replica was promoted.
 pub async fn cluster_stop(time: Duration, waits_for: u32) -> Outcome {
     let cluster = Cluster::start().await;
     let hosts = two(&cluster.url(), waits_for);
@@ -122,7 +121,7 @@ pub async fn cluster_stop(time: Duration, waits_for: u32) -> Outcome {
         let stopped = cluster.primaries()[0];
         let replicas = cluster.replicas_of(stopped);
         cluster.servers[stopped].signal("STOP");
-        wait::until("the replica takes over", async || {
+        wait::until("the replica is promoted", async || {
             replicas.iter().any(|replica| cluster.is_primary(*replica)).then_some(())
         })
         .await;
@@ -133,13 +132,13 @@ pub async fn cluster_stop(time: Duration, waits_for: u32) -> Outcome {
     Ok(load.finish().await)
 }
 
-/// A machine of a Cluster, with a primary, the replica of another one and a host, is cut off
-/// from everybody else for twelve seconds.
+/// A machine of a Cluster is cut off from all others for twelve seconds. It runs a primary, the
+/// replica of another primary, and a host.
 pub async fn cluster_partition(time: Duration, waits_for: u32) -> Outcome {
     let machines = Machines::start(3)?;
-    let cluster = Cluster::on([0, 1, 2].map(|place| machines.get(place))).await;
+    let cluster = Cluster::on([0, 1, 2].map(|number| machines.get(number))).await;
     let launch = launch(&cluster.url(), waits_for);
-    let hosts = Hosts::start([0, 1].map(|place| launch.clone().on(machines.get(place))));
+    let hosts = Hosts::start([0, 1].map(|number| launch.clone().on(machines.get(number))));
     let load = hosts.load().await;
     let time = Time::new(time);
     for cut in (0..3).cycle() {
@@ -164,14 +163,14 @@ pub async fn cluster_partition(time: Duration, waits_for: u32) -> Outcome {
 }
 
 async fn three_primaries(cluster: &Cluster, without: usize) {
-    wait::until("the replica takes over", async || {
+    wait::until("the replica is promoted", async || {
         let primaries = cluster.primaries();
         (primaries.len() == 3 && !primaries.contains(&without)).then_some(())
     })
     .await;
 }
 
-/// Slots move while they are used.
+/// Slots move from one primary to another while they are in use.
 pub async fn reshard(time: Duration) -> Outcome {
     let cluster = Cluster::start().await;
     let hosts = two(&cluster.url(), 0);
