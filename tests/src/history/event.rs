@@ -1,20 +1,21 @@
-//! Judges what subscribers receive: every acknowledged change at least once, those of one
-//! subject in order, or a gap where something may be missing. Changes without an answer may
-//! be received or not. Not judged: that what is received has happened, and how soon it is.
+//! Judges what subscribers receive: the event of every acknowledged change at least once, those
+//! of one subject in order, or a gap where events may be missing. The event of a change without
+//! an answer may be received or not. It does not judge whether a received event has happened,
+//! or how long it took.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::span::Span;
 
-/// A change of which an event is published.
+/// A change that publishes an event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Change {
-    /// When it was asked for.
+    /// When it was requested and acknowledged.
     pub span: Span,
-    /// The user or account; events of one are in order.
+    /// The user or account. Events of one subject are in order.
     pub subject: String,
-    /// What tells its event from others of the subject: the type and the session.
+    /// What distinguishes its event from others of the subject: the type and the session.
     pub event: String,
 }
 
@@ -32,68 +33,68 @@ pub enum Received {
     Gap(Duration),
 }
 
-/// A subscriber: one place in the feed, on however many connections one after the other.
+/// A subscriber with one cursor, over one or several connections in turn.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Subscriber {
-    /// What is sent from here on has to be received.
+    /// The subscriber has to receive the events of changes that are sent later.
     pub since: Duration,
-    /// Everything, in order.
+    /// Everything it received, in order.
     pub received: Vec<Received>,
 }
 
-/// What is wrong with what a subscriber has received.
+/// The violations that one subscriber has seen.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Wrong {
-    /// What is missing although no gap was received behind it.
+    /// Events that are missing without a later gap.
     pub silent: Vec<String>,
-    /// What came out of order, also a gap that came behind later events of the same subject.
+    /// Events out of order, and gaps received after later events of the same subject.
     pub order: Vec<String>,
 }
 
-/// Judges one subscriber who has waited until the end.
+/// Judges one subscriber that has received everything up to the end.
 pub fn judge(changes: &[Change], subscriber: &Subscriber) -> Wrong {
     let mut first: BTreeMap<(&str, &str), usize> = BTreeMap::new();
     let mut gaps = Vec::new();
-    for (place, received) in subscriber.received.iter().enumerate() {
+    for (at, received) in subscriber.received.iter().enumerate() {
         match received {
             Received::Event { subject, event } => {
-                first.entry((subject, event)).or_insert(place);
+                first.entry((subject, event)).or_insert(at);
             }
-            Received::Gap(when) => gaps.push((place, *when)),
+            Received::Gap(when) => gaps.push((at, *when)),
         }
     }
     let mut subjects: BTreeMap<&str, Vec<(&Change, Option<usize>)>> = BTreeMap::new();
     let due =
         |change: &&Change| change.span.answered.is_some() && subscriber.since < change.span.sent;
     for change in changes.iter().filter(due) {
-        let place = first.get(&(change.subject.as_str(), change.event.as_str())).copied();
-        subjects.entry(&change.subject).or_default().push((change, place));
+        let at = first.get(&(change.subject.as_str(), change.event.as_str())).copied();
+        subjects.entry(&change.subject).or_default().push((change, at));
     }
     let mut wrong = Wrong::default();
     for (subject, changes) in subjects {
-        for (change, place) in &changes {
+        for (change, at) in &changes {
             let event = &change.event;
-            // The first that was received of those which have happened later for certain.
+            // Where the first event of a change that certainly happened later was received.
             let later =
                 changes.iter().filter(|(other, _)| change.span.is_over_before(other.span.sent));
-            let later = later.filter_map(|(_, place)| *place).min();
-            match (place, later) {
-                (Some(place), Some(later)) if later < *place => {
-                    wrong.order.push(format!("{event} of {subject} comes behind a later change"));
+            let later = later.filter_map(|(_, at)| *at).min();
+            match (at, later) {
+                (Some(at), Some(later)) if later < *at => {
+                    wrong.order.push(format!("{event} of {subject} comes after a later change"));
                 }
                 (Some(_), _) => {}
                 (None, later) => {
-                    let behind = |(_, when): &&(usize, Duration)| change.span.sent < *when;
-                    let mut gaps = gaps.iter().filter(behind).peekable();
+                    let after = |(_, when): &&(usize, Duration)| change.span.sent < *when;
+                    let mut gaps = gaps.iter().filter(after).peekable();
                     let missing = format!("{event} of {subject}, {:?}, is missing", change.span);
                     if gaps.peek().is_none() {
                         wrong.silent.push(missing);
                     } else if let Some(later) = later
-                        && gaps.all(|(place, _)| *place > later)
+                        && gaps.all(|(at, _)| *at > later)
                     {
                         wrong
                             .order
-                            .push(format!("{missing}, and the gap comes behind a later event"));
+                            .push(format!("{missing}, and the gap comes after a later event"));
                     }
                 }
             }
@@ -120,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn events_are_received_in_order_or_a_gap_is() {
+    fn events_or_a_gap_are_received_in_order() {
         let changes = [
             change(known(0, 1), "a-before"),
             change(known(10, 11), "a1"),
@@ -133,12 +134,12 @@ mod tests {
         let histories: &[(&str, &[Received], (usize, usize))] = &[
             ("all", &[event("a1"), event("a2"), event("b1"), event("a3"), event("a4")], (0, 0)),
             (
-                "beside one another, and one without an answer",
+                "changes at the same time, and one without an answer",
                 &[event("b1"), event("a1"), event("a2"), event("a-lost"), event("a4"), event("a3")],
                 (0, 0),
             ),
             (
-                "again",
+                "events are repeated",
                 &[
                     event("a1"),
                     event("a2"),
@@ -150,8 +151,8 @@ mod tests {
                 ],
                 (0, 0),
             ),
-            ("a gap in their place", &[event("a1"), gap(15), event("a3"), event("a4")], (0, 0)),
-            ("a gap in the place of all", &[gap(30)], (0, 0)),
+            ("a gap instead of events", &[event("a1"), gap(15), event("a3"), event("a4")], (0, 0)),
+            ("a gap instead of all events", &[gap(30)], (0, 0)),
             ("one is missing", &[event("a1"), event("b1"), event("a3"), event("a4")], (1, 0)),
             ("the last are missing", &[event("a1"), event("a2"), event("b1")], (2, 0)),
             (
@@ -160,12 +161,12 @@ mod tests {
                 (0, 1),
             ),
             (
-                "a gap of before",
+                "an earlier gap",
                 &[gap(5), event("a1"), event("b1"), event("a3"), event("a4")],
                 (1, 0),
             ),
             (
-                "a gap behind a later event",
+                "a gap after a later event",
                 &[event("a1"), event("b1"), event("a3"), gap(30), event("a4")],
                 (0, 1),
             ),

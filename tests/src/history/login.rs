@@ -1,38 +1,37 @@
-//! Judges sessions that are begun, closed and listed: logins of one user, or connections.
-//! Closed stays closed, nothing acknowledged is lost, nothing that was seen alive vanishes,
-//! and a list is exact but for what changes beside it. Close-all ends what was there when
-//! it was sent.
+//! Judges the logins or connections of one user. A closed session stays closed. A session that
+//! was acknowledged or seen is not lost. A list is exact, except for changes at the same time.
+//! Close-all ends every session that existed when it was sent.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::span::Span;
 
-/// A call and what was answered.
+/// A call and its answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Call {
-    /// When.
+    /// When it was sent and answered.
     pub span: Span,
-    /// What was done.
+    /// The operation.
     pub operation: Operation,
 }
 
-/// What a call did.
+/// The operation of a call, with its result.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Operation {
-    /// Began a session; without an answer, nobody knows its id.
+    /// Created a session. Its id is unknown without an answer.
     Create(Option<String>),
     /// Closed a session.
     Close(String),
-    /// Closed all.
+    /// Closed all sessions.
     CloseAll,
-    /// Read a session, and whether it was there; only with an answer.
+    /// Read a session, and whether it was there. Only calls with an answer count.
     Read(String, bool),
-    /// Listed all; only with an answer.
+    /// Listed all sessions. Only calls with an answer count.
     List(BTreeSet<String>),
 }
 
-/// What is wrong.
+/// The violations.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Wrong {
     /// Sessions that were there after their close was acknowledged.
@@ -41,30 +40,28 @@ pub struct Wrong {
     pub other: Vec<String>,
 }
 
-/// What is known of a session.
+/// What the calls say about a session.
 struct Session<'a> {
     id: &'a str,
-    /// When it was asked for, if that is known.
+    /// When its creation was sent, if that is known.
     sent: Option<Duration>,
-    /// From when on it is there for certain.
+    /// From when on it certainly exists.
     since: Duration,
-    /// What has or may have ended it.
+    /// Calls that have ended or may have ended it.
     ends: Vec<Span>,
-    /// When it was asked for and not there.
+    /// Calls that looked for it and did not find it.
     missed: Vec<Span>,
 }
 
-/// Judges the calls of one user; sessions live for `lifetime` unless they are closed.
+/// Judges the calls of one user, whose sessions live for `lifetime` unless they are closed.
 pub fn judge(calls: &[Call], lifetime: Duration) -> Wrong {
     let mut wrong = Wrong::default();
     let sessions = sessions(calls);
-    let nameless = |call: &&Call| call.operation == Operation::Create(None);
-    let nameless = calls.iter().filter(nameless).count();
-    let made_by_nobody = sessions.iter().filter(|session| session.sent.is_none()).count();
-    if made_by_nobody > nameless {
-        wrong
-            .other
-            .push(format!("{made_by_nobody} sessions of {nameless} lost answers are listed"));
+    let is_unknown = |call: &&Call| call.operation == Operation::Create(None);
+    let unknown = calls.iter().filter(is_unknown).count();
+    let unexplained = sessions.iter().filter(|session| session.sent.is_none()).count();
+    if unexplained > unknown {
+        wrong.other.push(format!("{unexplained} sessions are listed for {unknown} lost answers"));
     }
     for session in &sessions {
         for (span, there) in sightings(calls, session.id) {
@@ -87,8 +84,8 @@ pub fn judge(calls: &[Call], lifetime: Duration) -> Wrong {
                     let since = session.since;
                     wrong
                         .other
-                        .push(format!("there at {since:?}, never closed, and gone at {span:?}"));
-                    // Once is enough.
+                        .push(format!("there since {since:?}, never closed, and gone at {span:?}"));
+                    // One violation for each session is enough.
                     break;
                 }
             }
@@ -97,7 +94,7 @@ pub fn judge(calls: &[Call], lifetime: Duration) -> Wrong {
     wrong
 }
 
-/// All sessions that somebody has begun or seen.
+/// All sessions that callers have created or seen.
 fn sessions(calls: &[Call]) -> Vec<Session<'_>> {
     let mut since: BTreeMap<&str, (Option<Duration>, Duration)> = BTreeMap::new();
     for call in calls {
@@ -119,12 +116,12 @@ fn sessions(calls: &[Call]) -> Vec<Session<'_>> {
     let session = |(id, (sent, since)): (_, (Option<Duration>, Duration))| {
         let ends = calls.iter().filter(|call| match &call.operation {
             Operation::Close(closed) => closed == id,
-            // One that was answered before the session was asked for has not ended it.
+            // A close-all that was answered before the creation was sent has not ended it.
             Operation::CloseAll => sent.is_none_or(|sent| !call.span.is_over_before(sent)),
             _ => false,
         });
         let ends = ends.map(|call| match &call.operation {
-            // The session may have begun after it took effect: then it is still there.
+            // The session may have been created after the close-all took effect, and still exist.
             Operation::CloseAll if since >= call.span.sent => Span::unknown(call.span.sent),
             _ => call.span,
         });
@@ -135,7 +132,7 @@ fn sessions(calls: &[Call]) -> Vec<Session<'_>> {
     since.into_iter().map(session).collect()
 }
 
-/// When a session was asked for, and whether it was there.
+/// The calls that looked for a session, and whether it was there.
 fn sightings<'a>(calls: &'a [Call], id: &'a str) -> impl Iterator<Item = (Span, bool)> + use<'a> {
     calls.iter().filter_map(move |call| match &call.operation {
         Operation::Read(read, there) if read == id => Some((call.span, *there)),
@@ -166,7 +163,7 @@ mod tests {
         Close(id.into())
     }
 
-    /// How many are alive again, and how much else is wrong.
+    /// The number of sessions that are alive again, and of all other violations.
     fn violations(calls: &[(Span, Operation)]) -> (usize, usize) {
         let calls: Vec<Call> = calls
             .iter()
@@ -177,10 +174,10 @@ mod tests {
     }
 
     #[test]
-    fn histories_of_logins_that_are_right_are_accepted() {
+    fn correct_histories_of_logins_are_accepted() {
         let histories: &[(&str, &[(Span, Operation)])] = &[
             (
-                "begun, listed, closed",
+                "created, listed, closed",
                 &[
                     (known(0, 1), create("a")),
                     (known(2, 3), list(&["a"])),
@@ -190,7 +187,7 @@ mod tests {
                 ],
             ),
             (
-                "a list beside a close",
+                "a list during a close",
                 &[
                     (known(0, 1), create("a")),
                     (known(2, 9), close("a")),
@@ -208,7 +205,7 @@ mod tests {
                 ],
             ),
             (
-                "a create beside a close-all",
+                "a create during a close-all",
                 &[(known(1, 5), create("a")), (known(2, 4), CloseAll), (known(6, 7), list(&["a"]))],
             ),
             (
@@ -272,7 +269,7 @@ mod tests {
             ),
             ("one is lost", &[(known(0, 1), create("a")), (known(2, 3), read("a", false))], other),
             (
-                "one is lost behind a close-all of before",
+                "one is lost after an earlier close-all",
                 &[
                     (known(0, 1), CloseAll),
                     (known(2, 3), create("a")),
@@ -281,7 +278,7 @@ mod tests {
                 other,
             ),
             ("a list lacks one", &[(known(0, 1), create("a")), (known(2, 3), list(&[]))], other),
-            ("a list has one of nobody", &[(known(2, 3), list(&["a"]))], other),
+            ("a list has one that was not created", &[(known(2, 3), list(&["a"]))], other),
             (
                 "one that was seen is lost",
                 &[

@@ -1,11 +1,9 @@
-//! The history checker: what callers have asked, when, and what they were answered, judged
-//! against what the service promises. It judges registers (one order explains all answers of
-//! a booking key, once with plain writes and once with conditions only), plain writes that are
-//! there in the end, values for one reader, locks, viewing slots as devices count them, logins
-//! and connections that were closed, and events. It knows only what callers know: their own
-//! clock, and that a call without an answer may have happened at any later time, or never.
-//! Not judged: lifetimes to the moment, presence and counts, the idle limit of logins, how
-//! soon an event is received, and anything across keys, users or accounts.
+//! The history checker: compares what callers recorded (their calls, the times, the answers)
+//! with what the service promises. It judges registers, acknowledged writes, values for one
+//! reader, locks, viewing slots, closed logins and connections, and events. It knows only what
+//! callers know: their own clock, and that a call without an answer may have happened at any
+//! later time, or never. It does not judge exact lifetimes, presence and counts, the idle limit
+//! of logins, the delay of events, or anything across keys, users or accounts.
 
 pub mod event;
 pub mod lock;
@@ -28,25 +26,25 @@ use std::time::Duration;
 pub struct History {
     /// Calls by booking key.
     pub registers: BTreeMap<String, Vec<register::Call>>,
-    /// The same for keys of a context that is read once, where conditional writes, deletes and
+    /// The same for keys of a context that is read once. Its conditional writes, deletes and
     /// reads all wait for replicas.
     pub compared: BTreeMap<String, Vec<register::Call>>,
-    /// Acknowledged writes without a condition of keys that are written once: whether what was
-    /// written is there in the end, where that is known.
+    /// Acknowledged writes without a condition, of keys that are written once: whether the value
+    /// is there at the end, where that is known.
     pub written: BTreeMap<String, Option<bool>>,
-    /// What one caller wrote over one host, and another read over another, for [`stale`].
+    /// Writes through one host and reads through another one, for [`stale`].
     pub overwritten: Vec<register::Call>,
-    /// Calls by the key of a value that is for one reader.
+    /// Calls by the key of a value for one reader.
     pub read_once: BTreeMap<String, Vec<read_once::Call>>,
     /// Acknowledged locks by key.
     pub locks: BTreeMap<String, Vec<lock::Hold>>,
     /// Slots by account.
     pub slots: BTreeMap<String, Vec<slot::Slot>>,
-    /// Calls by user, of logins and of connections.
+    /// Calls on logins and on connections, by user.
     pub logins: BTreeMap<String, Vec<login::Call>>,
-    /// Changes of which events are published.
+    /// Changes that publish events.
     pub changes: Vec<event::Change>,
-    /// Who has received them.
+    /// What subscribers have received.
     pub subscribers: Vec<event::Subscriber>,
 }
 
@@ -63,14 +61,14 @@ pub struct Terms {
     pub login: Duration,
 }
 
-/// Who has found something.
+/// A part of the checker, which judges one promise.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Judge {
     /// [`register`].
     Registers,
-    /// [`register`], of calls that have a condition.
+    /// [`register`], for calls with a condition.
     Compared,
-    /// A plain write that was acknowledged is not there.
+    /// An acknowledged write without a condition is lost.
     Writes,
     /// [`read_once`].
     ReadOnce,
@@ -78,18 +76,18 @@ pub enum Judge {
     Locks,
     /// [`slot`].
     Slots,
-    /// [`login`]: what was closed is there again.
+    /// [`login`]: a closed session is there again.
     Closed,
-    /// [`login`]: what was acknowledged or seen is lost, and the rest.
+    /// [`login`]: a session that was acknowledged or seen is lost, and all other violations.
     Logins,
-    /// [`event`]: what is missing without a gap.
+    /// [`event`]: an event is missing without a gap.
     Events,
-    /// [`event`]: what came out of order, gaps included.
+    /// [`event`]: an event or a gap is out of order.
     Order,
 }
 
 impl Judge {
-    /// All of them, in the order of a table.
+    /// All judges, in the order of a table.
     pub const ALL: [Self; 10] = [
         Self::Registers,
         Self::Compared,
@@ -103,7 +101,7 @@ impl Judge {
         Self::Order,
     ];
 
-    /// What it is called in a table.
+    /// Its name in a table.
     pub fn name(self) -> &'static str {
         match self {
             Self::Registers => "registers",
@@ -120,14 +118,14 @@ impl Judge {
     }
 }
 
-/// Something that must not be.
+/// Something that contradicts a promise.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Violation {
-    /// Who has found it.
+    /// The judge that found it.
     pub judge: Judge,
     /// The key, user or account.
     pub subject: String,
-    /// What it is.
+    /// A description.
     pub what: String,
 }
 
@@ -137,17 +135,17 @@ impl fmt::Display for Violation {
     }
 }
 
-/// What all judges say.
+/// What all judges found.
 #[derive(Clone, Debug, Default)]
 pub struct Judgement {
-    /// Everything that must not be.
+    /// All violations.
     pub violations: Vec<Violation>,
-    /// Keys whose history was too long to search.
+    /// Keys whose history needs too long a search.
     pub undecided: Vec<String>,
 }
 
 impl Judgement {
-    /// How much one judge has found.
+    /// The number of violations that one judge found.
     pub fn count(&self, judge: Judge) -> usize {
         self.violations.iter().filter(|violation| violation.judge == judge).count()
     }
@@ -159,7 +157,7 @@ impl Judgement {
 }
 
 impl History {
-    /// Judges everything.
+    /// Runs all judges.
     pub fn judge(&self, terms: &Terms) -> Judgement {
         let mut judgement = Judgement::default();
         let registers = self.registers.iter().map(|it| (Judge::Registers, it));
@@ -172,7 +170,7 @@ impl History {
             }
         }
         for (key, _) in self.written.iter().filter(|(_, is_there)| **is_there == Some(false)) {
-            judgement.add(Judge::Writes, key, ["it was acknowledged and is lost".to_owned()]);
+            judgement.add(Judge::Writes, key, ["the acknowledged write is lost".to_owned()]);
         }
         for (key, calls) in &self.read_once {
             judgement.add(Judge::ReadOnce, key, read_once::judge(calls));

@@ -1,6 +1,6 @@
-//! A correct service in one thread, asked by callers whose calls interleave at random and
-//! whose answers are lost at random, from a fixed seed: every history that it makes has to be
-//! accepted, and one in which it cheats has to be found.
+//! A correct service in one thread. Its callers interleave their calls and lose answers at
+//! random, from a fixed seed. The checker has to accept every history of the correct service,
+//! and has to find a violation when the service cheats.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -58,7 +58,7 @@ enum Answer {
     Done,
 }
 
-/// The service. What it is asked happens at once, at the time that it is given.
+/// The service. It performs each request at once, at the given time.
 #[derive(Default)]
 struct Service {
     session: register::State,
@@ -68,9 +68,9 @@ struct Service {
     logins: BTreeSet<String>,
     events: Vec<String>,
     made: u64,
-    /// What was written without a condition, each under a key of its own.
+    /// The values written without a condition, each under its own key.
     written: BTreeSet<u64>,
-    /// What it does wrong.
+    /// The promise that it breaks.
     cheat: Option<Judge>,
 }
 
@@ -160,14 +160,14 @@ impl Service {
     }
 }
 
-/// A call on its way.
+/// A call without an answer so far.
 struct Flight {
     ask: Ask,
     sent: Duration,
     answer: Option<Answer>,
 }
 
-/// What a caller may ask next, given what was recorded until now.
+/// The next request of a caller, given the history so far.
 fn next(random: &mut Random, history: &History, number: u64) -> Ask {
     let calls = history.logins.get("user").map_or(&[][..], Vec::as_slice);
     let created = calls.iter().filter_map(|call| match &call.operation {
@@ -191,7 +191,7 @@ fn next(random: &mut Random, history: &History, number: u64) -> Ask {
     }
 }
 
-/// Notes a call; `answer` is `None` when nobody knows whether it happened.
+/// Records a call; `answer` is `None` when the outcome is unknown.
 fn record(history: &mut History, ask: &Ask, sent: Duration, answer: Option<(Answer, Duration)>) {
     let span = Span { sent, answered: answer.as_ref().map(|(_, when)| *when) };
     let answered = span.answered.unwrap_or_default();
@@ -252,13 +252,13 @@ fn record(history: &mut History, ask: &Ask, sent: Duration, answer: Option<(Answ
     }
 }
 
-/// A history of a service that does this wrong.
+/// A history of a service that breaks the promise of one judge.
 fn history(seed: u64, cheat: Option<Judge>) -> History {
     let mut random = Random(seed);
     let mut service = Service { cheat, ..Service::default() };
     let mut history = History::default();
     let mut flights: Vec<Option<Flight>> = (0..CALLERS).map(|_| None).collect();
-    // Calls that were given up and may happen all the same.
+    // Calls whose callers gave up. They may still happen.
     let mut adrift: Vec<Ask> = Vec::new();
     let mut then: Vec<Option<Ask>> = vec![None; CALLERS];
     then[0] = Some(Ask::Put);
@@ -304,7 +304,7 @@ fn history(seed: u64, cheat: Option<Judge>) -> History {
             }
         }
     }
-    // The one register stands for both kinds.
+    // One register serves both kinds of registers.
     history.compared = history.registers.clone();
     for register::Call { span, operation } in &history.registers["key"] {
         if let register::Operation::Write { value, if_version: None, .. } = operation
@@ -322,7 +322,7 @@ fn history(seed: u64, cheat: Option<Judge>) -> History {
 }
 
 #[test]
-fn what_a_correct_service_answers_is_accepted() {
+fn histories_of_a_correct_service_are_accepted() {
     for seed in 1..=20 {
         let judgement = history(seed, None).judge(&TERMS);
         assert!(judgement.violations.is_empty(), "{seed}: {:#?}", judgement.violations);
@@ -331,7 +331,7 @@ fn what_a_correct_service_answers_is_accepted() {
 }
 
 #[test]
-fn whoever_cheats_is_found_by_the_judge_of_it() {
+fn each_judge_finds_a_service_that_breaks_its_promise() {
     for judge in Judge::ALL {
         let found = (1..=5).map(|seed| history(seed, Some(judge)).judge(&TERMS));
         let found: usize = found.map(|judgement| judgement.count(judge)).sum();

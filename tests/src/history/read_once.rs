@@ -1,28 +1,28 @@
-//! Judges values that are for one reader: at most one caller is given it, it never comes
-//! back, and an acknowledged one is not lost. A call without an answer may have taken it:
-//! then nobody has it, and that is no violation. One value for each key.
+//! Judges values for one reader, one for each key. At most one caller receives a value, it never
+//! comes back, and an acknowledged one is not lost. A read without an answer may have deleted
+//! the value; that no caller receives it then is not a violation.
 
 use super::span::Span;
 
-/// A call and what was answered.
+/// A call and its answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Call {
-    /// When.
+    /// When it was sent and answered.
     pub span: Span,
-    /// What was done.
+    /// The operation.
     pub operation: Operation,
 }
 
-/// What a call did.
+/// The operation of a call, with its result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Operation {
-    /// Put the value there.
+    /// Wrote the value.
     Put(u64),
-    /// Asked for it and got this; without an answer, nobody knows.
+    /// Read the value and received this. The result is unknown without an answer.
     Take(Option<u64>),
 }
 
-/// Judges the calls of one key; returns what is wrong.
+/// Judges the calls of one key; returns the violations.
 pub fn judge(calls: &[Call]) -> Vec<String> {
     let mut wrong = Vec::new();
     let put = calls.iter().find_map(|call| match call.operation {
@@ -40,15 +40,15 @@ pub fn judge(calls: &[Call]) -> Vec<String> {
     let nothing: Vec<Span> =
         known.filter(|(_, got)| got.is_none()).map(|(span, _)| *span).collect();
     if got.len() > 1 {
-        wrong.push(format!("{} callers have read one value: {got:?}", got.len()));
+        wrong.push(format!("{} callers have received one value: {got:?}", got.len()));
     }
     for (span, value) in &got {
         if put.is_none_or(|(put, written)| written != *value || span.is_over_before(put.sent)) {
-            wrong.push(format!("{value} was read, which nobody has written"));
+            wrong.push(format!("{value} was read, which was not written"));
         }
     }
     let Some((put, _)) = put else { return wrong };
-    // Asked for when it was there for certain, had nobody taken it.
+    // Reads at a time when the value was certainly there, unless another read had taken it.
     let missed = nothing.iter().filter(|span| put.is_over_before(span.sent));
     for missed in missed {
         if let Some((back, _)) = got.iter().find(|(span, _)| missed.is_over_before(span.sent)) {
@@ -61,7 +61,7 @@ pub fn judge(calls: &[Call]) -> Vec<String> {
         };
         if !takes.iter().any(may_be_taken) {
             wrong.push(format!("it was acknowledged and is lost at {missed:?}"));
-            // Once is enough.
+            // One violation for each key is enough.
             break;
         }
     }
@@ -110,7 +110,7 @@ mod tests {
                 &[put(known(0, 1)), take(known(2, 5), Some(7)), take(known(2, 5), Some(7))],
                 1,
             ),
-            ("a value of nobody", &[take(known(2, 5), Some(7))], 1),
+            ("a value that was not written", &[take(known(2, 5), Some(7))], 1),
             ("read before it is written", &[take(known(0, 1), Some(7)), put(known(2, 3))], 1),
             ("another value", &[put(known(0, 1)), take(known(2, 5), Some(8))], 1),
             ("it is lost", &[put(known(0, 1)), take(known(2, 5), None)], 1),

@@ -1,6 +1,6 @@
-//! A history while it is made: many callers add to it, by one clock that starts with it.
-//! Also how many calls there were, how many of them have an unknown outcome, and for how long
-//! some caller had no answer at all.
+//! The recorder of a history: many callers add to it, with one clock that starts with it. It
+//! also counts the calls, those with an unknown outcome, and the longest time that a caller
+//! waited for an answer.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -9,7 +9,7 @@ use super::History;
 use super::span::Span;
 use crate::client::Refusal;
 
-/// What is being recorded.
+/// A history that is being recorded.
 pub struct Recorder {
     began: Instant,
     inside: Mutex<(History, Counts)>,
@@ -18,29 +18,29 @@ pub struct Recorder {
 /// Figures of a history.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// Calls.
+    /// All calls.
     pub operations: u64,
-    /// Those of which nobody knows whether they happened.
+    /// Calls with an unknown outcome.
     pub ambiguous: u64,
-    /// Those that did not happen, as the service or its store had no room.
+    /// Calls that did not happen because the service or its store had no room.
     pub refused: u64,
-    /// The longest time that one caller had to wait for an answer, over all that it tried.
+    /// The longest time that one caller waited for an answer, including its retries.
     pub unavailable_max: Duration,
 }
 
-/// What became of a call.
+/// The outcome of a call.
 #[derive(Debug)]
 pub enum Outcome<T> {
-    /// It was answered, or refused for what it asked.
+    /// It was answered, or refused because of its content.
     Answered(Span, Result<T, Refusal>),
-    /// Nothing has happened.
+    /// It did not happen.
     Nothing,
     /// It may have happened, or may happen later.
     Unknown(Span),
 }
 
 impl Recorder {
-    /// A recorder of nothing yet.
+    /// An empty recorder, whose clock starts now.
     #[allow(clippy::new_without_default, reason = "it starts a clock")]
     pub fn new() -> Self {
         Self { began: Instant::now(), inside: Mutex::default() }
@@ -56,7 +56,7 @@ impl Recorder {
         add(&mut self.inside().0);
     }
 
-    /// Counts a call, and how long its caller was without an answer if it just got one.
+    /// Counts a call. `waited` is how long its caller has been without an answer.
     pub fn count<T>(&self, outcome: &Outcome<T>, waited: Duration) {
         let counts = &mut self.inside().1;
         counts.operations += 1;
@@ -67,7 +67,7 @@ impl Recorder {
         }
     }
 
-    /// How many calls there were until now.
+    /// The figures so far.
     pub fn counts(&self) -> Counts {
         self.inside().1
     }
@@ -82,9 +82,9 @@ impl Recorder {
     }
 }
 
-/// What an answer says about whether the call happened, by the table of errors in
-/// `docs/operations.md`. A refusal without a reason is not of the service: the connection
-/// broke, or nobody was there.
+/// Whether a call happened, according to its answer and the table of errors in
+/// `docs/operations.md`. A refusal without a reason does not come from the service: the
+/// connection broke, or no server was there.
 pub fn outcome<T>(span: Span, result: Result<T, Refusal>) -> Outcome<T> {
     match &result {
         Err(refusal) => match refusal.reason.as_str() {

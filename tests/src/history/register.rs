@@ -1,68 +1,68 @@
-//! Judges the sessions of one key as a register: whether there is one order of all calls
-//! that explains every answer and in which a call that was answered comes before each that
-//! was sent later (linearizability, searched as Wing and Gong do, with the memo of Lowe).
-//! Values are unique. Lifetimes are not judged: sessions outlive the history.
+//! Judges the calls of one key as a register: is there an order of all calls that explains every
+//! answer, and in which an answered call comes before every call that was sent later? This is
+//! linearizability, searched as Wing and Gong do, with the memo of Lowe. Every value is written
+//! once. Sessions live longer than the history, so lifetimes are not judged.
 
 use std::collections::HashSet;
 use std::time::Duration;
 
 use super::span::Span;
 
-/// How many states are looked at before the search is given up.
+/// The number of states after which the search gives up.
 const STATES_MAX: usize = 200_000;
 
-/// A value and its version; `None` is no session.
+/// A value and its version; `None` without a session.
 pub type State = Option<(u64, u64)>;
 
-/// A call and what was answered.
+/// A call and its answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Call {
-    /// When; without an answer, only writes and deletes count.
+    /// When it was sent and answered. Without an answer, only writes and deletes count.
     pub span: Span,
-    /// What was done.
+    /// The operation.
     pub operation: Operation,
 }
 
-/// What a call did.
+/// The operation of a call, with its result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Operation {
-    /// Read this.
+    /// Read this state.
     Read(State),
     /// Wrote a value.
     Write {
-        /// The value, which nobody else writes.
+        /// The value, which no other call writes.
         value: u64,
-        /// Only at this version; 0 is no session.
+        /// The required version; 0 without a session.
         if_version: Option<u64>,
-        /// The version that was answered; of no meaning without an answer.
+        /// The version in the answer. It means nothing without an answer.
         version: u64,
     },
-    /// Deleted the session, also if there was none.
+    /// Deleted the session, or found none.
     Delete {
-        /// Only at this version.
+        /// The required version.
         if_version: Option<u64>,
     },
-    /// Was refused as the session is at another version.
+    /// Was refused because the session is at another version.
     Mismatch {
         /// The version that the caller expected.
         if_version: u64,
-        /// The version that there was; 0 is no session.
+        /// The version in the answer; 0 without a session.
         current: u64,
     },
 }
 
-/// What the search has found.
+/// The result of the search.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// An order explains everything.
+    /// An order explains all answers.
     Explained,
-    /// No order does; the sentence has the first call that does not fit.
+    /// No order does. The text names the first call that does not fit.
     Unexplained(String),
     /// The search was too long.
     Undecided,
 }
 
-/// Judges the calls of one key, which has no session at first.
+/// Judges the calls of one key, which starts without a session.
 pub fn judge(calls: &[Call]) -> Verdict {
     let mut calls = calls.to_vec();
     calls.sort_by_key(|call| call.span.sent);
@@ -74,7 +74,7 @@ fn version(state: State) -> u64 {
 }
 
 impl Call {
-    /// The state behind it, when it fits to the state before it.
+    /// The state after it, if it fits the state before it.
     fn apply(&self, state: State) -> Option<State> {
         let holds = |if_version: Option<u64>| if_version.is_none_or(|it| it == version(state));
         match self.operation {
@@ -92,23 +92,23 @@ impl Call {
     }
 }
 
-/// A set of calls, by their places.
+/// A set of calls, by their indexes.
 type Set = Box<[u64]>;
 
 struct Search<'a> {
     calls: &'a [Call],
-    /// Values that somebody has read.
+    /// Values that were read.
     read: HashSet<u64>,
     /// The calls that are in the order so far.
     ordered: Set,
-    /// How many of them have an answer.
+    /// The number of ordered calls with an answer.
     answered: usize,
     visited: HashSet<(Set, State)>,
-    /// How far an order came, and what stood against it there.
+    /// The most answered calls that an order explained, and why it could not go further.
     furthest: (usize, String),
 }
 
-/// A step of the order: which call was taken, and what else could come behind it.
+/// A step of the order: the call that was taken, and the calls that may follow.
 struct Step {
     taken: Option<usize>,
     state: State,
@@ -145,17 +145,17 @@ impl<'a> Search<'a> {
                 let taken = step.taken;
                 steps.pop();
                 if let Some(number) = taken {
-                    self.turn(number, false);
+                    self.toggle(number, false);
                 }
                 continue;
             };
             let Some(state) = self.calls[number].apply(step.state) else { continue };
-            self.turn(number, true);
+            self.toggle(number, true);
             if self.visited.insert((self.ordered.clone(), state)) {
                 let next = self.candidates(state);
                 steps.push(Step { taken: Some(number), state, next });
             } else {
-                self.turn(number, false);
+                self.toggle(number, false);
             }
         }
         Verdict::Unexplained(self.furthest.1)
@@ -165,16 +165,16 @@ impl<'a> Search<'a> {
         self.ordered[number / 64] >> (number % 64) & 1 == 1
     }
 
-    /// Takes a call into the order, or out of it.
-    fn turn(&mut self, number: usize, into: bool) {
+    /// Adds a call to the order, or removes it.
+    fn toggle(&mut self, number: usize, added: bool) {
         self.ordered[number / 64] ^= 1 << (number % 64);
         if self.calls[number].span.answered.is_some() {
-            if into { self.answered += 1 } else { self.answered -= 1 }
+            if added { self.answered += 1 } else { self.answered -= 1 }
         }
     }
 
-    /// The calls that may come next: those sent before any other that is left was answered.
-    /// Of those without an answer that cannot be told apart, only the first is tried.
+    /// The calls that may come next: those sent before the first answer of the remaining calls.
+    /// Of equivalent calls without an answer, only the first one is tried.
     fn candidates(&mut self, state: State) -> std::vec::IntoIter<usize> {
         let left: Vec<usize> = (0..self.calls.len()).filter(|it| !self.is_ordered(*it)).collect();
         let answers = left.iter().filter_map(|number| {
@@ -209,7 +209,7 @@ impl<'a> Search<'a> {
         known.into_iter()
     }
 
-    /// What tells a call without an answer from others; `None` when it is like no other.
+    /// The class of equivalent calls without an answer; `None` when no other call is equivalent.
     fn class(&self, call: &Call) -> Option<Operation> {
         match call.operation {
             Operation::Write { value, .. } if self.read.contains(&value) => None,
@@ -254,7 +254,7 @@ mod tests {
             ("a read of nothing", &[read(known(0, 1), None)]),
             ("a write and a read", &[write(known(0, 1), 7, 1), read(known(2, 3), Some((7, 1)))]),
             (
-                "a read beside a write sees it or not",
+                "a read during a write sees it or not",
                 &[
                     write(known(0, 9), 7, 1),
                     read(known(1, 2), None),
@@ -278,7 +278,7 @@ mod tests {
                 ],
             ),
             (
-                "two without an answer, of which one happens",
+                "two writes without an answer, of which one happens",
                 &[write(unknown(0), 7, 0), write(unknown(1), 8, 0), write(known(5, 6), 9, 2)],
             ),
             (
@@ -290,7 +290,7 @@ mod tests {
                 ],
             ),
             (
-                "a delete begins anew",
+                "a delete restarts the versions",
                 &[write(known(0, 1), 7, 1), delete(known(2, 3)), write(known(4, 5), 8, 1)],
             ),
             (
@@ -328,9 +328,9 @@ mod tests {
                     read(known(4, 5), Some((7, 1))),
                 ],
             ),
-            ("a value that nobody wrote", &[read(known(0, 1), Some((7, 1)))]),
+            ("a value that was not written", &[read(known(0, 1), Some((7, 1)))]),
             (
-                "what was read is gone",
+                "a value that was read is gone",
                 &[
                     write(known(0, 9), 7, 1),
                     read(known(1, 2), Some((7, 1))),

@@ -1,24 +1,24 @@
-//! Judges viewing slots as devices believe in them: never more than may be of one account at
-//! a time. A device counts `VIEWING_TTL` from when it **sent** the create or heartbeat that
-//! was acknowledged, and has the slot from the answer until then, until it sends the
-//! teardown, or until it hears that the slot has ended. A lowered limit is not judged.
+//! Judges viewing slots as devices see them: never more at a time than the limit of the account.
+//! A device relies on its slot from an answer until `VIEWING_TTL` after it **sent** the
+//! acknowledged create or heartbeat, until it sends the teardown, or until it learns that the
+//! slot has ended. It does not judge a lowered limit.
 
 use std::time::Duration;
 
 use super::lock::TOLERANCE;
 
-/// What one device knows of one slot.
+/// What one device knows about one slot.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Slot {
-    /// When each acknowledged create or heartbeat was sent, and when it was answered.
+    /// When each acknowledged create or heartbeat was sent and answered.
     pub acknowledged: Vec<(Duration, Duration)>,
-    /// When it sent the teardown, somebody sent the create that took the slot over, or it
-    /// heard of the end.
+    /// When it sent the teardown, another device sent the create that replaced the session, or
+    /// it learned of the end.
     pub ended: Option<Duration>,
 }
 
 impl Slot {
-    /// The times in which its device believes to have it.
+    /// The periods in which its device relies on it.
     fn believed(&self, lifetime: Duration) -> Vec<(Duration, Duration)> {
         let lifetime = lifetime.saturating_sub(TOLERANCE);
         let end = self.ended.unwrap_or(Duration::MAX);
@@ -28,7 +28,7 @@ impl Slot {
             .filter(|(from, until)| from < until)
             .collect();
         times.sort_unstable();
-        // One device has one slot, however often it was renewed.
+        // Periods of one slot that overlap are one period.
         let mut joined: Vec<(Duration, Duration)> = Vec::new();
         for (from, until) in times {
             match joined.last_mut() {
@@ -40,7 +40,7 @@ impl Slot {
     }
 }
 
-/// Judges the slots of one account of which so many may be; returns what is wrong.
+/// Judges the slots of one account, whose limit is `slots_max`; returns the violations.
 pub fn judge(slots: &[Slot], slots_max: usize, lifetime: Duration) -> Vec<String> {
     let mut changes = Vec::new();
     for (number, slot) in slots.iter().enumerate() {
@@ -49,7 +49,7 @@ pub fn judge(slots: &[Slot], slots_max: usize, lifetime: Duration) -> Vec<String
             changes.push((until, false, number));
         }
     }
-    // At one instant, ends come first.
+    // Ends sort before begins of the same instant.
     changes.sort_unstable();
     let mut wrong = Vec::new();
     let mut present: Vec<usize> = Vec::new();
@@ -79,7 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn devices_never_believe_in_more_slots_than_there_are() {
+    fn devices_never_rely_on_more_slots_than_the_limit() {
         let histories: &[(&str, Vec<Slot>, usize)] = &[
             ("two", vec![slot(&[(0, 1)], None), slot(&[(0, 1)], None)], 0),
             (
@@ -93,13 +93,13 @@ mod tests {
                 0,
             ),
             (
-                "one counts from an answer that was late",
+                "one whose answer was late",
                 vec![slot(&[(0, 999)], None), slot(&[(0, 1)], None), slot(&[(998, 1002)], None)],
                 0,
             ),
             ("three", vec![slot(&[(0, 1)], None), slot(&[(0, 1)], None), slot(&[(2, 3)], None)], 1),
             (
-                "a heartbeat has kept one",
+                "one renewed by a heartbeat",
                 vec![
                     slot(&[(0, 1), (900, 901)], None),
                     slot(&[(800, 801)], None),

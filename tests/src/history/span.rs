@@ -1,14 +1,14 @@
-//! When a call was sent and when its answer was received, by the clock of the callers.
-//! A call without an answer may have happened at any time after it was sent, or never.
+//! The time of a call, from its request to its answer, by the clock of the callers. A call
+//! without an answer may have happened at any time after it was sent, or never.
 
 use std::time::Duration;
 
-/// A call in time, since the history began.
+/// The time of a call, since the start of the history.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Span {
     /// When it was sent.
     pub sent: Duration,
-    /// When its answer was received; `None` when nobody knows whether it happened.
+    /// When its answer was received; `None` when the outcome is unknown.
     pub answered: Option<Duration>,
 }
 
@@ -18,12 +18,12 @@ impl Span {
         Self { sent, answered: Some(answered) }
     }
 
-    /// A call that may or may not have happened.
+    /// A call with an unknown outcome.
     pub fn unknown(sent: Duration) -> Self {
         Self { sent, answered: None }
     }
 
-    /// Whether it was over before an instant.
+    /// Whether it was answered before an instant.
     pub fn is_over_before(&self, instant: Duration) -> bool {
         self.answered.is_some_and(|answered| answered < instant)
     }
@@ -50,7 +50,7 @@ pub(super) mod short {
         Span::known(at(sent), at(answered))
     }
 
-    /// A call that may or may not have happened.
+    /// A call with an unknown outcome.
     pub fn unknown(sent: u64) -> Span {
         Span::unknown(at(sent))
     }

@@ -1,14 +1,14 @@
-//! Measures how stale reads were: for how long a value was read after it had been overwritten.
-//! It is a figure and no judgement: only the embedded store and one Redis server, which nothing
-//! takes over from, promise that reads are never stale. One caller writes ever larger values under one key, over one host; another one reads
-//! them over another host.
+//! Measures how stale reads were: for how long an old value was read after an overwrite. One
+//! caller writes increasing values under one key through one host, and another caller reads
+//! them through another host. The result is a figure and not a violation: only the embedded
+//! store and a single Redis server promise that reads are never stale.
 
 use std::time::Duration;
 
 use super::register::{Call, Operation};
 
-/// The longest time between the acknowledgement of a value and a later read that was answered
-/// with one of before.
+/// The longest time between the acknowledgement of a value and a later read that returned an
+/// earlier value.
 pub fn longest(calls: &[Call]) -> Duration {
     let written = |call: &Call| match (call.operation, call.span.answered) {
         (Operation::Write { value, .. }, Some(answered)) => Some((value, answered)),
@@ -32,7 +32,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_read_is_as_stale_as_the_first_value_that_it_does_not_have() {
+    fn staleness_counts_from_the_first_value_that_a_read_lacks() {
         let wrote = |span, value| Call {
             span,
             operation: Operation::Write { value, if_version: None, version: value },

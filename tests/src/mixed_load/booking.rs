@@ -1,5 +1,5 @@
-//! Callers of booking sessions: several who write, compare, read and delete under one key,
-//! values that several want to read once, and locks that several want.
+//! Callers of booking sessions. Several callers write, compare, read and delete under one key,
+//! read values that are for one reader, and compete for locks.
 
 use std::collections::BTreeMap;
 
@@ -15,17 +15,17 @@ use crate::history::{read_once, span::Span};
 
 const REGISTER: &str = "pre-order";
 const READ_ONCE: &str = "reschedule";
-/// The key of values that are written over one host and read over another.
+/// The key of values that are written through one host and read through another.
 const OVERWRITTEN: &str = "overwritten";
-/// For how long callers use one key, so that each history is short.
+/// How long callers use one key. It is short to keep the history of each key short.
 const ROUND_MS: u128 = 1500;
 
-/// Which register a group of callers shares.
+/// The kind of register that a group of callers shares.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Register {
-    /// Some writes and deletes have a condition, and reads wait for no replica.
+    /// Only some writes and deletes have a condition, and reads wait for no replica.
     Plain,
-    /// All of them have one, and reads wait as they do.
+    /// All writes and deletes have a condition, and reads wait for replicas too.
     Compared,
 }
 
@@ -44,7 +44,7 @@ impl Register {
         }
     }
 
-    /// The value and the version of a session; a value of nobody when there is none.
+    /// The value and the version of a session; `u64::MAX` for a missing value.
     fn state(self, session: &Fields) -> (u64, u64) {
         let value = match self {
             Self::Plain => session.get("fleet_list_request").and_then(serde_json::Value::as_u64),
@@ -61,7 +61,7 @@ impl Register {
     }
 }
 
-/// Writes, compares, reads and deletes under a key that the group has in common.
+/// Writes, compares, reads and deletes under a key that the group shares.
 pub async fn register(mut caller: Caller, of: Register, group: usize, member: usize) {
     let mut written = member as u64 * 1_000_000;
     let mut seen = 0;
@@ -96,7 +96,7 @@ pub async fn register(mut caller: Caller, of: Register, group: usize, member: us
     }
 }
 
-/// Writes ever larger values under one key.
+/// Writes increasing values under one key.
 pub async fn overwrite(mut caller: Caller) {
     for value in 1.. {
         if !caller.goes_on() {
@@ -108,7 +108,7 @@ pub async fn overwrite(mut caller: Caller) {
     }
 }
 
-/// Reads them.
+/// Reads the values that [`overwrite`] writes.
 pub async fn follow(mut caller: Caller) {
     while caller.goes_on() {
         if let Some(call) = read(&mut caller, Register::Plain, OVERWRITTEN).await {
@@ -136,8 +136,8 @@ pub async fn write_each(mut caller: Caller) {
     }
 }
 
-/// Reads what every key has in the end. Without any answer for long, there is none for the
-/// others.
+/// Reads the final value of every key. It stops at the first key without an answer, as the
+/// service is down then.
 pub async fn read_all(caller: &mut Caller) {
     for of in [Register::Plain, Register::Compared] {
         let mut keys: Vec<String> = Vec::new();
@@ -161,7 +161,7 @@ pub async fn read_all(caller: &mut Caller) {
     }
 }
 
-/// Reads a session until there is an answer.
+/// Repeats a read until there is an answer.
 async fn read_at_last(
     caller: &mut Caller,
     context: &'static str,
@@ -173,7 +173,7 @@ async fn read_at_last(
 
 type Fields = serde_json::Map<String, serde_json::Value>;
 
-/// No session is an answer, too.
+/// A missing session is an answer too.
 fn absent(
     (span, result): (Span, Result<Fields, Refusal>),
 ) -> (Span, Result<Option<Fields>, Refusal>) {
@@ -184,7 +184,7 @@ fn absent(
     }
 }
 
-/// The number that a field has as text.
+/// The number in a text field.
 fn text(session: &Fields, name: &str) -> Option<u64> {
     session.get(name).and_then(serde_json::Value::as_str)?.parse().ok()
 }
@@ -245,7 +245,7 @@ fn mismatch(span: Span, if_version: Option<u64>, refusal: &Refusal) -> Option<re
     Some(register::Call { span, operation })
 }
 
-/// Puts values that three want to read, and asks once more for each.
+/// Writes values that three callers try to read, and then tries to read each one too.
 pub async fn read_once(mut putter: Caller, mut takers: [Caller; 3], group: usize) {
     for value in 1_u64.. {
         if !putter.goes_on() {
@@ -253,7 +253,7 @@ pub async fn read_once(mut putter: Caller, mut takers: [Caller; 3], group: usize
         }
         let key = format!("once-{group}-{value}");
         let fields = json!({ "delete_after_get": true, "order_id": value.to_string() });
-        // With a condition it waits for replicas, as the reads do.
+        // A write with a condition waits for replicas, as the reads do.
         let conditions = Conditions { if_version: Some(0), ..Conditions::default() };
         let ask = |client: Client| {
             let key = key.clone();
@@ -291,7 +291,7 @@ fn add(caller: &Caller, key: &str, span: Span, operation: read_once::Operation) 
     caller.recorder.add(|history| history.read_once.entry(key.into()).or_default().push(call));
 }
 
-/// Wants the lock of the group, keeps it for a moment, and gives it back or lets it end.
+/// Takes the lock of the group, holds it for a moment, and unlocks it or lets it expire.
 pub async fn lock(mut caller: Caller, group: usize) {
     let key = format!("lock-{group}");
     while caller.goes_on() {
@@ -303,10 +303,10 @@ pub async fn lock(mut caller: Caller, group: usize) {
         let Outcome::Answered(span, Ok(token)) = caller.call(ask).await else { continue };
         let Some(answered) = span.answered else { continue };
         let hold = Hold { sent: span.sent, answered, unlocked: None };
-        let mut place = 0;
+        let mut at = 0;
         caller.recorder.add(|history| {
             let holds = history.locks.entry(key.clone()).or_default();
-            place = holds.len();
+            at = holds.len();
             holds.push(hold);
         });
         let kept = std::time::Duration::from_millis(caller.chance(60));
@@ -317,7 +317,7 @@ pub async fn lock(mut caller: Caller, group: usize) {
         let now = caller.recorder.now();
         caller.recorder.add(|history| {
             let holds = history.locks.entry(key.clone()).or_default();
-            holds[place].unlocked = Some(now);
+            holds[at].unlocked = Some(now);
         });
         let ask = |client: Client| {
             let key = key.clone();

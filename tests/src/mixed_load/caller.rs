@@ -1,5 +1,6 @@
-//! One caller of the mixed load: it asks one thing at a time, over both wires and on all
-//! hosts in turn, gives up after a while, and goes elsewhere when it had no answer.
+//! One caller of the mixed load. It makes one call at a time, over both wires and on all hosts
+//! in turn. It gives up after a time-out, and uses the next host or wire after a call without an
+//! answer.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,42 +11,42 @@ use crate::client::{Client, Refusal};
 use crate::history::recorder::{Outcome, Recorder, outcome};
 use crate::history::span::Span;
 
-/// How long a caller waits for an answer. Whoever is slower only makes more outcomes unknown.
+/// How long a caller waits for an answer. Slower answers only make more outcomes unknown.
 const TIMEOUT: Duration = Duration::from_secs(5);
-/// Between two calls.
+/// The pause between two calls.
 const PACE: Duration = Duration::from_millis(15);
-/// Behind a call without an answer.
+/// The pause after a call without an answer.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Where all callers ask, and what they have in common.
+/// What all callers share.
 #[derive(Clone)]
 pub struct Stage {
-    /// One for each host and wire.
+    /// A client for each host and wire.
     pub clients: Arc<[Client]>,
-    /// What they record.
+    /// The recorder of their calls.
     pub recorder: Arc<Recorder>,
-    /// Whether they are to end.
+    /// Whether the load has ended.
     pub ended: watch::Receiver<bool>,
 }
 
 /// A caller.
 pub struct Caller {
-    /// What it records to.
+    /// The recorder of its calls.
     pub recorder: Arc<Recorder>,
     clients: Arc<[Client]>,
     ended: watch::Receiver<bool>,
     at: usize,
-    /// It asks one host over one wire.
+    /// It always uses the same host and wire.
     stays: bool,
     /// It pauses between two calls.
     has_pace: bool,
     random: u64,
-    /// When it first asked what has no answer yet.
+    /// When it sent the first call since its last answer.
     waiting: Option<Duration>,
 }
 
 impl Stage {
-    /// A caller with a number of its own.
+    /// A caller with its own number.
     pub fn caller(&self, number: usize) -> Caller {
         Caller {
             recorder: Arc::clone(&self.recorder),
@@ -61,12 +62,12 @@ impl Stage {
 }
 
 impl Caller {
-    /// The same, who asks one host over one wire.
+    /// The same caller, but it always uses one host and wire.
     pub fn staying_at(self, client: usize) -> Self {
         Self { at: client, stays: true, ..self }
     }
 
-    /// The same, who asks again at once.
+    /// The same caller, without a pause between calls.
     pub fn without_pace(self) -> Self {
         Self { has_pace: false, ..self }
     }
@@ -76,7 +77,7 @@ impl Caller {
         !*self.ended.borrow()
     }
 
-    /// A number below a bound, by chance (xorshift).
+    /// A random number below a bound (xorshift).
     pub fn chance(&mut self, bound: u64) -> u64 {
         self.random ^= self.random << 13;
         self.random ^= self.random >> 7;
@@ -84,12 +85,12 @@ impl Caller {
         self.random % bound
     }
 
-    /// Goes to the next host or wire.
+    /// Moves on to the next host or wire.
     pub fn turn(&mut self) {
         self.at += usize::from(!self.stays);
     }
 
-    /// Asks, and keeps its pace.
+    /// Makes a call, and pauses.
     pub async fn call<T, F>(&mut self, ask: impl FnOnce(Client) -> F) -> Outcome<T>
     where
         F: Future<Output = Result<T, Refusal>>,
@@ -119,7 +120,7 @@ impl Caller {
         outcome
     }
 
-    /// Asks until there is an answer; `None` when there is none for very long.
+    /// Repeats a call until there is an answer; `None` when there is none for a minute.
     pub async fn insist<T, F>(
         &mut self,
         ask: impl Fn(Client) -> F,

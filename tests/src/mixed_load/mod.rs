@@ -1,6 +1,6 @@
 //! A load of all kinds of sessions over both wires and on all hosts, recorded for the history
-//! checker. Callers share keys, users and homes on purpose. It asks for no speed and asserts
-//! nothing: what it leaves is a history and its figures.
+//! checker. Callers share keys, users and homes on purpose. The load requires no speed and
+//! asserts nothing; its result is a history with its figures.
 
 mod booking;
 mod caller;
@@ -33,13 +33,13 @@ pub const TERMS: Terms = Terms {
     slots_max: 2,
     login: Duration::from_secs(3600),
 };
-/// Whoever receives an event of this user has received everything.
+/// A subscriber that receives an event of this user has received everything.
 const LAST_USER: &str = "last-of-all";
 /// How long the last event may take until its absence is a violation.
 const LAST_MAX: Duration = Duration::from_secs(300);
 
-/// A host for the load: short locks and slots, long everything else, and no line in the log
-/// for each call.
+/// The settings of a host for the load: short lifetimes of locks and slots, long other
+/// lifetimes, and no log line for each call.
 pub fn terms_of(launch: Launch) -> Launch {
     let settings = [
         ("SESSION_LOCK_TTL", "1s"),
@@ -53,7 +53,7 @@ pub fn terms_of(launch: Launch) -> Launch {
     settings.iter().fold(launch, |launch, (name, value)| launch.set(name, value))
 }
 
-/// A running load. It ends with its owner.
+/// A running load. Dropping it ends it.
 pub struct MixedLoad {
     stage: Stage,
     end: watch::Sender<bool>,
@@ -62,8 +62,8 @@ pub struct MixedLoad {
 }
 
 impl MixedLoad {
-    /// Begins to ask hosts, which keep their ports when they are restarted. Some fifty calls
-    /// are under way at a time.
+    /// Starts the load. The hosts have to keep their ports across restarts. About fifty calls
+    /// are in flight at a time.
     ///
     /// # Panics
     /// When a host does not answer.
@@ -105,17 +105,17 @@ impl MixedLoad {
         Self { stage, end, callers, subscribers }
     }
 
-    /// How many calls there were until now.
+    /// The figures so far.
     pub fn counts(&self) -> Counts {
         self.stage.recorder.counts()
     }
 
-    /// Ends it once every call has its outcome, reads what there is in the end, and waits
-    /// until subscribers have received everything.
+    /// Ends the load: waits for the outcome of every call, reads the final state, and waits
+    /// until the subscribers have received all events.
     pub async fn finish(mut self) -> (History, Counts) {
         self.end.send_replace(true);
         while self.callers.join_next().await.is_some() {}
-        // What comes now is not a part of the load.
+        // Later calls are not a part of the load.
         let counts = self.counts();
         let mut caller = self.stage.caller(0).without_pace();
         booking::read_all(&mut caller).await;
@@ -132,20 +132,21 @@ impl MixedLoad {
         let in_time = tokio::time::timeout(LAST_MAX, received).await.is_ok();
         let (mut history, _) = self.stage.recorder.finish();
         if !in_time {
-            // Those have not received the last event, and so not everything.
+            // These subscribers have not received the last event. An empty record of each makes
+            // the checker report what is missing.
             history.subscribers.resize_with(subscribed, Default::default);
         }
         (history, counts)
     }
 }
 
-/// Notes a change of which subscribers have to hear.
+/// Records a change whose event subscribers have to receive.
 fn changed(caller: &Caller, span: Span, subject: &str, type_: &str, hash: &str) {
     let change = Change { span, subject: subject.into(), event: format!("{type_} {hash}") };
     caller.recorder.add(|history| history.changes.push(change));
 }
 
-/// What an event tells of the id of a session.
+/// The hash of a session id in an event.
 fn hash(id: &str) -> String {
     Sha256::digest(id.as_bytes())[..8].iter().map(|byte| format!("{byte:02x}")).collect()
 }

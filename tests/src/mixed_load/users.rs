@@ -1,5 +1,5 @@
-//! Callers of logins and of connections: two for each user, who begin, close and list
-//! sessions beside each other, and close all of them.
+//! Callers of logins and of connections. Two callers for each user create, close and list
+//! sessions at the same time, and close all of them.
 
 use std::collections::BTreeSet;
 
@@ -12,7 +12,7 @@ use crate::history::login::{Call, Operation};
 use crate::history::recorder::Outcome;
 use crate::history::span::Span;
 
-/// Which of the two.
+/// The kind of session.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// Logins of users.
@@ -22,7 +22,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// The name of a user has the kind, so that it is known from a history.
+    /// The name of a user. It contains the kind, which a history does not have otherwise.
     fn user(self, group: usize, round: usize) -> String {
         let kind = match self {
             Self::Login => "login",
@@ -35,9 +35,9 @@ impl Kind {
         if user.starts_with("login") { Self::Login } else { Self::Connection }
     }
 
-    async fn ask(self, client: &Client, about: &About) -> Result<Json, Refusal> {
-        let (of_logins, of_connections, request) = match about {
-            About::Create(user) => (
+    async fn ask(self, client: &Client, request: &Request) -> Result<Json, Refusal> {
+        let (of_logins, of_connections, request) = match request {
+            Request::Create(user) => (
                 "Create",
                 "Register",
                 match self {
@@ -45,10 +45,10 @@ impl Kind {
                     Self::Connection => json!({ "user_id": user, "pod_id": "pod" }),
                 },
             ),
-            About::Close(id) => ("Delete", "Close", json!({ "session_id": id })),
-            About::Read(id) => ("Get", "Get", json!({ "session_id": id })),
-            About::CloseAll(user) => ("DeleteAll", "Terminate", json!({ "user_id": user })),
-            About::List(user) => (
+            Request::Close(id) => ("Delete", "Close", json!({ "session_id": id })),
+            Request::Read(id) => ("Get", "Get", json!({ "session_id": id })),
+            Request::CloseAll(user) => ("DeleteAll", "Terminate", json!({ "user_id": user })),
+            Request::List(user) => (
                 "List",
                 "ListByUser",
                 match self {
@@ -64,9 +64,9 @@ impl Kind {
     }
 }
 
-/// What is asked.
+/// A request.
 #[derive(Clone)]
-enum About {
+enum Request {
     Create(String),
     Close(String),
     Read(String),
@@ -74,7 +74,7 @@ enum About {
     List(String),
 }
 
-/// Begins, closes and lists the sessions of one user after the other.
+/// Creates, closes and lists the sessions of one user after the other.
 pub async fn sessions(mut one: Caller, mut two: Caller, kind: Kind, group: usize) {
     for round in 0.. {
         if !one.goes_on() {
@@ -103,7 +103,7 @@ pub async fn sessions(mut one: Caller, mut two: Caller, kind: Kind, group: usize
         if let Some(id) = &kept {
             read(&mut one, kind, user, id).await;
         }
-        // Every other user keeps what there is, which has to be there in the end.
+        // Every other user keeps its sessions, which have to exist at the end.
         if round % 2 == 0 {
             tokio::join!(close_all(&mut one, kind, user), create(&mut two, kind, user));
         }
@@ -113,18 +113,18 @@ pub async fn sessions(mut one: Caller, mut two: Caller, kind: Kind, group: usize
     }
 }
 
-/// Lists what every user has in the end.
+/// Lists the final sessions of every user.
 pub async fn list_all(caller: &mut Caller) {
     let mut users: Vec<String> = Vec::new();
     caller.recorder.add(|history| users = history.logins.keys().cloned().collect());
     for user in users {
         let kind = Kind::of(&user);
-        let about = About::List(user.clone());
+        let request = Request::List(user.clone());
         let ask = |client: Client| {
-            let about = about.clone();
-            async move { kind.ask(&client, &about).await }
+            let request = request.clone();
+            async move { kind.ask(&client, &request).await }
         };
-        // Without any answer for so long, there is none for the others.
+        // The service is down when there is no answer for this long.
         let Some((span, listed)) = caller.insist(ask).await else { return };
         if let Ok(listed) = listed {
             add(caller, &user, span, Operation::List(ids(&listed)));
@@ -137,12 +137,12 @@ fn add(caller: &Caller, user: &str, span: Span, operation: Operation) {
     caller.recorder.add(|history| history.logins.entry(user.into()).or_default().push(call));
 }
 
-async fn call(caller: &mut Caller, kind: Kind, about: About) -> Outcome<Json> {
-    caller.call(|client| async move { kind.ask(&client, &about).await }).await
+async fn call(caller: &mut Caller, kind: Kind, request: Request) -> Outcome<Json> {
+    caller.call(|client| async move { kind.ask(&client, &request).await }).await
 }
 
 async fn create(caller: &mut Caller, kind: Kind, user: &str) -> Option<String> {
-    match call(caller, kind, About::Create(user.into())).await {
+    match call(caller, kind, Request::Create(user.into())).await {
         Outcome::Answered(span, Ok(created)) => {
             let id = created["session_id"].as_str()?.to_owned();
             let event = match kind {
@@ -162,9 +162,9 @@ async fn create(caller: &mut Caller, kind: Kind, user: &str) -> Option<String> {
 }
 
 async fn close(caller: &mut Caller, kind: Kind, user: &str, id: &str) {
-    match call(caller, kind, About::Close(id.into())).await {
+    match call(caller, kind, Request::Close(id.into())).await {
         Outcome::Answered(span, Ok(_)) => {
-            // A connection that is gone already is closed without an event.
+            // Closing a connection that does not exist any more publishes no event.
             if kind == Kind::Login {
                 changed(caller, span, user, "user.closed", &hash(id));
             }
@@ -179,9 +179,9 @@ async fn close(caller: &mut Caller, kind: Kind, user: &str, id: &str) {
 }
 
 async fn close_all(caller: &mut Caller, kind: Kind, user: &str) {
-    match call(caller, kind, About::CloseAll(user.into())).await {
+    match call(caller, kind, Request::CloseAll(user.into())).await {
         Outcome::Answered(span, Ok(closed)) => {
-            // Without any session there is nothing to tell of.
+            // Closing no session publishes no event.
             if kind == Kind::Login && closed["closed"].as_u64() > Some(0) {
                 changed(caller, span, user, "user.closed_all", "");
             }
@@ -193,7 +193,7 @@ async fn close_all(caller: &mut Caller, kind: Kind, user: &str) {
 }
 
 async fn read(caller: &mut Caller, kind: Kind, user: &str, id: &str) {
-    match call(caller, kind, About::Read(id.into())).await {
+    match call(caller, kind, Request::Read(id.into())).await {
         Outcome::Answered(span, Ok(_)) => {
             add(caller, user, span, Operation::Read(id.into(), true));
         }
@@ -205,13 +205,13 @@ async fn read(caller: &mut Caller, kind: Kind, user: &str, id: &str) {
 }
 
 async fn list(caller: &mut Caller, kind: Kind, user: &str) {
-    let outcome = call(caller, kind, About::List(user.into())).await;
+    let outcome = call(caller, kind, Request::List(user.into())).await;
     if let Outcome::Answered(span, Ok(listed)) = outcome {
         add(caller, user, span, Operation::List(ids(&listed)));
     }
 }
 
-/// The sessions of a list; those of one user are few enough for one page.
+/// The ids of a list. The few sessions of one user fit on one page.
 fn ids(listed: &Json) -> BTreeSet<String> {
     let list = listed["sessions"].as_array().or_else(|| listed["connections"].as_array());
     let ids = list.into_iter().flatten().filter_map(|session| session["session_id"].as_str());

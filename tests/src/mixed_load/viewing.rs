@@ -1,5 +1,5 @@
-//! Devices of homes with fewer slots than devices: each wants one, keeps it for a while by
-//! heartbeats, and gives it back or falls silent.
+//! Devices of homes with fewer slots than devices. Each one takes a slot, keeps it with
+//! heartbeats for a while, and releases it or lets it expire.
 
 use serde_json::json;
 
@@ -22,23 +22,23 @@ pub async fn device(mut caller: Caller, group: usize, member: usize) {
             continue;
         };
         changed(&caller, span, account, "viewing.created", &hash(id));
-        let mut place = 0;
+        let mut at = 0;
         caller.recorder.add(|history| {
             let slots = history.slots.entry(account.into()).or_default();
-            place = slots.len();
+            at = slots.len();
             slots.push(Slot { acknowledged: vec![(span.sent, answered)], ended: None });
         });
-        keep(&mut caller, account, id, place).await;
+        keep(&mut caller, account, id, at).await;
     }
 }
 
-/// Sends heartbeats for a while; then gives the slot back, two times of three.
-async fn keep(caller: &mut Caller, account: &str, id: &str, place: usize) {
+/// Sends heartbeats for a while, and then releases the slot in two of three cases.
+async fn keep(caller: &mut Caller, account: &str, id: &str, at: usize) {
     let request = json!({ "accountId": account, "sessionId": id });
     let slot = |caller: &Caller, change: &dyn Fn(&mut Slot)| {
         caller.recorder.add(|history| {
             if let Some(slots) = history.slots.get_mut(account) {
-                change(&mut slots[place]);
+                change(&mut slots[at]);
             }
         });
     };
