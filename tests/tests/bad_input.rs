@@ -1,5 +1,4 @@
-//! Input that is wrong on purpose: each gets the documented error, and the
-//! process lives on.
+//! Invalid input: each one gets the documented error, and the process keeps working.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -30,8 +29,8 @@ impl Setting {
         rest(request.body(body)).await.expect_err("a refusal")
     }
 
-    /// The server still does its work, over both wires.
-    async fn lives(&self) {
+    /// Checks that the server still works over both wires.
+    async fn works(&self) {
         for wire in [Wire::Rest, Wire::Grpc] {
             let client = Client::connect(&self.host, wire).await;
             client.set("pre-order", "alive", json!({"fleet_list_request": 1})).await.unwrap();
@@ -58,11 +57,11 @@ async fn unknown_contexts_and_fields_are_named() {
     let refusal = s.put(KEY, r#"{"fleet_list":1, "fleet_list_request":1, "x":2}"#).await;
     assert_eq!(kind(&refusal), INVALID);
     assert_eq!(refusal.violations, ["fleet_list", "x"]);
-    s.lives().await;
+    s.works().await;
 }
 
 #[tokio::test]
-async fn keys_that_are_no_keys_are_refused_over_both_wires() {
+async fn invalid_keys_are_refused_over_both_wires() {
     let s = setting().await;
     let grpc = Client::connect(&s.host, Wire::Grpc).await;
     for (key, in_path) in [
@@ -84,11 +83,11 @@ async fn keys_that_are_no_keys_are_refused_over_both_wires() {
     let refusal = s.put("/v1/pre-order/sessions/%FF", DOCUMENT).await;
     assert_eq!(kind(&refusal), INVALID);
     assert_eq!(grpc.get("pre-order", "").await.unwrap_err().violations, ["session_key"]);
-    s.lives().await;
+    s.works().await;
 }
 
 #[tokio::test]
-async fn bodies_that_are_no_json_objects_are_refused() {
+async fn bodies_that_are_not_json_objects_are_refused() {
     let s = setting().await;
     for (body, expected) in [
         ("{", "EOF"),
@@ -114,7 +113,7 @@ async fn bodies_that_are_no_json_objects_are_refused() {
     assert_eq!(refusal.violations, ["fields"]);
     let refusal = s.put(KEY, "").await;
     assert_eq!(refusal.violations, ["fields"]);
-    s.lives().await;
+    s.works().await;
 }
 
 #[tokio::test]
@@ -131,7 +130,7 @@ async fn wrong_types_in_json_are_each_named() {
         violations,
         ["fixed", "if_version", "is_price_changed", "lock_token", "order_id", "pickup_time"]
     );
-    s.lives().await;
+    s.works().await;
 }
 
 #[tokio::test]
@@ -140,14 +139,14 @@ async fn a_body_over_the_limit_is_too_large() {
     let body = format!(r#"{{"fleet_list_request":"{}"}}"#, "x".repeat(5 << 20));
     let refusal = s.put(KEY, body.clone()).await;
     assert_eq!(kind(&refusal), ("REQUEST_TOO_LARGE", 3, 413));
-    // A body without an announced length is stopped on its way.
+    // A body without a declared length is refused while it is sent.
     let chunks = body.into_bytes().chunks(1 << 16).map(<[u8]>::to_vec).collect::<Vec<_>>();
     let mut stream = TcpStream::connect(s.host.address("rest")).unwrap();
     write!(stream, "PUT {KEY} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n")
         .unwrap();
     write!(stream, "transfer-encoding: chunked\r\n\r\n").unwrap();
     for chunk in chunks {
-        // The server may close before everything is sent.
+        // The server may close the connection before everything is sent.
         if write!(stream, "{:x}\r\n", chunk.len()).is_err() || stream.write_all(&chunk).is_err() {
             break;
         }
@@ -157,7 +156,7 @@ async fn a_body_over_the_limit_is_too_large() {
     let mut answer = [0; 12];
     stream.read_exact(&mut answer).unwrap();
     assert_eq!(&answer, b"HTTP/1.1 413");
-    s.lives().await;
+    s.works().await;
 }
 
 #[tokio::test]
@@ -173,7 +172,7 @@ async fn a_body_of_another_type_is_refused() {
 }
 
 #[tokio::test]
-async fn unknown_paths_methods_and_parameters_are_told_apart() {
+async fn unknown_paths_methods_and_parameters_are_distinguished() {
     let s = setting().await;
     for path in ["/", "/v1", "/v1/pre-order", "/v1/pre-order/sessions/k/x", "/v2/contexts"] {
         let refusal = rest(s.http.get(s.url(path))).await.unwrap_err();
@@ -193,12 +192,12 @@ async fn unknown_paths_methods_and_parameters_are_told_apart() {
 }
 
 #[tokio::test]
-async fn protobuf_that_does_not_decode_is_the_callers_mistake() {
+async fn protobuf_that_does_not_decode_is_an_invalid_request() {
     let s = setting().await;
     let grpc = GrpcClient::connect(s.host.address("grpc")).await;
     let path = "/sessionmanager.SessionManager/SetSession";
     for (message, expected) in [
-        // A field of ten bytes with three of them there.
+        // A field that declares ten bytes and has three.
         (&b"\x0a\x0aabc"[..], "buffer underflow"),
         (b"\x0a\x02\xff\xfe", "SessionData.session_key"),
         (b"\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff", "varint"),
@@ -208,10 +207,10 @@ async fn protobuf_that_does_not_decode_is_the_callers_mistake() {
         assert_eq!(kind(&refusal), ("INVALID_REQUEST", 3, 0), "{expected}");
         assert!(refusal.message.contains(expected), "{}", refusal.message);
     }
-    // A field that only newer callers know is passed over.
+    // A field that only newer callers know is ignored.
     let unknown = Bytes::from_static(b"\x0a\x01k\x12\x01x\xba\x3f\x01z");
     assert!(grpc.raw(path, unknown).await.is_ok());
-    s.lives().await;
+    s.works().await;
 }
 
 #[tokio::test]
@@ -221,7 +220,7 @@ async fn a_message_over_the_limit_is_too_large() {
     let message = Bytes::from(vec![0; 5 << 20]);
     let status = grpc.raw("/sessionmanager.SessionManager/SetSession", message).await.unwrap_err();
     assert_eq!(kind(&refusal_of(&status)), ("REQUEST_TOO_LARGE", 3, 0));
-    s.lives().await;
+    s.works().await;
 }
 
 #[tokio::test]
@@ -232,11 +231,11 @@ async fn an_unknown_grpc_method_is_unimplemented() {
         let status = grpc.raw(path, Bytes::new()).await.unwrap_err();
         assert_eq!(kind(&refusal_of(&status)), ("METHOD_NOT_FOUND", 12, 0), "{path}");
     }
-    s.lives().await;
+    s.works().await;
 }
 
 #[tokio::test]
-async fn connections_that_say_nothing_or_nonsense_harm_nobody() {
+async fn silent_and_malformed_connections_do_no_harm() {
     let s = setting().await;
     let mut silent = Vec::new();
     for port in ["rest", "grpc", "admin"] {
@@ -249,16 +248,16 @@ async fn connections_that_say_nothing_or_nonsense_harm_nobody() {
         stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
         stream.write_all(b"\x00\x01nonsense\r\n\r\n").unwrap();
         let mut answer = Vec::new();
-        // It is answered or hung up on; either way it ends.
+        // The server answers or closes the connection; either way, the exchange ends.
         drop(stream.read_to_end(&mut answer));
     }
-    s.lives().await;
+    s.works().await;
     drop(silent);
-    s.lives().await;
+    s.works().await;
 }
 
 #[tokio::test]
-async fn bytes_that_are_no_json_travel_in_base64_and_back() {
+async fn bytes_that_are_not_json_are_sent_in_base64_and_back() {
     let s = setting().await;
     let grpc = GrpcClient::connect(s.host.address("grpc")).await;
     // session_key "k", fleet_list_request 08 ff.
@@ -266,14 +265,14 @@ async fn bytes_that_are_no_json_travel_in_base64_and_back() {
     grpc.raw("/sessionmanager.SessionManager/SetSession", message).await.unwrap();
     let session = rest(s.http.get(s.url(KEY))).await.unwrap();
     assert_eq!(session["fleet_list_request"], json!({"$bytes": "CP8="}));
-    // What was read can be written back as it is.
+    // A caller can write back what it has read, unchanged.
     let request = s.http.put(s.url(KEY)).json(&session);
     assert_eq!(rest(request).await.unwrap()["version"], "2");
     let reply =
         grpc.raw("/sessionmanager.SessionManager/GetSession", Bytes::from_static(b"\x0a\x01k"));
     let reply = reply.await.unwrap();
     assert!(reply.starts_with(b"\x0a\x01k\x12\x02\x08\xff"), "{reply:?}");
-    // What looks like bytes, but was written as text, stays what it is.
+    // A text that looks like encoded bytes stays a text.
     let like = br#"{"$bytes":"AA=="}"#;
     let message = [b"\x0a\x01k\x12", &[u8::try_from(like.len()).unwrap()][..], like].concat();
     grpc.raw("/sessionmanager.SessionManager/SetSession", message.into()).await.unwrap();
@@ -287,7 +286,7 @@ async fn bytes_that_are_no_json_travel_in_base64_and_back() {
 }
 
 #[tokio::test]
-async fn a_document_comes_back_as_the_text_it_was() {
+async fn a_document_is_returned_as_the_same_text() {
     let s = setting().await;
     let text = r#"{"n": 1.50, "big": 123456789012345678901234567890, "e": "\u00e9", "n": 2}"#;
     let body = format!(r#"{{"fleet_list_request": {text} }}"#);

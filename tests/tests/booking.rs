@@ -1,5 +1,4 @@
-//! Booking sessions as their users know them: every scenario over both wires,
-//! on every store.
+//! Booking sessions as their users see them: every scenario over both wires and on every store.
 
 use std::time::{Duration, Instant};
 
@@ -12,24 +11,24 @@ use session_tests::wait;
 
 use crate::everywhere::{On, Setting, everywhere, setting};
 
-/// The most bytes that the values of a session may have in all.
+/// The maximum size of all values of a session together, in bytes.
 const SESSION_BYTES_MAX: usize = (4 << 20) - (64 << 10);
-/// Lifetimes are short enough to see their end.
+/// Lifetimes that a test can wait for.
 const SESSION_TTL_MS: u64 = 1500;
 
 everywhere!(
     a_pre_order_keeps_its_list_request_and_response [],
-    a_rental_is_built_in_five_steps_and_read_whole [],
+    a_rental_is_written_in_five_steps_and_read_whole [],
     ez_pay_and_cititrans_keep_their_documents [],
     a_reschedule_keeps_the_types_of_its_fields [],
     one_of_fifty_readers_gets_a_one_time_session [],
     a_write_restarts_the_lifetime_and_a_read_does_not [("SESSION_TTL", "1500ms")],
-    a_session_ends [("SESSION_TTL", "200ms")],
+    a_session_expires [("SESSION_TTL", "200ms")],
     versions_guard_writes [],
     versions_guard_deletes [],
-    a_lock_keeps_others_out_until_it_ends [("SESSION_LOCK_TTL", "4s")],
-    the_token_of_a_lock_that_has_ended_opens_nothing [("SESSION_LOCK_TTL", "300ms")],
-    a_missing_key_is_made [],
+    a_lock_excludes_others_until_it_expires [("SESSION_LOCK_TTL", "4s")],
+    the_token_of_an_expired_lock_is_refused [("SESSION_LOCK_TTL", "300ms")],
+    a_missing_key_is_generated [],
     deleting_is_idempotent [],
     a_session_has_a_size_limit [],
     all_violations_are_listed [],
@@ -70,7 +69,7 @@ async fn a_pre_order_keeps_its_list_request_and_response(s: Setting) {
     }
 }
 
-async fn a_rental_is_built_in_five_steps_and_read_whole(s: Setting) {
+async fn a_rental_is_written_in_five_steps_and_read_whole(s: Setting) {
     let steps = [
         json!({"dynamic_fleet_list_request": {"days": 3}, "contact_information": {"name": "A"}}),
         json!({"dynamic_fleet_list_response": [{"fleet": "x"}], "passenger_information": [1]}),
@@ -152,11 +151,11 @@ async fn a_reschedule_keeps_the_types_of_its_fields(s: Setting) {
     for (name, value) in fields.as_object().unwrap() {
         assert_eq!(&session[name], value, "{name}");
     }
-    // What was never written has its default, as grpc-gateway prints it.
+    // A scalar that was never written has its default, as grpc-gateway prints it.
     assert_eq!(session["delete_after_get"], false);
     assert_eq!(session["promo_code"], "");
     assert_eq!(session["fixed_base"].as_f64(), Some(0.0));
-    // Without delete_after_get it can be read again.
+    // Without `delete_after_get`, the session can be read again.
     assert!(s.client.get("reschedule", "k").await.is_ok());
 }
 
@@ -187,9 +186,9 @@ async fn one_of_fifty_readers_gets_a_one_time_session(s: Setting) {
 async fn a_write_restarts_the_lifetime_and_a_read_does_not(s: Setting) {
     s.client.set("pre-order", "k", json!({"fleet_list_request": 1})).await.unwrap();
     s.client.set("pre-order", "other", json!({"fleet_list_request": 1})).await.unwrap();
-    // Reads all along do not keep `other` alive, while writes do keep `k`.
+    // Reads do not extend the lifetime of `other`; writes extend that of `k`.
     let mut written = Instant::now();
-    wait::until("the session that is only read ends", async || {
+    wait::until("the session that is only read expires", async || {
         written = Instant::now();
         s.client.set("pre-order", "k", json!({"fleet_list_request": 1})).await.unwrap();
         s.client.get("pre-order", "other").await.is_err().then_some(())
@@ -204,17 +203,17 @@ async fn a_write_restarts_the_lifetime_and_a_read_does_not(s: Setting) {
             .query_async(&mut connection)
             .await
             .unwrap();
-        // It has an end, unless it has ended.
+        // The key has a lifetime, unless it has expired already.
         assert!(left != -1 && left <= SESSION_TTL_MS.cast_signed(), "{left}");
     }
 }
 
-async fn a_session_ends(s: Setting) {
+async fn a_session_expires(s: Setting) {
     s.client.set("ez-pay", "k", json!({"request": 1})).await.unwrap();
     let refusal =
-        wait::until("the session ends", async || s.client.get("ez-pay", "k").await.err()).await;
+        wait::until("the session expires", async || s.client.get("ez-pay", "k").await.err()).await;
     assert_eq!((refusal.reason.as_str(), refusal.code), ("SESSION_NOT_FOUND", 5));
-    // A session that is written after that is a new one.
+    // A later write creates a new session.
     assert_eq!(s.client.set("ez-pay", "k", json!({"request": 1})).await.unwrap().version, 1);
 }
 
@@ -239,7 +238,7 @@ async fn versions_guard_deletes(s: Setting) {
         assert_eq!(refused.metadata["currentVersion"], current);
         assert!(refused.message.contains("nothing was deleted"), "{}", refused.message);
     };
-    // What is not there has no version.
+    // A missing session has no version.
     mismatch(s.client.delete_if("ez-pay", "k", at(1)).await.unwrap_err(), "0");
     s.client.delete_if("ez-pay", "k", at(0)).await.unwrap();
     for _ in 0..2 {
@@ -257,10 +256,10 @@ async fn versions_guard_deletes(s: Setting) {
     assert!(s.client.get("ez-pay", "k").await.is_err());
 }
 
-async fn the_token_of_a_lock_that_has_ended_opens_nothing(s: Setting) {
+async fn the_token_of_an_expired_lock_is_refused(s: Setting) {
     let token = s.client.lock("cititrans", "k").await.unwrap();
     let fields = || json!({"request": 1});
-    wait::until("the lock ends", async || s.client.set("cititrans", "k", fields()).await.ok())
+    wait::until("the lock expires", async || s.client.set("cititrans", "k", fields()).await.ok())
         .await;
     let stale = Conditions { lock_token: &token, ..Conditions::default() };
     for refused in [
@@ -270,14 +269,14 @@ async fn the_token_of_a_lock_that_has_ended_opens_nothing(s: Setting) {
         assert_eq!((refused.reason.as_str(), refused.code), ("SESSION_LOCKED", 10));
         assert_eq!(refused.metadata["remainingMs"], "0");
         assert!(refused.message.contains("has ended"), "{}", refused.message);
-        assert!(!refused.retry, "to ask again does not help");
+        assert!(!refused.retry, "a retry does not help");
     }
     assert_eq!(s.client.get("cititrans", "k").await.unwrap()["request"], 1);
-    // It has nothing to give back, and that is well.
+    // Unlocking with an expired token changes nothing and succeeds.
     s.client.unlock("cititrans", "k", &token).await.unwrap();
 }
 
-async fn a_lock_keeps_others_out_until_it_ends(s: Setting) {
+async fn a_lock_excludes_others_until_it_expires(s: Setting) {
     let fields = || json!({"request": 1});
     let token = s.client.lock("cititrans", "k").await.unwrap();
     let with = |lock_token| Conditions { lock_token, ..Conditions::default() };
@@ -292,22 +291,22 @@ async fn a_lock_keeps_others_out_until_it_ends(s: Setting) {
     assert_eq!(refused.reason, "SESSION_LOCKED");
     let refused = s.client.set_if("cititrans", "k", fields(), with("wrong")).await.unwrap_err();
     assert_eq!(refused.reason, "SESSION_LOCKED");
-    // The holder's own mistakes are told as what they are.
+    // The holder gets the refusal of its own mistake, and not that of the lock.
     let stale = Conditions { if_version: Some(9), lock_token: &token };
     let refused = s.client.set_if("cititrans", "k", fields(), stale).await.unwrap_err();
     assert_eq!(refused.reason, "VERSION_MISMATCH");
     assert!(s.client.set_if("cititrans", "k", fields(), with(&token)).await.is_ok());
-    assert!(s.client.get("cititrans", "k").await.is_ok(), "reads are free");
+    assert!(s.client.get("cititrans", "k").await.is_ok(), "reads need no lock");
     s.client.unlock("cititrans", "k", &token).await.unwrap();
     s.client.unlock("cititrans", "k", &token).await.unwrap();
     assert!(s.client.set("cititrans", "k", fields()).await.is_ok());
-    // A lock that nobody gives back ends by itself.
+    // A lock that is not released expires.
     s.client.lock("cititrans", "k").await.unwrap();
-    wait::until("the lock ends", async || s.client.set("cititrans", "k", fields()).await.ok())
+    wait::until("the lock expires", async || s.client.set("cititrans", "k", fields()).await.ok())
         .await;
 }
 
-async fn a_missing_key_is_made(s: Setting) {
+async fn a_missing_key_is_generated(s: Setting) {
     let mut keys = std::collections::HashSet::new();
     for n in 0..20 {
         let written =
@@ -336,12 +335,12 @@ async fn a_session_has_a_size_limit(s: Setting) {
     assert!(refused.message.contains("larger than 4128768 bytes"), "{}", refused.message);
     let rest = "x".repeat((1 << 20) - (64 << 10) - 2);
     s.client.set("rent-revamp", "k", json!({"selected_pickup": rest})).await.unwrap();
-    // A client of gRPC that was told nothing takes messages of 4 MiB.
+    // By default, gRPC clients accept messages of up to 4 MiB.
     let grpc = GrpcClient::connect(s.host.address("grpc")).await;
     let key = key_request("k");
     let whole = grpc.raw("/sessionmanager.SessionManager/GetSessionRentRevamp", key).await.unwrap();
     assert!(whole.len() > SESSION_BYTES_MAX && whole.len() <= 4 << 20, "{}", whole.len());
-    // The session is full; what replaces a document of the same size fits.
+    // The session is full. A document that replaces one of the same size fits.
     let refused = s.client.set("rent-revamp", "k", json!({"fleet_id": "f"})).await.unwrap_err();
     assert_eq!((refused.reason.as_str(), refused.violations.len()), ("INVALID_REQUEST", 1));
     s.client.set("rent-revamp", "k", json!({"selected_pickup": "small"})).await.unwrap();
@@ -353,14 +352,14 @@ async fn a_session_has_a_size_limit(s: Setting) {
     assert_eq!(session["selected_fleet"], megabyte.as_str(), "nothing was lost");
 }
 
-/// A `GetSessionRequest` in its bytes.
+/// An encoded `GetSessionRequest`.
 fn key_request(key: &str) -> bytes::Bytes {
     let length = u8::try_from(key.len()).unwrap();
     [&[0x0a, length][..], key.as_bytes()].concat().into()
 }
 
-/// What another program or release leaves in Redis: this, under the key.
-async fn leave(redis: &RedisServer, key: &str, fields: &[(&str, &str)]) {
+/// Stores fields under a key as another program or release does.
+async fn store(redis: &RedisServer, key: &str, fields: &[(&str, &str)]) {
     let mut connection = redis.connect(5).await;
     let _: () = redis::pipe()
         .del(key)
@@ -393,12 +392,12 @@ async fn an_unset_scalar_has_its_default_in_json_and_no_field_in_a_message() {
 }
 
 #[tokio::test]
-async fn what_another_program_wrote_has_version_0_and_is_written_by_it() {
+async fn a_session_of_another_program_has_version_0_and_can_be_written() {
     for wire in [Wire::Rest, Wire::Grpc] {
         let (s, redis) = on_redis(wire).await;
         let at = |version| Conditions { if_version: Some(version), ..Conditions::default() };
         let left = [("ValidateEZPayRequest", "1"), ("THEIRS", "x")];
-        leave(&redis, "SESSION_PRE_ORDER_EZ_PAY:k", &left).await;
+        store(&redis, "SESSION_PRE_ORDER_EZ_PAY:k", &left).await;
         assert_eq!(s.client.get("ez-pay", "k").await.unwrap()["version"], "0");
         let fields = || json!({"response": 2});
         let refused = s.client.set_if("ez-pay", "k", fields(), at(1)).await.unwrap_err();
@@ -407,21 +406,21 @@ async fn what_another_program_wrote_has_version_0_and_is_written_by_it() {
         assert_eq!(s.client.get("ez-pay", "k").await.unwrap()["request"], 1, "kept");
         let refused = s.client.set_if("ez-pay", "k", fields(), at(0)).await.unwrap_err();
         assert_eq!(refused.metadata["currentVersion"], "1");
-        leave(&redis, "SESSION_PRE_ORDER_EZ_PAY:k", &left).await;
+        store(&redis, "SESSION_PRE_ORDER_EZ_PAY:k", &left).await;
         s.client.delete_if("ez-pay", "k", at(0)).await.unwrap();
         assert!(s.client.get("ez-pay", "k").await.is_err());
     }
 }
 
 #[tokio::test]
-async fn a_version_that_is_no_number_reads_as_0_and_is_mended_by_the_next_write() {
+async fn an_invalid_version_reads_as_0_and_the_next_write_repairs_it() {
     for wire in [Wire::Rest, Wire::Grpc] {
         let (s, redis) = on_redis(wire).await;
         let at = |version| Conditions { if_version: Some(version), ..Conditions::default() };
         for broken in ["abc", "007", "-3", "9007199254740992", "99999999999999999999", ""] {
             for condition in [Conditions::default(), at(0)] {
                 let fields = [("ValidateEZPayRequest", "1"), ("_version", broken)];
-                leave(&redis, "SESSION_PRE_ORDER_EZ_PAY:k", &fields).await;
+                store(&redis, "SESSION_PRE_ORDER_EZ_PAY:k", &fields).await;
                 assert_eq!(s.client.get("ez-pay", "k").await.unwrap()["version"], "0", "{broken}");
                 let refused = s.client.set_if("ez-pay", "k", json!({"response": 2}), at(7)).await;
                 assert_eq!(refused.unwrap_err().metadata["currentVersion"], "0", "{broken}");
@@ -435,14 +434,14 @@ async fn a_version_that_is_no_number_reads_as_0_and_is_mended_by_the_next_write(
 }
 
 #[tokio::test]
-async fn a_session_marked_by_another_program_in_its_own_words_is_read_once() {
+async fn a_session_marked_by_another_program_is_read_once() {
     for wire in [Wire::Rest, Wire::Grpc] {
         let (s, redis) = on_redis(wire).await;
         for (mark, once) in
             [("true", true), ("TRUE", true), ("1", true), ("t", true), ("no", false), ("F", false)]
         {
             let fields = [("ORDER_ID", "42"), ("DELETE_AFTER_GET", mark)];
-            leave(&redis, "SESSION_RESCHEDULE:o1", &fields).await;
+            store(&redis, "SESSION_RESCHEDULE:o1", &fields).await;
             let mut readers = tokio::task::JoinSet::new();
             for _ in 0..8 {
                 let client = s.client.clone();
@@ -464,14 +463,14 @@ async fn a_session_marked_by_another_program_in_its_own_words_is_read_once() {
 }
 
 #[tokio::test]
-async fn a_larger_session_of_before_stays_readable() {
+async fn a_larger_session_of_an_earlier_release_stays_readable() {
     for wire in [Wire::Rest, Wire::Grpc] {
         let (s, redis) = on_redis(wire).await;
         let document = json!("x".repeat((1 << 20) - 2)).to_string();
         let names =
             ["SELECTED_FLEET", "CONTACT_INFORMATION", "PASSENGER_INFORMATION", "SELECTED_PICKUP"];
         let fields = names.map(|name| (name, document.as_str()));
-        leave(&redis, "SESSION_RENT_REVAMP:k", &fields).await;
+        store(&redis, "SESSION_RENT_REVAMP:k", &fields).await;
         let session = s.client.get("rent-revamp", "k").await.unwrap();
         assert_eq!(session["selected_pickup"].to_string(), document);
     }

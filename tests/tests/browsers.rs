@@ -1,5 +1,5 @@
-//! What a web page in somebody's browser gets: nothing, unless it is our own or named in
-//! CORS_ORIGINS. The same is tried in a real browser in tests/ecosystem.
+//! Requests of web pages are refused, unless the page is our own or CORS_ORIGINS names its
+//! origin. tests/ecosystem tries the same in a real browser.
 
 use session_tests::host::{Host, Launch};
 
@@ -17,7 +17,7 @@ async fn send(host: &Host, port: &str, line: &str, headers: &[(&str, &str)]) -> 
 }
 
 #[tokio::test]
-async fn no_page_of_another_origin_reaches_a_route_whatever_it_asks() {
+async fn no_page_of_another_origin_reaches_any_route() {
     let host = Launch::in_memory().start();
     let from = |value| [("origin", value)];
     for (port, line) in [
@@ -52,7 +52,7 @@ async fn no_page_of_another_origin_reaches_a_route_whatever_it_asks() {
     }
     let home = send(&host, "rest", "GET /homes/h", &[]).await.text().await.unwrap();
     assert!(home.contains("\"nbActiveSessions\":2"), "nothing has changed: {home}");
-    // Programs, our own page and probes by any name go on.
+    // Programs, our own page, and probes under any host name are served.
     let own = format!("http://{}", host.address("rest"));
     assert_eq!(status(&host, "rest", "GET /v1/contexts", &[("origin", &own)]).await, 200);
     assert_eq!(status(&host, "rest", "GET /v1/contexts", &[("host", "localhost:1")]).await, 200);
@@ -63,7 +63,7 @@ async fn no_page_of_another_origin_reaches_a_route_whatever_it_asks() {
 }
 
 #[tokio::test]
-async fn pages_of_named_origins_may_ask_and_see_the_answer() {
+async fn pages_of_configured_origins_may_send_requests_and_read_replies() {
     let launch = Launch::in_memory().set("CORS_ORIGINS", "https://app.example");
     let host = launch.set("ALLOWED_HOSTS", "sessions.example").start();
     let page = ("origin", "https://app.example");
@@ -93,20 +93,20 @@ async fn pages_of_named_origins_may_ask_and_see_the_answer() {
         "etag, retry-after, x-request-id"
     );
     assert!(answer.headers().get_all("vary").iter().any(|value| value == "origin"));
-    // A page says what it sends, also when it sends nothing.
+    // A request of a page needs a content type, even without a body.
     let lock = "POST /v1/pre-order/sessions/k/lock";
     assert_eq!(send(&host, "rest", lock, &[page]).await.status(), 415);
     let typed = [page, ("content-type", "application/json")];
     assert_eq!(send(&host, "rest", lock, &typed).await.status(), 200);
     assert_eq!(send(&host, "admin", "PUT /component", &[page]).await.status(), 415);
-    // The service is known by the names that were given to it.
+    // The service accepts only the host names that were configured.
     let named = |name| [("host", name)];
     assert_eq!(status(&host, "rest", "GET /v1/contexts", &named("sessions.example")).await, 200);
     assert_eq!(status(&host, "rest", "GET /v1/contexts", &named("other.example")).await, 421);
 }
 
 #[tokio::test]
-async fn the_grpc_port_refuses_every_page_and_asks_no_name() {
+async fn the_grpc_port_refuses_every_page_and_accepts_any_host_name() {
     let host = Launch::in_memory().set("CORS_ORIGINS", "https://app.example").start();
     let call = async |authority: &str, origin: Option<&str>| {
         let stream = tokio::net::TcpStream::connect(host.address("grpc")).await.unwrap();
@@ -124,7 +124,7 @@ async fn the_grpc_port_refuses_every_page_and_asks_no_name() {
         connection.abort();
         answer.headers().get("grpc-status").map(|status| status.to_str().unwrap().to_owned())
     };
-    assert_eq!(call("anything.test", None).await, None, "it is answered");
+    assert_eq!(call("anything.test", None).await, None, "the call is answered");
     for origin in ["https://app.example", "null", "http://evil.test"] {
         assert_eq!(call("localhost", Some(origin)).await.as_deref(), Some("7"), "{origin}");
     }

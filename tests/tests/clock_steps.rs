@@ -1,5 +1,5 @@
-//! A store whose clock was ahead and is put right: subscribers hear of one gap at most, and
-//! then of everything at once; nothing is read over and over.
+//! A store whose clock was ahead and is set back: subscribers receive at most one gap, and then
+//! every event at once. Hosts do not read the logs in a busy loop.
 
 use std::time::Duration;
 
@@ -15,29 +15,29 @@ async fn log_in(client: &Client, user_id: &str) {
     client.users("Create", login).await.unwrap();
 }
 
-/// The names of what a stream tells until it tells of this user.
-async fn told_until(events: &mut EventStream, user_id: &str) -> Vec<String> {
-    let mut told = Vec::new();
+/// The names of the events that a stream delivers, up to the first event of this user.
+async fn names_until(events: &mut EventStream, user_id: &str) -> Vec<String> {
+    let mut names = Vec::new();
     loop {
         let next = tokio::time::timeout(wait::PATIENCE, events.next()).await;
-        let event = next.expect("in time").expect("the stream goes on");
-        told.push(event.name);
+        let event = next.expect("in time").expect("the stream continues");
+        names.push(event.name);
         if event.data["user_id"] == user_id {
-            return told;
+            return names;
         }
     }
 }
 
-/// How often the logs were read by a host until now.
+/// The number of reads of the logs by a host so far.
 async fn reads(host: &Host) -> u64 {
     let metrics = Admin::of(host).metrics().await;
     let name = r#"session_manager_store_calls_total{operation="read_logs",outcome="answered"} "#;
     metrics.lines().find_map(|line| line.strip_prefix(name)).unwrap().parse().unwrap()
 }
 
-/// What subscribers hear on a host whose store has begun an hour ahead, where the last event
-/// that anybody has seen is `seen`.
-async fn is_well(host: &Host, seen: &Json) {
+/// Checks what subscribers receive after the clock was set back. `seen` is the id of the last
+/// event before that.
+async fn delivers_events(host: &Host, seen: &Json) {
     for (number, wire) in [Wire::Rest, Wire::Grpc].into_iter().enumerate() {
         let client = host.client(wire).await;
         let mut new = client.subscribe(json!({ "types": ["user"] })).await.unwrap();
@@ -46,20 +46,20 @@ async fn is_well(host: &Host, seen: &Json) {
         for event in 0..3 {
             let user_id = format!("user-{number}-{event}");
             log_in(&client, &user_id).await;
-            assert_eq!(told_until(&mut new, &user_id).await, ["user.created"]);
-            let told = told_until(&mut old, &user_id).await;
+            assert_eq!(names_until(&mut new, &user_id).await, ["user.created"]);
+            let names = names_until(&mut old, &user_id).await;
             match event {
-                0 => assert_eq!(told, ["gap", "user.created"]),
-                _ => assert_eq!(told, ["user.created"]),
+                0 => assert_eq!(names, ["gap", "user.created"]),
+                _ => assert_eq!(names, ["user.created"]),
             }
         }
-        // Some ten times a second, for the two and for the host.
+        // About ten reads a second for each of the two subscribers and for the host.
         let read = reads(host).await - before;
         assert!(read < 1000, "{read} reads of the logs for three events");
     }
 }
 
-/// What a subscriber has seen last when the clock was ahead.
+/// The id of the last event while the clock is ahead.
 async fn last_seen(host: &Host) -> Json {
     let client = host.client(Wire::Rest).await;
     let mut events = client.subscribe(json!({ "types": ["user"] })).await.unwrap();
@@ -74,7 +74,7 @@ async fn last_seen(host: &Host) -> Json {
 }
 
 #[tokio::test]
-async fn an_embedded_store_whose_clock_was_an_hour_ahead_is_well_when_it_is_put_right() {
+async fn an_embedded_store_publishes_again_after_its_clock_was_set_back() {
     for off in ["+1h", "+30s"] {
         let directory = tempfile::tempdir().unwrap();
         let mut host = Launch::embedded(directory.path()).clock(off, true).start();
@@ -82,18 +82,17 @@ async fn an_embedded_store_whose_clock_was_an_hour_ahead_is_well_when_it_is_put_
         host.signal("TERM");
         host.ended().await;
         let mut host = Launch::embedded(directory.path()).start();
-        is_well(&host, &seen).await;
+        delivers_events(&host, &seen).await;
         host.signal("KILL");
         host.ended().await;
-        // And it stays so.
+        // The same holds after a kill.
         let host = Launch::embedded(directory.path()).start();
-        is_well(&host, &seen).await;
+        delivers_events(&host, &seen).await;
     }
 }
 
-/// Leaves the logs as a server does whose clock was so far ahead when they began, and returns
-/// what a subscriber has seen of them last. (jemalloc, which redis-server is linked with, and
-/// libfaketime do not start together.)
+/// Writes the logs as a host does on a Redis whose clock is ahead, and returns the id of the last
+/// event. (redis-server is linked with jemalloc, which does not start with libfaketime.)
 async fn begin_ahead(redis: &RedisServer, milliseconds: u64) -> Json {
     let mut connection = redis.connect(5).await;
     let time: (u64, u64) = redis::cmd("TIME").query_async(&mut connection).await.unwrap();
@@ -110,31 +109,31 @@ async fn begin_ahead(redis: &RedisServer, milliseconds: u64) -> Json {
 }
 
 #[tokio::test]
-async fn a_redis_whose_clock_was_an_hour_ahead_is_well_when_it_is_put_right() {
+async fn redis_publishes_again_after_its_clock_was_set_back() {
     for ahead in [3_600_000, 30_000] {
         let redis = RedisServer::start().await;
         let seen = begin_ahead(&redis, ahead).await;
         let host = Launch::redis(&redis).start();
-        is_well(&host, &seen).await;
+        delivers_events(&host, &seen).await;
         let other = Launch::redis(&redis).start();
-        is_well(&other, &seen).await;
-        // While subscribers are there who have seen everything until now.
+        delivers_events(&other, &seen).await;
+        // The same, while a subscriber is connected that has received everything so far.
         let client = host.client(Wire::Grpc).await;
         let mut live = client.subscribe(json!({ "types": ["user"] })).await.unwrap();
         begin_ahead(&redis, ahead).await;
         log_in(&client, "first").await;
-        wait::until("subscribers hear of what happens", async || {
+        wait::until("subscribers receive new events", async || {
             log_in(&client, "again").await;
             let next = tokio::time::timeout(Duration::from_millis(500), live.next()).await;
             next.ok()?.filter(|event| event.data["user_id"] == "again").map(drop)
         })
         .await;
-        // On a machine that stalls, two hosts may begin the logs anew one after the other.
+        // On a machine that stalls, the two hosts may restart the logs one after the other.
         let mut gaps = 0;
         for number in 0.. {
             let user_id = format!("last-{number}");
             log_in(&client, &user_id).await;
-            if told_until(&mut live, &user_id).await == ["user.created"] {
+            if names_until(&mut live, &user_id).await == ["user.created"] {
                 break;
             }
             gaps += 1;

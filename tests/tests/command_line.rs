@@ -1,5 +1,5 @@
-//! The command line: what each command does against a running server, and what it says when
-//! it is not understood.
+//! The command line: what each command does with a running server, and what it prints when its
+//! arguments are wrong.
 
 use std::process::{Command, Stdio};
 
@@ -10,8 +10,8 @@ use session_tests::host::{Host, Launch, binary};
 use session_tests::process::Process;
 use session_tests::wait;
 
-/// Runs a command of the binary against a server: its exit code, and what it prints and
-/// complains.
+/// Runs a command of the binary against a server; returns its exit code, standard output and
+/// standard error.
 fn command(host: &Host, arguments: &[&str]) -> (Option<i32>, String, String) {
     let mut command = std::process::Command::new(binary());
     command.args(arguments).env_clear();
@@ -58,10 +58,10 @@ async fn the_binary_reads_writes_and_deletes_a_session() {
 }
 
 #[tokio::test]
-async fn a_value_that_begins_like_json_and_is_none_is_refused_and_nothing_is_sent() {
+async fn a_value_that_begins_like_json_but_is_invalid_is_not_sent() {
     let host = Launch::in_memory().start();
     let client = host.client(Wire::Rest).await;
-    for (value, place) in [
+    for (value, position) in [
         ("{area: Jakarta}", "line 1 column 2"),
         ("[1, 2", "line 1 column 5"),
         ("\"half a string", "line 1 column 14"),
@@ -71,7 +71,7 @@ async fn a_value_that_begins_like_json_and_is_none_is_refused_and_nothing_is_sen
         let field = format!("fleet_list_request={value}");
         let (code, text, complaint) = command(&host, &["set", "pre-order", "k", &field]);
         assert_eq!((code, text.as_str()), (Some(1), ""), "{value}");
-        for part in ["fleet_list_request", place, "nothing was sent"] {
+        for part in ["fleet_list_request", position, "nothing was sent"] {
             assert!(complaint.contains(part), "{value}: {complaint}");
         }
         assert_eq!(client.get("pre-order", "k").await.unwrap_err().reason, "SESSION_NOT_FOUND");
@@ -84,15 +84,15 @@ async fn a_value_that_begins_like_json_and_is_none_is_refused_and_nothing_is_sen
     }
 }
 
-/// What the binary prints and how it ends, without a server.
+/// Runs the binary without a server; returns its exit code and everything it prints.
 fn alone(arguments: &[&str]) -> (Option<i32>, String) {
     let output = Command::new(binary()).args(arguments).env_clear().output().unwrap();
-    let told = [output.stdout, output.stderr].concat();
-    (output.status.code(), String::from_utf8(told).unwrap())
+    let printed = [output.stdout, output.stderr].concat();
+    (output.status.code(), String::from_utf8(printed).unwrap())
 }
 
 #[test]
-fn each_command_has_a_short_help_of_its_own() {
+fn each_command_has_its_own_short_help() {
     for (command, own, other) in [
         ("check", "--force", "REDIS_HOST"),
         ("top", "--once", "REST_PORT"),
@@ -105,7 +105,7 @@ fn each_command_has_a_short_help_of_its_own() {
 }
 
 #[test]
-fn a_misspelt_command_or_flag_is_answered_with_what_was_probably_meant() {
+fn a_misspelt_command_or_flag_gets_a_suggestion() {
     for (arguments, meant) in [
         (&["chekc", "x.wasm"][..], "did you mean check?"),
         (&["serve", "--grpc-prot", "1"], "did you mean --grpc-port?"),
@@ -135,7 +135,7 @@ fn completions_are_printed_for_every_shell() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn q_and_ctrl_c_end_top_and_give_the_terminal_back() {
+async fn q_and_ctrl_c_end_top_and_restore_the_terminal() {
     let host = Launch::in_memory().start();
     for key in [b"q", b"\x03"] {
         let screen = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
@@ -150,7 +150,7 @@ async fn q_and_ctrl_c_end_top_and_give_the_terminal_back() {
         top.env("ADMIN_PORT", host.address("admin").rsplit_once(':').unwrap().1);
         let mut process = Process::start_on(&mut top, keyboard.try_clone().unwrap());
         let modes = || tcgetattr(&keyboard).unwrap().local_modes;
-        wait::until("keys are read one by one", async || {
+        wait::until("the terminal is in raw mode", async || {
             (!modes().intersects(LocalModes::ICANON | LocalModes::ECHO)).then_some(())
         })
         .await;

@@ -1,4 +1,4 @@
-//! Conditions in headers: a change of exactly the version that its sender has seen.
+//! Conditions in headers: a change applies only to the version that its sender has seen.
 
 use reqwest::Response;
 use serde_json::{Value, json};
@@ -37,7 +37,7 @@ async fn conditions_guard_changes(launch: Launch) {
     let put = format!("PUT {KEY}");
     let (get, delete) = (format!("GET {KEY}"), format!("DELETE {KEY}"));
     let failed = |version: &str| (412, "PRECONDITION_FAILED".to_owned(), json!(version));
-    // Nothing there yet.
+    // No session exists yet.
     let response = send(&host, &put, &[("if-match", "*")], document(1)).await;
     assert_eq!(refusal(response).await, failed("0"));
     let response = send(&host, &put, &[("if-match", "\"0\"")], document(1)).await;
@@ -47,7 +47,7 @@ async fn conditions_guard_changes(launch: Launch) {
         (response.status().as_u16(), &response.headers()["etag"]),
         (200, &"\"1\"".parse().unwrap())
     );
-    // Now there is.
+    // Now the session exists.
     let response = send(&host, &put, &[("if-none-match", "*")], document(2)).await;
     assert_eq!(refusal(response).await, failed("1"));
     let response = send(&host, &put, &[("if-match", "\"1\"")], document(2)).await;
@@ -60,13 +60,13 @@ async fn conditions_guard_changes(launch: Launch) {
     assert_eq!(response.headers()["etag"], "\"2\"");
     let session: Value = response.json().await.unwrap();
     assert_eq!(session["fleet_list_request"], 2, "nothing was overwritten");
-    // A condition in the message is told as before, and only one place has it.
+    // A condition in the body is refused as before. A request may not have both.
     let with_version = Some(json!({ "fleet_list_request": 3, "if_version": 1 }));
     let response = send(&host, &put, &[], with_version.clone()).await;
     assert_eq!(refusal(response).await.1, "VERSION_MISMATCH");
     let response = send(&host, &put, &[("if-match", "\"2\"")], with_version).await;
     assert_eq!(refusal(response).await.1, "INVALID_REQUEST");
-    // Deletes.
+    // Conditions guard deletes too.
     let response = send(&host, &delete, &[("if-match", "\"1\"")], None).await;
     assert_eq!(refusal(response).await, failed("2"));
     let response = send(&host, &format!("{delete}?if_version=1"), &[], None).await;
@@ -92,7 +92,7 @@ async fn conditions_in_headers_guard_changes_on_redis() {
 }
 
 #[tokio::test]
-async fn a_condition_is_never_passed_over() {
+async fn a_condition_is_never_ignored() {
     let host = Launch::in_memory().start();
     let user = host.client(Wire::Rest).await;
     let login = user.users("Create", json!({ "user_id": "u" })).await.unwrap();
@@ -115,7 +115,7 @@ async fn a_condition_is_never_passed_over() {
 }
 
 #[tokio::test]
-async fn the_head_of_a_session_that_is_read_once_cannot_be_had() {
+async fn head_is_refused_for_a_session_that_is_read_once() {
     let host = Launch::in_memory().start();
     let path = "/v1/reschedule/sessions/k";
     let body = json!({ "order_id": "o", "delete_after_get": true });

@@ -1,11 +1,11 @@
-//! The contract as programs read it: `/health`, `/v1/contexts`, OpenAPI.
+//! The contract as programs read it: `/health`, `/v1/contexts` and OpenAPI.
 
 use serde_json::{Value, json};
 use session_tests::client::{Wire, rest};
 use session_tests::host::Launch;
 
 #[tokio::test]
-async fn health_is_the_two_words_of_the_contract() {
+async fn health_replies_with_the_two_words_of_the_contract() {
     let host = Launch::in_memory().start();
     let body = session_tests::get(host.url("rest", "/health")).await.text().await.unwrap();
     assert_eq!(body, "{\"code\":\"200\",\"message\":\"OK\"}\n");
@@ -13,7 +13,7 @@ async fn health_is_the_two_words_of_the_contract() {
 }
 
 #[tokio::test]
-async fn contexts_are_those_of_the_component() {
+async fn contexts_come_from_the_component() {
     let host = Launch::in_memory().set("SESSION_TTL", "2m").start();
     let http = session_tests::http();
     let reply = rest(http.get(host.url("rest", "/v1/contexts"))).await.unwrap();
@@ -58,7 +58,7 @@ async fn openapi_describes_every_route_of_every_context() {
     assert!(fields["localized_message"].get("type").is_none());
 }
 
-/// Every `$ref` leads somewhere.
+/// Checks that the target of every `$ref` exists.
 fn references_exist(document: &Value, part: &Value) {
     match part {
         Value::Object(object) => {

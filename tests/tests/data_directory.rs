@@ -1,5 +1,5 @@
-//! Starts on a DATA_DIR that cannot be used: one sentence that says what is wrong, with which
-//! file, and what to do; and what `check-data` says of it and mends.
+//! A start on an unusable DATA_DIR prints one sentence: what is wrong, with which file, and what
+//! to do. `check-data` reports the damage and repairs it.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -10,8 +10,8 @@ use serde_json::json;
 use session_tests::client::Wire;
 use session_tests::host::Launch;
 
-/// A directory with a session in it, and nobody who uses it.
-async fn used() -> tempfile::TempDir {
+/// A directory that contains a session, and that no process uses.
+async fn stopped_directory() -> tempfile::TempDir {
     let directory = tempfile::tempdir().unwrap();
     let mut host = Launch::embedded(directory.path()).start();
     let client = host.client(Wire::Rest).await;
@@ -22,7 +22,7 @@ async fn used() -> tempfile::TempDir {
     directory
 }
 
-/// The one line that a start ends with, without what is before the name of the setting.
+/// The one line that a failed start prints, without the text up to the name of the setting.
 fn refused(mut command: Command) -> String {
     command.env("LOG_LEVEL", "off");
     let output = command.output().unwrap();
@@ -43,7 +43,7 @@ fn refused_at(directory: &Path) -> String {
 }
 
 #[tokio::test]
-async fn a_file_in_the_place_of_the_directory_is_named_as_such() {
+async fn a_file_instead_of_the_directory_is_refused_with_the_reason() {
     let file = tempfile::NamedTempFile::new().unwrap();
     for path in [file.path().to_owned(), file.path().join("data")] {
         let line = refused_at(&path);
@@ -52,18 +52,18 @@ async fn a_file_in_the_place_of_the_directory_is_named_as_such() {
 }
 
 #[tokio::test]
-async fn a_directory_that_cannot_be_made_or_written_says_what_the_process_may_not() {
-    // The system lets nobody make anything there.
+async fn a_directory_that_cannot_be_written_is_refused_with_the_missing_permission() {
+    // The system allows no process to create files there.
     let line = refused_at(Path::new("/sys/kernel/session-manager"));
     assert!(
         line.starts_with("the process may not read and write the directory")
             || line.starts_with("the system refused to open it: "),
         "{line}"
     );
-    let directory = used().await;
+    let directory = stopped_directory().await;
     let manifest = directory.path().join("manifest");
     fs::set_permissions(&manifest, fs::Permissions::from_mode(0o0)).unwrap();
-    // The administrator may read it all the same.
+    // root may read the file in spite of its mode.
     if fs::read(&manifest).is_err() {
         let line = refused_at(directory.path());
         assert!(line.starts_with("the process may not read and write `manifest`"), "{line}");
@@ -71,7 +71,7 @@ async fn a_directory_that_cannot_be_made_or_written_says_what_the_process_may_no
 }
 
 #[tokio::test]
-async fn a_directory_in_use_is_left_to_its_process() {
+async fn a_directory_in_use_by_another_process_is_refused() {
     let directory = tempfile::tempdir().unwrap();
     let _host = Launch::embedded(directory.path()).start();
     let line = refused_at(directory.path());
@@ -79,8 +79,8 @@ async fn a_directory_in_use_is_left_to_its_process() {
 }
 
 #[tokio::test]
-async fn files_of_another_version_or_program_are_not_read() {
-    let directory = used().await;
+async fn files_of_another_version_or_program_are_refused() {
+    let directory = stopped_directory().await;
     let version = directory.path().join("version");
     fs::write(&version, b"FJL\x02").unwrap();
     let line = refused_at(directory.path());
@@ -94,19 +94,19 @@ async fn files_of_another_version_or_program_are_not_read() {
 }
 
 #[tokio::test]
-async fn a_missing_lock_file_is_told_with_what_to_do() {
-    let directory = used().await;
+async fn a_missing_lock_file_is_refused_with_the_remedy() {
+    let directory = stopped_directory().await;
     fs::remove_file(directory.path().join("lock")).unwrap();
     let line = refused_at(directory.path());
     assert!(line.starts_with("`lock` is missing; when no other process uses"), "{line}");
-    // What it says helps.
+    // The remedy works.
     fs::write(directory.path().join("lock"), "").unwrap();
     let host = Launch::embedded(directory.path()).start();
     let kept = host.client(Wire::Rest).await.get("pre-order", "kept").await.unwrap();
     assert_eq!(kept["fleet_list_request"], 7);
 }
 
-/// What `check-data` exits with and prints.
+/// Runs `check-data`; returns its exit code and everything it prints.
 fn checked(directory: &Path, arguments: &[&str]) -> (Option<i32>, String) {
     let mut command = Launch::embedded(directory).command();
     let output = command.arg("check-data").args(arguments).output().unwrap();
@@ -115,8 +115,8 @@ fn checked(directory: &Path, arguments: &[&str]) -> (Option<i32>, String) {
 }
 
 #[tokio::test]
-async fn a_flipped_byte_in_the_journal_refuses_the_start_until_a_repair_that_keeps_the_files() {
-    let directory = used().await;
+async fn a_flipped_byte_in_the_journal_prevents_the_start_until_a_repair_that_keeps_the_files() {
+    let directory = stopped_directory().await;
     let launch = Launch::embedded(directory.path());
     let mut host = launch.start();
     let client = host.client(Wire::Rest).await;
@@ -136,7 +136,7 @@ async fn a_flipped_byte_in_the_journal_refuses_the_start_until_a_repair_that_kee
     let offset: usize = offset.split(':').next().unwrap().parse().unwrap();
     assert!(offset <= middle, "{line}");
     assert!(line.contains("`session-manager check-data`") && line.contains("`--repair`"), "{line}");
-    assert_eq!(fs::read(&journal).unwrap(), bytes, "it is as it was");
+    assert_eq!(fs::read(&journal).unwrap(), bytes, "the file is unchanged");
 
     let (code, text) = checked(directory.path(), &[]);
     assert_eq!(code, Some(1), "{text}");
@@ -160,7 +160,7 @@ async fn a_flipped_byte_in_the_journal_refuses_the_start_until_a_repair_that_kee
 }
 
 #[tokio::test]
-async fn a_torn_end_of_the_journal_is_left_out_and_the_log_says_so() {
+async fn a_torn_end_of_the_journal_is_discarded_and_logged() {
     let directory = tempfile::tempdir().unwrap();
     let launch = Launch::embedded(directory.path());
     let mut host = launch.start();
@@ -168,14 +168,14 @@ async fn a_torn_end_of_the_journal_is_left_out_and_the_log_says_so() {
     client.set("pre-order", "kept", json!({ "fleet_list_request": 7 })).await.unwrap();
     host.signal("KILL");
     host.ended().await;
-    // The beginning of a frame that the power took the rest of.
+    // The beginning of a frame, as a loss of power leaves it.
     let journal = directory.path().join("journal-1");
     let whole = fs::read(&journal).unwrap();
     fs::write(&journal, [&whole[..], &whole[..40]].concat()).unwrap();
     let (code, text) = checked(directory.path(), &[]);
     assert_eq!(code, Some(0), "{text}");
-    let place = format!("not synced: `journal-1` at byte {}: ", whole.len());
-    assert!(text.contains(&place), "{text}");
+    let torn = format!("not synced: `journal-1` at byte {}: ", whole.len());
+    assert!(text.contains(&torn), "{text}");
     let host = launch.start();
     let log = host.log();
     let line = log.lines().find(|line| line.contains("was not on the disk, and is lost"));
@@ -188,9 +188,9 @@ async fn a_torn_end_of_the_journal_is_left_out_and_the_log_says_so() {
 }
 
 #[tokio::test]
-async fn a_missing_file_refuses_the_start() {
+async fn a_missing_file_prevents_the_start() {
     for name in ["manifest", "journal-1", "synced"] {
-        let directory = used().await;
+        let directory = stopped_directory().await;
         fs::remove_file(directory.path().join(name)).unwrap();
         let line = refused_at(directory.path());
         assert!(line.starts_with(&format!("`{name}` is ")) && line.contains("missing"), "{line}");
@@ -203,7 +203,7 @@ async fn a_missing_file_refuses_the_start() {
 }
 
 #[tokio::test]
-async fn there_has_to_be_something_to_check() {
+async fn check_data_needs_an_existing_data_directory() {
     let directory = tempfile::tempdir().unwrap();
     for path in [directory.path(), &directory.path().join("absent"), Path::new(":memory:")] {
         let (code, text) = checked(path, &[]);
@@ -213,10 +213,10 @@ async fn there_has_to_be_something_to_check() {
 }
 
 #[tokio::test]
-async fn a_disk_without_room_says_so() {
+async fn a_full_disk_is_refused_with_the_reason() {
     let directory = tempfile::tempdir().unwrap();
     let launch = Launch::embedded(directory.path());
-    // No file may grow; the signal of that is not heard.
+    // No file may grow. The signal that reports this is ignored.
     let mut command = Command::new("/bin/sh");
     let limited = "trap '' XFSZ; ulimit -f 0; exec \"$0\"";
     command.arg("-c").arg(limited).arg(session_tests::host::binary()).env_clear();

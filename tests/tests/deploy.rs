@@ -1,4 +1,4 @@
-//! What lies in `deploy/`: it names only what the server has.
+//! The files in `deploy/` name only settings and metrics that the server has.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -15,7 +15,7 @@ fn deploy(path: &str) -> PathBuf {
     workspace().join("deploy").join(path)
 }
 
-/// The names of metrics in a text, without what a histogram appends to its own.
+/// The names of metrics in a text, without the suffixes of histograms.
 fn metrics_in(text: &str) -> BTreeSet<String> {
     let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
     let ours = |word: &&str| word.starts_with("session_manager_") || word.starts_with("process_");
@@ -28,18 +28,18 @@ fn metrics_in(text: &str) -> BTreeSet<String> {
 }
 
 #[tokio::test]
-async fn alerts_and_dashboard_name_metrics_that_there_are() {
+async fn alerts_and_dashboard_name_existing_metrics() {
     let host = Launch::in_memory().start();
     let client = host.client(Wire::Rest).await;
     client.set("pre-order", "k", json!({ "fleet_list_request": 1 })).await.unwrap();
     let redis = RedisServer::start().await;
     let on_redis = Launch::redis(&redis).start();
-    let of_redis = wait::until("the store was asked", async || {
+    let of_redis = wait::until("the store was called", async || {
         let text = Admin::of(&on_redis).metrics().await;
         text.contains("session_manager_store_node_up{").then(|| metrics_in(&text))
     })
     .await;
-    let mut there = wait::until("the first sweep has counted", async || {
+    let mut there = wait::until("the first sweep has counted sessions", async || {
         let text = Admin::of(&host).metrics().await;
         text.contains("session_manager_sessions{kind=\"user\"}").then(|| metrics_in(&text))
     })
@@ -74,7 +74,7 @@ async fn live_sessions_are_counted_by_kind() {
             };
             client.set(context, &format!("k{number}"), fields).await.unwrap();
         }
-        // A lock is no session.
+        // A lock does not count as a session.
         client.lock("pre-order", "k2").await.unwrap();
         let login = json!({ "session_attributes": { "user_id": "alice" } });
         client.users("Create", login.clone()).await.unwrap();
@@ -84,12 +84,12 @@ async fn live_sessions_are_counted_by_kind() {
         let slot = json!({ "accountId": "home", "deviceId": "tv" });
         client.viewing("CreateSession", slot).await.unwrap();
         let counted = async |expected: [(&str, u32); 4]| {
-            wait::until("all are counted", async || {
+            wait::until("all sessions are counted", async || {
                 let text = Admin::of(&host).metrics().await;
-                let told = |(kind, count): &(&str, u32)| {
+                let is_shown = |(kind, count): &(&str, u32)| {
                     text.contains(&format!("session_manager_sessions{{kind=\"{kind}\"}} {count}\n"))
                 };
-                expected.iter().all(told).then_some(())
+                expected.iter().all(is_shown).then_some(())
             })
             .await;
         };
@@ -101,7 +101,7 @@ async fn live_sessions_are_counted_by_kind() {
 }
 
 #[test]
-fn the_page_for_operators_has_every_setting_metric_and_error() {
+fn the_page_for_operators_lists_every_setting_metric_and_error() {
     let read = |path: &str| std::fs::read_to_string(workspace().join(path)).unwrap();
     let page = read("docs/operations.md");
     let help = Command::new(binary()).arg("--help").env_clear().output().unwrap().stdout;
@@ -126,7 +126,7 @@ fn the_page_for_operators_has_every_setting_metric_and_error() {
 }
 
 #[tokio::test]
-async fn the_binary_probes_itself() {
+async fn the_health_command_probes_a_server() {
     let mut redis = RedisServer::start().await;
     let host = Launch::redis(&redis).start();
     let probe = |port: &str| {
@@ -137,16 +137,16 @@ async fn the_binary_probes_itself() {
     let (_, port) = host.address("admin").rsplit_once(':').unwrap();
     assert_eq!(probe(port), (Some(0), "ready\n".into()));
     redis.kill().await;
-    wait::until("it is not ready", async || {
+    wait::until("the server is not ready", async || {
         (probe(port) == (Some(1), "not ready\n".into())).then_some(())
     })
     .await;
-    // Where nobody listens.
+    // No server listens on this port.
     assert_eq!(probe("1"), (Some(1), String::new()));
 }
 
 #[test]
-fn manifests_need_the_password_and_let_nobody_in_by_a_label_of_its_own() {
+fn manifests_require_the_password_and_admit_no_pod_by_its_own_label() {
     let read = |path: &str| std::fs::read_to_string(deploy(path)).unwrap();
     let deployment = read("kubernetes/deployment.yaml");
     for part in ["REDIS_PASSWORD_FILE", "secretName: session-manager", "defaultMode: 0440"] {
@@ -156,10 +156,10 @@ fn manifests_need_the_password_and_let_nobody_in_by_a_label_of_its_own() {
     assert!(!volumes.contains("optional") && !deployment.contains("secretRef"), "{deployment}");
     for policy in ["kubernetes/networkpolicy.yaml", "kubernetes/embedded/networkpolicy.yaml"] {
         let policy = read(policy);
-        let ingress = policy.split("ingress:").nth(1).expect("somebody is let in");
+        let ingress = policy.split("ingress:").nth(1).expect("a rule for ingress");
         let ingress = ingress.split("egress:").next().unwrap();
         assert!(ingress.contains("session-manager/client"), "{ingress}");
-        // Every pod of a namespace that is not named could carry a label.
+        // A rule for all namespaces would admit any pod that carries the label.
         assert!(!ingress.contains("namespaceSelector: {}"), "{ingress}");
     }
 }

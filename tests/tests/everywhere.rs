@@ -4,7 +4,7 @@ use session_tests::client::{Client, Wire};
 use session_tests::host::{Host, Launch};
 use session_tests::redis_server::RedisServer;
 
-/// A server on some store, and a user over some wire.
+/// A server on one of the stores, and a user over one of the wires.
 pub struct Setting {
     pub host: Host,
     pub client: Client,
@@ -20,7 +20,7 @@ pub enum On {
     Redis,
 }
 
-/// Starts what a scenario needs.
+/// Starts the server and connects the user of a scenario.
 pub async fn setting(on: On, wire: Wire, settings: &[(&str, &str)]) -> Setting {
     let directory = tempfile::tempdir().unwrap();
     let redis = match on {
@@ -48,8 +48,8 @@ macro_rules! everywhere {
         everywhere!(@ rest_on_redis Rest Redis $($scenario $settings),+);
         everywhere!(@ grpc_on_redis Grpc Redis $($scenario $settings),+);
     };
-    (@ $place:ident $wire:ident $on:ident $($scenario:ident $settings:expr),+) => {
-        mod $place {
+    (@ $module:ident $wire:ident $on:ident $($scenario:ident $settings:expr),+) => {
+        mod $module {
             $(
                 #[tokio::test]
                 async fn $scenario() {

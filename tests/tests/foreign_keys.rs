@@ -1,13 +1,13 @@
-//! A key of a session that holds another type of Redis, as another program wrote it: every
-//! operation of every kind says what it holds, in the same way on both wires.
+//! Another program has stored a value of another Redis type under the key of a session. Every
+//! operation of every kind reports the type, in the same way on both wires.
 
 use serde_json::json;
 use session_tests::client::{Client, Refusal, Wire};
 use session_tests::host::Launch;
 use session_tests::redis_server::RedisServer;
 
-/// Has a key hold a value of a type.
-async fn hold(redis: &RedisServer, type_: &str, key: &str) {
+/// Stores a value of a type under a key.
+async fn store(redis: &RedisServer, type_: &str, key: &str) {
     let mut connection = redis.connect(5).await;
     let _: () = redis::cmd("DEL").arg(key).query_async(&mut connection).await.unwrap();
     let words: &[&str] = match type_ {
@@ -23,7 +23,8 @@ async fn hold(redis: &RedisServer, type_: &str, key: &str) {
     let _: redis::Value = command.query_async(&mut connection).await.unwrap();
 }
 
-fn told(what: &str, refused: Result<(), Refusal>, wire: Wire, sentence: &str) {
+/// Checks that an operation was refused with this sentence.
+fn reports(what: &str, refused: Result<(), Refusal>, wire: Wire, sentence: &str) {
     let refused = refused.expect_err(what);
     let http = if wire == Wire::Rest { 500 } else { 0 };
     let found = (&*refused.reason, refused.code, refused.http, &*refused.message);
@@ -43,32 +44,32 @@ async fn booking(client: &Client, context: &str) -> Vec<(&'static str, Result<()
 }
 
 #[tokio::test]
-async fn a_booking_key_of_another_type_is_told_by_every_operation() {
+async fn every_booking_operation_reports_a_key_of_another_type() {
     let redis = RedisServer::start().await;
     let host = Launch::redis(&redis).start();
     for type_ in ["string", "list", "set", "sorted set", "stream"] {
         let sentence = format!("The key holds a {type_}, not a session.");
-        hold(&redis, type_, "SESSION_PRE_ORDER:k").await;
-        hold(&redis, type_, "SESSION_RESCHEDULE:k").await;
-        hold(&redis, type_, "SESSION_LOCK:{SESSION_EZ_PAY:k}").await;
-        hold(&redis, type_, "SESSION_LOCK:{SESSION_PRE_ORDER_EZ_PAY:k}").await;
+        store(&redis, type_, "SESSION_PRE_ORDER:k").await;
+        store(&redis, type_, "SESSION_RESCHEDULE:k").await;
+        store(&redis, type_, "SESSION_LOCK:{SESSION_EZ_PAY:k}").await;
+        store(&redis, type_, "SESSION_LOCK:{SESSION_PRE_ORDER_EZ_PAY:k}").await;
         for wire in [Wire::Rest, Wire::Grpc] {
             let client = host.client(wire).await;
             for context in ["pre-order", "reschedule"] {
                 for (what, refused) in booking(&client, context).await {
-                    told(what, refused, wire, &sentence);
+                    reports(what, refused, wire, &sentence);
                 }
             }
-            told("lock", client.lock("ez-pay", "k").await.map(drop), wire, &sentence);
-            told("unlock", client.unlock("ez-pay", "k", "t").await, wire, &sentence);
+            reports("lock", client.lock("ez-pay", "k").await.map(drop), wire, &sentence);
+            reports("unlock", client.unlock("ez-pay", "k", "t").await, wire, &sentence);
             let set = client.set("ez-pay", "k", json!({ "request": 1 })).await.map(drop);
-            told("set behind a lock", set, wire, &sentence);
+            reports("set behind a lock", set, wire, &sentence);
         }
     }
 }
 
 #[tokio::test]
-async fn keys_of_logins_connections_and_viewing_of_another_type_are_told_alike() {
+async fn operations_of_all_other_kinds_report_a_key_of_another_type() {
     let redis = RedisServer::start().await;
     let host = Launch::redis(&redis).start();
     for wire in [Wire::Rest, Wire::Grpc] {
@@ -94,7 +95,7 @@ async fn keys_of_logins_connections_and_viewing_of_another_type_are_told_alike()
         for key in all {
             let type_: String = redis::cmd("TYPE").arg(&key).query_async(&mut keys).await.unwrap();
             let other = if type_ == "hash" { "list" } else { "string" };
-            hold(&redis, other, &key).await;
+            store(&redis, other, &key).await;
         }
         let sentence =
             |expected: &str, found: &str| format!("The key holds a {found}, not {expected}.");
@@ -102,7 +103,7 @@ async fn keys_of_logins_connections_and_viewing_of_another_type_are_told_alike()
         let id = json!({ "session_id": login });
         let update = json!({ "session_id": login, "session_attributes": { "device_id": "d" } });
         for (operation, request) in [("Get", &id), ("Update", &update), ("Delete", &id)] {
-            told(
+            reports(
                 operation,
                 client.users(operation, request.clone()).await.map(drop),
                 wire,
@@ -112,7 +113,7 @@ async fn keys_of_logins_connections_and_viewing_of_another_type_are_told_alike()
         let tab = json!({ "session_id": "tab" });
         for operation in ["Get", "Heartbeat", "Close"] {
             let refused = client.connections(operation, tab.clone()).await.map(drop);
-            told(operation, refused, wire, &session);
+            reports(operation, refused, wire, &session);
         }
         let heartbeat = json!({ "accountId": "home", "sessionId": slot_id["sessionId"] });
         for (operation, request) in [
@@ -120,7 +121,7 @@ async fn keys_of_logins_connections_and_viewing_of_another_type_are_told_alike()
             ("GetHome", &json!({ "accountId": "home" })),
             ("GetDevice", &json!({ "deviceId": "tv" })),
         ] {
-            told(
+            reports(
                 operation,
                 client.viewing(operation, request.clone()).await.map(drop),
                 wire,
@@ -136,7 +137,7 @@ async fn keys_of_logins_connections_and_viewing_of_another_type_are_told_alike()
             ("HeartBeat", client.viewing("HeartBeat", heartbeat.clone()).await.map(drop)),
             ("TearDown", client.viewing("TearDown", heartbeat).await.map(drop)),
         ] {
-            told(operation, refused, wire, &set);
+            reports(operation, refused, wire, &set);
         }
         let _: () = redis::cmd("FLUSHDB").query_async(&mut keys).await.unwrap();
     }

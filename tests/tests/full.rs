@@ -1,5 +1,5 @@
-//! A store without memory left: creates are refused alike, on both wires and every store,
-//! while reads, heartbeats, closes, deletes and events go on.
+//! A full store: creates are refused in the same way on both wires and every store, while reads,
+//! heartbeats, closes, deletes and events still work.
 
 use serde_json::{Value as Json, json};
 use session_tests::admin::Admin;
@@ -8,7 +8,7 @@ use session_tests::host::{Host, Launch};
 use session_tests::redis_server::RedisServer;
 use session_tests::wait;
 
-/// What the stores of the process itself may take here.
+/// The memory limit of the in-process stores in these tests, in bytes.
 const MEMORY_MAX: u64 = 1 << 20;
 const WIRES: [Wire; 2] = [Wire::Rest, Wire::Grpc];
 
@@ -40,7 +40,7 @@ async fn fixtures(settings: &[(&str, &str)]) -> Vec<Fixture> {
 }
 
 impl Fixture {
-    /// Leaves no room: a byte more is refused.
+    /// Fills the store until it refuses one more byte.
     async fn fill(&self) {
         if let Some(redis) = &self.redis {
             return redis.limit_memory(1).await;
@@ -80,7 +80,7 @@ struct Sessions {
     login: String,
     slot: String,
     lock_token: String,
-    /// What stands behind the ids of connections: one that was terminated is not begun again.
+    /// A suffix of the ids of connections, because a terminated id cannot be registered again.
     round: String,
 }
 
@@ -107,13 +107,13 @@ async fn begin(client: &Client, round: &str) -> Sessions {
     Sessions { login: logins.remove(0), slot, lock_token, round: round.into() }
 }
 
-/// Whatever adds something, of every kind.
+/// Tries every operation that adds data, of every kind.
 async fn creates(client: &Client, sessions: &Sessions) -> Vec<(&'static str, Result<(), Refusal>)> {
     let longer = json!({ "fleet_list_request": "123456" });
     let mut tried = vec![
         ("a new session", client.set("pre-order", "new", longer.clone()).await.map(drop)),
-        ("a made key", client.set("pre-order", "", longer.clone()).await.map(drop)),
-        ("a longer one", client.set("pre-order", "kept", longer).await.map(drop)),
+        ("a generated key", client.set("pre-order", "", longer.clone()).await.map(drop)),
+        ("a longer session", client.set("pre-order", "kept", longer).await.map(drop)),
         ("a lock", client.lock("pre-order", "kept").await.map(drop)),
     ];
     let login = json!({ "session_attributes": { "user_id": "user" } });
@@ -128,7 +128,7 @@ async fn creates(client: &Client, sessions: &Sessions) -> Vec<(&'static str, Res
         tried.push((what, client.connections("Register", request).await.map(drop)));
     }
     let held = json!({ "user_id": "carol", "session_id": "five" });
-    tried.push(("a held connection", client.connect_user(held).await.map(drop)));
+    tried.push(("a stream of a connection", client.connect_user(held).await.map(drop)));
     for (operation, request) in [
         ("CreateSession", json!({ "accountId": "home", "deviceId": "phone" })),
         ("CreateSessionWithDevice", json!({ "deviceId": "tv" })),
@@ -140,8 +140,8 @@ async fn creates(client: &Client, sessions: &Sessions) -> Vec<(&'static str, Res
     tried
 }
 
-/// Reads, renewals and writes that add nothing.
-async fn goes_on(client: &Client, sessions: &Sessions) {
+/// Checks reads, heartbeats, and writes that add no data.
+async fn still_works(client: &Client, sessions: &Sessions) {
     assert_eq!(client.get("pre-order", "kept").await.unwrap()["fleet_list_request"], "12345");
     client.set("pre-order", "kept", json!({ "fleet_list_request": "54321" })).await.unwrap();
     client.set("pre-order", "kept", json!({ "fleet_list_request": "12345" })).await.unwrap();
@@ -161,7 +161,7 @@ async fn goes_on(client: &Client, sessions: &Sessions) {
     client.health().await.unwrap();
 }
 
-/// Ends a session of every kind, and returns the events of that.
+/// Ends a session of every kind, and returns the expected events.
 async fn end(client: &Client, sessions: &Sessions) -> [&'static str; 5] {
     client.delete("pre-order", "gone").await.unwrap();
     client.unlock("pre-order", "locked", &sessions.lock_token).await.unwrap();
@@ -183,7 +183,7 @@ async fn end(client: &Client, sessions: &Sessions) -> [&'static str; 5] {
 }
 
 #[tokio::test]
-async fn creates_of_all_kinds_are_refused_alike_while_the_store_is_full_and_the_rest_goes_on() {
+async fn a_full_store_refuses_creates_of_all_kinds_and_serves_everything_else() {
     for fixture in fixtures(&[("SESSION_LOCK_TTL", "10m")]).await {
         for wire in WIRES {
             let client = fixture.host.client(wire).await;
@@ -197,7 +197,7 @@ async fn creates_of_all_kinds_are_refused_alike_while_the_store_is_full_and_the_
                 assert_eq!((refused.http, refused.retry), (http, true), "{what}");
                 assert!(refused.message.contains("still work"), "{what}: {}", refused.message);
             }
-            goes_on(&client, &sessions).await;
+            still_works(&client, &sessions).await;
             let mut expected = end(&client, &sessions).await.to_vec();
             while let Some(at) = expected.len().checked_sub(1) {
                 let event = events.next().await.unwrap();
@@ -215,7 +215,7 @@ async fn creates_of_all_kinds_are_refused_alike_while_the_store_is_full_and_the_
 }
 
 #[tokio::test]
-async fn a_refusal_says_when_to_come_back_and_metrics_say_what_is_taken() {
+async fn a_full_store_says_when_to_retry_and_metrics_show_its_size() {
     for fixture in fixtures(&[]).await {
         fixture.fill().await;
         let url = fixture.host.url("rest", "/session");
@@ -232,14 +232,14 @@ async fn a_refusal_says_when_to_come_back_and_metrics_say_what_is_taken() {
         };
         let refused = r#"session_manager_store_calls_total{operation="write",outcome="full"}"#;
         assert!(value(refused).unwrap() >= 1);
-        let taken = value("session_manager_store_bytes");
-        let may_be_taken = value("session_manager_store_bytes_max");
+        let used = value("session_manager_store_bytes");
+        let limit = value("session_manager_store_bytes_max");
         match &fixture.redis {
-            Some(_) => assert_eq!((taken, may_be_taken), (None, None)),
+            Some(_) => assert_eq!((used, limit), (None, None)),
             None => {
-                assert_eq!(may_be_taken, Some(MEMORY_MAX));
-                // A write is taken when a version of the most digits would fit, too.
-                assert!((MEMORY_MAX - 32..=MEMORY_MAX).contains(&taken.unwrap()), "{taken:?}");
+                assert_eq!(limit, Some(MEMORY_MAX));
+                // A write is refused unless a version with the most digits would fit as well.
+                assert!((MEMORY_MAX - 32..=MEMORY_MAX).contains(&used.unwrap()), "{used:?}");
             }
         }
     }
