@@ -1,6 +1,6 @@
-//! Mixed load on two hosts, and over a kill: whatever callers were answered fits to what the
-//! service promises. Nothing here goes by how long something takes, so a machine that stalls
-//! changes what is tried, not what is right.
+//! A mixed load on two hosts, and across a kill: all answers agree with what the service
+//! promises. No check depends on how long something takes, so a machine that stalls makes the
+//! load smaller and not the result wrong.
 
 use std::time::Duration;
 
@@ -12,23 +12,23 @@ use session_tests::mixed_load::{MixedLoad, TERMS, terms_of};
 use session_tests::redis_server::{RedisServer, free_port};
 use session_tests::size;
 
-/// How long the load goes on.
+/// How long the load runs.
 fn load_time() -> Duration {
     Duration::from_secs(size(10, 60))
 }
 
-/// Lets the load go on until there were so many calls, however long that takes.
-async fn calls(load: &MixedLoad, at_least: u64) {
+/// Lets the load run until it has made this many calls.
+async fn reach_calls(load: &MixedLoad, at_least: u64) {
     while load.counts().operations < at_least {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
 
-fn is_right(history: &History, counts: Counts) {
+fn assert_promises_hold(history: &History, counts: Counts) {
     let judgement = history.judge(&TERMS);
     assert!(judgement.violations.is_empty(), "{counts:?}: {:#?}", judgement.violations);
     assert!(judgement.undecided.is_empty(), "{:?}", judgement.undecided);
-    // Every judge had something to judge.
+    // The load has recorded something for every judge.
     let sizes = [
         history.registers.len(),
         history.compared.len(),
@@ -44,19 +44,19 @@ fn is_right(history: &History, counts: Counts) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_two_hosts_on_one_redis_answer_fits_together() {
+async fn answers_of_two_hosts_on_one_redis_agree() {
     let redis = RedisServer::start().await;
     let launch = terms_of(Launch::redis(&redis));
     let (a, b) = (launch.start(), launch.start());
     let load = MixedLoad::start(&[&a, &b]).await;
     tokio::time::sleep(load_time()).await;
-    calls(&load, 500).await;
+    reach_calls(&load, 500).await;
     let (history, counts) = load.finish().await;
-    is_right(&history, counts);
+    assert_promises_hold(&history, counts);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_was_answered_before_a_kill_is_true_behind_it() {
+async fn answers_from_before_a_kill_still_hold_after_it() {
     let directory = tempfile::tempdir().unwrap();
     let mut launch = terms_of(Launch::embedded(directory.path()));
     for port in ["REST_PORT", "GRPC_PORT"] {
@@ -65,20 +65,20 @@ async fn what_was_answered_before_a_kill_is_true_behind_it() {
     let mut host = launch.start();
     let load = MixedLoad::start(&[&host]).await;
     tokio::time::sleep(load_time() / 2).await;
-    calls(&load, 250).await;
+    reach_calls(&load, 250).await;
     host.signal("KILL");
     host.ended().await;
     let host = launch.start();
     let before = load.counts();
     tokio::time::sleep(load_time() / 2).await;
-    calls(&load, before.operations + 250).await;
+    reach_calls(&load, before.operations + 250).await;
     let (history, counts) = load.finish().await;
-    is_right(&history, counts);
+    assert_promises_hold(&history, counts);
     drop(host);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn schedules_of_faults_find_nothing_that_is_promised_not_to_be() {
+async fn fault_schedules_break_no_promise() {
     for name in ["kill-host", "replies"] {
         let schedule = Schedule::named(name).unwrap();
         let row = schedule.run(Duration::from_secs(size(2, 20))).await.unwrap();

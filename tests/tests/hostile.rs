@@ -1,5 +1,5 @@
-//! One caller who wants the memory of the process: the process lives, others are
-//! answered meanwhile, and the memory comes back.
+//! One caller tries to use up the memory of the process. The process survives, other callers get
+//! answers meanwhile, and the memory is freed afterwards.
 
 use std::io::Write;
 use std::net::SocketAddr;
@@ -21,50 +21,50 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpSocket;
 use tokio::task::JoinSet;
 
-/// What the process may take at most.
+/// The maximum resident memory of the process during an attack.
 const RESIDENT_BYTES_MAX: u64 = 512 << 20;
-/// What may be left of an attack.
+/// The maximum growth of resident memory after an attack.
 const LEFT_BYTES_MAX: u64 = 100 << 20;
-/// How long an attack goes on.
-const HELD: (Duration, Duration) = (Duration::from_secs(3), Duration::from_secs(40));
-/// In the long form, this share of others is answered within this time.
+/// The duration of an attack: in every run, and in the long form.
+const ATTACK_TIME: (Duration, Duration) = (Duration::from_secs(3), Duration::from_secs(40));
+/// In the long form, this share of the calls of others is answered in time.
 const ANSWERED_PERCENT_MIN: u64 = 99;
 const ANSWERED_WITHIN: Duration = Duration::from_secs(1);
-/// The attacker, and somebody else.
+/// The addresses of the attacker and of another caller.
 const ATTACKER: [u8; 4] = [127, 0, 0, 1];
-const SOMEBODY_ELSE: [u8; 4] = [127, 0, 0, 2];
-/// As many streams as a connection may have.
+const OTHER_CALLER: [u8; 4] = [127, 0, 0, 2];
+/// The maximum number of streams of a connection.
 const STREAMS: usize = 100;
-/// What is written of each body that never ends.
-const BEGUN_BYTES: usize = 512 << 10;
+/// The bytes sent of each body that never ends.
+const SENT_BYTES: usize = 512 << 10;
 
-/// What an attacker does on each stream, again and again.
+/// What an attacker does on each stream, repeatedly.
 #[derive(Clone, Copy, Debug)]
 enum Attack {
-    /// Asks for a large session, and reads nothing of it.
-    AsksAndReadsNothing,
-    /// Asks for a large session, and reads it.
-    AsksAndReads,
-    /// Begins to write a session, and never ends.
-    WritesForEver,
-    /// Writes large sessions that are small on their way here.
+    /// Requests a large session, and does not read the reply.
+    ReadsNoReply,
+    /// Requests a large session, and reads the reply.
+    ReadsReplies,
+    /// Starts to write a session, and never finishes the body.
+    NeverFinishes,
+    /// Writes large sessions in small compressed bodies.
     WritesCompressed,
-    /// Asks a gRPC server what it offers, three times, and reads nothing of it.
-    AsksWhatThereIs,
-    /// Asks for the figures of the process, and reads nothing of them.
-    AsksForFigures,
-    /// Asks for what there is not, and does not read that it is not there.
-    AsksForNothing,
+    /// Requests gRPC reflection three times, and does not read the replies.
+    Reflection,
+    /// Requests the metrics, and does not read the reply.
+    Metrics,
+    /// Requests an unknown path, and does not read the refusal.
+    UnknownPath,
 }
 
 impl Attack {
     fn reads_nothing(self) -> bool {
-        !matches!(self, Self::AsksAndReads | Self::WritesForEver | Self::WritesCompressed)
+        !matches!(self, Self::ReadsReplies | Self::NeverFinishes | Self::WritesCompressed)
     }
 }
 
-/// Three documents of a megabyte in a few kilobytes, as JSON and as a message; an attacker
-/// compresses them once.
+/// Three documents of a megabyte, compressed to a few kilobytes, as JSON and as a message. They
+/// are compressed only once.
 static COMPRESSED: LazyLock<[Vec<u8>; 2]> = LazyLock::new(|| {
     let gzip = |bytes: &[u8]| {
         let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
@@ -102,11 +102,11 @@ fn compressed(wire: Wire) -> (http::Request<()>, Vec<u8>) {
     }
 }
 
-/// One connection of an attacker, and the next when it was ended.
+/// The connections of an attacker, one after the other.
 async fn attack(address: SocketAddr, wire: Wire, attack: Attack) {
     loop {
         if let Err(error) = attack_once(address, wire, attack).await {
-            // The server has ended it, as it should; do not spin on a refusal.
+            // The server has closed the connection, as it should. The pause avoids a busy loop.
             drop(error);
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
@@ -130,7 +130,7 @@ async fn attack_once(
         let send = send.clone();
         streams.spawn(async move {
             while let Ok(send) = send.clone().ready().await {
-                // A stream that was reset is followed by another.
+                // A new stream follows a stream that was reset.
                 drop(attack_on_stream(send, wire, attack).await);
                 tokio::task::yield_now().await;
             }
@@ -147,34 +147,32 @@ async fn attack_on_stream(
 ) -> Result<(), h2::Error> {
     let get = |uri: &str| http::Request::get(uri).body(()).unwrap();
     let large = "http://localhost/v1/pre-order/sessions/large";
-    // A request, what of its body is sent, and whether that is all of it.
+    // The request, the part of its body to send, and whether that is the whole body.
     let (request, body, is_whole) = match (attack, wire) {
-        (Attack::WritesForEver, Wire::Rest) => {
+        (Attack::NeverFinishes, Wire::Rest) => {
             let request = http::Request::put("http://localhost/v1/pre-order/sessions/w");
             let request = request.header("content-type", "application/json").body(()).unwrap();
-            (request, vec![b' '; BEGUN_BYTES], false)
+            (request, vec![b' '; SENT_BYTES], false)
         }
-        (Attack::WritesForEver, Wire::Grpc) => {
-            let message = [&[0, 0, 63, 0, 0][..], &[b' '; BEGUN_BYTES]].concat();
+        (Attack::NeverFinishes, Wire::Grpc) => {
+            let message = [&[0, 0, 63, 0, 0][..], &[b' '; SENT_BYTES]].concat();
             (call("SetSession"), message, false)
         }
         (Attack::WritesCompressed, wire) => {
             let (request, body) = compressed(wire);
             (request, body, true)
         }
-        (Attack::AsksWhatThereIs, _) => {
+        (Attack::Reflection, _) => {
             let name = b"session-manager.proto";
             let length = name.len() as u8;
             let question = [&[0, 0, 0, 0, length + 2, 0x1a, length][..], name].concat();
             let uri = "http://localhost/grpc.reflection.v1.ServerReflection/ServerReflectionInfo";
             (grpc(uri), question.repeat(3), true)
         }
-        (Attack::AsksForFigures, _) => (get("http://localhost/metrics"), Vec::new(), true),
-        (Attack::AsksForNothing, _) => (get("http://localhost/nothing"), Vec::new(), true),
-        (Attack::AsksAndReadsNothing | Attack::AsksAndReads, Wire::Rest) => {
-            (get(large), Vec::new(), true)
-        }
-        (Attack::AsksAndReadsNothing | Attack::AsksAndReads, Wire::Grpc) => {
+        (Attack::Metrics, _) => (get("http://localhost/metrics"), Vec::new(), true),
+        (Attack::UnknownPath, _) => (get("http://localhost/nothing"), Vec::new(), true),
+        (Attack::ReadsNoReply | Attack::ReadsReplies, Wire::Rest) => (get(large), Vec::new(), true),
+        (Attack::ReadsNoReply | Attack::ReadsReplies, Wire::Grpc) => {
             (call("GetSession"), b"\0\0\0\0\x07\x0a\x05large".to_vec(), true)
         }
     };
@@ -185,7 +183,7 @@ async fn attack_on_stream(
     read(answer.await?.into_body()).await
 }
 
-/// Reads to the end, as far as there is a window.
+/// Reads a body to its end, and releases the window for it.
 async fn read(mut body: RecvStream) -> Result<(), h2::Error> {
     while let Some(part) = body.data().await {
         body.flow_control().release_capacity(part?.len())?;
@@ -201,7 +199,7 @@ fn grpc(uri: &str) -> http::Request<()> {
     http::Request::post(uri).header("content-type", "application/grpc").body(()).unwrap()
 }
 
-/// What was seen while somebody was at it.
+/// What was observed during an attack.
 #[derive(Default)]
 struct Seen {
     resident_max: AtomicU64,
@@ -211,8 +209,9 @@ struct Seen {
     done: AtomicBool,
 }
 
-/// Writes a small session from elsewhere and reads it; whether both were answered.
-async fn asks_elsewhere(host: &Host, elsewhere: &reqwest::Client) -> [Option<Duration>; 2] {
+/// Writes and reads a small session from another address; returns how long each call took, if it
+/// was answered.
+async fn call_from(host: &Host, elsewhere: &reqwest::Client) -> [Option<Duration>; 2] {
     let body = json!({ "fleet_list_request": "x".repeat(1024) });
     let address = host.url("rest", "/v1/pre-order/sessions/small");
     let timed = async |request: reqwest::RequestBuilder| {
@@ -224,7 +223,7 @@ async fn asks_elsewhere(host: &Host, elsewhere: &reqwest::Client) -> [Option<Dur
     [timed(elsewhere.put(&address).json(&body)).await, timed(elsewhere.get(&address)).await]
 }
 
-/// Watches the memory, and asks for small sessions from elsewhere, until it is done.
+/// Observes the memory, and makes small calls from another address, until the attack is over.
 async fn watch(host: &Host, seen: &Seen) {
     let memory = async {
         while !seen.done.load(Ordering::Relaxed) {
@@ -233,9 +232,9 @@ async fn watch(host: &Host, seen: &Seen) {
         }
     };
     let asking = async {
-        let elsewhere = session_tests::http_from(SOMEBODY_ELSE.into());
+        let elsewhere = session_tests::http_from(OTHER_CALLER.into());
         while !seen.done.load(Ordering::Relaxed) {
-            for answered in asks_elsewhere(host, &elsewhere).await {
+            for answered in call_from(host, &elsewhere).await {
                 let in_time = answered.is_some_and(|after| after < ANSWERED_WITHIN);
                 seen.asked.fetch_add(1, Ordering::Relaxed);
                 seen.answered.fetch_add(answered.is_some().into(), Ordering::Relaxed);
@@ -246,7 +245,7 @@ async fn watch(host: &Host, seen: &Seen) {
     tokio::join!(memory, asking);
 }
 
-/// Attacks a server on several connections, and sees that it lives.
+/// Attacks a server on several connections, and checks that it survives.
 #[allow(clippy::print_stdout, reason = "figures for whoever asks to see what a test prints")]
 async fn survives(launch: Launch, what: &str, wire: Wire, how: Attack, connections: usize) {
     let host = launch.start();
@@ -259,7 +258,7 @@ async fn survives(launch: Launch, what: &str, wire: Wire, how: Attack, connectio
     let before = host.resident_bytes();
     let seen = Seen::default();
     let port = match (how, wire) {
-        (Attack::AsksForFigures, _) => "admin",
+        (Attack::Metrics, _) => "admin",
         (_, Wire::Rest) => "rest",
         (_, Wire::Grpc) => "grpc",
     };
@@ -269,7 +268,7 @@ async fn survives(launch: Launch, what: &str, wire: Wire, how: Attack, connectio
         attacks.spawn(attack(address, wire, how));
     }
     let attacking = async {
-        tokio::time::sleep(size(HELD.0, HELD.1)).await;
+        tokio::time::sleep(size(ATTACK_TIME.0, ATTACK_TIME.1)).await;
         seen.done.store(true, Ordering::Relaxed);
     };
     tokio::join!(watch(&host, &seen), attacking);
@@ -289,24 +288,24 @@ async fn survives(launch: Launch, what: &str, wire: Wire, how: Attack, connectio
         assert!(in_time * 100 >= asked * ANSWERED_PERCENT_MIN, "{what}: {in_time} of {asked}");
     }
     attacks.shutdown().await;
-    let elsewhere = session_tests::http_from(SOMEBODY_ELSE.into());
+    let elsewhere = session_tests::http_from(OTHER_CALLER.into());
     wait::until("others are answered", async || {
-        asks_elsewhere(&host, &elsewhere).await.iter().all(Option::is_some).then_some(())
+        call_from(&host, &elsewhere).await.iter().all(Option::is_some).then_some(())
     })
     .await;
-    wait::until("the memory comes back", async || {
+    wait::until("the memory is freed", async || {
         (host.resident_bytes() < before + LEFT_BYTES_MAX).then_some(())
     })
     .await;
 }
 
-/// Every attack, on a store.
+/// Runs every attack on sessions against a store.
 async fn survives_all(launch: impl Fn() -> Launch, what: &str) {
     for wire in [Wire::Rest, Wire::Grpc] {
         for (attack, connections) in [
-            (Attack::AsksAndReadsNothing, 8),
-            (Attack::AsksAndReads, 4),
-            (Attack::WritesForEver, 12),
+            (Attack::ReadsNoReply, 8),
+            (Attack::ReadsReplies, 4),
+            (Attack::NeverFinishes, 12),
             (Attack::WritesCompressed, 6),
         ] {
             survives(launch(), what, wire, attack, connections).await;
@@ -315,31 +314,31 @@ async fn survives_all(launch: impl Fn() -> Launch, what: &str) {
 }
 
 #[tokio::test]
-async fn no_caller_takes_the_memory_of_the_process_in_memory() {
+async fn no_caller_uses_up_the_memory_with_the_store_in_memory() {
     survives_all(Launch::in_memory, "in memory").await;
 }
 
 #[tokio::test]
-async fn no_caller_takes_the_memory_of_the_process_on_redis() {
+async fn no_caller_uses_up_the_memory_with_the_store_on_redis() {
     let redis = RedisServer::start().await;
     survives_all(|| Launch::redis(&redis), "on Redis").await;
 }
 
-/// What is no session takes memory too.
+/// Requests that concern no session use memory too.
 #[tokio::test]
-async fn no_caller_takes_the_memory_of_the_process_without_a_session() {
-    survives(Launch::in_memory(), "in memory", Wire::Grpc, Attack::AsksWhatThereIs, 120).await;
-    survives(Launch::in_memory(), "in memory", Wire::Rest, Attack::AsksForFigures, 30).await;
-    // A refusal takes memory, too: each of them little, and 20,000 of them.
+async fn no_caller_uses_up_the_memory_without_a_session() {
+    survives(Launch::in_memory(), "in memory", Wire::Grpc, Attack::Reflection, 120).await;
+    survives(Launch::in_memory(), "in memory", Wire::Rest, Attack::Metrics, 30).await;
+    // Refusals use memory too: little for each, but here are 20,000 of them.
     for wire in [Wire::Rest, Wire::Grpc] {
-        survives(Launch::in_memory(), "in memory", wire, Attack::AsksForNothing, 200).await;
+        survives(Launch::in_memory(), "in memory", wire, Attack::UnknownPath, 200).await;
     }
 }
 
 #[tokio::test]
-async fn whoever_watches_the_health_takes_memory_that_is_counted() {
+async fn watching_the_health_uses_memory_that_is_counted() {
     let host = Launch::in_memory().start();
-    // The next request is not expected to be as large.
+    // The size of this request must not count for the next one.
     let large = json!({ "fleet_list_request": "x".repeat(1_000_000) });
     host.client(Wire::Grpc).await.set("pre-order", "large", large).await.unwrap();
     let stream = tokio::net::TcpStream::connect(host.address("grpc")).await.unwrap();
@@ -354,7 +353,7 @@ async fn whoever_watches_the_health_takes_memory_that_is_counted() {
         watching.push(answer.await.unwrap());
     }
     let held = figure(&host, "session_manager_body_memory_bytes").await.unwrap();
-    // A connection takes a little more than it needs.
+    // A connection reserves a little more than it needs.
     assert!((100.0 * 8192.0..101.0 * 8192.0 + 65536.0).contains(&held), "{held}");
 }
 
@@ -365,13 +364,13 @@ async fn a_client_that_does_not_read_its_answer_loses_its_connection() {
     host.client(Wire::Rest).await.set("pre-order", "large", large).await.unwrap();
     let unread = async |port: &str, wire| {
         let address = host.address(port).parse().unwrap();
-        let ended = attack_once(address, wire, Attack::AsksAndReadsNothing);
+        let ended = attack_once(address, wire, Attack::ReadsNoReply);
         tokio::time::timeout(wait::PATIENCE, ended).await.expect("the connection ends").ok();
     };
     tokio::join!(unread("rest", Wire::Rest), unread("grpc", Wire::Grpc));
 }
 
-/// HTTP/1.1 has no window of its own, so a system that takes little in stands for it.
+/// HTTP/1.1 has no window, so a small receive buffer of the system replaces it.
 #[tokio::test]
 async fn a_client_that_does_not_read_its_answer_over_http_1_loses_its_connection() {
     let host = Launch::in_memory().start();
@@ -383,7 +382,7 @@ async fn a_client_that_does_not_read_its_answer_over_http_1_loses_its_connection
     let request = "GET /v1/pre-order/sessions/large HTTP/1.1\r\nhost: localhost\r\n\r\n";
     stream.write_all(request.as_bytes()).await.unwrap();
     for is_held in [true, false] {
-        wait::until("the answer is held, and then no more", async || {
+        wait::until("the memory of the answer is used, and then freed", async || {
             let held = figure(&host, "session_manager_body_memory_bytes").await?;
             ((held > 5e5) == is_held).then_some(())
         })
@@ -394,15 +393,15 @@ async fn a_client_that_does_not_read_its_answer_over_http_1_loses_its_connection
     assert!(read.is_err() || answer.len() < 1_000_000, "all {} bytes came", answer.len());
 }
 
-/// What the process says of itself.
+/// A value of the metrics.
 async fn figure(host: &Host, name: &str) -> Option<f64> {
     let text = session_tests::get(host.url("admin", "/metrics")).await.text().await.ok()?;
     text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok())
 }
 
-/// A body that stops half-way: what is answered to it, and whether it is after its time.
+/// A body that stops half-way is refused after its time-out.
 #[tokio::test]
-async fn a_body_that_does_not_come_in_time_is_refused_on_both_wires() {
+async fn a_body_that_arrives_too_late_is_refused_on_both_wires() {
     let host = Launch::in_memory().start();
     let rest = async {
         let mut stream = tokio::net::TcpStream::connect(host.address("rest")).await.unwrap();
@@ -426,20 +425,20 @@ async fn a_body_that_does_not_come_in_time_is_refused_on_both_wires() {
         assert!(message.contains("does%20not%20arrive%20in%20time"), "{message}");
     };
     let both = async { tokio::join!(rest, grpc) };
-    tokio::time::timeout(2 * wait::PATIENCE, both).await.expect("answers");
+    tokio::time::timeout(2 * wait::PATIENCE, both).await.expect("both answers in time");
 }
 
 #[tokio::test]
-async fn an_operator_gets_through_when_one_caller_has_all_the_memory_that_he_may_have() {
+async fn an_operator_is_served_while_one_caller_uses_its_whole_share_of_memory() {
     let host = Launch::in_memory().start();
     let address: SocketAddr = host.address("rest").parse().unwrap();
     let mut attacks = JoinSet::new();
     for _ in 0..12 {
-        attacks.spawn(attack(address, Wire::Rest, Attack::WritesForEver));
+        attacks.spawn(attack(address, Wire::Rest, Attack::NeverFinishes));
     }
-    let taken =
+    let used =
         async || (figure(&host, "session_manager_body_memory_bytes").await? > 16e6).then_some(());
-    wait::until("memory is taken", taken).await;
+    wait::until("the attack uses the memory", used).await;
     for level in ["debug", "trace"] {
         let request = session_tests::http().put(host.url("admin", "/log-level"));
         let request = request.header("content-type", "application/json");
@@ -448,12 +447,12 @@ async fn an_operator_gets_through_when_one_caller_has_all_the_memory_that_he_may
     }
 }
 
-/// What one large session has grown is not kept for small ones.
+/// Memory that grew for one large session is not kept for small ones.
 #[tokio::test]
-async fn an_instance_that_has_grown_is_dropped_when_its_call_has_ended() {
+async fn an_instance_that_has_grown_is_dropped_after_its_call() {
     let host = Launch::in_memory().set("LOGIC_INSTANCES", "1").start();
     let client = host.client(Wire::Rest).await;
-    // The service itself makes calls, too.
+    // The service makes calls of its own, so the number is not exact at once.
     for (bytes, kept) in [(10, 1.0), (1_000_000, 0.0)] {
         let text = "x".repeat(bytes);
         let session = json!({
@@ -462,7 +461,7 @@ async fn an_instance_that_has_grown_is_dropped_when_its_call_has_ended() {
             "selected_fleet": text,
             "recalculate_rent_price_request": text,
         });
-        wait::until("as many instances are kept as expected", async || {
+        wait::until("the expected number of instances is idle", async || {
             client.set("rent-revamp", "k", session.clone()).await.unwrap();
             let idle = figure(&host, "session_manager_component_instances_idle").await;
             (idle == Some(kept)).then_some(())

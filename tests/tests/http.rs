@@ -1,5 +1,5 @@
-//! The manners of HTTP and of gRPC's transport: methods, hosts, refused bodies,
-//! compression, types, and errors told alike whoever refuses.
+//! HTTP and the transport of gRPC: methods, hosts, refused bodies, compression, content types,
+//! and errors that look the same wherever they come from.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -19,7 +19,7 @@ fn host() -> Host {
     Launch::in_memory().set("PROBE_PORT", "0").start()
 }
 
-/// A request with a body, that asks for the end of the connection.
+/// A request with a body that closes the connection after the answer.
 fn request(line: &str, headers: &str, body: &[u8]) -> Vec<u8> {
     let length = body.len();
     let head = format!(
@@ -40,7 +40,7 @@ fn gzip(bytes: &[u8]) -> Vec<u8> {
     encoder.finish().unwrap()
 }
 
-/// What every error over HTTP has.
+/// Checks what every error over HTTP has in common.
 fn assert_error(answer: &Answer, status: u16, reason: &str) {
     assert_eq!(answer.status, status, "{answer:?}");
     assert_eq!(answer.header("x-content-type-options"), Some("nosniff"), "{answer:?}");
@@ -50,7 +50,7 @@ fn assert_error(answer: &Answer, status: u16, reason: &str) {
 }
 
 #[tokio::test]
-async fn whoever_sends_a_large_body_in_vain_still_reads_why_it_was_refused() {
+async fn a_client_with_a_large_refused_body_can_read_the_refusal() {
     let host = host();
     let body = vec![b'x'; 4 << 20];
     for (line, headers, status) in [
@@ -74,9 +74,9 @@ async fn whoever_sends_a_large_body_in_vain_still_reads_why_it_was_refused() {
     }
 }
 
-/// Asks over HTTP/2 and closes its half at once: the status of the answer.
+/// Sends a request over HTTP/2 and closes the sending side at once; returns the status.
 async fn half_closed_http2(host: &Host, port: &str) -> u16 {
-    // The preface, SETTINGS, and one GET; what follows the frames is the end.
+    // The preface, SETTINGS and one GET. The sending side is closed after these frames.
     let path = if port == "rest" { KEY } else { "/livez" };
     let mut head = vec![0x82, 0x86, 0x04, u8::try_from(path.len()).unwrap()];
     head.extend(path.as_bytes());
@@ -92,12 +92,12 @@ async fn half_closed_http2(host: &Host, port: &str) -> u16 {
         stream.write_all(&bytes).unwrap();
         stream.shutdown(Shutdown::Write).unwrap();
         let mut answered = Vec::new();
-        // What was not said in order may end in order or not.
+        // The server may close or reset the connection, as the client did not end it properly.
         drop(stream.read_to_end(&mut answered));
         let mut rest = &answered[..];
         while let [a, b, c, kind, _, _, _, _, _, frame @ ..] = rest {
             let length = usize::from(*a) << 16 | usize::from(*b) << 8 | usize::from(*c);
-            // The status 200 stands alone in HPACK's table.
+            // HPACK encodes the status 200 in one byte.
             if *kind == 1 {
                 return if frame.first() == Some(&0x88) { 200 } else { 1 };
             }
@@ -109,7 +109,7 @@ async fn half_closed_http2(host: &Host, port: &str) -> u16 {
 }
 
 #[tokio::test]
-async fn a_client_that_has_no_more_to_send_gets_its_answer() {
+async fn a_client_that_closes_its_sending_side_gets_its_answer() {
     let host = host();
     let write = request(
         "PUT /v1/pre-order/sessions/k",
@@ -142,7 +142,7 @@ async fn a_client_that_has_no_more_to_send_gets_its_answer() {
             assert_eq!(half_closed_http2(&host, port).await, 200, "{port}");
         }
     }
-    // One that leaves a stream is gone, as before.
+    // A client that closes its side of an event stream has left.
     let mut stream = TcpStream::connect(host.address("rest")).unwrap();
     let line = "GET /v1/connect?user_id=u&pod_id=p&session_id=0123456789abcdef HTTP/1.1";
     write!(stream, "{line}\r\nhost: localhost\r\n\r\n").unwrap();
@@ -158,7 +158,7 @@ async fn a_client_that_has_no_more_to_send_gets_its_answer() {
 }
 
 #[tokio::test]
-async fn the_head_of_an_answer_can_be_had_without_the_rest_where_reading_has_no_effect() {
+async fn head_is_served_where_reading_has_no_effect() {
     let host = host();
     host.client(Wire::Rest)
         .await
@@ -249,7 +249,7 @@ async fn a_request_names_its_host_once() {
 }
 
 #[tokio::test]
-async fn what_the_parser_refuses_is_told_like_everything_else() {
+async fn refusals_of_the_parser_look_like_all_other_refusals() {
     let host = host();
     let long = format!("GET / HTTP/1.1\r\nhost: localhost\r\nx: {}\r\n\r\n", "y".repeat(64 << 10));
     for port in ["rest", "admin", "probe"] {
@@ -257,7 +257,7 @@ async fn what_the_parser_refuses_is_told_like_everything_else() {
             ("nonsense\r\n\r\n", 400, "INVALID_REQUEST"),
             ("GET / HTTP/1.1\nhost: localhost\r\n\r\n", 400, "INVALID_REQUEST"),
             ("GET / HTTP/1.1\r\nhost: localhost\nx: y\r\n\r\n", 400, "INVALID_REQUEST"),
-            // The last line end, with which the head does not come whole.
+            // The head never ends, because its last line end is wrong.
             ("GET / HTTP/1.1\r\nhost: localhost\r\nx: y\n\r\n", 400, "INVALID_REQUEST"),
             ("GET / HTTP/1.1\r\nhost: localhost\r\n\n", 400, "INVALID_REQUEST"),
             ("GET / HTTP/1.1\nhost: localhost\n\n", 400, "INVALID_REQUEST"),
@@ -274,7 +274,7 @@ async fn what_the_parser_refuses_is_told_like_everything_else() {
         if port == "probe" {
             continue;
         }
-        // In parts of a body, behind them, and sent in another way.
+        // The same inside chunks of a body, in trailers, and in another transfer coding.
         for body in [
             "chunked\r\n\r\n2;a\nb\r\n{}\r\n0\r\n\r\n",
             "chunked\r\n\r\n2\r\n{}\r\n0\r\nx: y\n\r\n",
@@ -283,27 +283,27 @@ async fn what_the_parser_refuses_is_told_like_everything_else() {
         ] {
             let head = "PUT /v1/pre-order/sessions/k HTTP/1.1\r\nhost: localhost\r\n\
                         content-type: application/json\r\ntransfer-encoding: ";
-            // A path that takes no body answers before it has come.
+            // A path without a body answers before the body arrives.
             if port == "rest" || body.starts_with("gzip") {
                 let answer = asked(&host, port, format!("{head}{body}").into(), false).await;
                 assert_error(&answer, 400, "INVALID_REQUEST");
             }
         }
-        // Also when it stands behind a request that is well formed.
+        // The same in a second request, after a valid one.
         for before in [
             "GET /livez HTTP/1.1\r\nhost: localhost\r\n\r\n",
             "POST /livez HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\n\
              1\r\n\n\r\n0\r\n\r\n",
         ] {
-            let behind = format!("{before}GET / HTTP/1.1\nhost: a\r\n\r\n");
-            let answer = asked(&host, port, behind.into(), false).await;
+            let both = format!("{before}GET / HTTP/1.1\nhost: a\r\n\r\n");
+            let answer = asked(&host, port, both.into(), false).await;
             assert!(answer.body.contains("INVALID_REQUEST"), "{answer:?}");
         }
     }
 }
 
 #[tokio::test]
-async fn bodies_may_be_compressed_within_the_limit_of_what_comes_out() {
+async fn compressed_bodies_are_limited_by_their_decompressed_size() {
     let host = host();
     let put = |encoding: &str, body: &[u8]| {
         let headers = format!("content-type: application/json\r\ncontent-encoding: {encoding}\r\n");
@@ -327,7 +327,7 @@ async fn bodies_may_be_compressed_within_the_limit_of_what_comes_out() {
 }
 
 #[tokio::test]
-async fn large_answers_are_compressed_when_asked_for_unless_their_length_could_tell_a_secret() {
+async fn large_replies_are_compressed_on_request_unless_their_length_could_reveal_a_secret() {
     let host = host();
     let user = host.client(Wire::Rest).await;
     user.set("pre-order", "k", json!({"fleet_list_request": "x".repeat(5000)})).await.unwrap();
@@ -356,7 +356,7 @@ async fn large_answers_are_compressed_when_asked_for_unless_their_length_could_t
     assert_eq!(plain.header("vary"), Some("accept-encoding"));
 }
 
-/// Calls a method with a message as it is.
+/// Calls a method with an encoded message.
 async fn grpc(
     host: &Host,
     path: &str,
@@ -390,7 +390,7 @@ fn frame(compressed: bool, message: &[u8]) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn grpc_takes_and_gives_gzip_and_names_what_it_takes() {
+async fn grpc_accepts_and_sends_gzip_and_names_what_it_accepts() {
     let host = host();
     let client = GrpcClient::connect(host.address("grpc")).await;
     let document = vec![b'1'; 5000];
@@ -410,11 +410,11 @@ async fn grpc_takes_and_gives_gzip_and_names_what_it_takes() {
     assert!(reply[0] == 1 && reply.len() < 1000, "{}", reply.len());
     let small = "/sessionmanager.SessionManager/HealthCheck";
     let (_, reply, _) = grpc(&host, small, &accepts, frame(false, b"")).await;
-    assert_eq!(reply[0], 0, "a small reply stays as it is");
+    assert_eq!(reply[0], 0, "a small reply is not compressed");
     let create = "/session.users.v1.UserSessions/Create";
     let (_, reply, _) = grpc(&host, create, &accepts, frame(false, b"\x0a\x03\x0a\x01u")).await;
-    assert_eq!(reply[0], 0, "a secret stays as it is");
-    // Every service takes it, and none more of what comes out than is accepted.
+    assert_eq!(reply[0], 0, "a reply with a secret is not compressed");
+    // Every service accepts gzip, up to the maximum size of a message after decompression.
     for (path, message, status) in
         [("/grpc.health.v1.Health/Check", Vec::new(), "0"), (set, vec![b' '; 64 << 20], "3")]
     {
@@ -428,7 +428,7 @@ async fn grpc_takes_and_gives_gzip_and_names_what_it_takes() {
     let headers = [grpc_type, ("grpc-encoding", "gzip")];
     let (head, _, _) = grpc(&host, set, &headers, frame(true, b"no gzip at all")).await;
     assert_eq!(head.headers()["grpc-status"], "3");
-    // Of another way to compress it is told what is taken.
+    // The refusal of another compression names the accepted ones.
     let deflate = [grpc_type, ("grpc-encoding", "deflate")];
     let (head, _, _) = grpc(&host, set, &deflate, frame(true, b"x")).await;
     assert_eq!(head.headers()["grpc-status"], "12");
@@ -436,9 +436,9 @@ async fn grpc_takes_and_gives_gzip_and_names_what_it_takes() {
     assert!(head.headers().contains_key("grpc-status-details-bin"));
 }
 
-/// Some clients announce a body, and end it without one.
+/// Some clients announce a body and send an empty one.
 #[tokio::test]
-async fn a_body_that_turns_out_to_be_empty_needs_no_type() {
+async fn an_empty_body_needs_no_content_type() {
     let host = host();
     for (body, status) in [("0\r\n\r\n", 200), ("2\r\n{}\r\n0\r\n\r\n", 415)] {
         let head = "POST /v1/pre-order/sessions/q/lock HTTP/1.1\r\nhost: localhost\r\n\
@@ -449,7 +449,7 @@ async fn a_body_that_turns_out_to_be_empty_needs_no_type() {
 }
 
 #[tokio::test]
-async fn the_grpc_port_says_that_it_speaks_grpc() {
+async fn the_grpc_port_says_that_it_serves_only_grpc() {
     let host = host();
     for headers in
         [&[("content-type", "application/json")][..], &[], &[("content-type", "application/grpcx")]]
@@ -464,7 +464,7 @@ async fn the_grpc_port_says_that_it_speaks_grpc() {
 }
 
 #[tokio::test]
-async fn every_answer_forbids_guesses_and_ends_with_a_newline() {
+async fn every_answer_forbids_sniffing_and_ends_with_a_newline() {
     let host = host();
     let put = request(
         "PUT /v1/pre-order/sessions/k",
@@ -501,9 +501,9 @@ fn an_answer_is_read_from_its_bytes() {
     assert!(raw::parse(b"nonsense").is_err());
 }
 
-/// A session may hold what looks like an answer of the parser, at any place of its reply.
+/// A session may contain text that looks like an error of the HTTP parser, anywhere in its reply.
 #[tokio::test]
-async fn a_session_that_looks_like_a_refusal_is_read_as_it_is() {
+async fn a_session_that_looks_like_a_refusal_is_returned_unchanged() {
     let host = Launch::in_memory().start();
     let client = host.client(Wire::Rest).await;
     let line = "HTTP/1.1 400 Bad";
@@ -516,7 +516,7 @@ async fn a_session_that_looks_like_a_refusal_is_read_as_it_is() {
 }
 
 #[tokio::test]
-async fn what_is_no_percent_encoding_is_told() {
+async fn invalid_percent_encoding_is_refused() {
     let host = host();
     for path in ["/v1/pre-order/sessions/%zz", "/v1/pre-order/sessions/a%2"] {
         let answer = asked(&host, "rest", request(&format!("GET {path}"), "", b""), false).await;

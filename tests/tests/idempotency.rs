@@ -1,5 +1,5 @@
-//! Requests that are asked for again, as their callers do not know whether the first one has
-//! come: the same key gets the same answer, and nothing happens a second time.
+//! Requests that are sent again because their callers do not know whether the first one was
+//! received. The same idempotency key gets the same answer, and nothing happens twice.
 
 use serde_json::json;
 use session_tests::client::{Client, Conditions, Wire};
@@ -14,20 +14,20 @@ const KEY: &str = "3f0c9a52-4d0b-4e43";
 const TOKEN: &str = "chosen-by-a-caller";
 
 everywhere!(
-    a_compare_and_set_is_answered_the_same_again [],
-    a_conditional_delete_is_answered_the_same_again [],
-    a_lock_is_answered_the_same_again [("SESSION_LOCK_TTL", "5m")],
+    a_repeated_compare_and_set_gets_the_same_answer [],
+    a_repeated_conditional_delete_gets_the_same_answer [],
+    a_repeated_lock_gets_the_same_answer [("SESSION_LOCK_TTL", "5m")],
     a_caller_may_choose_the_token_of_a_lock [("SESSION_LOCK_TTL", "5m")],
-    a_single_read_is_answered_the_same_again [],
-    a_key_stands_for_one_request [("SESSION_LOCK_TTL", "5m")],
-    a_key_out_of_form_is_refused_and_nothing_happens [],
+    a_repeated_one_time_read_gets_the_same_answer [],
+    a_key_is_valid_for_one_request [("SESSION_LOCK_TTL", "5m")],
+    an_invalid_key_is_refused_and_nothing_happens [],
 );
 
 fn at(version: u64) -> Conditions<'static> {
     Conditions { if_version: Some(version), ..Conditions::default() }
 }
 
-async fn a_compare_and_set_is_answered_the_same_again(Setting { client, .. }: Setting) {
+async fn a_repeated_compare_and_set_gets_the_same_answer(Setting { client, .. }: Setting) {
     let fields = json!({ "fleet_list_request": 1 });
     for (version, key) in [(0, "the-first-request"), (1, "the-second-request")] {
         let asking = client.with_key(key);
@@ -37,21 +37,21 @@ async fn a_compare_and_set_is_answered_the_same_again(Setting { client, .. }: Se
         assert_eq!(again, first);
     }
     assert_eq!(client.get("pre-order", "k").await.unwrap()["version"], "2");
-    // Without the key, or with another, it is another request.
+    // Without the key, or with another key, it is another request.
     for other in [client.clone(), client.with_key("yet-another-request")] {
         let refused = other.set_if("pre-order", "k", fields.clone(), at(1)).await.unwrap_err();
         assert_eq!(refused.reason, "VERSION_MISMATCH");
     }
-    // Nor is it one on another session.
+    // The same key on another session is another request.
     let asking = client.with_key("the-first-request");
     assert_eq!(asking.set_if("pre-order", "l", fields.clone(), at(0)).await.unwrap().version, 1);
-    // Each request without a session key makes a session of its own.
+    // Each request without a session key creates its own session.
     let first = asking.set_if("pre-order", "", fields.clone(), at(0)).await.unwrap();
     let other = asking.set_if("pre-order", "", fields, at(0)).await.unwrap();
     assert_ne!(first.session_key, other.session_key);
 }
 
-async fn a_conditional_delete_is_answered_the_same_again(Setting { client, .. }: Setting) {
+async fn a_repeated_conditional_delete_gets_the_same_answer(Setting { client, .. }: Setting) {
     let fields = json!({ "fleet_list_request": 1 });
     client.set("pre-order", "k", fields).await.unwrap();
     let asking = client.with_key(KEY);
@@ -61,14 +61,14 @@ async fn a_conditional_delete_is_answered_the_same_again(Setting { client, .. }:
     assert_eq!(refused.reason, "VERSION_MISMATCH");
 }
 
-async fn a_lock_is_answered_the_same_again(Setting { client, .. }: Setting) {
+async fn a_repeated_lock_gets_the_same_answer(Setting { client, .. }: Setting) {
     let asking = client.with_key(KEY);
     let first = asking.lock_with("pre-order", "k", "").await.unwrap();
     assert_eq!(asking.lock_with("pre-order", "k", "").await.unwrap(), first);
     let token = first["lock_token"].as_str().unwrap();
     assert_eq!(client.lock("pre-order", "k").await.unwrap_err().reason, "SESSION_LOCKED");
     client.unlock("pre-order", "k", token).await.unwrap();
-    // What was answered is answered still, though it is over.
+    // The answer is repeated even after the lock has ended.
     assert_eq!(asking.lock_with("pre-order", "k", "").await.unwrap(), first);
     client.lock("pre-order", "k").await.unwrap();
 }
@@ -92,26 +92,26 @@ async fn a_caller_may_choose_the_token_of_a_lock(Setting { client, .. }: Setting
     }
 }
 
-async fn a_single_read_is_answered_the_same_again(Setting { client, .. }: Setting) {
+async fn a_repeated_one_time_read_gets_the_same_answer(Setting { client, .. }: Setting) {
     let once = json!({ "delete_after_get": true, "order_id": "42" });
     client.set("reschedule", "k", once).await.unwrap();
     let asking = client.with_key(KEY);
     let first = asking.get("reschedule", "k").await.unwrap();
     assert_eq!((&first["order_id"], &first["version"]), (&json!("42"), &json!("1")));
-    // Nobody else gets it.
+    // No other request gets the value.
     for other in [client.clone(), client.with_key("yet-another-request")] {
         let refused = other.get("reschedule", "k").await.unwrap_err();
         assert_eq!(refused.reason, "SESSION_NOT_FOUND");
     }
     assert_eq!(asking.get("reschedule", "k").await.unwrap(), first);
-    // One that may be read often is nothing to remember.
+    // The answer to an ordinary read is not remembered.
     client.set("reschedule", "often", json!({ "order_id": "1" })).await.unwrap();
     assert_eq!(asking.get("reschedule", "often").await.unwrap()["order_id"], "1");
     client.set("reschedule", "often", json!({ "order_id": "2" })).await.unwrap();
     assert_eq!(asking.get("reschedule", "often").await.unwrap()["order_id"], "2");
 }
 
-async fn a_key_stands_for_one_request(Setting { client, .. }: Setting) {
+async fn a_key_is_valid_for_one_request(Setting { client, .. }: Setting) {
     let asking = client.with_key(KEY);
     let fields = json!({ "fleet_list_request": 1 });
     asking.set_if("pre-order", "k", fields.clone(), at(0)).await.unwrap();
@@ -125,7 +125,7 @@ async fn a_key_stands_for_one_request(Setting { client, .. }: Setting) {
     asking.lock_with("pre-order", "k", TOKEN).await.unwrap();
     let refused = asking.lock_with("pre-order", "k", "").await.unwrap_err();
     assert_eq!(refused.reason, "IDEMPOTENCY_CONFLICT");
-    // The token of a lock is an argument, too.
+    // The token of a lock is a part of the request.
     let fields = json!({ "fleet_list_request": 1 });
     asking.set_if("pre-order", "l", fields.clone(), at(0)).await.unwrap();
     let other = Conditions { lock_token: TOKEN, ..at(0) };
@@ -133,7 +133,7 @@ async fn a_key_stands_for_one_request(Setting { client, .. }: Setting) {
     assert_eq!(refused.reason, "IDEMPOTENCY_CONFLICT");
 }
 
-async fn a_key_out_of_form_is_refused_and_nothing_happens(Setting { client, .. }: Setting) {
+async fn an_invalid_key_is_refused_and_nothing_happens(Setting { client, .. }: Setting) {
     client.set("reschedule", "k", json!({ "delete_after_get": true })).await.unwrap();
     let long = "x".repeat(129);
     for out_of_form in ["too-short", "with a blank in its middle", &long] {
@@ -153,10 +153,10 @@ async fn a_key_out_of_form_is_refused_and_nothing_happens(Setting { client, .. }
     assert!(client.get("reschedule", "k").await.is_ok());
 }
 
-/// Only what has happened is kept, and for ten seconds.
+/// Only successful answers are kept, and for ten seconds.
 #[tokio::test]
-async fn no_refusal_is_kept_and_no_answer_for_ever() {
-    // An hour passes in a minute.
+async fn refusals_are_not_kept_and_answers_expire() {
+    // The clock runs 60 times as fast.
     let launch = Launch::in_memory().clock("+0 x60", false).set("SESSION_LOCK_TTL", "1s");
     let host = launch.set("SESSION_TTL", "24h").start();
     let client = host.client(Wire::Rest).await;
@@ -167,7 +167,7 @@ async fn no_refusal_is_kept_and_no_answer_for_ever() {
     client.set("pre-order", "k", fields.clone()).await.unwrap();
     assert_eq!(asking.set_if("pre-order", "k", fields, at(1)).await.unwrap().version, 2);
     let first = asking.lock_with("pre-order", "l", "").await.unwrap();
-    wait::until("the key stands for another request", async || {
+    wait::until("the key is accepted for another request", async || {
         let again = asking.lock_with("pre-order", "l", "").await.ok()?;
         (again != first).then_some(())
     })
@@ -191,18 +191,18 @@ async fn the_same_fields_in_another_order_are_the_same_request() {
     assert_eq!(versions[0], versions[1]);
 }
 
-/// Asks until it is answered, as a client does that may not know what has happened.
+/// Repeats a request until it is answered, as a client does that does not know its outcome.
 async fn until_answered<T>(ask: impl AsyncFn() -> Result<T, session_tests::client::Refusal>) -> T {
-    wait::until("it is answered", async || match ask().await {
+    wait::until("the request is answered", async || match ask().await {
         Err(refusal) if refusal.reason == "STORE_UNAVAILABLE" => None,
         answered => Some(answered.unwrap()),
     })
     .await
 }
 
-/// Has the reply to the next change get lost, once it has happened.
+/// Loses the reply of Redis to the next change, after the change has happened.
 async fn lose_the_next_answer(proxy: &FaultyProxy, client: &Client, number: usize) {
-    // The connection is there, and the script is known.
+    // This opens the connection and loads the script.
     let key = format!("before-{number}");
     until_answered(async || {
         client.set("pre-order", &key, json!({ "fleet_list_request": 1 })).await
@@ -212,7 +212,7 @@ async fn lose_the_next_answer(proxy: &FaultyProxy, client: &Client, number: usiz
 }
 
 #[tokio::test]
-async fn a_lost_answer_is_given_to_whoever_asks_again_with_the_key() {
+async fn a_lost_answer_is_repeated_for_the_same_key() {
     let redis = RedisServer::start().await;
     let proxy = FaultyProxy::before(redis.port).await;
     let host = Launch::redis_at(&format!("redis://127.0.0.1:{}/5", proxy.port)).start();

@@ -14,7 +14,7 @@ use session_tests::wait;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 #[tokio::test]
-async fn a_bad_setting_stops_the_start_with_one_line() {
+async fn a_bad_setting_prevents_the_start_with_one_line() {
     for (name, value, expected) in [
         ("GRPC_PORT", "99999", "expected a port from 0 to 65535"),
         ("SESSION_TTL", "15", "expected a duration"),
@@ -66,7 +66,7 @@ async fn help_documents_every_setting() {
 }
 
 #[tokio::test]
-async fn a_port_or_an_address_that_is_not_to_be_had_is_named_by_its_setting() {
+async fn an_unavailable_port_or_address_is_refused_with_its_setting() {
     let host = Launch::in_memory().start();
     let refused = |name: &str, value: &str| {
         let output = Launch::in_memory().set(name, value).command().output().unwrap();
@@ -81,7 +81,7 @@ async fn a_port_or_an_address_that_is_not_to_be_had_is_named_by_its_setting() {
         let expected = format!("{setting} {port} is taken on 127.0.0.1: end the process that");
         assert!(complaint.contains(&expected), "{complaint}");
     }
-    // An address for documentation, which no machine has.
+    // An address for documentation, which belongs to no machine.
     for setting in ["BIND_ADDRESS", "ADMIN_ADDRESS"] {
         let complaint = refused(setting, "192.0.2.1");
         let expected = format!("{setting} 192.0.2.1 is no address of this machine");
@@ -90,7 +90,7 @@ async fn a_port_or_an_address_that_is_not_to_be_had_is_named_by_its_setting() {
 }
 
 #[tokio::test]
-async fn what_the_process_writes_is_its_users_alone() {
+async fn files_of_the_process_are_private_to_its_user() {
     let directory = tempfile::tempdir().unwrap();
     let (data, logs) = (directory.path().join("data"), directory.path().join("logs"));
     let launch = Launch::embedded(&data).set("LOG_DIRECTORY", logs.to_str().unwrap());
@@ -116,9 +116,9 @@ async fn what_the_process_writes_is_its_users_alone() {
 }
 
 #[tokio::test]
-async fn no_core_dump_of_the_process_is_made() {
-    // As a user without rights, as whom it is meant to run; the binary may lie where that user
-    // does not get to by a path.
+async fn the_process_writes_no_core_dump() {
+    // The server runs as a user without rights, as intended. That user may not be able to reach
+    // the binary by its path, so a file descriptor is passed on.
     let directory = tempfile::tempdir().unwrap();
     let program = directory.path().join("unprivileged");
     let as_root = std::fs::metadata("/proc/self").unwrap().uid() == 0;
@@ -133,21 +133,21 @@ async fn no_core_dump_of_the_process_is_made() {
     let limits = std::fs::read_to_string(format!("{process}/limits")).unwrap();
     let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
     assert_eq!(core.split_whitespace().skip(4).take(2).collect::<Vec<_>>(), ["0", "0"], "{core}");
-    // What cannot be dumped belongs to root, whoever runs it.
+    // The files in /proc of a process without core dumps belong to root.
     assert_eq!(std::fs::metadata(format!("{process}/environ")).unwrap().uid(), 0);
-    // It can still look at itself.
+    // The process can still read its own files there.
     let metrics = session_tests::get(host.url("admin", "/metrics")).await.text().await.unwrap();
     assert!(metrics.contains("process_open_fds ") && metrics.contains("process_cpu_seconds_total"));
 }
 
 #[tokio::test]
-async fn sigterm_answers_what_is_in_flight_and_keeps_everything() {
+async fn sigterm_answers_requests_in_flight_and_loses_nothing() {
     let directory = tempfile::tempdir().unwrap();
     let launch = Launch::embedded(directory.path());
     let mut host = launch.start();
     let client = host.client(Wire::Grpc).await;
     client.set("ez-pay", "k", json!({"request": 1})).await.unwrap();
-    // A request whose body is not there yet when the signal comes.
+    // A request whose body is incomplete when the signal arrives.
     let mut stream = TcpStream::connect(host.address("rest")).unwrap();
     let body = r#"{"request":2}"#;
     write!(
@@ -165,7 +165,7 @@ async fn sigterm_answers_what_is_in_flight_and_keeps_everything() {
     host.signal("TERM");
     let address = host.address("rest").to_owned();
     wait::until("no connection is accepted", async || TcpStream::connect(&address).err()).await;
-    // Until the last request is answered, probes are told why there are no more.
+    // Until the last request is answered, probes get the reason why the server accepts no more.
     for (path, status) in [("/readyz", 503), ("/livez", 200), ("/metrics", 200)] {
         let answer = session_tests::get(host.url("admin", path)).await;
         assert_eq!(answer.status(), status, "{path}");
@@ -183,7 +183,7 @@ async fn sigterm_answers_what_is_in_flight_and_keeps_everything() {
 }
 
 #[tokio::test]
-async fn a_second_signal_ends_at_once() {
+async fn a_second_signal_ends_the_process_at_once() {
     let mut host = Launch::in_memory().start();
     let mut stream = TcpStream::connect(host.address("rest")).unwrap();
     let head = "PUT /v1/ez-pay/sessions/k HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: 9\r\n\r\n";
@@ -193,7 +193,8 @@ async fn a_second_signal_ends_at_once() {
     })
     .await;
     host.signal("TERM");
-    wait::until("it is stopping", async || host.log().contains("stopping").then_some(())).await;
+    wait::until("the server is stopping", async || host.log().contains("stopping").then_some(()))
+        .await;
     host.signal("TERM");
     assert_eq!(host.ended().await.code(), Some(1));
 }
@@ -227,7 +228,7 @@ async fn probes_and_metrics_answer_on_the_admin_port() {
     ] {
         assert!(text.contains(line), "{line}\n{text}");
     }
-    // Sweeps read, too.
+    // Sweeps read the store too.
     let reads = r#"session_manager_store_calls_total{operation="read",outcome="answered"} "#;
     let reads = text.lines().find_map(|line| line.strip_prefix(reads)).expect("there are some");
     assert!(reads.parse::<u64>().unwrap() >= 2, "{reads}");
@@ -236,7 +237,7 @@ async fn probes_and_metrics_answer_on_the_admin_port() {
 }
 
 #[tokio::test]
-async fn a_request_id_is_accepted_or_made_and_is_in_the_log() {
+async fn a_request_id_is_accepted_or_generated_and_logged() {
     let host = Launch::in_memory().set("LOG_LEVEL", "debug").set("LOG_FORMAT", "json").start();
     let http = session_tests::http();
     let url = host.url("rest", "/health");
@@ -257,7 +258,7 @@ async fn a_request_id_is_accepted_or_made_and_is_in_the_log() {
 }
 
 #[tokio::test]
-async fn every_line_of_a_request_has_its_ids_on_top_and_its_numbers_are_numbers() {
+async fn every_log_line_of_a_request_has_its_ids_at_the_top_level_and_numbers_as_numbers() {
     const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
     let host = Launch::in_memory().set("LOG_LEVEL", "debug").set("LOG_FORMAT", "json").start();
     let parent = format!("00-{TRACE}-00f067aa0ba902b7-01");
@@ -266,7 +267,7 @@ async fn every_line_of_a_request_has_its_ids_on_top_and_its_numbers_are_numbers(
         .header("x-request-id", "over-rest\"}{")
         .header("traceparent", &parent);
     assert_eq!(asked.send().await.unwrap().status(), 404);
-    // What would not be fit for a log gets an id of ours.
+    // The server replaces an id that is not suitable for a log.
     let odd = "x".repeat(129);
     for odd in ["two words", "caf\u{e9}", "a\tb", &odd] {
         let asked = session_tests::http().get(host.url("rest", "/health"));
@@ -276,7 +277,7 @@ async fn every_line_of_a_request_has_its_ids_on_top_and_its_numbers_are_numbers(
     }
     let grpc = host.client(Wire::Grpc).await;
     grpc.get("pre-order", "none").await.unwrap_err();
-    let log = wait::until("both are logged", async || {
+    let log = wait::until("both requests are logged", async || {
         let log = host.log();
         (log.contains("GetSession") && log.contains("over-rest")).then_some(log)
     })
@@ -303,7 +304,7 @@ async fn every_line_of_a_request_has_its_ids_on_top_and_its_numbers_are_numbers(
 }
 
 #[tokio::test]
-async fn a_log_directory_takes_daily_files() {
+async fn a_log_directory_gets_daily_files() {
     let directory = tempfile::tempdir().unwrap();
     let logs = directory.path().join("logs");
     let mut host = Launch::in_memory().set("LOG_DIRECTORY", logs.to_str().unwrap()).start();
@@ -318,7 +319,7 @@ async fn a_log_directory_takes_daily_files() {
 }
 
 #[test]
-fn a_log_directory_that_takes_no_files_stops_the_start() {
+fn a_log_directory_that_is_not_writable_prevents_the_start() {
     let file = tempfile::NamedTempFile::new().unwrap();
     let path = file.path().to_str().unwrap();
     let output = Launch::in_memory().set("LOG_DIRECTORY", path).command().output().unwrap();
@@ -328,7 +329,7 @@ fn a_log_directory_that_takes_no_files_stops_the_start() {
 }
 
 #[tokio::test]
-async fn no_secret_and_no_whole_session_key_is_logged_or_told() {
+async fn no_secret_and_no_whole_session_key_is_logged_or_returned() {
     let host = Launch::in_memory().set("LOG_LEVEL", "trace").start();
     let key = "a-session-key-nobody-should-see";
     for wire in [Wire::Rest, Wire::Grpc] {
@@ -342,8 +343,8 @@ async fn no_secret_and_no_whole_session_key_is_logged_or_told() {
             client.get("ez-pay", &format!("{key} x")).await.unwrap_err(),
         ];
         for refusal in refusals {
-            let told = format!("{refusal:?}");
-            assert!(!told.contains(key) && !told.contains(&token), "{told}");
+            let text = format!("{refusal:?}");
+            assert!(!text.contains(key) && !text.contains(&token), "{text}");
         }
         client.unlock("ez-pay", key, &token).await.unwrap();
         let log = host.log();
@@ -356,7 +357,7 @@ async fn no_secret_and_no_whole_session_key_is_logged_or_told() {
 }
 
 #[tokio::test]
-async fn grpc_tells_its_health_and_its_contract() {
+async fn grpc_serves_its_health_and_its_contract() {
     let host = Launch::in_memory().start();
     let grpc = GrpcClient::connect(host.address("grpc")).await;
     for service in ["", "sessionmanager.SessionManager", "session.booking.v1.Booking"] {
@@ -370,13 +371,13 @@ async fn grpc_tells_its_health_and_its_contract() {
 }
 
 #[tokio::test]
-async fn who_watches_the_health_is_told_and_does_not_hold_up_the_stop() {
+async fn a_health_watch_reports_changes_and_does_not_delay_the_stop() {
     let mut host = Launch::in_memory().start();
     let grpc = GrpcClient::connect(host.address("grpc")).await;
     let mut health =
         grpc.stream("/grpc.health.v1.Health/Watch", bytes::Bytes::new()).await.unwrap();
     assert_eq!(&health.message().await.unwrap().unwrap()[..], b"\x08\x01", "SERVING");
-    // It is looked at each second; who watches is told of changes.
+    // The server checks its health every second, and reports only changes.
     let unchanged = tokio::time::timeout(Duration::from_millis(2500), health.message()).await;
     assert!(unchanged.is_err(), "{unchanged:?}");
     host.signal("TERM");
@@ -388,7 +389,7 @@ async fn who_watches_the_health_is_told_and_does_not_hold_up_the_stop() {
 }
 
 #[tokio::test]
-async fn a_request_that_its_caller_drops_is_counted_and_no_longer_in_flight() {
+async fn a_request_dropped_by_its_caller_is_counted_and_no_longer_in_flight() {
     let host = Launch::in_memory().start();
     let mut stream = TcpStream::connect(host.address("rest")).unwrap();
     let head = "PUT /v1/ez-pay/sessions/k HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: 9\r\n\r\n";
@@ -403,10 +404,10 @@ async fn a_request_that_its_caller_drops_is_counted_and_no_longer_in_flight() {
 }
 
 #[tokio::test]
-async fn silent_connections_take_neither_the_store_nor_the_probes_their_files() {
+async fn silent_connections_leave_files_for_the_store_and_the_probes() {
     let directory = tempfile::tempdir().unwrap();
     let host = Launch::embedded(directory.path()).files_max(256).start();
-    // One HTTP/2 connection, made before the others come.
+    // One HTTP/2 connection, opened before the silent ones.
     let client = host.client(Wire::Grpc).await;
     let megabyte = "x".repeat(1 << 19);
     client.set("ez-pay", "k", json!({"request": megabyte})).await.unwrap();
@@ -416,8 +417,9 @@ async fn silent_connections_take_neither_the_store_nor_the_probes_their_files() 
         .collect();
     for n in 0..40 {
         let fields = json!({"request": megabyte, "response": n});
-        // Its connection was the one that was idle longest, so it may have to make another.
-        wait::until("it is written", async || {
+        // The server may close this connection as the one idle for longest, so the client
+        // reconnects.
+        wait::until("the session is written", async || {
             client.set("ez-pay", &format!("k{n}"), fields.clone()).await.ok()
         })
         .await;
@@ -431,7 +433,7 @@ async fn silent_connections_take_neither_the_store_nor_the_probes_their_files() 
 }
 
 #[tokio::test]
-async fn the_level_of_the_log_is_changed_while_it_runs() {
+async fn the_log_level_can_be_changed_at_run_time() {
     let host = Launch::in_memory().set("LOG_LEVEL", "warn").start();
     let http = session_tests::http();
     let url = host.url("admin", "/log-level");
@@ -467,9 +469,9 @@ async fn the_level_of_the_log_is_changed_while_it_runs() {
     assert_eq!(http.delete(&url).send().await.unwrap().status(), 405);
 }
 
-/// A client that asks again and again on one connection: how many answers it got until it
-/// was told that the connection ends, and whether that was in an answer.
-async fn asks_until_told(address: &str) -> (u32, bool) {
+/// Sends requests on one connection until the connection ends; returns the number of answers,
+/// and whether the last answer announced the end.
+async fn ask_until_closed(address: &str) -> (u32, bool) {
     let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
     let mut answers = 0;
     loop {
@@ -496,23 +498,23 @@ async fn asks_until_told(address: &str) -> (u32, bool) {
 }
 
 #[tokio::test]
-async fn whoever_asks_while_the_service_stops_is_told_so_with_an_answer() {
+async fn requests_during_a_stop_are_answered_before_their_connections_close() {
     let mut host = Launch::in_memory().start();
     let address = host.address("rest").to_owned();
-    let asking = futures_util::future::join_all((0..16).map(|_| asks_until_told(&address)));
+    let asking = futures_util::future::join_all((0..16).map(|_| ask_until_closed(&address)));
     let stopping = async {
         tokio::time::sleep(Duration::from_millis(300)).await;
         host.signal("TERM");
         host.ended().await
     };
-    let (told, ended) = tokio::join!(asking, stopping);
+    let (answers, ended) = tokio::join!(asking, stopping);
     assert!(ended.success());
-    assert!(told.iter().all(|(answers, told)| *told && *answers > 0), "{told:?}");
+    assert!(answers.iter().all(|(count, announced)| *announced && *count > 0), "{answers:?}");
 }
 
 #[tokio::test]
-async fn a_connection_at_its_age_ends_with_an_answer() {
+async fn a_connection_at_its_maximum_age_closes_after_an_answer() {
     let host = Launch::in_memory().set("NETWORK_MAX_AGE", "1s").start();
-    let (answers, told) = asks_until_told(host.address("rest")).await;
-    assert!(told && answers > 1, "{answers}");
+    let (answers, announced) = ask_until_closed(host.address("rest")).await;
+    assert!(announced && answers > 1, "{answers}");
 }

@@ -1,5 +1,5 @@
-//! The logic engine with real components: the rules on virtual time, and what
-//! it does about components that misbehave.
+//! The logic engine with real components: the rules on virtual time, and components that
+//! misbehave.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -57,11 +57,11 @@ fn reason<T: std::fmt::Debug>(result: Result<T, Failure>) -> Reason {
     }
 }
 
-/// What the real component is made of.
+/// The number of core modules of the real component.
 const BUILT_IN_MODULES: u32 = 3;
 
-/// The real component, with functions whose compilation takes long.
-fn laborious() -> Vec<u8> {
+/// The real component, with functions that take long to compile.
+fn slow_to_compile() -> Vec<u8> {
     let body = "(local.set 0 (i32.add (i32.mul (local.get 0) (i32.const 3)) (local.get 1)))";
     let function =
         format!("(func (param i32 i32) (result i32) {} (local.get 0))", body.repeat(3000));
@@ -70,12 +70,12 @@ fn laborious() -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn a_component_that_takes_too_long_to_compile_is_given_up() {
-    // Several times what a good one takes.
+async fn a_component_that_takes_too_long_to_compile_is_refused() {
+    // Several times as long as a normal component takes.
     let compile = Duration::from_secs(3);
     let limits = Limits { compile, compiler: Compiler::Apart(binary()), ..Limits::default() };
     let logic = start(Bytes::from_static(BUILT_IN), memory(), limits).await.unwrap();
-    let refused = logic.swap(laborious().into(), Source::Upload, false).await;
+    let refused = logic.swap(slow_to_compile().into(), Source::Upload, false).await;
     let Err(Refusal { gate, message }) = refused else { panic!("it is refused") };
     assert_eq!(gate.name(), "compiles");
     assert!(message.contains("within 3 s of processor time"), "{message}");
@@ -83,7 +83,7 @@ async fn a_component_that_takes_too_long_to_compile_is_given_up() {
     assert_eq!(swapped.map(|swapped| swapped.generation.number).ok(), Some(2), "others get in");
 }
 
-/// The real component, with more modules; each is instantiated `times` times.
+/// The real component with further modules, each instantiated `times` times.
 fn grown(modules: u32, times: u32, inside: &str) -> Bytes {
     let module = wat::parse_str(format!("(module {inside})")).unwrap();
     let mut component = BUILT_IN.to_vec();
@@ -94,13 +94,13 @@ fn grown(modules: u32, times: u32, inside: &str) -> Bytes {
 }
 
 #[tokio::test]
-async fn what_an_instance_has_is_counted_as_often_as_it_has_it() {
+async fn resources_of_repeated_core_instances_all_count() {
     let logic = start(Bytes::from_static(BUILT_IN), memory(), Limits::default()).await.unwrap();
     for (component, gate, said) in [
         (grown(1, 4, "(memory 1)"), "compiles", "has 5 memories, 4 are accepted"),
         (grown(1, 15, "(table 1 funcref)"), "compiles", "has 17 tables, 16 are accepted"),
         (grown(1, 50, ""), "compiles", "53 core module instances"),
-        // 64 MiB are 1,024 pages, of all memories together.
+        // All memories together may have 64 MiB, which are 1,024 pages.
         (grown(3, 1, "(memory 400)"), "instantiates", "memory"),
     ] {
         let refused = logic.swap(component, Source::Upload, false).await;
@@ -112,9 +112,9 @@ async fn what_an_instance_has_is_counted_as_often_as_it_has_it() {
     assert!(swapped.is_ok(), "{:?}", swapped.err());
 }
 
-/// As many instances at a time as there may be, each as large as the gates let it be.
+/// The maximum number of instances at a time, each as large as the gates allow.
 #[tokio::test]
-async fn there_is_room_for_every_instance_of_what_the_gates_let_in() {
+async fn every_instance_of_an_accepted_component_fits() {
     let gate = Gate::new();
     let limits = Limits { instances: 1024, wait: wait::PATIENCE, ..Limits::default() };
     let store = Arc::clone(&gate) as Arc<dyn Store>;
@@ -139,11 +139,11 @@ async fn there_is_room_for_every_instance_of_what_the_gates_let_in() {
         let logic = Arc::clone(&logic);
         calls.spawn(async move { logic.booking_get("pre-order", "k", None).await });
     }
-    wait::until("all wait for the store", async || {
+    wait::until("all calls wait for the store", async || {
         (gate.waiting.load(Ordering::SeqCst) == 1024).then_some(())
     })
     .await;
-    // One more is on trial meanwhile.
+    // Meanwhile, one more instance is tried as a candidate.
     let swapped = logic.swap(relabelled(&component, 1).into(), Source::Upload, false).await;
     assert!(swapped.is_ok(), "{:?}", swapped.err());
     gate.open();
@@ -153,7 +153,7 @@ async fn there_is_room_for_every_instance_of_what_the_gates_let_in() {
 }
 
 #[tokio::test]
-async fn a_session_lives_fifteen_minutes_after_its_last_write() {
+async fn a_session_expires_fifteen_minutes_after_its_last_write() {
     let clock = Clock::manual(1_800_000_000_000);
     let store = Arc::new(Memory::new(clock.clone()));
     let logic = start(Bytes::from_static(BUILT_IN), store, Limits::default()).await.unwrap();
@@ -172,7 +172,7 @@ async fn a_session_lives_fifteen_minutes_after_its_last_write() {
 }
 
 #[tokio::test]
-async fn a_lock_ends_after_three_seconds() {
+async fn a_lock_expires_after_three_seconds() {
     let clock = Clock::manual(1_800_000_000_000);
     let store = Arc::new(Memory::new(clock.clone()));
     let logic = start(Bytes::from_static(BUILT_IN), store, Limits::default()).await.unwrap();
@@ -187,7 +187,7 @@ async fn a_lock_ends_after_three_seconds() {
 }
 
 #[tokio::test]
-async fn a_trap_costs_its_own_call_only() {
+async fn a_trap_fails_only_its_own_call() {
     let logic = misbehaving(memory(), Limits::default()).await;
     for _ in 0..3 {
         assert!(matches!(logic.booking_get("trap", "k", None).await, Err(Failure::Trapped)));
@@ -207,7 +207,7 @@ async fn calls_that_never_end_are_stopped_and_let_others_run() {
     let limits = Limits { cpu: Duration::from_secs(1), ..Limits::default() };
     let logic = misbehaving(memory(), limits).await;
     let mut endless = tokio::task::JoinSet::new();
-    // More than there are threads, so that they must let go of them.
+    // More calls than threads, so that they have to yield the threads.
     for _ in 0..4 {
         let logic = Arc::clone(&logic);
         endless.spawn(async move { logic.booking_get("loop", "k", None).await });
@@ -224,11 +224,11 @@ async fn calls_that_never_end_are_stopped_and_let_others_run() {
     assert!(others > 4, "{others}");
 }
 
-/// A store that answers when it is told to.
+/// A store that answers only once it is opened.
 struct Gate {
     open: AtomicBool,
     opened: tokio::sync::Notify,
-    /// Transactions that have come while it was closed.
+    /// Transactions received while it was closed.
     waiting: AtomicU64,
     inner: Memory,
 }
@@ -289,7 +289,7 @@ impl Store for Gate {
 }
 
 #[tokio::test]
-async fn waiting_for_the_store_is_not_computing() {
+async fn waiting_for_the_store_does_not_count_as_computing() {
     let gate = Gate::new();
     let limits = Limits { cpu: Duration::from_millis(20), ..Limits::default() };
     let logic = misbehaving(Arc::clone(&gate) as _, limits).await;
@@ -297,16 +297,16 @@ async fn waiting_for_the_store_is_not_computing() {
         let logic = Arc::clone(&logic);
         async move { logic.booking_get("ask", "k", None).await }
     });
-    // Far longer than the call may compute, and many ticks.
+    // Far longer than a call may compute.
     let since = std::time::Instant::now();
-    wait::until("time has passed", async || (since.elapsed().as_millis() > 200).then_some(()))
+    wait::until("200 ms have passed", async || (since.elapsed().as_millis() > 200).then_some(()))
         .await;
     gate.open();
     assert_eq!(reason(waiting.await.unwrap()), Reason::UnknownContext);
 }
 
 #[tokio::test]
-async fn calls_beyond_the_bound_are_turned_away_and_a_dropped_call_makes_room() {
+async fn calls_beyond_the_limit_are_refused_and_a_dropped_call_frees_its_instance() {
     let gate = Gate::new();
     let limits = Limits { instances: 1, wait: Duration::from_millis(20), ..Limits::default() };
     let logic = misbehaving(Arc::clone(&gate) as _, limits).await;
@@ -314,7 +314,7 @@ async fn calls_beyond_the_bound_are_turned_away_and_a_dropped_call_makes_room() 
         let logic = Arc::clone(&logic);
         async move { logic.booking_get("ask", "k", None).await }
     });
-    wait::until("the place is taken", async || {
+    wait::until("the only instance is in use", async || {
         matches!(logic.booking_get("fine", "k", None).await, Err(Failure::Overloaded)).then_some(())
     })
     .await;
@@ -324,7 +324,7 @@ async fn calls_beyond_the_bound_are_turned_away_and_a_dropped_call_makes_room() 
 }
 
 #[tokio::test]
-async fn a_waiting_call_gets_the_instance_that_comes_back() {
+async fn a_waiting_call_gets_the_next_free_instance() {
     let gate = Gate::new();
     let limits = Limits { instances: 1, wait: wait::PATIENCE, ..Limits::default() };
     let logic = misbehaving(Arc::clone(&gate) as _, limits).await;
@@ -334,7 +334,7 @@ async fn a_waiting_call_gets_the_instance_that_comes_back() {
     };
     let holding = tokio::spawn(call("ask"));
     let waiting: Vec<_> = (0..20).map(|_| tokio::spawn(call("fine"))).collect();
-    // All of them are where they wait.
+    // Lets all calls reach the point where they wait.
     for _ in 0..100 {
         tokio::task::yield_now().await;
     }
@@ -348,7 +348,7 @@ async fn a_waiting_call_gets_the_instance_that_comes_back() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn waiting_calls_are_not_forgotten_by_a_swap() {
-    // One that is forgotten waits until the next swap, which comes when nobody is.
+    // A forgotten call would wait for the next swap, which happens only once all are served.
     let limits = Limits { instances: 1, wait: wait::PATIENCE * 2, ..Limits::default() };
     let logic = start(Bytes::from_static(BUILT_IN), memory(), limits).await.unwrap();
     let stop = Arc::new(AtomicBool::new(false));
@@ -367,7 +367,7 @@ async fn waiting_calls_are_not_forgotten_by_a_swap() {
     let all_are_served = async || {
         let served = || calls.iter().map(|calls| calls.load(Ordering::Relaxed));
         let before: Vec<u64> = served().collect();
-        wait::until("nobody is forgotten", async || {
+        wait::until("every caller is served", async || {
             served().zip(&before).all(|(now, before)| now > *before + 1).then_some(())
         })
         .await;
@@ -377,7 +377,7 @@ async fn waiting_calls_are_not_forgotten_by_a_swap() {
         logic.swap(component, Source::Upload, false).await.map(drop).unwrap();
         all_are_served().await;
     };
-    // One to come back to and one to come back from, without a compiler in between.
+    // Swaps leave generations to roll back to, which needs no compiler.
     let swaps = size(2, 3);
     for label in 0..swaps {
         swap(label).await;
@@ -396,7 +396,7 @@ async fn waiting_calls_are_not_forgotten_by_a_swap() {
 }
 
 #[tokio::test]
-async fn a_waiting_call_gets_the_place_of_one_that_traps_or_is_dropped() {
+async fn a_waiting_call_replaces_one_that_traps_or_is_dropped() {
     let limits = Limits { instances: 1, wait: wait::PATIENCE, ..Limits::default() };
     let gate = Gate::new();
     let logic = misbehaving(Arc::clone(&gate) as _, limits).await;
@@ -416,16 +416,16 @@ async fn a_waiting_call_gets_the_place_of_one_that_traps_or_is_dropped() {
     assert_eq!(reason(waiting.await.unwrap()), Reason::UnknownContext);
 }
 
-/// What a worker of the test runs.
+/// The work that a worker runs.
 type Work = std::pin::Pin<Box<dyn Future<Output = ()> + Send>>;
 
 #[tokio::test]
-async fn an_idle_instance_of_another_worker_is_used_when_there_is_no_place() {
+async fn an_idle_instance_of_another_worker_is_used_at_the_limit() {
     let limits = Limits { instances: 1, ..Limits::default() };
     let logic = misbehaving(memory(), limits).await;
     let workers = Workers::start(2).unwrap();
     for _ in 0..2 {
-        // One worker after the other: its instance is then idle on its own stack.
+        // One worker after the other. Each leaves an idle instance of its own.
         for busy in 0..2 {
             let work = (0..2).map(|worker| -> Work {
                 let logic = Arc::clone(&logic);
@@ -447,7 +447,7 @@ async fn an_idle_instance_of_another_worker_is_used_when_there_is_no_place() {
 }
 
 #[tokio::test]
-async fn what_is_no_session_component_is_refused_with_the_reason() {
+async fn a_component_of_another_kind_is_refused_with_the_reason() {
     let wat = |text: &str| Bytes::from(wat::parse_str(text).unwrap());
     for (component, expected) in [
         (Bytes::from_static(b"not wasm at all"), "gate valid: it is not WebAssembly"),

@@ -1,7 +1,7 @@
-//! Everything the service promises, tried from outside: over both wires, on
-//! every store, through failures.
+//! Black-box tests of everything the service promises: over both wires, on every store, and
+//! through failures.
 
-#![allow(clippy::unwrap_used, reason = "a test that meets the unexpected ends")]
+#![allow(clippy::unwrap_used, reason = "a test ends at an unexpected error")]
 
 mod bad_input;
 mod booking;

@@ -1,4 +1,4 @@
-//! Network connections by age, idleness and peer, and probes on a door of their own.
+//! Limits of network connections by age, idleness and peer, and probes on their own port.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -26,7 +26,7 @@ impl Line {
         Some(Self { send, connection: tokio::spawn(connection) })
     }
 
-    /// Asks; the answer is told when there is one.
+    /// Sends a request; returns a future of the answer.
     fn ask(&mut self, path: &str) -> ResponseFuture {
         let request = http::Request::get(format!("http://localhost{path}")).body(()).unwrap();
         self.send.send_request(request, true).unwrap().0
@@ -38,7 +38,7 @@ impl Line {
     }
 }
 
-/// What a server answers to whoever asks from an address.
+/// The status that a server returns to a caller at an address.
 async fn status_from(host: &Host, port: &str, path: &str, from: &str) -> Option<u16> {
     let client = session_tests::http_from(from.parse().unwrap());
     let answer = client.get(host.url(port, path)).timeout(Duration::from_secs(20)).send().await;
@@ -46,7 +46,7 @@ async fn status_from(host: &Host, port: &str, path: &str, from: &str) -> Option<
 }
 
 #[tokio::test]
-async fn a_connection_without_streams_ends_after_a_while_and_one_with_a_stream_stays() {
+async fn an_idle_connection_ends_and_one_with_a_stream_stays_open() {
     let launch = Launch::in_memory().set("NETWORK_IDLE", "1s");
     let host = launch.set("CONNECTION_HEARTBEAT", "200ms").start();
     let idle = [
@@ -61,25 +61,25 @@ async fn a_connection_without_streams_ends_after_a_while_and_one_with_a_stream_s
     }
     let data = events.data().await.unwrap().unwrap();
     events.flow_control().release_capacity(data.len()).unwrap();
-    assert!(events.data().await.is_some_and(|data| data.is_ok()), "the stream goes on");
+    assert!(events.data().await.is_some_and(|data| data.is_ok()), "the stream continues");
 }
 
 #[tokio::test]
-async fn over_http_1_an_idle_connection_stays_for_half_a_minute() {
+async fn over_http_1_an_idle_connection_stays_open_for_half_a_minute() {
     let host = Launch::in_memory().start();
     let mut stream = TcpStream::connect(host.address("rest")).await.unwrap();
-    // From before, so that a client that is late sees no less.
+    // Measured from before the request, so that a delay of the client cannot shorten it.
     let since = Instant::now();
     stream.write_all(b"GET /health HTTP/1.1\r\nhost: localhost\r\n\r\n").await.unwrap();
     let mut answer = String::new();
     let ended = stream.read_to_string(&mut answer);
-    tokio::time::timeout(2 * wait::PATIENCE, ended).await.expect("it ends").unwrap();
+    tokio::time::timeout(2 * wait::PATIENCE, ended).await.expect("the connection ends").unwrap();
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
     assert!(since.elapsed() >= Duration::from_secs(30), "{:?}", since.elapsed());
 }
 
 #[tokio::test]
-async fn at_its_maximum_age_a_connection_takes_no_more_requests_and_keeps_its_streams() {
+async fn at_its_maximum_age_a_connection_accepts_no_more_requests_and_keeps_its_streams() {
     let launch = Launch::in_memory().set("NETWORK_MAX_AGE", "1s");
     let host = launch.set("CONNECTION_HEARTBEAT", "200ms").start();
     let unused = Line::open(&host, "grpc", "127.0.0.1").await.unwrap();
@@ -87,8 +87,8 @@ async fn at_its_maximum_age_a_connection_takes_no_more_requests_and_keeps_its_st
     let answer = streaming.ask("/v1/connect?user_id=u&pod_id=p").await.unwrap();
     let mut events = answer.into_body();
     unused.ended().await;
-    // The other one was told as well, but goes on for as long as its stream does.
-    wait::until("no more requests are taken", async || {
+    // The other connection was asked to end too, but stays open as long as its stream.
+    wait::until("the connection accepts no more requests", async || {
         std::future::poll_fn(|context| streaming.send.poll_ready(context)).await.err().map(drop)
     })
     .await;
@@ -96,9 +96,9 @@ async fn at_its_maximum_age_a_connection_takes_no_more_requests_and_keeps_its_st
         let data = events.data().await.unwrap().unwrap();
         events.flow_control().release_capacity(data.len()).unwrap();
     }
-    // Over HTTP/1.1 the answer says that it is the last.
+    // Over HTTP/1.1, the last answer announces the end.
     let mut client = tokio::net::TcpStream::connect(host.address("rest")).await.unwrap();
-    wait::until("the answer says that it is the last", async || {
+    wait::until("an answer announces the end", async || {
         let request = b"GET /health HTTP/1.1\r\nhost: localhost\r\n\r\n";
         client.write_all(request).await.ok()?;
         let mut answer = [0; 1024];
@@ -110,8 +110,8 @@ async fn at_its_maximum_age_a_connection_takes_no_more_requests_and_keeps_its_st
 }
 
 #[tokio::test]
-async fn idle_connections_of_one_peer_keep_nobody_out_not_even_the_peer() {
-    // Of 272 places, a peer may have 256.
+async fn idle_connections_of_one_peer_exclude_no_caller() {
+    // One peer may have 256 of the 272 connections.
     let host = Launch::in_memory().files_max(400).start();
     let mut idle = Vec::new();
     for _ in 0..290 {
@@ -119,7 +119,7 @@ async fn idle_connections_of_one_peer_keep_nobody_out_not_even_the_peer() {
     }
     assert_eq!(status_from(&host, "rest", "/health", "127.0.0.1").await, Some(200));
     assert_eq!(status_from(&host, "rest", "/health", "127.0.0.2").await, Some(200));
-    wait::until("the oldest gave way", async || {
+    wait::until("the oldest connections are closed", async || {
         let open = idle.iter().filter(|line| !line.connection.is_finished()).count();
         (open <= 256).then_some(())
     })
@@ -127,7 +127,7 @@ async fn idle_connections_of_one_peer_keep_nobody_out_not_even_the_peer() {
 }
 
 #[tokio::test]
-async fn a_peer_whose_connections_are_all_at_work_gets_no_more_than_its_share() {
+async fn a_peer_with_only_busy_connections_gets_no_more_than_its_share() {
     let host = Launch::in_memory().set("NETWORK_PER_PEER", "4").start();
     let mut busy = Vec::new();
     for _ in 0..4 {
@@ -138,14 +138,14 @@ async fn a_peer_whose_connections_are_all_at_work_gets_no_more_than_its_share() 
     assert_eq!(status_from(&host, "rest", "/health", "127.0.0.1").await, None);
     assert_eq!(status_from(&host, "rest", "/health", "127.0.0.2").await, Some(200));
     drop(busy.pop());
-    wait::until("there is a place again", async || {
+    wait::until("a connection is free again", async || {
         status_from(&host, "rest", "/health", "127.0.0.1").await
     })
     .await;
 }
 
 #[tokio::test]
-async fn idle_connections_on_the_admin_port_keep_no_probe_and_no_operator_waiting() {
+async fn idle_connections_on_the_admin_port_delay_no_probe_and_no_operator() {
     let host = Launch::in_memory().set("PROBE_PORT", "0").start();
     let mut idle = Vec::new();
     for _ in 0..40 {
@@ -157,7 +157,7 @@ async fn idle_connections_on_the_admin_port_keep_no_probe_and_no_operator_waitin
 }
 
 #[tokio::test]
-async fn probes_have_a_port_of_their_own_on_which_nobody_waits() {
+async fn probes_have_their_own_port_without_delay() {
     let host = Launch::in_memory().set("PROBE_PORT", "0").start();
     let silent: Vec<_> =
         (0..200).map(|_| std::net::TcpStream::connect(host.address("probe")).unwrap()).collect();
@@ -182,16 +182,16 @@ async fn a_trusted_proxy_may_have_as_many_connections_as_it_needs() {
     assert_eq!(status_from(&host, "rest", "/health", "127.0.0.3").await, Some(200));
 }
 
-/// Whoever begins to send a component, and does not go on, keeps no probe waiting.
+/// Clients that start to upload a component and stop do not delay probes.
 #[tokio::test]
-async fn unfinished_requests_on_the_admin_port_keep_nobody_waiting() {
+async fn unfinished_requests_on_the_admin_port_delay_no_caller() {
     let host = Launch::in_memory().start();
     let mut unfinished = Vec::new();
     for _ in 0..100 {
         let mut stream = TcpStream::connect(host.address("admin")).await.unwrap();
         let head = "PUT /component HTTP/1.1\r\nhost: localhost\r\ncontent-type: \
                     application/wasm\r\ncontent-length: 20000000\r\n\r\nabc";
-        // One that has given way already takes no more.
+        // The server may have closed this connection already.
         drop(stream.write_all(head.as_bytes()).await);
         unfinished.push(stream);
     }
@@ -203,24 +203,24 @@ async fn unfinished_requests_on_the_admin_port_keep_nobody_waiting() {
 }
 
 #[tokio::test]
-async fn few_files_and_full_places_are_told_in_the_log() {
+async fn a_low_file_limit_and_exhausted_connections_are_logged() {
     let host = Launch::in_memory().files_max(64).start();
     let log = host.log();
     let warned = log.lines().find(|line| line.contains("few files open"));
     let warned = warned.unwrap_or_else(|| panic!("{log}"));
     assert!(warned.contains("files=64") && warned.contains("connections=16"), "{warned}");
-    // Each waits for the body of its request.
+    // Each connection waits for the body of its request.
     let mut held = Vec::new();
-    let told = wait::until("all places are taken", async || {
+    let warning = wait::until("all connections are in use", async || {
         let mut stream = TcpStream::connect(host.address("rest")).await.ok()?;
         let head = "PUT /v1/pre-order/sessions/k HTTP/1.1\r\nhost: localhost\r\n\
                     content-type: application/json\r\ncontent-length: 100\r\n\r\n{";
         stream.write_all(head.as_bytes()).await.ok()?;
         held.push(stream);
         let log = host.log();
-        let told = log.lines().find(|line| line.contains("all places for connections are taken"));
-        told.map(str::to_owned)
+        let line = log.lines().find(|line| line.contains("all places for connections are taken"));
+        line.map(str::to_owned)
     })
     .await;
-    assert!(told.contains("places=16"), "{told}");
+    assert!(warning.contains("places=16"), "{warning}");
 }

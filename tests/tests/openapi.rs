@@ -1,5 +1,5 @@
-//! The document for programs and for the page that shows it: examples that are answered as
-//! they stand, names that stay, and what may go wrong.
+//! The OpenAPI document: its examples work unchanged, its names never change, and it describes
+//! the failures of every operation.
 
 use std::collections::BTreeMap;
 
@@ -33,8 +33,8 @@ fn operations(document: &Value) -> Vec<Operation> {
     operations
 }
 
-/// What the examples of an operation and the answers of others make of a request: its path,
-/// with the query, and its body. `None` when it needs what nobody has answered yet.
+/// The request of an operation, from its examples and the answers of other operations: the path
+/// with the query, and the body. `None` when it needs an answer that is missing so far.
 fn request(
     operation: &Operation,
     answered: &BTreeMap<String, Value>,
@@ -77,7 +77,7 @@ fn request(
     Some((path + &query, body))
 }
 
-/// Sends a request: its status, and its answer. Of an answer that goes on, the first part.
+/// Sends a request; returns the status and the answer, or the first part of a stream.
 async fn send(
     host: &Host,
     operation: &Operation,
@@ -99,7 +99,7 @@ async fn send(
     (status, answer.json().await.unwrap())
 }
 
-/// When an example has its turn: what makes sessions first, what ends them last.
+/// The order of the examples: first those that create sessions, last those that end them.
 fn turn(id: &str) -> (u8, &str) {
     let method = id.split('_').nth(1).unwrap();
     let turn = match method {
@@ -115,11 +115,11 @@ fn turn(id: &str) -> (u8, &str) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_example_is_answered_by_a_server_that_had_nothing() {
+async fn every_example_works_on_an_empty_server() {
     let host = Launch::in_memory().start();
     let document = document(&host).await;
     let mut all = operations(&document);
-    // Whatever is tried first: it is there or not, but never wrong and never in the way.
+    // Without any sessions, every read is valid: it finds something or not.
     for operation in all.iter().filter(|operation| operation.verb == "GET") {
         if let Some((path, body)) = request(operation, &BTreeMap::new(), &all) {
             let (status, answer) = send(&host, operation, &path, body.as_ref()).await;
@@ -131,7 +131,7 @@ async fn every_example_is_answered_by_a_server_that_had_nothing() {
     for operation in &all {
         let made = request(operation, &answered, &all);
         let (path, body) =
-            made.unwrap_or_else(|| panic!("{} needs what is not there", operation.id));
+            made.unwrap_or_else(|| panic!("{} needs a missing answer", operation.id));
         let (status, answer) = send(&host, operation, &path, body.as_ref()).await;
         assert_eq!(status, 200, "{} {path} {body:?}: {answer}", operation.id);
         answered.insert(operation.id.clone(), answer);
@@ -140,7 +140,7 @@ async fn every_example_is_answered_by_a_server_that_had_nothing() {
 }
 
 #[tokio::test]
-async fn what_creates_something_is_answered_when_it_is_tried_first() {
+async fn creating_examples_work_first_and_twice() {
     let operations = {
         let host = Launch::in_memory().start();
         operations(&document(&host).await)
@@ -157,7 +157,7 @@ async fn what_creates_something_is_answered_when_it_is_tried_first() {
         let operation = operations.iter().find(|operation| operation.id == id).expect(id);
         let host = Launch::in_memory().start();
         let (path, body) = request(operation, &BTreeMap::new(), &operations).expect(id);
-        // And again: nothing of an example is in its own way.
+        // An example also works a second time.
         for _ in 0..2 {
             let (status, answer) = send(&host, operation, &path, body.as_ref()).await;
             assert_eq!(status, 200, "{id}: {answer}");
@@ -203,7 +203,7 @@ async fn every_operation_has_a_heading_a_summary_and_its_failures() {
     assert_eq!(conflict, "VERSION_MISMATCH, SESSION_LOCKED, SESSION_EXISTS, IDEMPOTENCY_CONFLICT");
 }
 
-/// Programs are generated from these names: none ever changes.
+/// Programs are generated from these names, so none may ever change.
 const IDS: [&str; 35] = [
     "Booking_ListContexts",
     "Connections_Close",
@@ -243,7 +243,7 @@ const IDS: [&str; 35] = [
 ];
 
 #[tokio::test]
-async fn the_ids_of_operations_stay_what_they_are() {
+async fn the_ids_of_operations_never_change() {
     let host = Launch::in_memory().start();
     let ids: Vec<String> = operations(&document(&host).await).into_iter().map(|it| it.id).collect();
     for id in IDS {
@@ -258,7 +258,7 @@ async fn the_ids_of_operations_stay_what_they_are() {
 }
 
 #[tokio::test]
-async fn conditions_and_idempotency_keys_are_described_where_they_count() {
+async fn conditions_and_idempotency_keys_are_described_where_they_apply() {
     let host = Launch::in_memory().start();
     for operation in operations(&document(&host).await) {
         let parameters = operation.described["parameters"].as_array().unwrap();

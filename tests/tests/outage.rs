@@ -1,5 +1,5 @@
-//! Failures of the store and of the process: an outage never looks like a
-//! missing session, and what was acknowledged is there afterwards.
+//! Failures of the store and of the process: an outage never looks like a missing session, and
+//! acknowledged changes are there afterwards.
 
 use std::process::Stdio;
 
@@ -15,7 +15,7 @@ async fn both(host: &session_tests::host::Host) -> [Client; 2] {
 }
 
 #[tokio::test]
-async fn redis_down_is_unavailable_everywhere_and_recovers_by_itself() {
+async fn an_outage_of_redis_is_unavailable_everywhere_and_the_service_recovers() {
     let mut redis = RedisServer::start().await;
     let host = Launch::redis(&redis).start();
     let clients = both(&host).await;
@@ -54,10 +54,10 @@ async fn redis_down_is_unavailable_everywhere_and_recovers_by_itself() {
 }
 
 #[tokio::test]
-async fn redis_that_restarts_while_nobody_asks_costs_no_request() {
+async fn a_restart_of_redis_while_idle_fails_no_request() {
     let mut redis = RedisServer::start().await;
     let host = Launch::redis(&redis).start();
-    // Each worker gets a connection, so each has one to Redis.
+    // Each worker gets a connection, so each opens one to Redis.
     let workers = std::thread::available_parallelism().map_or(1, usize::from);
     let mut clients = Vec::new();
     for _ in 0..workers {
@@ -68,12 +68,12 @@ async fn redis_that_restarts_while_nobody_asks_costs_no_request() {
     }
     redis.kill().await;
     redis.restart().await;
-    // By now every connection to Redis has been asked whether it lives.
+    // By now, every connection to Redis has sent a ping.
     let mut connection = redis.connect(0).await;
-    wait::until("the links are back", async || {
+    wait::until("the links are open again", async || {
         let clients: String =
             redis::cmd("CLIENT").arg("LIST").query_async(&mut connection).await.ok()?;
-        // A connection is in use once it is asked each second whether it lives.
+        // A link that is open sends a ping every second.
         let number = |line: &str, name: &str| -> Option<u64> {
             line.split(' ').find_map(|fact| fact.strip_prefix(name))?.parse().ok()
         };
@@ -91,12 +91,12 @@ async fn redis_that_restarts_while_nobody_asks_costs_no_request() {
 }
 
 #[tokio::test]
-async fn redis_that_hangs_is_unavailable_within_the_timeout() {
+async fn a_hanging_redis_is_unavailable_within_the_timeout() {
     let redis = RedisServer::start().await;
     let host = Launch::redis(&redis).set("REDIS_TIMEOUT", "200ms").start();
     let clients = both(&host).await;
-    // So little patience may be too little at first.
-    wait::until("it is written", async || {
+    // The first call may exceed such a short time-out.
+    wait::until("the session is written", async || {
         clients[0].set("pre-order", "k", json!({"fleet_list_request": 7})).await.ok()
     })
     .await;
@@ -112,14 +112,14 @@ async fn redis_that_hangs_is_unavailable_within_the_timeout() {
 }
 
 #[tokio::test]
-async fn a_server_starts_without_redis_and_serves_when_it_comes() {
+async fn a_server_starts_without_redis_and_serves_once_redis_is_up() {
     let mut redis = RedisServer::start().await;
     redis.kill().await;
     let host = Launch::redis(&redis).set("REDIS_TIMEOUT", "200ms").start();
     let client = host.client(Wire::Rest).await;
     assert_eq!(client.health().await.unwrap_err().reason, "STORE_UNAVAILABLE");
     redis.restart().await;
-    wait::until("the service is well", async || client.health().await.ok()).await;
+    wait::until("the service is healthy", async || client.health().await.ok()).await;
 }
 
 fn version_of(session: &serde_json::Map<String, serde_json::Value>) -> u64 {
@@ -132,7 +132,7 @@ async fn nothing_acknowledged_or_read_is_lost_by_kill_9() {
     let launch = Launch::embedded(directory.path());
     let mut host = launch.start();
     let clients = both(&host).await;
-    // Writers go on until the server is gone, and note what was acknowledged.
+    // Writers run until the server is gone, and record what was acknowledged.
     let mut writers = tokio::task::JoinSet::new();
     for writer in 0..8_usize {
         let client = clients[writer % 2].clone();
@@ -147,21 +147,21 @@ async fn nothing_acknowledged_or_read_is_lost_by_kill_9() {
             acknowledged
         });
     }
-    // Readers note what they were told of.
+    // Readers record the versions they have read.
     let mut readers = tokio::task::JoinSet::new();
     for reader in 0..8_usize {
         let client = clients[reader % 2].clone();
         readers.spawn(async move {
-            let mut told = std::collections::HashMap::new();
+            let mut versions = std::collections::HashMap::new();
             for n in 0_u64.. {
                 let key = format!("w{reader}-{}", n % 50);
                 match client.get("ez-pay", &key).await {
-                    Ok(session) => _ = told.insert(key, version_of(&session)),
+                    Ok(session) => _ = versions.insert(key, version_of(&session)),
                     Err(refusal) if refusal.reason == "SESSION_NOT_FOUND" => {}
                     Err(_) => break,
                 }
             }
-            told
+            versions
         });
     }
     let counter = host.client(Wire::Rest).await;
@@ -170,7 +170,7 @@ async fn nothing_acknowledged_or_read_is_lost_by_kill_9() {
     host.signal("KILL");
     host.ended().await;
     let acknowledged: Vec<_> = writers.join_all().await;
-    let told: Vec<_> = readers.join_all().await;
+    let read: Vec<_> = readers.join_all().await;
 
     let host = launch.start();
     let client = host.client(Wire::Rest).await;
@@ -180,7 +180,7 @@ async fn nothing_acknowledged_or_read_is_lost_by_kill_9() {
             writes.into_iter().map(|(key, n, version)| (key, (n, version))).collect();
         for (key, (n, version)) in latest {
             let session = client.get("ez-pay", &key).await.expect("an acknowledged session");
-            // A write that was under way may have come through as well.
+            // A write in flight may have happened too.
             let found = version_of(&session);
             assert!(found == version || found == version + 1, "{key}: {found} after {version}");
             if found == version {
@@ -191,10 +191,10 @@ async fn nothing_acknowledged_or_read_is_lost_by_kill_9() {
         }
     }
     assert!(checked >= 100, "{checked}");
-    for (key, told) in told.into_iter().flatten() {
+    for (key, version) in read.into_iter().flatten() {
         let found = client.get("ez-pay", &key).await.expect("a session that was read");
         let found = version_of(&found);
-        assert!(found >= told, "{key}: {found} after {told} was read");
+        assert!(found >= version, "{key}: {found} after {version} was read");
     }
 }
 
@@ -210,9 +210,9 @@ async fn a_redis_that_evicts_is_refused_unless_allowed() {
 }
 
 #[tokio::test]
-async fn a_redis_that_begins_to_evict_ends_the_service() {
+async fn the_service_ends_when_redis_begins_to_evict() {
     let redis = RedisServer::start().await;
-    // The next look at it is after half a minute.
+    // The next check of the policy is after half a minute.
     let launch = Launch::redis(&redis).set("REDIS_TIMEOUT", "1m").clock("+0 x30", false);
     let mut host = launch.start();
     let mut config = redis::cmd("CONFIG");
@@ -222,15 +222,15 @@ async fn a_redis_that_begins_to_evict_ends_the_service() {
     assert!(host.log().contains("maxmemory-policy noeviction"), "{}", host.log());
 }
 
-/// A port that accepts connections before there is anybody to answer keeps balancers and
-/// clients waiting that could go elsewhere.
+/// An open port without a server behind it would delay balancers and clients that could use
+/// another host.
 #[tokio::test]
 async fn no_port_accepts_connections_before_the_store_is_open() {
     let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("redis://{}/5", silent.local_addr().unwrap());
     let ports = ["GRPC_PORT", "REST_PORT", "ADMIN_PORT", "PROBE_PORT"]
         .map(|name| (name, session_tests::redis_server::free_port()));
-    // Ten minutes pass before it gives up.
+    // The server gives up only after ten minutes.
     let launch = Launch::redis_at(&url).set("REDIS_TIMEOUT", "1m").clock("+0 x0.1", false);
     let launch =
         ports.iter().fold(launch, |launch, (name, port)| launch.set(name, &port.to_string()));
@@ -241,20 +241,20 @@ async fn no_port_accepts_connections_before_the_store_is_open() {
         let refused = tokio::net::TcpStream::connect(("127.0.0.1", port)).await;
         assert!(refused.is_err(), "{name} accepts while Redis is waited for");
     }
-    // A signal does not wait for Redis either.
+    // A signal ends the server without waiting for Redis.
     waiting.signal("TERM");
     assert_eq!(waiting.ended().await.code(), Some(0));
     drop(asked);
 }
 
 #[tokio::test]
-async fn a_server_that_waits_for_redis_says_so_each_minute_without_a_secret() {
+async fn a_server_that_waits_for_redis_logs_it_each_minute_without_a_secret() {
     let file = tempfile::NamedTempFile::new().unwrap();
     let port = session_tests::redis_server::free_port();
     let url = format!("redis://user:s3cret-word@127.0.0.1:{port}/5");
     std::fs::write(&file, &url).unwrap();
     let path = file.path().to_str().unwrap();
-    // An hour passes in a minute.
+    // The clock runs 60 times as fast.
     let quick = |launch: Launch| launch.set("REDIS_TIMEOUT", "30s").clock("+0 x60", false);
     for (launch, setting) in [
         (Launch::in_memory().set("REDIS_URL", &url), "REDIS_URL"),
@@ -273,7 +273,7 @@ async fn a_server_that_waits_for_redis_says_so_each_minute_without_a_secret() {
         );
         for tried in ["1m", "2m"] {
             let line = [&line, tried].concat();
-            wait::until("it says what it waits for", async || {
+            wait::until("the log says what the server waits for", async || {
                 host.log().contains(&line).then_some(())
             })
             .await;
@@ -295,7 +295,7 @@ async fn a_redis_that_cannot_write_to_its_disk_is_ready_for_reads() {
         config.arg("GET").arg("dir").query_async(&mut connection).await.unwrap();
     std::fs::remove_dir_all(&directory[1]).unwrap();
     wait::until("saving fails", async || {
-        // One may be under way.
+        // A save may be running already.
         let _: Result<(), _> = redis::cmd("BGSAVE").query_async(&mut connection).await;
         let mut info = redis::cmd("INFO");
         let facts: String = info.arg("persistence").query_async(&mut connection).await.ok()?;
@@ -306,7 +306,7 @@ async fn a_redis_that_cannot_write_to_its_disk_is_ready_for_reads() {
     assert_eq!(refusal.reason, "STORE_UNAVAILABLE");
     assert_eq!(client.get("pre-order", "k").await.unwrap()["version"], "1");
     assert_eq!(session_tests::get(host.url("admin", "/readyz")).await.status(), 200);
-    wait::until("metrics say so", async || {
+    wait::until("the metrics show it", async || {
         let metrics = session_tests::get(host.url("admin", "/metrics")).await.text().await.ok()?;
         let says = |line: &str| metrics.lines().any(|it| it == line);
         (says("session_manager_store_up 1") && says("session_manager_store_writable 0"))
