@@ -1,10 +1,10 @@
-//! The contract as others generate code from it: where that code belongs is written in each of
-//! its files, and stays.
+//! The contract as others generate code from it: each file names the packages of that code, and
+//! the names never change.
 
 use session_tests::workspace;
 
-/// The package of each file in Go and in Java, and its outer class there. Programs import them:
-/// none ever changes.
+/// The package of each file in Go and in Java, and its outer class in Java. Programs import them,
+/// so none may ever change.
 const PACKAGES: [(&str, &str, &str, &str); 7] = [
     (
         "session-manager.proto",
@@ -46,7 +46,7 @@ const PACKAGES: [(&str, &str, &str, &str); 7] = [
 ];
 
 #[test]
-fn every_file_of_the_contract_says_where_generated_code_belongs() {
+fn every_file_of_the_contract_names_the_packages_of_generated_code() {
     let directory = workspace().join("host/proto");
     let mut files = Vec::new();
     let mut directories = vec![directory.clone()];

@@ -1,4 +1,4 @@
-//! Waiting for replicas: what no failover may undo is acknowledged once they have it.
+//! Waiting for replicas: a change that no failover may undo is acknowledged once replicas have it.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ async fn log_in(client: &Client, user_id: &str) -> String {
     reply["session_id"].as_str().unwrap().into()
 }
 
-/// What there has to be before, of which some has waited itself.
+/// Sessions that the calls below need. Creating some of them waits for replicas too.
 struct Prepared {
     login: String,
     connection: Json,
@@ -44,8 +44,8 @@ async fn prepare(client: &Client, run: &str) -> Prepared {
     Prepared { login, connection: registered["session_id"].clone(), slots, token }
 }
 
-/// Everything that waits, each under a name of this run.
-async fn all_that_wait(
+/// Makes every call that waits for replicas, under names that contain the run.
+async fn make_calls_that_wait(
     client: &Client,
     host: &Host,
     run: &str,
@@ -57,13 +57,13 @@ async fn all_that_wait(
     let at_first = || Conditions { if_version: Some(1), ..Conditions::default() };
     let (deleted, held) = (format!("{run}-deleted"), format!("{run}-held"));
     let max = json!({ "accountId": run, "maxNbOfSession": 3 });
-    // Conditions that the client cannot say.
+    // The client has no calls with these headers.
     let matched = async |key: String, header: &str, value: &str| {
         let path = format!("/v1/pre-order/sessions/{key}");
         let request = session_tests::http().put(host.url("rest", &path)).json(&fields);
         session_tests::client::rest(request.header(header, value)).await.map(drop)
     };
-    // All at once, or each would wait for its time limit behind the other.
+    // All at once, because each may wait until its time-out.
     let booking = async {
         tokio::join!(
             client.set_if("pre-order", run, fields.clone(), at_first()),
@@ -116,7 +116,7 @@ async fn all_that_wait(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_a_failover_must_not_undo_waits_for_replicas_and_nothing_else_does() {
+async fn only_calls_that_a_failover_must_not_undo_wait_for_replicas() {
     let primary = RedisServer::start().await;
     let of = format!("127.0.0.1 {}", primary.port);
     let replica = RedisServer::with(&["--replicaof", &of]).await;
@@ -128,19 +128,19 @@ async fn what_a_failover_must_not_undo_waits_for_replicas_and_nothing_else_does(
         let client = patient.client(wire).await;
         let run = format!("well-{wire:?}");
         let prepared = prepare(&client, &run).await;
-        for (what, result) in all_that_wait(&client, &patient, &run, prepared).await {
+        for (what, result) in make_calls_that_wait(&client, &patient, &run, prepared).await {
             assert!(result.is_ok(), "{what}: {result:?}");
         }
         let run = format!("alone-{wire:?}");
         let prepared = prepare(&client, &run).await;
         replica.signal("STOP");
         let client = host.client(wire).await;
-        for (what, result) in all_that_wait(&client, &host, &run, prepared).await {
+        for (what, result) in make_calls_that_wait(&client, &host, &run, prepared).await {
             let refusal = result.expect_err(what);
             assert_eq!(refusal.reason, "STORE_UNAVAILABLE", "{what}: {refusal:?}");
             assert!(refusal.message.contains("may have happened"), "{what}: {refusal:?}");
         }
-        // One that waits keeps nothing else waiting.
+        // A call that waits for replicas does not delay others.
         let client = patient.client(wire).await;
         let mut waiting = Box::pin(client.lock("pre-order", "k"));
         for number in 0..20 {
@@ -150,19 +150,19 @@ async fn what_a_failover_must_not_undo_waits_for_replicas_and_nothing_else_does(
                 client.get("pre-order", "other").await
             };
             tokio::select! {
-                waited = &mut waiting => panic!("it has not waited: {waited:?}"),
+                waited = &mut waiting => panic!("the call has not waited: {waited:?}"),
                 done = others => drop(done.unwrap()),
             }
         }
         replica.signal("CONT");
-        let token = waiting.await.expect("the replica has it by now");
+        let token = waiting.await.expect("the replica has the lock");
         client.unlock("pre-order", "k", &token).await.unwrap();
         follows(&replica).await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn no_failover_undoes_a_close_that_replicas_have() {
+async fn a_closed_login_stays_closed_after_a_failover() {
     let sentinels = Sentinels::start().await;
     let launch = Launch::redis_at(&sentinels.url()).set("REDIS_WAIT_REPLICAS", "1");
     let host = launch.set("USER_SESSION_TTL", "1h").start();
@@ -171,7 +171,7 @@ async fn no_failover_undoes_a_close_that_replicas_have() {
     for number in 0..400 {
         logins.push(log_in(&client, &format!("user-{}", number % 20)).await);
     }
-    // They are to be there on both.
+    // The replica has to have all logins before the failover.
     let mut connection = sentinels.servers[0].connect(5).await;
     let mut wait = redis::cmd("WAIT");
     let reached: u32 = wait.arg(1).arg(5000).query_async(&mut connection).await.unwrap();
@@ -197,12 +197,12 @@ async fn no_failover_undoes_a_close_that_replicas_have() {
             }
         })
         .await;
-        assert_eq!(read.expect_err("it is closed").reason, "SESSION_NOT_FOUND");
+        assert_eq!(read.expect_err("the login is closed").reason, "SESSION_NOT_FOUND");
     }
 }
 
 #[tokio::test]
-async fn waiting_for_replicas_that_there_are_not_is_told_at_the_start() {
+async fn waiting_for_missing_replicas_is_reported_at_the_start() {
     let output = Launch::in_memory().set("REDIS_WAIT_REPLICAS", "1").command().output().unwrap();
     let complaint = String::from_utf8(output.stderr).unwrap();
     assert_eq!((output.status.code(), complaint.lines().count()), (Some(64), 1), "{complaint}");

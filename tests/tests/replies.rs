@@ -1,6 +1,6 @@
-//! Replies of Redis that are lost, doubled, late or cut off on their way: nobody gets what
-//! another asked for, an outage never looks like an absence, and what may have happened is
-//! told as such.
+//! Replies of Redis that are lost, doubled, delayed or cut off: no caller gets the answer of
+//! another request, an outage never looks like a missing session, and a refusal says when the
+//! change may have happened.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
@@ -13,7 +13,7 @@ use session_tests::redis_server::RedisServer;
 use session_tests::redis_topology::follows;
 use session_tests::{size, wait};
 
-/// Users who ask at the same time.
+/// The number of users who make calls at the same time.
 const USERS: usize = 16;
 
 fn launch(proxy: &FaultyProxy) -> Launch {
@@ -26,13 +26,20 @@ async fn login(client: &Client, user: usize) -> String {
         "device_id": "phone",
         "access_token": format!("token-of-{user}"),
     });
-    let made = client.users("Create", json!({ "session_attributes": attributes })).await.unwrap();
-    made["session_id"].as_str().unwrap().to_owned()
+    let created =
+        client.users("Create", json!({ "session_attributes": attributes })).await.unwrap();
+    created["session_id"].as_str().unwrap().to_owned()
 }
 
-/// Reads the own login again and again, and writes into it: what is told is one's own, or
-/// that the store does not answer.
-async fn asks(host: &Host, user: usize, session: &str, done: &AtomicBool, answered: &AtomicU32) {
+/// Reads and updates the login of one user repeatedly. Every answer is that login, or says that
+/// the store is unavailable.
+async fn read_and_update(
+    host: &Host,
+    user: usize,
+    session: &str,
+    done: &AtomicBool,
+    answered: &AtomicU32,
+) {
     let wire = if user.is_multiple_of(2) { Wire::Rest } else { Wire::Grpc };
     let client = host.client(wire).await;
     let mut number = 0;
@@ -46,11 +53,11 @@ async fn asks(host: &Host, user: usize, session: &str, done: &AtomicBool, answer
             client.users("Get", json!({ "session_id": session })).await
         };
         match asked {
-            // What an update answers is the session in its `session`.
-            Ok(told) => {
-                let told = told.get("session").unwrap_or(&told);
-                assert_eq!(told["user_id"], format!("user-{user}"));
-                assert_eq!(told["access_token"], format!("token-of-{user}"));
+            // The reply to an update has the session in its member `session`.
+            Ok(reply) => {
+                let session = reply.get("session").unwrap_or(&reply);
+                assert_eq!(session["user_id"], format!("user-{user}"));
+                assert_eq!(session["access_token"], format!("token-of-{user}"));
                 answered.fetch_add(1, Ordering::Relaxed);
             }
             Err(refusal) => assert_eq!(refusal.reason, "STORE_UNAVAILABLE", "{refusal:?}"),
@@ -58,8 +65,8 @@ async fn asks(host: &Host, user: usize, session: &str, done: &AtomicBool, answer
     }
 }
 
-/// Writes values for one reader and reads them, all of which waits for replicas.
-async fn waits(host: &Host, user: usize, done: &AtomicBool, answered: &AtomicU32) {
+/// Writes values for one reader and reads them. All these calls wait for replicas.
+async fn write_and_read_once(host: &Host, user: usize, done: &AtomicBool, answered: &AtomicU32) {
     let wire = if user.is_multiple_of(2) { Wire::Rest } else { Wire::Grpc };
     let client = host.client(wire).await;
     let new = Conditions { if_version: Some(0), ..Conditions::default() };
@@ -87,7 +94,7 @@ async fn waits(host: &Host, user: usize, done: &AtomicBool, answered: &AtomicU32
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_answer_never_carries_what_another_request_asked_for() {
+async fn no_caller_gets_the_answer_of_another_request() {
     let redis = RedisServer::start().await;
     let proxy = FaultyProxy::before(redis.port).await;
     let host = launch(&proxy).start();
@@ -98,27 +105,27 @@ async fn an_answer_never_carries_what_another_request_asked_for() {
     }
     let (done, answered) = (AtomicBool::new(false), AtomicU32::new(0));
     let asking = sessions.iter().enumerate().map(async |(user, session)| {
-        asks(&host, user, session, &done, &answered).await;
+        read_and_update(&host, user, session, &done, &answered).await;
     });
-    let breaking = breaks(&proxy, &done, &answered);
-    tokio::join!(futures_util::future::join_all(asking), breaking);
+    let injecting = inject_faults(&proxy, &done, &answered);
+    tokio::join!(futures_util::future::join_all(asking), injecting);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nor_does_one_that_waits_for_replicas() {
+async fn no_caller_gets_the_answer_of_another_request_that_waits_for_replicas() {
     let redis = RedisServer::start().await;
     let replica = RedisServer::with(&["--replicaof", &format!("127.0.0.1 {}", redis.port)]).await;
     follows(&replica).await;
     let proxy = FaultyProxy::before(redis.port).await;
     let host = launch(&proxy).set("REDIS_WAIT_REPLICAS", "1").start();
     let (done, answered) = (AtomicBool::new(false), AtomicU32::new(0));
-    let asking = (0..USERS).map(|user| waits(&host, user, &done, &answered));
-    let breaking = breaks(&proxy, &done, &answered);
-    tokio::join!(futures_util::future::join_all(asking), breaking);
+    let asking = (0..USERS).map(|user| write_and_read_once(&host, user, &done, &answered));
+    let injecting = inject_faults(&proxy, &done, &answered);
+    tokio::join!(futures_util::future::join_all(asking), injecting);
 }
 
-/// Does one thing wrong after the other, each once others are answered again.
-async fn breaks(proxy: &FaultyProxy, done: &AtomicBool, answered: &AtomicU32) {
+/// Injects one fault after the other, each once reads are answered again.
+async fn inject_faults(proxy: &FaultyProxy, done: &AtomicBool, answered: &AtomicU32) {
     let faults = [
         (Fault::Drop, Which::Array),
         (Fault::Double, Which::Array),
@@ -131,7 +138,8 @@ async fn breaks(proxy: &FaultyProxy, done: &AtomicBool, answered: &AtomicU32) {
         let before = (proxy.done(), answered.load(Ordering::Relaxed));
         let (fault, which) = faults[round % faults.len()];
         proxy.next(fault, which);
-        wait::until("it is done", async || (proxy.done() > before.0).then_some(())).await;
+        wait::until("the fault is injected", async || (proxy.done() > before.0).then_some(()))
+            .await;
         wait::until("reads are answered again", async || {
             (answered.load(Ordering::Relaxed) > before.1 + 50).then_some(())
         })
@@ -153,14 +161,14 @@ async fn a_write_whose_reply_is_cut_off_may_have_happened() {
         let client = host.client(Wire::Rest).await;
         let key = format!("k{number}");
         wait::until("the store answers", async || client.health().await.ok()).await;
-        // Pings go on meanwhile, and may meet the fault in the place of the write.
-        let refusal = wait::until("the write meets it", async || {
+        // The link also sends pings, and the fault may affect one of them instead of the write.
+        let refusal = wait::until("the fault affects the write", async || {
             proxy.next(fault, Which::Array);
             client.set("pre-order", &key, json!({ "fleet_list_request": "x" })).await.err()
         })
         .await;
         assert_eq!(refusal.reason, "STORE_UNAVAILABLE", "{fault:?}");
-        wait::until("what happened is read", async || match client.get("pre-order", &key).await {
+        wait::until("the write is read", async || match client.get("pre-order", &key).await {
             Ok(session) => {
                 assert_eq!(session["fleet_list_request"], "x");
                 Some(())

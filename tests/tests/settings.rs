@@ -13,7 +13,7 @@ use session_tests::redis_server::RedisServer;
 use session_tests::redis_topology::Cluster;
 use session_tests::wait;
 
-/// An environment file as it is often written: for a shell, which takes the quotes away.
+/// An environment file as it is often written: for a shell, which removes the quotes.
 const ENVIRONMENT: &str = r#"# Application
 APP_NAME=mybb-session-manager
 GRPC_PORT=6027
@@ -38,14 +38,14 @@ ELASTIC_APM_SERVICE_NAME=mybb-session-manager
 "#;
 
 #[tokio::test]
-async fn an_environment_file_with_quotes_is_refused_with_what_to_write_instead() {
-    // As docker's --env-file reads it: what is behind the sign is the value.
+async fn an_environment_file_with_quotes_is_refused_with_the_correct_line() {
+    // docker's --env-file takes everything after the first `=` as the value.
     let lines = ENVIRONMENT.lines().filter(|line| !line.starts_with('#'));
     let pairs = lines.filter_map(|line| line.split_once('='));
     let mut settings: BTreeMap<&str, String> =
         pairs.map(|(name, value)| (name, value.to_owned())).collect();
     assert!(settings["ELASTIC_APM_SERVER_URL"].ends_with(' '));
-    // What it says is right, but a test has free ports.
+    // The ports of the file are valid, but a test needs free ports.
     settings.extend([("GRPC_PORT", "0".to_owned()), ("REST_PORT", "0".to_owned())]);
     let launch = |settings: &BTreeMap<&str, String>| {
         settings.iter().fold(Launch::in_memory(), |launch, (name, value)| launch.set(name, value))
@@ -57,7 +57,7 @@ async fn an_environment_file_with_quotes_is_refused_with_what_to_write_instead()
         let output = launch(&settings).command().output().unwrap();
         let complaint = String::from_utf8(output.stderr).unwrap();
         assert_eq!((output.status.code(), complaint.lines().count()), (Some(64), 1), "{complaint}");
-        // Whichever comes first.
+        // The server may report either of the settings first.
         let value = &settings[name];
         assert!(complaint.contains("without quotes"), "{complaint}");
         if complaint.contains(name) {
@@ -72,8 +72,8 @@ async fn an_environment_file_with_quotes_is_refused_with_what_to_write_instead()
     assert!(host.client(Wire::Rest).await.health().await.is_ok());
 }
 
-/// A mounted Secret: files that are links into a directory, which is itself a link that is
-/// put in the place of the one before.
+/// A mounted Secret of Kubernetes: its files are links into a directory that is itself a link. An
+/// update replaces that link.
 struct Mounted {
     directory: tempfile::TempDir,
     versions: u32,
@@ -104,7 +104,7 @@ impl Mounted {
     }
 }
 
-/// Asks a server as its administrator.
+/// Sends a command to a Redis server as its administrator.
 async fn ask(server: &RedisServer, password: &str, command: &[&str]) {
     let user = if password.is_empty() { String::new() } else { format!(":{password}@") };
     let client = redis::Client::open(format!("redis://{user}127.0.0.1:{}", server.port)).unwrap();
@@ -127,16 +127,16 @@ async fn a_rotated_password_is_used_without_a_restart() {
     let host = Launch::redis(&server).set("REDIS_PASSWORD_FILE", &file).start();
     let client = host.client(Wire::Rest).await;
     write(&client).await.unwrap();
-    // Connections that there are stay what they are.
+    // Open connections are not affected.
     ask(&server, "first-word", &["CONFIG", "SET", "requirepass", "second-word"]).await;
     write(&client).await.unwrap();
-    // New ones need the new one, which is not there yet.
+    // New connections need the new password, which the server does not have yet.
     ask(&server, "second-word", &["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "no"]).await;
     wait::until("the old password is refused", async || {
         (write(&client).await == Err("STORE_UNAVAILABLE".into())).then_some(())
     })
     .await;
-    wait::until("the log says what cannot be reached", async || {
+    wait::until("the log names the server that cannot be reached", async || {
         let server = format!("127.0.0.1:{}", server.port);
         let log = host.log();
         let mut lines = log.lines().filter(|line| line.contains("Redis cannot be reached"));
@@ -198,7 +198,7 @@ async fn a_rotated_password_of_a_cluster_is_used_without_a_restart() {
 }
 
 #[test]
-fn a_secret_file_that_is_not_to_be_trusted_stops_the_start_with_what_to_do() {
+fn an_unsafe_secret_file_prevents_the_start_with_the_remedy() {
     let secret = Mounted::new("a-secret-word");
     let file = secret.file();
     let path = file.display().to_string();
@@ -232,7 +232,7 @@ fn a_secret_file_that_is_not_to_be_trusted_stops_the_start_with_what_to_do() {
 }
 
 #[tokio::test]
-async fn a_secret_in_the_arguments_is_warned_of_at_the_start() {
+async fn a_secret_in_the_arguments_is_logged_as_a_warning() {
     let directory = tempfile::tempdir().unwrap();
     let program = directory.path().join("with-a-flag");
     script(

@@ -1,5 +1,5 @@
-//! Swapping the component: what is let in, what is kept out, and what users notice
-//! of it, which is nothing.
+//! Swapping the component: which components are accepted, which are refused, and that callers
+//! notice nothing.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -39,12 +39,12 @@ fn trapping() -> Vec<u8> {
     changed("trapping", &[change("guest/src/lib.rs", GET, &after)])
 }
 
-/// Components inside a component.
+/// A component with nested components.
 fn nested(count: usize) -> Vec<u8> {
     wat::parse_str(format!("(component {})", "(component)".repeat(count))).unwrap()
 }
 
-/// A component that exports an interface of the contract as it was in some version.
+/// A component that exports an interface of the contract in a version.
 fn built_for(version: &str) -> Vec<u8> {
     let text = format!(
         "(component (instance $nothing) \
@@ -53,7 +53,7 @@ fn built_for(version: &str) -> Vec<u8> {
     wat::parse_str(text).unwrap()
 }
 
-/// Modules inside a component, each with the same inside.
+/// A component with several core modules, each with the same content.
 fn modules(count: usize, inside: &str) -> Vec<u8> {
     let modules = format!("(core module {inside})").repeat(count);
     wat::parse_str(format!("(component {modules})")).unwrap()
@@ -63,11 +63,11 @@ fn numbers(report: &Json) -> (u64, String) {
     (report["generation"].as_u64().unwrap(), report["digest"].as_str().unwrap().into())
 }
 
-/// Of a refused body so much is received. Whoever sends more may lose the answer with the
-/// connection, unless it asks before it sends.
+/// The server reads this much of a refused body. A client that sends more may lose the answer
+/// with the connection, unless it uses `expect: 100-continue`.
 const DRAINED_BYTES_MAX: usize = 8 << 20;
 
-/// Asks whether a component may be sent, as curl does with large ones.
+/// Asks whether a component may be sent, as curl does for large bodies.
 async fn announce(host: &Host, bytes: usize) -> (u16, Json) {
     let request = format!(
         "PUT /component HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\
@@ -80,15 +80,17 @@ async fn announce(host: &Host, bytes: usize) -> (u16, Json) {
 }
 
 #[tokio::test]
-async fn each_bad_component_stops_at_its_gate_and_what_runs_goes_on() {
+async fn each_bad_component_is_refused_at_its_gate_and_the_running_one_stays() {
     let Setting { host, admin, user } = setting().await;
     let schema = "guest/src/schema.rs";
     let shrunk =
         changed("shrunk", &[change(schema, "            text(\"fleet_id\", \"FLEET_ID\"),\n", "")]);
     let nonsense =
         changed("nonsense", &[change(schema, "name: \"ez-pay\"", "name: \"ez pay\\n\"")]);
-    let stillborn =
-        changed("stillborn", &[change("guest/src/lib.rs", "super::describe(policy())", "loop {}")]);
+    let undescribed = changed(
+        "undescribed",
+        &[change("guest/src/lib.rs", "super::describe(policy())", "loop {}")],
+    );
     let before = numbers(&admin.component().await);
     let mut long = BUILT_IN.to_vec();
     long.resize((24 << 20) + 1, 0);
@@ -119,7 +121,7 @@ async fn each_bad_component_stops_at_its_gate_and_what_runs_goes_on() {
                 "its result has the fields version, not fields, version, expires-at-ms",
             ],
         ),
-        (stillborn, "describes", &["does not describe itself", "interrupt"]),
+        (undescribed, "describes", &["does not describe itself", "interrupt"]),
         (nonsense, "describes", &["\"ez pay\\n\" is not named"]),
         (shrunk, "schema", &["the field fleet_id of the context rent-revamp is gone", "force"]),
         (build("misbehaving"), "schema", &["the context pre-order is gone"]),
@@ -130,8 +132,8 @@ async fn each_bad_component_stops_at_its_gate_and_what_runs_goes_on() {
         };
         assert_eq!((status, body["gate"].as_str()), (422, Some(gate)), "{body}");
         for message in messages {
-            let told = body["message"].as_str().unwrap();
-            assert!(told.contains(message) && !told.contains("session-manager: "), "{body}");
+            let text = body["message"].as_str().unwrap();
+            assert!(text.contains(message) && !text.contains("session-manager: "), "{body}");
         }
         assert_eq!(numbers(&admin.component().await), before);
         assert!(user.set("pre-order", "k", json!({ "fleet_list_request": 1 })).await.is_ok());
@@ -170,12 +172,12 @@ async fn a_new_context_is_served_on_both_wires_without_a_change_of_the_host() {
     ];
     assert_eq!(gates, all);
 
-    // REST, the flat form.
+    // REST with flat bodies.
     flight(&json!({ "seat": "1A", "offer": { "price": 7 } })).await.unwrap();
     let get = |path: &str| rest(session_tests::http().get(host.url("rest", path)));
     let read = get("/v1/flight/sessions/k").await.unwrap();
     assert_eq!((&read["seat"], &read["offer"]["price"]), (&json!("1A"), &json!(7)));
-    // gRPC, by name.
+    // gRPC with the context by name.
     let grpc = GrpcClient::connect(host.address("grpc")).await;
     let method = grpc.method("Get");
     let mut request = prost_reflect::DynamicMessage::new(method.input());
@@ -183,11 +185,11 @@ async fn a_new_context_is_served_on_both_wires_without_a_change_of_the_host() {
     request.set_field_by_name("session_key", prost_reflect::Value::String("k".into()));
     let session = grpc.call(&method, request).await.unwrap();
     assert!(session.to_string().contains("seat"), "{session}");
-    // A field that was added to a context of old, and what was written before.
+    // A new field of an existing context, beside a field that was written earlier.
     user.set("reschedule", "k", json!({ "terminal": "T3" })).await.unwrap();
     let read = user.get("reschedule", "k").await.unwrap();
     assert_eq!((&read["order_id"], &read["terminal"]), (&json!("before"), &json!("T3")));
-    // Where contexts are told of.
+    // The lists of contexts.
     let contexts = get("/v1/contexts").await.unwrap();
     assert!(contexts.to_string().contains("\"flight\""), "{contexts}");
     let openapi = get("/openapi.json").await.unwrap();
@@ -195,10 +197,10 @@ async fn a_new_context_is_served_on_both_wires_without_a_change_of_the_host() {
     assert_eq!(write["seat"]["type"], json!(["string", "null"]), "{write}");
     assert!(openapi["paths"].get("/v1/flight/sessions/{session_key}").is_some());
 
-    // The same once more changes nothing.
+    // The same component again changes nothing.
     let (status, again) = admin.swap(second_version(), "").await;
     assert_eq!((status, &again["generation"]), (200, &json!(2)));
-    // And back.
+    // The operator rolls back.
     let (status, _) = admin.roll_back("?from=1").await;
     assert_eq!(status, 409, "another generation runs");
     let (status, v3) = admin.roll_back("?from=2").await;
@@ -209,7 +211,7 @@ async fn a_new_context_is_served_on_both_wires_without_a_change_of_the_host() {
     let history = admin.component().await["history"].clone();
     let ends: Vec<_> = history.as_array().unwrap().iter().map(|past| &past["ended"]).collect();
     assert_eq!(ends, [&Json::Null, &json!("rolled back"), &json!("replaced")]);
-    // Stored sessions may lose what the operator says they may.
+    // With force, the operator may remove fields that stored sessions have.
     assert_eq!(admin.swap(second_version(), "").await.0, 200);
     let (status, refused) = admin.swap(BUILT_IN.to_vec(), "").await;
     assert_eq!((status, &refused["gate"]), (422, &json!("schema")));
@@ -217,14 +219,14 @@ async fn a_new_context_is_served_on_both_wires_without_a_change_of_the_host() {
 }
 
 #[tokio::test]
-async fn a_component_that_keeps_trapping_is_rolled_back_and_kept_out() {
+async fn a_component_that_keeps_trapping_is_rolled_back_and_quarantined() {
     let Setting { host, admin, user } = setting().await;
     let v1 = numbers(&admin.component().await).1;
     let bad = trapping();
     user.set("pre-order", "poison", json!({ "fleet_list_request": 1 })).await.unwrap();
     assert_eq!(admin.swap(bad.clone(), "").await.0, 200);
     let mut failed = 0;
-    // Others are served all the while.
+    // Other calls are served meanwhile.
     while let Err(refusal) = user.get("pre-order", "poison").await {
         assert_eq!((refusal.reason.as_str(), refusal.http), ("LOGIC_FAILED", 500));
         failed += 1;
@@ -248,8 +250,8 @@ async fn a_component_that_keeps_trapping_is_rolled_back_and_kept_out() {
     }
     let log = host.log();
     assert!(log.contains("rolled back") && !log.contains("poison"), "{log}");
-    // An operator may insist, and go on from there; what has not proved itself is
-    // watched again when it comes back, and kept out again.
+    // An operator may force the component. When a roll back activates it again, it is on trial
+    // again, and put into quarantine again.
     assert_eq!(admin.swap(bad, "?force=true").await.0, 200);
     assert_eq!(admin.component().await["quarantine"], json!([]));
     assert_eq!(admin.swap(relabelled(BUILT_IN, 1), "").await.0, 200);
@@ -263,7 +265,7 @@ async fn a_component_that_keeps_trapping_is_rolled_back_and_kept_out() {
 }
 
 #[tokio::test]
-async fn components_that_do_not_arrive_keep_nobody_else_waiting() {
+async fn stalled_uploads_delay_no_other_call() {
     let Setting { host, admin, user: _ } = setting().await;
     let mut stalled = Vec::new();
     let head = "PUT /component HTTP/1.1\r\nhost: localhost\r\ncontent-length: 1000000\r\n\r\nx";
@@ -272,21 +274,21 @@ async fn components_that_do_not_arrive_keep_nobody_else_waiting() {
         std::io::Write::write_all(&mut connection, head.as_bytes()).unwrap();
         stalled.push(connection);
     }
-    wait::until("a component is on its way", async || {
+    wait::until("an upload is in progress", async || {
         (admin.swap(b"x".to_vec(), "").await.0 == 409).then_some(())
     })
     .await;
     assert_eq!(admin.component().await["generation"], 1);
     assert_eq!(admin.roll_back("").await.0, 409);
     drop(stalled);
-    wait::until("the way is free again", async || {
+    wait::until("no upload is in progress", async || {
         (admin.swap(b"x".to_vec(), "").await.0 == 422).then_some(())
     })
     .await;
 }
 
 #[tokio::test]
-async fn whatever_a_component_does_costs_its_own_calls_only() {
+async fn a_misbehaving_component_fails_only_its_own_calls() {
     let Setting { host, admin, user: _ } = setting().await;
     let swapped = admin.swap(build("misbehaving"), "?force=true").await;
     assert_eq!(swapped.0, 200, "{}", swapped.1);
@@ -306,7 +308,7 @@ async fn whatever_a_component_does_costs_its_own_calls_only() {
 }
 
 #[tokio::test]
-async fn a_web_page_is_no_operator() {
+async fn a_web_page_cannot_act_as_an_operator() {
     let Setting { host, admin, user: _ } = setting().await;
     let post = session_tests::http()
         .post(host.url("admin", "/component/rollback"))
@@ -327,7 +329,7 @@ async fn log_has(host: &Host, what: &str) {
 }
 
 #[tokio::test]
-async fn the_component_file_is_watched_and_read_again_at_a_hangup() {
+async fn the_component_file_is_watched_and_reloaded_at_a_hangup() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("rules.wasm");
     let put = |bytes: &[u8]| std::fs::write(&file, bytes).unwrap();
@@ -345,28 +347,28 @@ async fn the_component_file_is_watched_and_read_again_at_a_hangup() {
 
     put(&second_version());
     generation(2).await;
-    // A broken file is tried again, later each time.
+    // The server retries a broken file, with growing delays.
     put(b"broken");
     log_has(&host, "again_in_ms=2000").await;
     log_has(&host, "again_in_ms=4000").await;
     assert_eq!(admin.component().await["generation"], 2);
     put(&relabelled(&second_version(), 1));
     generation(3).await;
-    // A file that was renamed to the place, as deployments do.
+    // A file that is renamed to the path, as deployments do.
     let other = directory.path().join("other.wasm");
     std::fs::write(&other, relabelled(&second_version(), 2)).unwrap();
     std::fs::rename(&other, &file).unwrap();
     generation(4).await;
-    // What an operator has rolled back comes again when it is asked for.
+    // A hangup loads the file again after a roll back.
     assert_eq!(admin.roll_back("").await.0, 200);
     generation(5).await;
     host.signal("HUP");
     generation(6).await;
-    // What does not fit waits for a change.
+    // A file that is refused is not retried until it changes.
     put(BUILT_IN);
     log_has(&host, "gate schema: the context flight is gone").await;
     log_has(&host, "until it changes").await;
-    // A pipe is no file, and nobody waits for it.
+    // A pipe is not a file, and the server does not wait for it.
     std::fs::remove_file(&file).unwrap();
     log_has(&host, "the component file is gone").await;
     assert!(std::process::Command::new("mkfifo").arg(&file).status().unwrap().success());
@@ -375,10 +377,10 @@ async fn the_component_file_is_watched_and_read_again_at_a_hangup() {
     host.signal("TERM");
     assert_eq!(host.ended().await.code(), Some(0));
 
-    // Without a file there is nothing to load, and the process goes on.
+    // Without a file, a hangup changes nothing.
     let host = Launch::in_memory().start();
     host.signal("HUP");
-    wait::until("the hangup is answered", async || {
+    wait::until("the hangup is logged", async || {
         host.log().contains("no COMPONENT file").then_some(())
     })
     .await;
@@ -386,7 +388,7 @@ async fn the_component_file_is_watched_and_read_again_at_a_hangup() {
 }
 
 #[tokio::test]
-async fn a_component_file_that_cannot_be_used_stops_the_start() {
+async fn an_unusable_component_file_prevents_the_start() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("rules.wasm");
     let start = || {
@@ -424,22 +426,21 @@ async fn a_component_is_checked_without_a_server() {
     let (code, report) = check(BUILT_IN, other.to_str().unwrap());
     assert_eq!(code, Some(1));
     assert!(report.contains("schema       REFUSED: the context flight is gone"), "{report}");
-    // As ?force=true does it for a swap.
+    // The flag does the same as ?force=true for a swap.
     let (code, report) = check_with(&["--force"], BUILT_IN, other.to_str().unwrap());
     assert_eq!((code, report.contains("REFUSED")), (Some(0), false), "{report}");
     let (code, report) = check_with(&["--force"], &build("incomplete"), "");
     assert_eq!(code, Some(1), "{report}");
 }
 
-/// What the clients of the load have seen.
+/// What the clients of the load have observed.
 #[derive(Default)]
 struct Seen {
     calls: AtomicU64,
     stop: AtomicBool,
 }
 
-/// Writes and reads a session of its own until it is told to stop. Whatever is
-/// not as it should be ends the test.
+/// Writes and reads its own session until the load stops. Any unexpected answer fails the test.
 async fn load(user: Client, key: String, seen: Arc<Seen>) {
     let mut last = 0;
     for number in 1_u64.. {
@@ -453,7 +454,7 @@ async fn load(user: Client, key: String, seen: Arc<Seen>) {
         let text = |name: &str| read[name].as_str().unwrap().to_owned();
         assert_eq!(text("order_id"), format!("order-{number}"));
         assert_eq!(text("promo_code"), format!("promo-{number}"));
-        // A generation has both new fields or none.
+        // A generation has both new fields or neither.
         if read.contains_key("terminal") || read.contains_key("platform") {
             assert_eq!((text("terminal"), text("platform")), (String::new(), String::new()));
         }
@@ -479,7 +480,7 @@ async fn swaps_under_load_fail_no_request_and_leave_no_instance() {
     let versions = [BUILT_IN.to_vec(), second_version()];
     let mut early = None;
     for swap in 1..=swaps {
-        // Each is a component that was never seen before.
+        // Each component has a new digest.
         let component = relabelled(&versions[swap as usize % 2], swap);
         let (status, body) = admin.swap(component, "?force=true").await;
         assert_eq!((status, &body["generation"]), (200, &json!(swap + 1)), "{body}");
@@ -503,7 +504,7 @@ async fn swaps_under_load_fail_no_request_and_leave_no_instance() {
     }
     let calls = seen.calls.load(Ordering::Relaxed);
     eprintln!("{swaps} swaps, {calls} calls, resident after 20 {early:?}, after all {late}");
-    // What generations leave behind shows only after many.
+    // A leak of generations shows only after many swaps.
     if let Some(early) = early {
         assert!((late as f64) < early as f64 * 1.15, "{early} bytes after 20 swaps, {late}");
     }

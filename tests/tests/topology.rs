@@ -11,7 +11,7 @@ use session_tests::redis_server::{RedisServer, free_port};
 use session_tests::redis_topology::{Cluster, Sentinels};
 use session_tests::wait;
 
-/// What each kind of session does in its life; `name` tells one run from another.
+/// Uses every kind of session from its creation to its end; `name` distinguishes the runs.
 async fn every_kind(client: &Client, name: &str) {
     let fields = json!({ "fleet_list_request": 1 });
     assert_eq!(client.set("pre-order", name, fields).await.unwrap().version, 1);
@@ -51,7 +51,7 @@ async fn every_kind(client: &Client, name: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_cluster_keeps_every_kind_and_outlives_a_primary() {
+async fn every_kind_survives_the_loss_of_a_primary_of_a_cluster() {
     let mut cluster = Cluster::start().await;
     let launch = Launch::redis_at(&cluster.url()).set("SESSION_LOCK_TTL", "5m");
     let (a, b) = (launch.start(), launch.start());
@@ -62,7 +62,7 @@ async fn a_cluster_keeps_every_kind_and_outlives_a_primary() {
         every_kind(client, &format!("run-{number}")).await;
         assert_eq!(events.next().await.unwrap().data["user_id"], format!("run-{number}"));
     }
-    // All have a share.
+    // Every primary stores a share of the keys.
     let primaries = cluster.primaries();
     assert_eq!(primaries.len(), 3);
     for number in &primaries {
@@ -72,27 +72,27 @@ async fn a_cluster_keeps_every_kind_and_outlives_a_primary() {
     }
     let counted = async |sessions: u32| {
         let line = format!("session_manager_sessions{{kind=\"booking\"}} {sessions}\n");
-        wait::until("they are counted", async || {
+        wait::until("the sessions are counted", async || {
             Admin::of(&a).metrics().await.contains(&line).then_some(())
         })
         .await;
     };
     counted(40).await;
-    // What is not there on the replicas yet would be lost with its primary.
+    // A kill of the primary loses what its replica does not have yet.
     for number in &primaries {
         let mut connection = cluster.servers[*number].connect(0).await;
         let mut wait = redis::cmd("WAIT");
         let reached: u32 = wait.arg(1).arg(5000).query_async(&mut connection).await.unwrap();
         assert_eq!(reached, 1);
     }
-    // One that is silent, and is in the URL of all who connect, stops nobody else.
+    // A node that does not answer, and that the URL names, does not stop a host.
     let replica = (0..6).find(|number| !primaries.contains(number)).unwrap();
     let url = format!("{},127.0.0.1:{}", cluster.url(), cluster.servers[replica].port);
     cluster.servers[replica].signal("STOP");
     let c = Launch::redis_at(&url).start();
     let (on_c, mut others) = (c.client(Wire::Rest).await, Vec::new());
-    wait::until("it is ready", async || on_c.health().await.ok()).await;
-    // Whichever worker is asked, also one that has not been before.
+    wait::until("the host is ready", async || on_c.health().await.ok()).await;
+    // This holds for every worker, including those that have served no request so far.
     for _ in 0..4 {
         let another = c.client(Wire::Rest).await;
         another.get("pre-order", "run-0").await.unwrap();
@@ -108,11 +108,14 @@ async fn a_cluster_keeps_every_kind_and_outlives_a_primary() {
     for number in 0..40 {
         let client = if number % 2 == 0 { &on_a } else { &on_b };
         let name = format!("run-{number}");
-        let session = wait::until("its replica takes over", async || {
+        let session = wait::until("the replica is promoted", async || {
             match client.get("pre-order", &name).await {
                 Ok(session) => Some(session),
                 Err(refusal) => {
-                    assert_eq!(refusal.reason, "STORE_UNAVAILABLE", "an outage is no absence");
+                    assert_eq!(
+                        refusal.reason, "STORE_UNAVAILABLE",
+                        "an outage is not a missing session"
+                    );
                     None
                 }
             }
@@ -124,7 +127,7 @@ async fn a_cluster_keeps_every_kind_and_outlives_a_primary() {
         (answer == 200).then_some(())
     };
     for host in [&a, &b] {
-        wait::until("it is ready", async || ready(host.url("admin", "/readyz")).await).await;
+        wait::until("the host is ready", async || ready(host.url("admin", "/readyz")).await).await;
     }
     wait::until("every kind works", async || {
         on_a.users("List", json!({ "user_id": "someone" })).await.ok()
@@ -132,15 +135,15 @@ async fn a_cluster_keeps_every_kind_and_outlives_a_primary() {
     .await;
     for number in 40..60 {
         every_kind(&on_a, &format!("run-{number}")).await;
-        let told = events.next_named("user.closed_all").await;
-        assert_eq!(told.data["user_id"], format!("run-{number}"));
+        let event = events.next_named("user.closed_all").await;
+        assert_eq!(event.data["user_id"], format!("run-{number}"));
     }
     counted(60).await;
 }
 
-/// A machine that hangs says nothing, and closes nothing.
+/// A machine that hangs neither answers nor closes connections.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_cluster_outlives_a_primary_that_hangs() {
+async fn writes_survive_a_hanging_primary_of_a_cluster() {
     let cluster = Cluster::start().await;
     let host = Launch::redis_at(&cluster.url()).set("REDIS_TIMEOUT", "1s").start();
     let client = host.client(Wire::Rest).await;
@@ -157,7 +160,7 @@ async fn a_cluster_outlives_a_primary_that_hangs() {
     }
     cluster.servers[primaries[0]].signal("STOP");
     for name in &names {
-        wait::until("its replica takes over", async || {
+        wait::until("the replica is promoted", async || {
             let written = client.set("pre-order", name, json!({ "fleet_list_request": 2 })).await;
             match written {
                 Ok(_) => Some(()),
@@ -173,7 +176,7 @@ async fn a_cluster_outlives_a_primary_that_hangs() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_service_follows_the_primary_that_sentinels_name() {
+async fn the_service_follows_the_primary_that_sentinels_announce() {
     let mut sentinels = Sentinels::start().await;
     let host = Launch::redis_at(&sentinels.url()).set("SESSION_LOCK_TTL", "5m").start();
     let client = host.client(Wire::Rest).await;
@@ -187,33 +190,36 @@ async fn the_service_follows_the_primary_that_sentinels_name() {
     let keys: u64 = redis::cmd("DBSIZE").query_async(&mut connection).await.unwrap();
     assert!(keys > 3, "{keys}");
     sentinels.servers[0].kill().await;
-    let session = wait::until("the replica takes over", async || {
+    let session = wait::until("the replica is promoted", async || {
         match client.get("pre-order", "before").await {
             Ok(session) => Some(session),
             Err(refusal) => {
-                assert_eq!(refusal.reason, "STORE_UNAVAILABLE", "an outage is no absence");
+                assert_eq!(
+                    refusal.reason, "STORE_UNAVAILABLE",
+                    "an outage is not a missing session"
+                );
                 None
             }
         }
     });
     assert_eq!(session.await["version"], "2");
     every_kind(&client, "after").await;
-    // What the replica may not have got is behind a gap.
+    // Subscribers receive a gap, as the replica may lack the latest events.
     let mut names = Vec::new();
-    let told = loop {
+    let closed = loop {
         let event = events.next().await.unwrap();
         names.push(event.name.clone());
         if event.name == "user.closed_all" {
             break event;
         }
     };
-    assert_eq!(told.data["user_id"], "after");
+    assert_eq!(closed.data["user_id"], "after");
     assert_eq!(names.iter().filter(|name| *name == "gap").count(), 1, "{names:?}");
-    // Who was the primary comes back as a replica, and is not asked any more.
+    // The former primary comes back as a replica, and the host does not use it any more.
     sentinels.servers[0].restart().await;
     becomes(&sentinels.servers[0], "slave").await;
     every_kind(&client, "later").await;
-    // One that is to be replaced takes writes for ten seconds more, which would be lost.
+    // A primary that is being replaced accepts writes for ten more seconds. They would be lost.
     sentinels.fail_over().await;
     becomes(&sentinels.servers[0], "master").await;
     let promoted = Instant::now();
@@ -226,7 +232,7 @@ async fn the_service_follows_the_primary_that_sentinels_name() {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     assert!(written.len() > 100, "{}", written.len());
-    // Once it has changed over, nothing is lost; long before the former primary is demoted.
+    // Nothing is lost once the host uses the new primary, long before the former one is demoted.
     let mut changed_over = None;
     for (name, after) in written {
         let read = client.get("pre-order", &name).await;
@@ -238,7 +244,7 @@ async fn the_service_follows_the_primary_that_sentinels_name() {
             "{name}, written after {after:?}: {read:?}"
         );
     }
-    let changed_over = changed_over.expect("it has changed over");
+    let changed_over = changed_over.expect("the host uses the new primary");
     assert!(changed_over < Duration::from_secs(8), "{changed_over:?}");
 }
 
@@ -246,15 +252,16 @@ async fn the_service_follows_the_primary_that_sentinels_name() {
 async fn becomes(server: &RedisServer, role: &str) {
     wait::until(role, async || {
         let mut connection = server.try_connect(0).await.ok()?;
-        let told: Vec<redis::Value> = redis::cmd("ROLE").query_async(&mut connection).await.ok()?;
-        let now: String = redis::from_redis_value(told.into_iter().next()?).ok()?;
+        let reply: Vec<redis::Value> =
+            redis::cmd("ROLE").query_async(&mut connection).await.ok()?;
+        let now: String = redis::from_redis_value(reply.into_iter().next()?).ok()?;
         (now == role).then_some(())
     })
     .await;
 }
 
 #[tokio::test]
-async fn redis_is_spoken_to_over_tls() {
+async fn the_service_connects_to_redis_over_tls() {
     let certificate = Certificate::new();
     let file = |name: &str| certificate.file(name).display().to_string();
     let port = free_port().to_string();
@@ -274,7 +281,7 @@ async fn redis_is_spoken_to_over_tls() {
     let launch = Launch::redis_at(&format!("rediss://localhost:{port}/5"));
     let host = launch.clone().set("SSL_CERT_FILE", &file("authority.pem")).start();
     every_kind(&host.client(Wire::Rest).await, "run").await;
-    // A server that nobody vouches for is not spoken to.
+    // The host does not connect to a server with an untrusted certificate.
     let stranger = launch.start();
     let refusal = stranger.client(Wire::Rest).await.health().await.unwrap_err();
     assert_eq!(refusal.reason, "STORE_UNAVAILABLE");

@@ -1,5 +1,5 @@
-//! Traces, as a collector gets them: what is in them, which are sent, and that nobody
-//! waits for a collector.
+//! Traces as a collector receives them: what they contain, which ones are sent, and that no
+//! request waits for a collector.
 
 use std::time::{Duration, Instant};
 
@@ -16,7 +16,7 @@ const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
 const CALLER: &str = "b7ad6b7169203331";
 const KEY: &str = "a-session-key-nobody-should-see";
 
-/// A launch that sends traces soon.
+/// A launch that sends traces without delay.
 fn traced(launch: Launch, collector: &Collector) -> Launch {
     launch
         .set("ELASTIC_APM_SERVER_URL", &format!("http://{}", collector.address))
@@ -27,7 +27,7 @@ fn traceparent(sampled: bool) -> String {
     format!("00-{TRACE}-{CALLER}-0{}", u8::from(sampled))
 }
 
-/// Reads a session that is not there, as part of the trace.
+/// Reads a missing session, as a part of the trace.
 async fn ask(host: &Host, wire: Wire, sampled: bool) {
     let parent = traceparent(sampled);
     match wire {
@@ -53,7 +53,7 @@ async fn ask(host: &Host, wire: Wire, sampled: bool) {
     }
 }
 
-/// The request, the call of the component in it, and the exchange with the store in that.
+/// The spans of the request, of its call of the component, and of the exchange with the store.
 fn steps(spans: &[Span]) -> [&Span; 3] {
     let below = |parent: &str| {
         let mut below = spans.iter().filter(|span| span.parent == parent);
@@ -67,7 +67,7 @@ fn steps(spans: &[Span]) -> [&Span; 3] {
 }
 
 #[tokio::test]
-async fn a_request_is_told_with_its_steps_as_part_of_the_callers_trace() {
+async fn a_request_and_its_steps_are_spans_of_the_callers_trace() {
     let redis = RedisServer::start().await;
     for (launch, store) in [(Launch::in_memory(), "memory"), (Launch::redis(&redis), "redis")] {
         for wire in [Wire::Rest, Wire::Grpc] {
@@ -139,7 +139,7 @@ async fn a_request_is_told_with_its_steps_as_part_of_the_callers_trace() {
 }
 
 #[tokio::test]
-async fn the_log_has_the_id_of_a_trace_that_nobody_collects() {
+async fn the_log_has_trace_ids_without_a_collector() {
     let host = Launch::in_memory().set("LOG_LEVEL", "debug").start();
     for wire in [Wire::Rest, Wire::Grpc] {
         let before = host.log().len();
@@ -147,7 +147,7 @@ async fn the_log_has_the_id_of_a_trace_that_nobody_collects() {
         let log = host.log();
         assert!(log[before..].contains(&format!("trace_id={TRACE}")), "{log}");
     }
-    // What is no trace is none.
+    // An invalid `traceparent` is ignored.
     let http = session_tests::http();
     let before = host.log().len();
     for wrong in ["", "00", "00-xyz-1-01", &format!("00-{}-{CALLER}-01", "0".repeat(32))] {
@@ -158,7 +158,7 @@ async fn the_log_has_the_id_of_a_trace_that_nobody_collects() {
 }
 
 #[tokio::test]
-async fn traces_are_sampled_as_the_caller_or_the_setting_says() {
+async fn traces_are_sampled_as_the_caller_or_the_setting_requires() {
     const LATE: &str = "60000";
     for (settings, sampled, expected) in [
         (&[][..], true, true),
@@ -184,7 +184,7 @@ async fn traces_are_sampled_as_the_caller_or_the_setting_says() {
         if expected && !settings.iter().any(|(_, value)| *value == LATE) {
             collector.trace(TRACE, 1).await;
         }
-        // What there is to send is sent before the end.
+        // The server sends all remaining spans before it ends.
         host.signal("TERM");
         assert!(host.ended().await.success());
         let sent = collector.spans().iter().any(|span| span.trace == TRACE);
@@ -193,7 +193,7 @@ async fn traces_are_sampled_as_the_caller_or_the_setting_says() {
 }
 
 #[tokio::test]
-async fn about_the_share_of_requests_is_traced_that_was_asked_for() {
+async fn the_configured_share_of_requests_is_traced() {
     let collector = Collector::start(Manner::Takes).await;
     let mut host = traced(Launch::in_memory(), &collector)
         .set("OTEL_TRACES_SAMPLER", "parentbased_traceidratio")
@@ -210,7 +210,7 @@ async fn about_the_share_of_requests_is_traced_that_was_asked_for() {
 }
 
 #[tokio::test]
-async fn a_failure_of_the_store_is_told_in_the_trace() {
+async fn a_failure_of_the_store_is_recorded_in_the_trace() {
     let mut redis = RedisServer::start().await;
     let collector = Collector::start(Manner::Takes).await;
     let host = traced(Launch::redis(&redis), &collector).start();
@@ -224,7 +224,7 @@ async fn a_failure_of_the_store_is_told_in_the_trace() {
 }
 
 #[tokio::test]
-async fn nobody_waits_for_a_collector() {
+async fn no_request_waits_for_a_collector() {
     let (refuses, hangs) =
         tokio::join!(Collector::start(Manner::Refuses), Collector::start(Manner::Hangs));
     let address = format!("127.0.0.1:{}", free_port());
@@ -241,17 +241,17 @@ async fn nobody_waits_for_a_collector() {
         let client = host.client(Wire::Rest).await;
         client.set("ez-pay", KEY, json!({ "request": 1 })).await.unwrap();
         let before = host.resident_bytes();
-        // Many times what the queue holds.
+        // Many times as many spans as the queue holds.
         for _ in 0..6000 {
             client.get("ez-pay", KEY).await.unwrap();
         }
         let grown = host.resident_bytes().saturating_sub(before);
         assert!(grown < 24 << 20, "{what}: {} MiB", grown >> 20);
-        wait::until("the failure is counted and told", async || {
+        wait::until("the failure is counted and logged", async || {
             let metrics = Admin::of(&host).metrics().await;
             let failed = "session_manager_trace_spans_total{outcome=\"failed\"} 0";
-            let told = host.log().contains("traces are not taken");
-            (told && !metrics.contains(failed)).then_some(())
+            let logged = host.log().contains("traces are not taken");
+            (logged && !metrics.contains(failed)).then_some(())
         })
         .await;
         assert_eq!(host.log().matches("traces are not taken").count(), 1, "{}", host.log());
@@ -260,21 +260,21 @@ async fn nobody_waits_for_a_collector() {
         assert!(host.ended().await.success(), "{what}");
         assert!(asked.elapsed() < Duration::from_secs(8), "{what}: {:?}", asked.elapsed());
     }
-    // One that comes later gets what happens then.
+    // A collector that starts later receives later spans.
     let host = Launch::in_memory()
         .set("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", &format!("http://{address}/only"))
         .set("OTEL_BSP_SCHEDULE_DELAY", "100")
         .start();
     ask(&host, Wire::Rest, false).await;
     host.client(Wire::Rest).await.health().await.unwrap();
-    wait::until("it is not there", async || {
+    wait::until("the missing collector is logged", async || {
         host.log().contains("traces are not taken").then_some(())
     })
     .await;
     let collector = Collector::on(&address, Manner::Takes, None).await;
     ask(&host, Wire::Rest, true).await;
     collector.trace(TRACE, 3).await;
-    wait::until("that is told", async || {
+    wait::until("the recovery is logged", async || {
         host.log().contains("traces are taken again").then_some(())
     })
     .await;
@@ -295,11 +295,11 @@ async fn traces_are_sent_over_tls() {
         .start();
     ask(&host, Wire::Rest, true).await;
     collector.trace(TRACE, 3).await;
-    // Nobody else is told.
-    let stranger = launch.start();
-    ask(&stranger, Wire::Rest, true).await;
+    // No span is sent to a server with an untrusted certificate.
+    let untrusting = launch.start();
+    ask(&untrusting, Wire::Rest, true).await;
     wait::until("the certificate is refused", async || {
-        stranger.log().contains("traces are not taken").then_some(())
+        untrusting.log().contains("traces are not taken").then_some(())
     })
     .await;
     assert_eq!(collector.spans().len(), 3);

@@ -1,5 +1,5 @@
-//! Lists of a user's sessions: the newest first, whatever is used, however long each lives,
-//! and whichever release has begun or closed them.
+//! Lists of a user's sessions: the newest first, whatever their use and lifetime, and whichever
+//! release has created or closed them.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -16,12 +16,12 @@ use session_tests::wait;
 use crate::everywhere::{Setting, everywhere};
 
 everywhere!(
-    a_session_that_is_used_while_others_page_is_on_one_page [("USER_SESSION_IDLE", "8s")],
+    a_session_used_during_paging_appears_on_one_page [("USER_SESSION_IDLE", "8s")],
     a_page_token_of_another_release_is_refused_clearly [],
 );
 
 async fn log_in(client: &Client, device_id: &str) -> String {
-    // No two begin in one millisecond, so that the order is known.
+    // Each session begins in its own millisecond, so the order is known.
     wait::next_millisecond().await;
     let attributes = json!({ "user_id": "u", "device_id": device_id });
     let reply = client.users("Create", json!({ "session_attributes": attributes })).await.unwrap();
@@ -40,20 +40,20 @@ async fn all(client: &Client) -> Vec<String> {
     page(client, 1000, "").await.0
 }
 
-async fn a_session_that_is_used_while_others_page_is_on_one_page(s: Setting) {
+async fn a_session_used_during_paging_appears_on_one_page(s: Setting) {
     let mut ids = Vec::new();
     for device in ["1", "2", "3", "4", "5", "6"] {
         ids.push(log_in(&s.client, device).await);
     }
     let (first, token) = page(&s.client, 3, "").await;
     assert_eq!(first, ["6", "5", "4"]);
-    // Until the use of the oldest is noted, and it lives on.
+    // Uses the oldest session until its idle time is extended.
     let ends = async || {
         let session = s.client.users("Get", json!({ "session_id": ids[0] })).await.unwrap();
         instant(&session["expires_at"])
     };
     let before = ends().await;
-    wait::until("its use is noted", async || (ends().await > before).then_some(())).await;
+    wait::until("its use is recorded", async || (ends().await > before).then_some(())).await;
     let (second, end) = page(&s.client, 3, &token).await;
     assert_eq!((second, &*end), (["3", "2", "1"].map(String::from).to_vec(), ""));
     assert_eq!(all(&s.client).await, ["6", "5", "4", "3", "2", "1"]);
@@ -75,7 +75,7 @@ async fn a_page_token_of_another_release_is_refused_clearly(s: Setting) {
 }
 
 #[tokio::test]
-async fn a_change_of_the_lifetime_leaves_the_order_as_it_is() {
+async fn a_change_of_the_lifetime_does_not_change_the_order() {
     let redis = RedisServer::start().await;
     let directory = tempfile::tempdir().unwrap();
     let embedded = || Launch::embedded(directory.path());
@@ -100,17 +100,17 @@ async fn a_change_of_the_lifetime_leaves_the_order_as_it_is() {
     }
 }
 
-/// What a release without the order does, in what it leaves in Redis.
-struct Before {
+/// An earlier release, which does not maintain the order: its changes of the keys in Redis.
+struct EarlierRelease {
     connection: MultiplexedConnection,
-    /// What the keys of the user end with.
+    /// The partition in the keys of the user.
     user: String,
-    /// What stands for the partition of the user in ids.
+    /// The first character of ids, which stands for the partition of the user.
     character: char,
 }
 
-impl Before {
-    /// As is seen from a session of the user that was begun by any release.
+impl EarlierRelease {
+    /// Reads the partition from any session of the user.
     async fn of(redis: &RedisServer) -> Self {
         let mut connection = redis.connect(5).await;
         let records: Vec<String> = connection.keys("USER_SESSION:*").await.unwrap();
@@ -127,7 +127,7 @@ impl Before {
         format!("{}{device:x<63}", self.character)
     }
 
-    async fn begin(&mut self, device: &str) {
+    async fn create(&mut self, device: &str) {
         wait::next_millisecond().await;
         let (id, now) = (self.id(device), Clock::System.now());
         let year = 365 * 24 * 3600 * 1000;
@@ -173,26 +173,26 @@ impl Before {
 }
 
 #[tokio::test]
-async fn sessions_that_a_release_before_has_begun_and_closed_are_in_order() {
+async fn sessions_of_an_earlier_release_are_in_order() {
     for wire in [Wire::Rest, Wire::Grpc] {
         let redis = RedisServer::start().await;
         let host = Launch::redis(&redis).start();
         let client = host.client(wire).await;
         let ours = [log_in(&client, "our-1").await, log_in(&client, "our-2").await];
-        let mut before = Before::of(&redis).await;
-        before.begin("their-1").await;
+        let mut before = EarlierRelease::of(&redis).await;
+        before.create("their-1").await;
         log_in(&client, "our-3").await;
-        before.begin("their-2").await;
+        before.create("their-2").await;
         assert_eq!(all(&client).await, ["their-2", "our-3", "their-1", "our-2", "our-1"]);
-        assert_eq!(before.order().await.len(), 5, "and now it is known");
-        // As many as were begun were closed: it is not told by the number alone.
+        assert_eq!(before.order().await.len(), 5, "the list has completed the order");
+        // One session is closed and one created, so the number alone does not show the change.
         before.close(&ours[0]).await;
-        before.begin("their-3").await;
+        before.create("their-3").await;
         let expected = ["their-3", "their-2", "our-3", "their-1", "our-2"];
         assert_eq!(all(&client).await, expected);
         let order = before.order().await;
         assert_eq!((order.len(), order.contains(&ours[0])), (5, false));
-        // The other way about: theirs is closed here.
+        // This release closes a session of the earlier release.
         let theirs = before.id("their-1");
         client.users("Delete", json!({ "session_id": theirs })).await.unwrap();
         assert_eq!(all(&client).await, ["their-3", "their-2", "our-3", "our-2"]);
@@ -203,7 +203,7 @@ async fn sessions_that_a_release_before_has_begun_and_closed_are_in_order() {
 }
 
 #[tokio::test]
-async fn a_page_is_right_while_a_release_before_begins_and_closes_sessions() {
+async fn pages_are_correct_while_an_earlier_release_creates_and_closes_sessions() {
     for wire in [Wire::Rest, Wire::Grpc] {
         let redis = RedisServer::start().await;
         let host = Launch::redis(&redis).start();
@@ -212,7 +212,7 @@ async fn a_page_is_right_while_a_release_before_begins_and_closes_sessions() {
         for number in 0..12 {
             ids.push(log_in(&client, &number.to_string()).await);
         }
-        let mut before = Before::of(&redis).await;
+        let mut before = EarlierRelease::of(&redis).await;
         let (mut seen, mut token) = (Vec::new(), String::new());
         for round in 0.. {
             let (devices, next) = page(&client, 3, &token).await;
@@ -221,9 +221,9 @@ async fn a_page_is_right_while_a_release_before_begins_and_closes_sessions() {
             if token.is_empty() {
                 break;
             }
-            before.begin(&format!("new-{round}")).await;
+            before.create(&format!("new-{round}")).await;
             if round == 0 {
-                // One that was seen, and one that is to come.
+                // One session of an earlier page, and one of a later page.
                 before.close(&ids[11]).await;
                 before.close(&ids[2]).await;
             }
@@ -231,15 +231,15 @@ async fn a_page_is_right_while_a_release_before_begins_and_closes_sessions() {
         let listed = seen.len();
         let seen: BTreeSet<String> = seen.into_iter().collect();
         assert_eq!(seen.len(), listed, "a session is listed twice: {seen:?}");
-        let lives = (0..12).filter(|number| *number != 2 && *number != 11);
-        let missing: Vec<_> = lives.filter(|number| !seen.contains(&number.to_string())).collect();
+        let alive = (0..12).filter(|number| *number != 2 && *number != 11);
+        let missing: Vec<_> = alive.filter(|number| !seen.contains(&number.to_string())).collect();
         assert_eq!(missing, [0; 0], "{seen:?}");
         assert!(!seen.contains("2"), "it was closed before its page");
     }
 }
 
 #[tokio::test]
-async fn what_expires_is_taken_out_of_the_order_though_nobody_lists() {
+async fn expired_sessions_are_removed_from_the_order_without_a_list() {
     let redis = RedisServer::start().await;
     let host = Launch::redis(&redis).set("USER_SESSION_TTL", "300ms").start();
     let client = host.client(Wire::Grpc).await;
@@ -249,7 +249,7 @@ async fn what_expires_is_taken_out_of_the_order_though_nobody_lists() {
         connection.keys::<_, Vec<String>>("USER_SESSION*").await.unwrap()
     };
     assert_eq!(left(&mut connection).await.len(), 3);
-    let gone = wait::until("nothing is left", async || {
+    let gone = wait::until("the sweeper has removed everything", async || {
         left(&mut connection).await.is_empty().then_some(())
     });
     tokio::time::timeout(Duration::from_secs(60), gone).await.unwrap();
