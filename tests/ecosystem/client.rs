@@ -1,4 +1,4 @@
-//! Clients in other languages, generated from the protos as they are published.
+//! Clients in other languages, generated from the published protos.
 
 use std::process::Command;
 
@@ -28,7 +28,7 @@ async fn a_client_generated_for_python_runs_the_booking_flow() {
 }
 
 #[test]
-fn code_for_go_and_java_is_generated_where_it_belongs() {
+fn code_for_go_and_java_is_generated_in_its_packages() {
     let generated = tempfile::tempdir().unwrap();
     let protos = workspace().join("host/proto");
     let files = [

@@ -1,5 +1,5 @@
-//! The contract for people and programs: the page in a real browser, the document before
-//! an independent validator and a fuzzer.
+//! The contract for people and programs: the page in a real browser, and the OpenAPI document
+//! with an independent validator and a fuzzer.
 
 use serde_json::{Value as Json, json};
 use session_tests::client::Wire;
@@ -7,12 +7,12 @@ use session_tests::host::Launch;
 
 use crate::python;
 
-/// What has no end, and what a fuzzer therefore leaves out.
+/// The paths of streams, which the fuzzer skips because they never end.
 const STREAMS: &str = "^/(v1/connect|v1/events|api/sse/connect)$";
 
-/// Runs a module of Python to its end; the error is what it says when it is not content.
+/// Runs a module of Python; the error is what it prints when it fails.
 fn module(arguments: &[&str]) -> Result<(), String> {
-    // What it leaves behind goes with the directory.
+    // The directory is deleted afterwards, with the files that the module leaves.
     let directory = tempfile::tempdir().unwrap();
     let mut command = python::command();
     command.arg("-m").args(arguments).current_dir(&directory);
@@ -20,7 +20,7 @@ fn module(arguments: &[&str]) -> Result<(), String> {
 }
 
 #[tokio::test]
-async fn a_request_sent_from_the_page_gets_its_answer() {
+async fn a_request_from_the_page_is_answered() {
     let host = Launch::in_memory().start();
     let client = host.client(Wire::Rest).await;
     let request = json!({ "user_id": "alice", "pod_id": "pod" });
@@ -40,7 +40,7 @@ async fn a_page_of_another_origin_changes_and_reads_nothing() {
 }
 
 #[tokio::test]
-async fn the_document_is_valid_by_the_specification() {
+async fn the_document_is_valid_openapi() {
     let host = Launch::in_memory().start();
     let text = session_tests::get(host.url("rest", "/openapi.json")).await.text().await.unwrap();
     let directory = tempfile::tempdir().unwrap();
@@ -56,7 +56,7 @@ async fn the_document_is_valid_by_the_specification() {
 }
 
 #[tokio::test]
-async fn whatever_the_document_allows_or_forbids_is_answered_as_it_says() {
+async fn generated_requests_are_answered_as_the_document_says() {
     let host = Launch::in_memory().start();
     let document = host.url("rest", "/openapi.json");
     let checks = "not_a_server_error,status_code_conformance,content_type_conformance,\
@@ -74,7 +74,7 @@ async fn whatever_the_document_allows_or_forbids_is_answered_as_it_says() {
         "examples,coverage,fuzzing",
         "--max-examples",
         "15",
-        // What a run has found, the next one finds too.
+        // A fixed seed, so that a failure can be repeated.
         "--seed",
         "1",
         "--no-color",

@@ -1,4 +1,4 @@
-//! What lies in `deploy/`, read by the programs of others.
+//! The files in `deploy/`, checked with foreign programs.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -16,7 +16,7 @@ fn deploy(path: &str) -> PathBuf {
 }
 
 #[tokio::test]
-async fn manifests_are_those_of_kubernetes_and_name_settings_that_there_are() {
+async fn manifests_are_valid_and_name_existing_settings() {
     let help = Command::new(binary()).arg("--help").env_clear().output().unwrap().stdout;
     let mut file = tempfile::NamedTempFile::new().unwrap();
     std::io::Write::write_all(&mut file, &help).unwrap();
@@ -26,7 +26,7 @@ async fn manifests_are_those_of_kubernetes_and_name_settings_that_there_are() {
         python::run(&mut command)
     };
     assert_eq!(check(&deploy("kubernetes")), Ok("done\n".into()));
-    // It does look.
+    // The program does find errors.
     for (file, before, after, expected) in [
         (
             "deployment.yaml",
@@ -62,7 +62,7 @@ async fn manifests_are_those_of_kubernetes_and_name_settings_that_there_are() {
 }
 
 #[tokio::test]
-async fn promtool_finds_nothing_wrong() {
+async fn promtool_accepts_the_rules() {
     let host = Launch::in_memory().start();
     let client = host.client(Wire::Grpc).await;
     client.set("pre-order", "k", json!({ "fleet_list_request": 1 })).await.unwrap();

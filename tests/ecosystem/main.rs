@@ -1,6 +1,6 @@
-//! What needs a browser, another language or a foreign validator.
+//! Tests that need a browser, another language or a foreign validator.
 
-#![allow(clippy::unwrap_used, reason = "a test that meets the unexpected ends")]
+#![allow(clippy::unwrap_used, reason = "a test ends at an unexpected error")]
 
 mod client;
 mod contract_page;

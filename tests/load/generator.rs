@@ -1,6 +1,5 @@
-//! The load generators: wrk for HTTP/1.1, h2load for HTTP/2 and gRPC,
-//! redis-benchmark for Redis itself. A run whose requests fail is no measurement
-//! and ends the bench.
+//! The load generators: wrk for HTTP/1.1, h2load for HTTP/2 and gRPC, redis-benchmark for Redis
+//! itself. A run with failed requests is not a measurement, and ends the bench.
 
 use std::io::Write;
 use std::process::Command;
@@ -9,25 +8,25 @@ use std::time::Duration;
 
 use prost::Message;
 
-/// So that no two runs draw the same numbers.
+/// A seed for each run, so that no two runs use the same numbers.
 static SEED: AtomicU32 = AtomicU32::new(1);
 
-/// What a generator asks for.
+/// The request that a generator sends.
 #[derive(Clone)]
 pub struct Request {
-    /// Where.
+    /// The URL.
     pub url: String,
-    /// `GET` or `PUT`; gRPC posts.
+    /// `GET` or `PUT`; gRPC uses POST.
     pub method: &'static str,
-    /// The body, as it goes over the wire.
+    /// The body, as it is sent.
     pub body: Vec<u8>,
-    /// How to speak.
+    /// The protocol.
     pub protocol: Protocol,
-    /// The URL ends in a number below this, drawn anew for each request.
+    /// The URL ends in a random number below this, a new one for each request.
     pub spread: Option<u64>,
 }
 
-/// How to speak to the server.
+/// A protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Protocol {
     Http1,
@@ -38,7 +37,7 @@ pub enum Protocol {
 }
 
 impl Protocol {
-    /// As the table names it.
+    /// Its name in the table.
     pub fn name(self) -> &'static str {
         match self {
             Self::Http1 => "HTTP/1.1",
@@ -49,12 +48,12 @@ impl Protocol {
     }
 }
 
-/// What one run found.
+/// The result of one run.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Sample {
-    /// Requests answered.
+    /// Answered requests.
     pub requests: u64,
-    /// In one second.
+    /// Answered requests for each second.
     pub rate: f64,
     /// Latencies in microseconds.
     pub p50: f64,
@@ -63,7 +62,7 @@ pub struct Sample {
 }
 
 impl Sample {
-    /// What latencies in microseconds, in any order, say of a run of this length.
+    /// The result of a run of this length, from its latencies in microseconds, in any order.
     pub fn new(mut latencies: Vec<f64>, length: Duration) -> Self {
         assert!(!latencies.is_empty(), "nothing was answered");
         latencies.sort_by(f64::total_cmp);
@@ -78,14 +77,14 @@ impl Sample {
     }
 }
 
-/// A generator, given up when it does not end.
+/// A generator, which is killed when it does not end.
 pub fn program(name: &str) -> Command {
     let mut command = Command::new("timeout");
     command.args(["120", name]);
     command
 }
 
-/// A message with the five bytes that gRPC puts before it.
+/// A message with the prefix of five bytes that gRPC requires.
 pub fn grpc_frame(message: &impl Message) -> Vec<u8> {
     let message = message.encode_to_vec();
     let length = u32::try_from(message.len()).unwrap();
@@ -93,8 +92,7 @@ pub fn grpc_frame(message: &impl Message) -> Vec<u8> {
 }
 
 impl Request {
-    /// Sends as many requests as the server answers, each connection one at a
-    /// time.
+    /// Sends as many requests as the server answers, one at a time on each connection.
     pub fn closed_loop(&self, connections: u32, duration: Duration) -> Sample {
         match self.protocol {
             Protocol::Http1 => self.wrk(connections, duration),
@@ -132,7 +130,7 @@ impl Request {
             seed = SEED.fetch_add(1, Ordering::Relaxed)
         )
         .unwrap();
-        // wrk counts whole seconds.
+        // wrk accepts only whole seconds.
         let seconds = duration.as_secs_f64().ceil();
         let output = program("wrk")
             .args(["-t1", &format!("-c{connections}"), &format!("-d{seconds}s"), "-s"])
@@ -150,7 +148,7 @@ impl Request {
         Sample { requests: requests as u64, rate: requests / microseconds * 1e6, p50, p99, p999 }
     }
 
-    /// h2load counts requests too: by time, it may never end.
+    /// h2load gets a number of requests, because with a duration it may never end.
     fn h2load(&self, connections: u32, duration: Duration) -> Sample {
         let few = self.h2load_requests(connections, u64::from(connections) * 20);
         let many = (few.rate * duration.as_secs_f64()) as u64;
@@ -177,7 +175,7 @@ impl Request {
         }
         let output = command.arg(&self.url).output().unwrap();
         let text = String::from_utf8_lossy(&output.stdout);
-        // Start and length in microseconds, the status between them.
+        // Start and duration in microseconds, with the status between them.
         let log = std::fs::read_to_string(log.path()).unwrap();
         let mut latencies = Vec::new();
         let (mut first, mut last) = (u64::MAX, 0);
@@ -197,7 +195,7 @@ impl Request {
         let mut parts = self.url.splitn(3, '/');
         let (port, database, key) =
             (parts.next().unwrap(), parts.next().unwrap(), parts.next().unwrap());
-        // It counts requests, not time.
+        // It needs a number of requests instead of a duration.
         let requests = (duration.as_secs_f64() * if connections == 1 { 2e4 } else { 1e5 }) as u64;
         let output = program("redis-benchmark")
             .args(["-p", port, "--dbnum", database, "--csv", "-c", &connections.to_string()])

@@ -1,5 +1,5 @@
-//! What grows with use: an operation among many sessions, memory for each of
-//! them and for each idle connection; and the time to the first answer.
+//! Costs that grow with use: an operation among many sessions, the memory of each session and of
+//! each idle connection. Also the time to the first answer.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -14,11 +14,11 @@ use crate::pairs::{Operation, REDIS, Side, booking, document};
 use crate::process;
 use crate::table::{self, Figures, median};
 
-/// Bytes of the document of each session.
+/// The size of the document of each session.
 const BYTES: usize = 200;
 const CONNECTIONS: u32 = 32;
 
-/// Writes so many sessions.
+/// Writes this many sessions.
 fn fill(host: &Host, sessions: u64) {
     let mut addresses = tempfile::NamedTempFile::new().unwrap();
     for number in 0..sessions {
@@ -37,7 +37,7 @@ fn fill(host: &Host, sessions: u64) {
     assert!(text.contains(&format!(" {sessions} succeeded, 0 failed")), "{text}");
 }
 
-/// The same operation among more and more sessions, each time on new servers.
+/// Measures an operation among more and more sessions, each time on new servers.
 pub async fn operations(plan: &Plan) {
     for store in ["embedded", "Redis"] {
         table::head(&format!("Among more and more sessions, {store} store"), "req/s at first");
@@ -85,7 +85,7 @@ pub async fn operations(plan: &Plan) {
     }
 }
 
-/// Starts a host; how long until it answers its first request.
+/// Starts a host; returns how long it takes until the first answer.
 fn first_answer(launch: &Launch) -> (Host, Duration) {
     let started = Instant::now();
     let host = launch.start();
@@ -97,7 +97,7 @@ fn first_answer(launch: &Launch) -> (Host, Duration) {
     (host, started.elapsed())
 }
 
-/// Time to the first answer, memory at rest, memory of idle connections.
+/// Measures the time to the first answer, the memory at rest, and that of idle connections.
 pub async fn start_and_rest(plan: &Plan) {
     let redis = RedisServer::start().await;
     println!();

@@ -1,7 +1,6 @@
-//! The load bench: real servers, real load generators, one table. Where there is
-//! a pair, both sides are measured in turns in the same run. Started by
-//! `tests/bench`, which installs what this needs; what the figures mean is in
-//! `docs/performance.md`.
+//! The load bench: real servers, real load generators, one table. The two sides of a pair are
+//! measured in turns in the same run. `tests/bench` installs what it needs and starts it.
+//! `docs/performance.md` explains the figures.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, missing_docs, reason = "a benchmark")]
 
@@ -19,17 +18,17 @@ mod viewing;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// How much to measure.
+/// The extent of the measurements.
 pub struct Plan {
-    /// One measurement.
+    /// The duration of one measurement.
     pub duration: Duration,
-    /// Measurements of each side of a pair.
+    /// The number of measurements of each side of a pair.
     pub rounds: usize,
-    /// Numbers of connections.
+    /// The numbers of connections.
     pub connections: Vec<u32>,
-    /// Sessions alive while an operation is measured.
+    /// The numbers of sessions that exist while an operation is measured.
     pub sessions: Vec<u64>,
-    /// The host with the rules linked natively.
+    /// The binary with natively linked rules.
     pub native: PathBuf,
 }
 
@@ -73,7 +72,7 @@ fn main() {
     }
 }
 
-/// Runs one part, or all of them when `part` is empty.
+/// Runs one part, or all parts when `part` is empty.
 async fn run(plan: &Plan, part: &str) {
     let wanted = |name| part.is_empty() || part == name;
     if wanted("native") {

@@ -1,7 +1,6 @@
-//! An open loop: requests are due at times fixed beforehand, whether or not the
-//! earlier ones were answered, and latency counts from when a request was due. Of
-//! the packaged generators none does that: wrk waits for each answer, h2load's
-//! timer sends in bursts and counts from the sending.
+//! An open loop: each request is due at a fixed time, whether or not earlier ones were answered,
+//! and its latency counts from that time. No packaged generator does this: wrk waits for each
+//! answer, and h2load sends in bursts and counts from the sending.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -16,12 +15,12 @@ use tokio::task::JoinSet;
 
 use crate::generator::{Protocol, Request, Sample};
 
-/// The clock of tokio counts these; the requests of one are due together.
+/// The resolution of the clock of tokio. The requests of one tick are due together.
 const TICK: Duration = Duration::from_millis(1);
 
 /// Sends `rate` requests a second over all connections in turn.
 pub fn run(request: &Request, connections: u32, length: Duration, rate: f64) -> Sample {
-    // On a thread of its own, like the generators that are programs.
+    // It runs on its own thread, as the other generators are processes.
     let (latencies, took) = std::thread::scope(|scope| {
         let running = scope.spawn(|| {
             let mut runtime = tokio::runtime::Builder::new_current_thread();
@@ -53,7 +52,7 @@ async fn send(
     let mut sent = 0_u64;
     while started.elapsed() < length {
         tokio::time::sleep(TICK).await;
-        // Whole ticks, so that one that comes late is late for its requests too.
+        // Time counts in whole ticks, so a late tick makes its requests late too.
         let ticks = started.elapsed().as_millis() as u64;
         for tick in 0..=ticks {
             let due = started + TICK * tick as u32;
@@ -75,7 +74,7 @@ async fn send(
     (all, took)
 }
 
-/// One connection, ready for requests.
+/// Opens one connection.
 struct Connection {
     sender: Sender,
     template: Arc<Request>,
@@ -143,7 +142,7 @@ impl Connection {
     }
 }
 
-/// Receives an answer whole.
+/// Receives a whole answer.
 async fn take(answer: http::Response<hyper::body::Incoming>) {
     assert_eq!(answer.status(), 200);
     answer.into_body().collect().await.unwrap();

@@ -1,5 +1,5 @@
-//! The pairs: the component and the native rules, the service and its peers, and
-//! the service at a rate it can bear.
+//! The pairs: the component beside native rules, the service beside its peers, and the service at
+//! half of its maximum rate.
 
 use std::path::Path;
 use std::time::Duration;
@@ -14,11 +14,11 @@ use crate::generator::{Protocol, Request, Sample, grpc_frame};
 use crate::table::{self, Figures};
 use crate::{open_loop, process};
 
-/// A Redis as durable as the embedded store. It does not rewrite its log while we
-/// measure: that is done by a process of which nobody counts the time.
+/// A Redis as durable as the embedded store. It does not rewrite its log during a measurement,
+/// because another process would do that, whose time is not counted.
 pub const REDIS: [&str; 4] = ["--appendfsync", "everysec", "--auto-aof-rewrite-percentage", "0"];
 
-/// A server and what is asked of it.
+/// A server and the request to measure.
 pub struct Side {
     pub request: Request,
     pub server: u32,
@@ -26,7 +26,7 @@ pub struct Side {
 }
 
 impl Side {
-    /// One measurement.
+    /// Makes one measurement.
     pub fn measure(&self, run: impl FnOnce(&Request) -> Sample) -> Figures {
         process::forget_peak(self.server);
         let used = |process: u32| process::cpu(process);
@@ -45,7 +45,7 @@ impl Side {
     }
 }
 
-/// Measures both sides in turns: what was found of the subject, and of its pair.
+/// Measures both sides in turns; returns the results of the subject and of its pair.
 fn in_turns(
     plan: &Plan,
     connections: u32,
@@ -55,7 +55,7 @@ fn in_turns(
     let (mut subjects, mut pairs) = (Vec::new(), Vec::new());
     for round in 0..plan.rounds {
         let run = |request: &Request| request.closed_loop(connections, plan.duration);
-        // Neither side always has the warmer machine.
+        // The order changes, so that neither side always has the warmer machine.
         if round % 2 == 0 {
             subjects.push(subject.measure(run));
             pairs.push(pair.measure(run));
@@ -67,7 +67,7 @@ fn in_turns(
     (subjects, pairs)
 }
 
-/// The rate of the subject by that of its pair, round by round.
+/// The rate of the subject divided by that of its pair, for each round.
 fn ratios(subjects: &[Figures], pairs: &[Figures]) -> Vec<f64> {
     subjects.iter().zip(pairs).map(|(s, p)| s.sample.rate / p.sample.rate).collect()
 }
@@ -80,14 +80,14 @@ pub fn compare(plan: &Plan, name: &str, connections: u32, subject: &Side, pair: 
     table::row(name, &Figures::median(&subjects), Some((&pair, ratio)));
 }
 
-/// What is done to booking sessions.
+/// An operation on booking sessions.
 #[derive(Clone, Copy)]
 pub enum Operation {
     Get,
     Set,
 }
 
-/// A document of about `bytes` bytes, such as a booking flow keeps.
+/// A document of about `bytes` bytes, similar to those of a booking flow.
 pub fn document(bytes: usize) -> String {
     let mut document = String::from("{\"fleets\":[");
     for number in 0.. {
@@ -101,7 +101,7 @@ pub fn document(bytes: usize) -> String {
     document + "]}"
 }
 
-/// The key of the session that has a document of so many bytes.
+/// The key of the session with a document of this size.
 fn key(bytes: usize) -> String {
     format!("bench-{bytes}")
 }
@@ -135,15 +135,14 @@ pub fn booking(host: &Host, protocol: Protocol, operation: Operation, bytes: usi
     Request { url, method, body: body.into_bytes(), protocol, spread: None }
 }
 
-/// Writes what is read later.
+/// Writes the sessions that are read later.
 pub async fn seed(host: &Host, bytes: usize) {
     let Request { url, body, .. } = booking(host, Protocol::Http1, Operation::Set, bytes);
     let request = session_tests::http().put(url).header("content-type", "application/json");
     assert!(request.body(body).send().await.unwrap().status().is_success());
 }
 
-/// Ends the bench when a host has refused a request: over gRPC, generators see
-/// none of that.
+/// Ends the bench when a host has refused a request, which generators do not notice over gRPC.
 pub async fn nothing_failed(host: &Host) {
     let text = session_tests::get(host.url("admin", "/metrics")).await.text().await.unwrap();
     for line in text.lines().filter(|line| line.starts_with("session_manager_requests_total")) {
@@ -153,7 +152,7 @@ pub async fn nothing_failed(host: &Host) {
     }
 }
 
-/// A Redis as it is in production, and the launch of hosts on either store.
+/// A Redis as in production, and the launches of hosts on either store.
 pub struct Stores {
     redis: RedisServer,
     directories: tempfile::TempDir,
@@ -165,7 +164,7 @@ impl Stores {
         Self { redis, directories: tempfile::tempdir().unwrap() }
     }
 
-    /// A host on a store of its own.
+    /// A host with its own store.
     pub fn launch(&self, store: &str, name: &str) -> Launch {
         match store {
             "Redis" => Launch::redis(&self.redis),
@@ -179,15 +178,15 @@ impl Stores {
     }
 }
 
-/// Every operation over every wire and store: the component and the same rules
-/// linked natively.
+/// Measures every operation over every wire and store: the component beside the same rules linked
+/// natively.
 pub async fn component_and_native(plan: &Plan) {
     let stores = Stores::start().await;
     for store in ["embedded", "Redis"] {
         table::head(&format!("The component and the native rules, {store} store"), "native req/s");
         for (operation, name) in [(Operation::Get, "get"), (Operation::Set, "set")] {
             for (bytes, size) in [(1 << 10, "1 KB"), (64 << 10, "64 KB")] {
-                // New ones, so that their peak of memory is their own.
+                // New hosts for each row, because each row reports a peak of memory.
                 let component = stores.launch(store, "component").start();
                 let native = stores.launch(store, "native").program(&plan.native).start();
                 seed(&component, bytes).await;
@@ -213,7 +212,7 @@ pub async fn component_and_native(plan: &Plan) {
     }
 }
 
-/// The four main rows: this host beside another binary, in many short turns.
+/// Measures the four main rows: this host beside another binary, in many short turns.
 pub async fn against(plan: &Plan, other: &Path) {
     const BYTES: usize = 1 << 10;
     const CONNECTIONS: u32 = 32;
@@ -240,8 +239,8 @@ pub async fn against(plan: &Plan, other: &Path) {
     }
 }
 
-/// Reads beside webdis and redis-benchmark on the same Redis, and beside an empty
-/// tonic service.
+/// Measures reads beside webdis and redis-benchmark on the same Redis, and beside an empty tonic
+/// service.
 pub async fn peers(plan: &Plan) {
     const BYTES: usize = 1 << 10;
     let stores = Stores::start().await;
@@ -298,7 +297,7 @@ pub async fn peers(plan: &Plan) {
     }
 }
 
-/// Latency at half the rate that the service can bear.
+/// Measures latency at half of the maximum rate of the service.
 pub async fn open_loop(plan: &Plan) {
     const BYTES: usize = 1 << 10;
     let stores = Stores::start().await;

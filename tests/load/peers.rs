@@ -1,4 +1,4 @@
-//! What the service is compared with: webdis, and an empty tonic service.
+//! The peers that the service is compared with: webdis, and an empty tonic service.
 
 use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
@@ -15,7 +15,7 @@ use session_tests::redis_server::RedisServer;
 use session_tests::wait;
 use tonic::{Request, Response, Status};
 
-/// A peer, ended when dropped.
+/// A peer. Dropping it ends it.
 pub struct Peer {
     pub process: Process,
     pub port: u16,
@@ -48,7 +48,7 @@ pub async fn webdis(redis: &RedisServer) -> Peer {
     Peer { process, port, _configuration: Some(configuration) }
 }
 
-/// This program as an empty tonic service.
+/// Starts this program as an empty tonic service.
 pub fn tonic_echo() -> Peer {
     let mut process = Process::start(
         Command::new(std::env::current_exe().unwrap()).arg("echo").stdout(Stdio::piped()),

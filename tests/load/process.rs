@@ -1,4 +1,4 @@
-//! What a process uses, as the kernel tells it.
+//! The resources that a process uses, as reported by the kernel.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ pub use session_tests::process::memory;
 /// The kernel counts processor time in hundredths of a second.
 const TICK: Duration = Duration::from_millis(10);
 
-/// Processor time since the start of a process, in and out of the kernel.
+/// The processor time of a process since its start, inside and outside the kernel.
 pub fn cpu(pid: u32) -> Duration {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
     let fields: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
@@ -15,7 +15,7 @@ pub fn cpu(pid: u32) -> Duration {
     TICK * (ticks(11) + ticks(12))
 }
 
-/// Forgets the peak so far.
+/// Resets the peak of memory.
 pub fn forget_peak(pid: u32) {
     std::fs::write(format!("/proc/{pid}/clear_refs"), "5").unwrap();
 }

@@ -1,5 +1,5 @@
-//! Many clients that stay: what each costs while its connection is kept, how soon all
-//! of them hear of an end, and how soon one subscriber hears of everything.
+//! Many streams: the cost of each open stream, how soon a drain ends all of them, and how soon a
+//! subscriber receives all events.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -12,12 +12,12 @@ use session_tests::redis_server::RedisServer;
 
 use crate::process;
 
-/// How many stay.
+/// The number of streams.
 const STREAMS: usize = 5000;
-/// How long they are watched: heartbeats are each second, so that is as many of each.
+/// How long the streams are measured. Each one receives a heartbeat every second.
 const WATCHED: Duration = Duration::from_secs(20);
 
-/// Holds many connections on one host and reports what they take.
+/// Holds many streams on one host, and reports their cost.
 pub async fn held() {
     println!("\nConnections held by one host\n");
     for store in ["embedded", "Redis"] {
@@ -67,13 +67,13 @@ pub async fn held() {
                 _ => String::new(),
             }
         );
-        told(&client, first, streams).await;
+        drain(&client, first, streams).await;
     }
     slow().await;
 }
 
-/// How soon a subscriber hears that all were ended.
-async fn told(client: &Client, first: Vec<TcpStream>, streams: Vec<TcpStream>) {
+/// Measures how soon a subscriber receives the end of all connections.
+async fn drain(client: &Client, first: Vec<TcpStream>, streams: Vec<TcpStream>) {
     let mut events = client.subscribe(json!({ "types": ["connection.closed"] })).await.unwrap();
     let started = Instant::now();
     let drained = client.connections("Drain", json!({ "pod_id": "bench" })).await.unwrap();
@@ -82,7 +82,7 @@ async fn told(client: &Client, first: Vec<TcpStream>, streams: Vec<TcpStream>) {
         events.next_named("connection.closed").await;
     }
     println!(
-        "A drain of {} took {:.0} ms; a subscriber had heard of all after {:.0} ms.",
+        "A drain of {} took {:.0} ms; a subscriber had received all events after {:.0} ms.",
         drained["closed"],
         done.as_secs_f64() * 1e3,
         started.elapsed().as_secs_f64() * 1e3
@@ -90,7 +90,7 @@ async fn told(client: &Client, first: Vec<TcpStream>, streams: Vec<TcpStream>) {
     drop((first, streams));
 }
 
-/// What subscribers who take nothing cost.
+/// Measures the memory for subscribers that read nothing.
 async fn slow() {
     const SLOW: usize = 200;
     let host = Launch::in_memory().start();
@@ -109,7 +109,7 @@ async fn slow() {
     }
     let memory = process::memory(host.process_id(), "VmRSS").saturating_sub(before);
     println!(
-        "{SLOW} subscribers who take nothing of 5000 events, and the events and sessions \
+        "{SLOW} subscribers that read none of 5000 events, with the events and sessions \
          themselves: {:.1} MiB.",
         memory as f64 / f64::from(1 << 20)
     );

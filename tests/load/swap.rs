@@ -1,4 +1,4 @@
-//! What users notice while the component is swapped again and again.
+//! What callers notice during repeated swaps of the component.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -16,10 +16,10 @@ use crate::table::{self, Figures};
 
 const CONNECTIONS: u32 = 32;
 const BYTES: usize = 1 << 10;
-/// Long enough for some swaps.
+/// The duration of a measurement, long enough for some swaps.
 const MEASURED: u32 = 5;
 
-/// Measures in turns without swaps and during swaps that follow each other.
+/// Measures in turns, without swaps and during continuous swaps.
 pub async fn under_load(plan: &Plan) {
     table::head("One swap after the other, in memory, 32 connections", "calm req/s");
     let host = Launch::in_memory().start();
@@ -51,7 +51,7 @@ pub async fn under_load(plan: &Plan) {
     println!("Resident after all swaps: {} MiB.", host.resident_bytes() >> 20);
 }
 
-/// An operator who swaps without a pause.
+/// An operator that swaps without a pause.
 struct Swapping {
     stop: Arc<AtomicBool>,
     task: tokio::task::JoinHandle<(u32, Duration)>,
@@ -65,7 +65,7 @@ impl Swapping {
         let task = tokio::spawn(async move {
             let (started, mut swaps) = (Instant::now(), 0);
             while !stopped.load(Ordering::Relaxed) {
-                // Each is a component that was never seen before.
+                // Each component has a new digest.
                 let label = LABEL.fetch_add(1, Ordering::Relaxed);
                 let (status, body) = admin.swap(guest::relabelled(BUILT_IN, label), "").await;
                 assert_eq!(status, 200, "{body}");

@@ -1,16 +1,16 @@
-//! The table: one row for a subject and, where there is one, its pair.
+//! The table of results: one row for a subject and its pair, if it has one.
 
 use crate::generator::Sample;
 
-/// What one side of a row was found to do, over all rounds.
+/// The results of one side of a row, over all rounds.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Figures {
     pub sample: Sample,
-    /// Processor time of the server for one request, in microseconds.
+    /// The processor time of the server for one request, in microseconds.
     pub host_cpu: f64,
-    /// The same of Redis; not a number without one.
+    /// The same for Redis; not a number without Redis.
     pub redis_cpu: f64,
-    /// Peak resident memory of the server, in bytes.
+    /// The peak of resident memory of the server, in bytes.
     pub peak: f64,
 }
 
@@ -33,7 +33,7 @@ impl Figures {
     }
 }
 
-/// The one in the middle.
+/// The median.
 pub fn median(figures: impl Iterator<Item = f64>) -> f64 {
     let mut figures: Vec<f64> = figures.collect();
     figures.sort_by(f64::total_cmp);
@@ -60,7 +60,7 @@ pub fn head(title: &str, pair: &str) {
     println!("|{}|{}", "-".repeat(36), dashes.concat());
 }
 
-/// Prints a row; `ratio` is the subject's rate by the pair's, from round to round.
+/// Prints a row. `ratio` is the rate of the subject divided by that of the pair, for each round.
 pub fn row(name: &str, subject: &Figures, pair: Option<(&Figures, f64)>) {
     let figure = |value: f64, decimals: usize| {
         if value.is_nan() { String::new() } else { format!("{value:.decimals$}") }
@@ -90,7 +90,7 @@ pub fn head_of_ratios(other: &str, pairs: usize) {
     println!("|{}|--------:|--------:|-------:|---------------:|", "-".repeat(37));
 }
 
-/// Prints a row: both rates, the median of the ratios, and the interval that has the true
+/// Prints a row: both rates, the median of the ratios, and the interval that contains the true
 /// median with a confidence of 95 %.
 pub fn row_of_ratios(name: &str, [subject, pair]: [f64; 2], ratios: &[f64]) {
     let (low, high) = interval(ratios);
@@ -98,13 +98,13 @@ pub fn row_of_ratios(name: &str, [subject, pair]: [f64; 2], ratios: &[f64]) {
     println!("| {name:35} | {subject:>7.0} | {pair:>7.0} | {ratio:>6.3} | {low:.3} to {high:.3} |");
 }
 
-/// Two of the figures that have the true median between them with a confidence of at least
-/// 95 %, whatever their distribution: each falls below it with a chance of one half.
+/// Two figures with the true median between them, with a confidence of at least 95 %. This holds
+/// for any distribution, as each figure is below the median with a chance of one half.
 fn interval(figures: &[f64]) -> (f64, f64) {
     let mut sorted = figures.to_vec();
     sorted.sort_by(f64::total_cmp);
     let count = sorted.len();
-    // The chance that exactly `below` figures are below the median, and that no more are.
+    // The chance that exactly `below` figures are below the median, and that at most so many are.
     let (mut below, mut exactly) = (0, 0.5_f64.powi(i32::try_from(count).unwrap()));
     let mut at_most = exactly;
     while at_most <= 0.025 {

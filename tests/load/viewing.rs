@@ -1,4 +1,4 @@
-//! Viewing sessions: the component and the native rules.
+//! Viewing sessions: the component beside the native rules.
 
 use session_manager::proto::com::example::sm::{HeartBeatSession, SessionSetup};
 use session_tests::client::Wire;
@@ -10,12 +10,12 @@ use crate::pairs::{Side, Stores, compare, nothing_failed};
 use crate::table;
 
 const CONNECTIONS: u32 = 32;
-/// So many sessions of one home may be alive, and each is for so short that there is
-/// always room: a create takes a slot and never waits for one.
+/// The limit of sessions of one home. With their short lifetime there is always a free slot, so no
+/// create is refused.
 const SESSIONS_MAX: u32 = 1000;
 const SHORT: &str = "5ms";
 
-/// Heartbeats and creates over both wires and on both stores.
+/// Measures heartbeats and creates over both wires and on both stores.
 pub async fn component_and_native(plan: &Plan) {
     let stores = Stores::start().await;
     for store in ["embedded", "Redis"] {
@@ -45,7 +45,7 @@ pub async fn component_and_native(plan: &Plan) {
     }
 }
 
-/// A home that allows many sessions, and one of them.
+/// Sets the limit of a home, and creates one session.
 async fn session(host: &Host, account: &str) -> (String, String) {
     let client = host.client(Wire::Rest).await;
     let limit = serde_json::json!({ "accountId": account, "maxNbOfSession": SESSIONS_MAX });

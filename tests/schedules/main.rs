@@ -1,6 +1,6 @@
-//! Runs fault schedules and prints one table; started by `tests/faults`. Ends with 1 when a
-//! judge has found something that the schedule promises not to be, when a caller had no answer
-//! for longer than promised, or when a schedule cannot be run.
+//! Runs fault schedules and prints one table; `tests/faults` starts it. The exit code is 1 when a
+//! promise of a schedule is broken, when a caller waited for an answer longer than promised, or
+//! when a schedule cannot run.
 
 #![allow(clippy::print_stdout, missing_docs, reason = "a command")]
 
@@ -10,7 +10,7 @@ use std::time::Duration;
 use session_tests::faults::{SCHEDULES, Schedule, heading};
 use session_tests::history::Judge;
 
-/// How many violations of each judge are printed; the table has their number.
+/// The number of violations of each judge to print. The table has the total.
 const SHOWN: usize = 2;
 
 fn main() -> ExitCode {
@@ -29,7 +29,7 @@ fn main() -> ExitCode {
             (_, Ok(seconds), _) => time = Duration::from_secs(seconds),
             (_, _, Some(schedule)) => chosen.push(schedule),
             (other, ..) => {
-                println!("there is no schedule {other}; `tests/faults list` names all");
+                println!("there is no schedule {other}; `tests/faults list` prints all schedules");
                 return ExitCode::from(64);
             }
         }

@@ -1,4 +1,4 @@
-"""A headless Chromium, without a proxy and without anything that it does by itself."""
+"""A headless Chromium, without a proxy and without background activity."""
 
 import os
 import shutil

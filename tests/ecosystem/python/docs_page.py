@@ -27,7 +27,7 @@ def check(browser: webdriver.Chrome, url: str) -> None:
     assert title == "Session Manager", title
     find(OPERATION + ".opblock-summary-control").click()
     find(OPERATION + ".try-out__btn").click()
-    # The example stands in the field already.
+    # The field already contains the example.
     user = find(OPERATION + "input[placeholder='user_id']").get_attribute("value")
     assert user == "alice", user
     find(OPERATION + ".execute").click()
@@ -36,7 +36,7 @@ def check(browser: webdriver.Chrome, url: str) -> None:
     assert answer == {"online": True, "connections": 1}, answer
     status = find(response + ".response-col_status").text
     assert status.startswith("200"), status
-    # It came whole from this server: nothing that its policy forbids was asked for.
+    # The page loads everything from this server, as its policy requires.
     asked = browser.execute_script(
         "return performance.getEntriesByType('resource').map(entry => entry.name)"
     )

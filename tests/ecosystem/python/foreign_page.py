@@ -1,5 +1,5 @@
-"""Asks a server from a page of another origin, in every way that a browser lets a page ask without
-its answer, in a headless Chromium; and from the server's own page.
+"""Sends requests to a server from a page of another origin, in every way that browsers allow without
+reading the answer, in a headless Chromium; and from the server's own page.
 
 Usage: foreign_page.py REST_URL ADMIN_URL
 """
@@ -16,7 +16,7 @@ import chromium
 
 PATIENCE_S = 60
 PAGE = b"<!doctype html><title>another page</title><iframe name=hidden></iframe>"
-# Each sends one request, which the server is to refuse.
+# Each sends one request, which the server has to refuse.
 ATTACKS = {
     "a form with an empty body": """
         const form = document.createElement("form");
@@ -44,7 +44,7 @@ ATTACKS = {
     "a request that needs a preflight": """
         fetch(rest + "/session?user_id=victim", {method: "DELETE"}).catch(() => {});""",
 }
-# The browser itself tells when these were answered.
+# The browser itself reports when these were answered.
 ADMIN_ATTACKS = {
     "a swap back": """
         fetch(admin + "/component/rollback", {method: "POST", mode: "no-cors"}).catch(() => {});""",
@@ -72,7 +72,7 @@ def ask(url: str, method: str = "GET", body=None) -> dict:
 
 
 def refused(admin: str) -> int:
-    """How many requests of the REST port were forbidden."""
+    """The number of requests that the REST port has refused."""
     with urllib.request.urlopen(f"{admin}/metrics", timeout=PATIENCE_S) as metrics:
         lines = metrics.read().decode().splitlines()
     counts = [line for line in lines if line.startswith("session_manager_requests_total{")]
@@ -102,7 +102,7 @@ def check(browser, rest: str, admin: str, page: str) -> None:
         before = browser.execute_script(count)
         browser.execute_script("const [admin] = arguments;" + attack, admin)
         until(lambda: browser.execute_script(count) > before, name)
-    # Nothing has happened, whoever asked.
+    # No request has changed anything.
     assert ask(f"{rest}/homes/h")["nbActiveSessions"] == 2
     assert ask(f"{rest}/devices/d")["accountId"] == "mine"
     assert ask(f"{rest}/session?user_id=victim")["sessions"] == []
@@ -110,11 +110,11 @@ def check(browser, rest: str, admin: str, page: str) -> None:
     assert ask(f"{rest}/v1/users/victim/presence")["online"] is False
     assert ask(f"{rest}/v1/reschedule/sessions/once")["order_id"] == "o"
     assert ask(f"{admin}/component")["generation"] == generation
-    # A name that leads here is not ours, though the page is of the same origin then.
+    # A foreign host name that resolves to this server is refused, although its page has the same origin.
     for base in (rest, admin):
         browser.get(base.replace("127.0.0.1", "rebound.test") + "/openapi.json")
         assert "MISDIRECTED" in browser.page_source, browser.page_source
-    # Our own page goes on.
+    # The own page of the server still works.
     browser.get(f"{rest}/docs")
     status = browser.execute_async_script(
         """const [done] = arguments;
@@ -122,7 +122,7 @@ def check(browser, rest: str, admin: str, page: str) -> None:
             body: '{"user_id":"u"}'}).then(answer => done(answer.status));"""
     )
     assert status == 200, status
-    # And so does a link to it.
+    # A link to it works too.
     browser.get(page)
     browser.execute_script("location.href = arguments[0] + '/docs'", rest)
     until(lambda: "Session Manager" in browser.title, "the page behind the link")

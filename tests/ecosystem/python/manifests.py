@@ -1,4 +1,4 @@
-"""Checks Kubernetes manifests: strictly against the API's schemas, and against what the server is.
+"""Checks Kubernetes manifests: strictly against the API's schemas, and against the server's settings.
 
 Usage: manifests.py DIRECTORY HELP, where HELP is a file with the output of session-manager --help.
 """
@@ -55,7 +55,7 @@ def check_secrets(where: Path, pod: dict) -> None:
 
 
 def check_peers(where: Path, policy: dict) -> None:
-    """Checks that nobody of another namespace is let in by a label that a pod gives itself."""
+    """Checks that no pod of another namespace is admitted because of its own label."""
     for rule in policy["spec"].get("ingress", []):
         for peer in rule.get("from", [{}]):
             admitted = peer.get("namespaceSelector") or peer == {"podSelector": {}}
@@ -71,7 +71,7 @@ def variables(document: dict) -> list:
 
 
 def check_selection(where: Path, document: dict, workload: dict) -> None:
-    """Checks that an object which is about the workload's pods finds them."""
+    """Checks that an object which selects the workload's pods finds them."""
     kind, spec, template = document["kind"], document.get("spec", {}), workload["spec"]["template"]
     if kind == "HorizontalPodAutoscaler":
         target = (spec["scaleTargetRef"]["kind"], spec["scaleTargetRef"]["name"])
@@ -88,7 +88,7 @@ def check_selection(where: Path, document: dict, workload: dict) -> None:
 
 
 def check_directory(directory: Path, settings: set) -> None:
-    """Checks the files of one directory, which are about one workload."""
+    """Checks the files of one directory, which describe one workload."""
     names = sorted(directory.glob("*.yaml"))
     files = {file: list(yaml.safe_load_all(file.read_text())) for file in names}
     [kustomization] = files.pop(directory / "kustomization.yaml")

@@ -1,4 +1,4 @@
-//! What a store of this process counts as its memory.
+//! The memory that in-process stores count.
 
 use session_store::MemoryUse;
 
@@ -12,7 +12,7 @@ fn bytes(store: &impl Store) -> u64 {
     store.memory().expect("it is counted").bytes
 }
 
-/// One of many sessions, each with a tag of its own.
+/// One of many sessions, each with its own tag.
 fn session(number: usize, ttl: Option<u64>) -> Vec<Operation> {
     let text = number.to_string().repeat(40);
     let entries = entries(&[("number", &text)]);
@@ -25,7 +25,7 @@ fn session(number: usize, ttl: Option<u64>) -> Vec<Operation> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn parallel_transactions_never_take_more_memory_than_there_may_be() {
+async fn parallel_transactions_never_exceed_the_memory_limit() {
     const LIMIT: u64 = 1 << 20;
     let store = Arc::new(Memory::limited(Clock::manual(EPOCH), Some(LIMIT)));
     let mut writing = tokio::task::JoinSet::new();
@@ -50,7 +50,7 @@ async fn parallel_transactions_never_take_more_memory_than_there_may_be() {
 }
 
 #[tokio::test]
-async fn memory_is_counted_the_same_after_a_start_and_given_back_by_the_sweep() {
+async fn memory_counts_the_same_after_a_start_and_is_freed_by_the_sweep() {
     const LIMIT: u64 = 1 << 20;
     let directory = tempfile::tempdir().unwrap();
     let clock = Clock::manual(EPOCH);
@@ -67,7 +67,7 @@ async fn memory_is_counted_the_same_after_a_start_and_given_back_by_the_sweep() 
             answered => drop(answered.unwrap()),
         }
     }
-    // Values that become shorter, longer and fewer.
+    // Values that become shorter, longer, and fewer.
     perform(&store, vec![set("k{0}", &[("number", "1")], None)]).await.unwrap();
     perform(&store, vec![remove("s{1}", "m")]).await.unwrap();
     perform(&store, vec![put("s{2}", "m", 60_000)]).await.unwrap();
@@ -77,8 +77,8 @@ async fn memory_is_counted_the_same_after_a_start_and_given_back_by_the_sweep() 
     assert_eq!(bytes(&store), before);
     assert!(matches!(perform(&store, session(9_999, None)).await, Err(Error::Full(_))));
     clock.advance(60_001);
-    // What is left are the logs, and the one session without an end.
-    wait::until("the sweep gives memory back", async || {
+    // The logs and the one session without a lifetime are left.
+    wait::until("the sweep frees the memory", async || {
         (bytes(&store) < before * 3 / 4).then_some(())
     })
     .await;

@@ -1,4 +1,4 @@
-//! What only the embedded store can meet: its directory.
+//! Tests of the embedded store only: its directory.
 
 use session_manager::store::embedded::OpenError;
 use session_store::LogMark;
@@ -14,7 +14,7 @@ async fn perform(store: &Embedded, success: Vec<Operation>) -> Vec<Reply> {
 }
 
 #[tokio::test]
-async fn everything_is_there_again_when_it_is_reopened() {
+async fn everything_is_there_after_reopening() {
     let directory = tempfile::tempdir().unwrap();
     let clock = Clock::manual(EPOCH);
     let append = || Operation::AppendEvent {
@@ -42,7 +42,7 @@ async fn everything_is_there_again_when_it_is_reopened() {
     let marks = [LogMark { log: "log".into(), after: None }];
     let logs = store.read_logs(&marks, 10).await.unwrap();
     assert_eq!(logs.pages[0].events[0].entries, entries(&[("a", "1"), ("b", "")]));
-    // Ids go on increasing, whatever the clock does.
+    // Ids keep increasing, whatever the clock does.
     let Reply::Appended(id) = perform(&store, vec![append()]).await.remove(0) else { panic!() };
     assert_ne!(id, logs.pages[0].events[0].id.to_string());
     drop(store);
@@ -56,7 +56,7 @@ async fn everything_is_there_again_when_it_is_reopened() {
 }
 
 #[tokio::test]
-async fn a_directory_belongs_to_one_process() {
+async fn only_one_process_can_use_a_directory() {
     let directory = tempfile::tempdir().unwrap();
     let clock = Clock::manual(EPOCH);
     let _store = open(&directory, &clock).unwrap();
@@ -64,14 +64,14 @@ async fn a_directory_belongs_to_one_process() {
 }
 
 #[tokio::test]
-async fn what_has_ended_leaves_the_disk_without_being_touched() {
+async fn expired_data_leaves_the_disk_without_a_request() {
     let directory = tempfile::tempdir().unwrap();
     let clock = Clock::manual(EPOCH);
     let store = open(&directory, &clock).unwrap();
     perform(&store, vec![set("k", &[("a", "1")], Some(1000))]).await;
     perform(&store, vec![put("s", "x", 1000)]).await;
     clock.advance(2000);
-    // A copy that is opened in the past shows what is really on the disk.
+    // A copy that is opened with an earlier clock shows what is on the disk.
     wait::until("the sweep has removed everything", async || {
         store.flush().await.unwrap();
         let copy = tempfile::tempdir().unwrap();

@@ -1,5 +1,5 @@
-//! Every store of this host, put to the contract of stores: its promises, and random
-//! transactions compared with memory.
+//! Runs the contract of stores on every store of this host: its promises, and random
+//! transactions that are compared with the memory store.
 
 mod counted;
 mod embedded;
@@ -21,7 +21,7 @@ use session_store::{Error, Store, Takes};
 use session_tests::redis_server::RedisServer;
 use session_tests::wait;
 
-/// A store, what it lives on, and how its time passes.
+/// A store, its directory or server, and its clock.
 pub struct Fixture {
     pub store: Arc<dyn Store>,
     clock: Option<Clock>,
@@ -71,7 +71,7 @@ impl Subject for Fixture {
             return;
         }
         let until = self.now().await + milliseconds;
-        wait::until("the clock of Redis goes on", async || {
+        wait::until("the clock of Redis advances", async || {
             (self.now().await > until).then_some(())
         })
         .await;

@@ -1,4 +1,4 @@
-//! Random transactions on the stores of this host: every outcome is the one of memory.
+//! Random transactions on the stores of this host: every outcome is that of the memory store.
 
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
@@ -70,7 +70,7 @@ impl Subjects for OnDisk {
 }
 
 #[test]
-fn the_embedded_store_does_what_memory_does_and_keeps_it_when_reopened() {
+fn the_embedded_store_does_what_memory_does_and_keeps_it_after_reopening() {
     model::compare_with_memory(&OnDisk(Runtime::new().unwrap()), 48);
 }
 

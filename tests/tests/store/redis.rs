@@ -1,10 +1,10 @@
-//! What only a Redis store can meet: a server that forgets its scripts, goes
-//! away, hangs, or is not fit for sessions.
+//! Tests of the Redis store only: a server that forgets its scripts, is down, hangs, or is not
+//! suitable for sessions.
 
 use super::*;
 
 #[tokio::test]
-async fn a_script_that_the_server_forgot_is_loaded_again() {
+async fn a_script_that_the_server_has_forgotten_is_loaded_again() {
     let server = RedisServer::start().await;
     let store = connect(&server);
     let txn = || Txn { success: vec![add("k", "n", 1)], ..Txn::default() };
@@ -15,7 +15,7 @@ async fn a_script_that_the_server_forgot_is_loaded_again() {
 }
 
 #[tokio::test]
-async fn a_server_that_is_gone_is_unavailable_and_welcome_when_it_returns() {
+async fn a_server_that_is_down_is_unavailable_and_used_again_when_it_returns() {
     let mut server = RedisServer::start().await;
     let store = connect(&server);
     let txn = || Txn { success: vec![add("k", "n", 1)], ..Txn::default() };
@@ -35,7 +35,7 @@ async fn a_server_that_hangs_is_unavailable_within_the_timeout() {
     let server = RedisServer::start().await;
     let address = Address::from_parts("127.0.0.1", server.port, 5, "", "").unwrap();
     let store = Redis::new(address, Duration::from_millis(100)).unwrap();
-    // So little patience may be too little at first.
+    // The first call may exceed such a short time-out.
     wait::until("the store answers", async || store.ping().await.ok()).await;
     server.signal("STOP");
     let answer = tokio::time::timeout(Duration::from_secs(5), store.ping()).await;
@@ -45,7 +45,7 @@ async fn a_server_that_hangs_is_unavailable_within_the_timeout() {
 }
 
 #[tokio::test]
-async fn a_server_that_evicts_or_is_too_old_is_not_fit() {
+async fn a_server_that_evicts_or_is_too_old_is_refused() {
     let fit = RedisServer::start().await;
     assert!(connect(&fit).unfit().await.unwrap().is_none());
     let evicting = RedisServer::with(&["--maxmemory-policy", "allkeys-lru"]).await;
@@ -54,7 +54,7 @@ async fn a_server_that_evicts_or_is_too_old_is_not_fit() {
 }
 
 #[tokio::test]
-async fn a_full_server_takes_scripts_that_it_has_forgotten() {
+async fn a_full_server_accepts_scripts_that_it_has_forgotten() {
     let f = redis().await;
     f.perform(vec![set("k{t}", &[("a", "1")], None)]).await;
     f.fill().await;
@@ -67,7 +67,7 @@ async fn a_full_server_takes_scripts_that_it_has_forgotten() {
 }
 
 #[tokio::test]
-async fn nothing_that_shows_whether_a_server_is_full_is_written() {
+async fn the_check_for_a_full_server_writes_nothing() {
     let f = redis().await;
     for key in ["k", "k{t}", "x{}y", "open{a"] {
         f.perform(vec![set(key, &[("a", "1")], None)]).await;
@@ -82,7 +82,7 @@ async fn nothing_that_shows_whether_a_server_is_full_is_written() {
 }
 
 #[tokio::test]
-async fn a_password_is_needed_and_never_told() {
+async fn a_password_is_required_and_never_printed() {
     let server = RedisServer::with(&["--requirepass", "s3cret-word"]).await;
     let with = |password| Address::from_parts("127.0.0.1", server.port, 5, "", password).unwrap();
     let good = Redis::new(with("s3cret-word"), Duration::from_secs(1)).unwrap();
@@ -93,12 +93,12 @@ async fn a_password_is_needed_and_never_told() {
 }
 
 #[tokio::test]
-async fn nothing_of_what_has_ended_is_left() {
+async fn nothing_is_left_of_expired_data() {
     let f = redis().await;
     f.perform(vec![set("k{t}", &[("a", "1")], Some(50)), put("s{t}", "m", 50)]).await;
     let Keep::Server(server) = &f.keep else { panic!("a server") };
     let mut connection = server.connect(5).await;
-    wait::until("Redis has dropped what ended", async || {
+    wait::until("Redis has removed the expired keys", async || {
         let left: u64 = ::redis::cmd("DBSIZE").query_async(&mut connection.clone()).await.unwrap();
         (left == 0).then_some(())
     })
@@ -107,7 +107,7 @@ async fn nothing_of_what_has_ended_is_left() {
 }
 
 #[tokio::test]
-async fn a_server_that_refuses_the_connection_for_a_while_is_asked_again() {
+async fn a_server_that_refuses_connections_for_a_while_is_retried() {
     let server = RedisServer::start().await;
     let store = connect(&server);
     store.ping().await.unwrap();
@@ -127,13 +127,13 @@ async fn a_server_that_refuses_the_connection_for_a_while_is_asked_again() {
             assert!(matches!(store.ping().await, Err(Error::Unavailable(_))), "{name}");
         }
         let _: () = config(name, open).query_async(&mut admin).await.unwrap();
-        wait::until("the store is let in again", async || store.ping().await.ok()).await;
+        wait::until("the server accepts the store again", async || store.ping().await.ok()).await;
     }
 }
 
-/// What an operator has allowed a release before stays enough.
+/// The permissions that an earlier release needs remain sufficient.
 #[tokio::test]
-async fn a_user_who_may_not_echo_is_served_all_the_same() {
+async fn a_user_without_permission_to_echo_is_served() {
     let server = RedisServer::start().await;
     let mut connection = server.connect(0).await;
     let mut user = ::redis::cmd("ACL");

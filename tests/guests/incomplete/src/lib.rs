@@ -1,5 +1,5 @@
-//! A component whose booking interface lacks `lock` and `unlock` and deletes
-//! without a lock token, and that has no catalog.
+//! A component without a catalog. Its booking interface lacks `lock` and `unlock`, and its delete
+//! has no lock token.
 
 #[allow(
     unsafe_code,

@@ -1,6 +1,5 @@
-//! A component whose `get` does what the context is named after: it traps, runs
-//! for ever, takes all memory, sleeps, makes things up, or asks the store. Everything
-//! else it refuses.
+//! A component whose `get` does what the name of the context says: it traps, never returns, uses
+//! up the memory, sleeps, returns nonsense, or calls the store. It refuses everything else.
 
 #[allow(
     unsafe_code,
@@ -60,7 +59,7 @@ mod component {
     impl Booking for Component {
         fn get(context: String, session_key: String, _: Option<String>) -> Result<Session, Fault> {
             match context.as_str() {
-                "trap" => panic!("as told"),
+                "trap" => panic!("as requested"),
                 "loop" => loop {
                     std::hint::black_box(&session_key);
                 },
@@ -85,7 +84,7 @@ mod component {
                 }),
                 "ask" => {
                     let read = Operation::HashGet(HashGet { key: session_key, fields: None });
-                    // Whether there is an answer is what the test is about.
+                    // The answer does not matter, only whether there is one.
                     drop(store::execute(&Txn {
                         compare: Vec::new(),
                         success: vec![read],

@@ -1,4 +1,4 @@
-//! A component that opens a connection when it is asked what it is.
+//! A component that opens a network connection when it describes itself.
 
 #[allow(
     unsafe_code,
