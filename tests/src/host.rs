@@ -1,4 +1,4 @@
-//! The server under test, as a process of its own.
+//! The server under test, which runs in its own process.
 
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader};

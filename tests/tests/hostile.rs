@@ -452,7 +452,7 @@ async fn an_operator_is_served_while_one_caller_uses_its_whole_share_of_memory()
 async fn an_instance_that_has_grown_is_dropped_after_its_call() {
     let host = Launch::in_memory().set("LOGIC_INSTANCES", "1").start();
     let client = host.client(Wire::Rest).await;
-    // The service makes calls of its own, so the number is not exact at once.
+    // The service calls the component too, so the number may differ at first.
     for (bytes, kept) in [(10, 1.0), (1_000_000, 0.0)] {
         let text = "x".repeat(bytes);
         let session = json!({

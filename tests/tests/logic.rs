@@ -425,7 +425,7 @@ async fn an_idle_instance_of_another_worker_is_used_at_the_limit() {
     let logic = misbehaving(memory(), limits).await;
     let workers = Workers::start(2).unwrap();
     for _ in 0..2 {
-        // One worker after the other. Each leaves an idle instance of its own.
+        // One worker after the other. Each leaves its own idle instance.
         for busy in 0..2 {
             let work = (0..2).map(|worker| -> Work {
                 let logic = Arc::clone(&logic);

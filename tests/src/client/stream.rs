@@ -79,7 +79,7 @@ pub struct StreamEvent {
 pub enum EventStream {
     /// Server-sent events.
     Rest {
-        /// The response, whose body goes on.
+        /// The response, whose body continues.
         response: reqwest::Response,
         /// What was received and not returned yet.
         text: String,

@@ -72,7 +72,7 @@ impl Caller {
         Self { has_pace: false, ..self }
     }
 
-    /// Whether the load goes on.
+    /// Whether the load continues.
     pub fn goes_on(&self) -> bool {
         !*self.ended.borrow()
     }

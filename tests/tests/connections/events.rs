@@ -33,7 +33,7 @@ const ALL: [(&str, &str); 12] = [
 ];
 
 /// Publishes events of every kind of session, and returns the id of the first login. Events of
-/// one millisecond may be delivered in any order, so each one has a millisecond of its own.
+/// one millisecond may be delivered in any order, so each one gets its own millisecond.
 async fn publish_all(client: &Client) -> String {
     let login =
         |user: &str| json!({ "session_attributes": { "user_id": user, "device_id": "phone" } });
