@@ -297,7 +297,7 @@ impl Held {
             let looked = tokio::select! {
                 () = self.told.closed() => return End::Left,
                 () = &mut stopping => return End::Stopping,
-                () = watch.told() => Box::pin(self.look()).await,
+                () = watch.notified() => Box::pin(self.look()).await,
                 _ = heartbeats.tick() => {
                     let kept = Box::pin(self.keep()).await;
                     kept.map(|kept| if !kept { heartbeats.reset_after(streams.pause()) })

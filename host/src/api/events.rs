@@ -9,7 +9,7 @@ use tracing::Instrument;
 use crate::api::streams::{self, Replies};
 use crate::api::{Api, given, timestamp};
 use crate::error::{Error, Reason, Violation};
-use crate::events::{self, Place, Silence, Subscription, Told};
+use crate::events::{self, Cursor, FeedItem, ReadError, Subscription};
 use crate::proto::session::events::v1;
 use crate::proto::session::events::v1::subscribe_reply::Item as Reply;
 
@@ -44,7 +44,7 @@ pub async fn subscribe(
         let description = "must be at most 256 bytes of text without control characters";
         violate("user_id", description.into());
     }
-    let after: Option<Place> = given(after).and_then(|after| {
+    let after: Option<Cursor> = given(after).and_then(|after| {
         let place = after.parse().ok();
         if place.is_none() {
             violate("after", "is not the id of an event".into());
@@ -142,7 +142,7 @@ async fn tell_on(
     loop {
         let told = tokio::select! {
             () = tokio::time::sleep_until(alive) => {
-                let position = v1::Position { after: subscription.at().to_string() };
+                let position = v1::Position { after: subscription.cursor().to_string() };
                 let reply = v1::SubscribeReply { item: Some(Reply::Position(position)) };
                 // One who is slow has enough to read.
                 drop(teller.try_send(reply));
@@ -153,17 +153,17 @@ async fn tell_on(
         };
         let told = match told {
             Ok(told) => told,
-            Err(silence) => {
-                tracing::debug!(?silence, "a subscription waits for the store");
+            Err(error) => {
+                tracing::debug!(?error, "a subscription waits for the store");
                 tokio::time::sleep(api.streams.pause()).await;
                 continue;
             }
         };
         for told in told {
             let item = match told {
-                Told::Event(event) if !wanted.has(&event) => continue,
-                Told::Event(event) => Reply::Event(event_of(&event)),
-                Told::Gap(after) => Reply::Gap(v1::Gap { after: after.to_string() }),
+                FeedItem::Event(event) if !wanted.has(&event) => continue,
+                FeedItem::Event(event) => Reply::Event(event_of(&event)),
+                FeedItem::Gap(after) => Reply::Gap(v1::Gap { after: after.to_string() }),
             };
             let reply = v1::SubscribeReply { item: Some(item) };
             // Whoever is slow waits here, and holds nobody else up.
@@ -178,9 +178,9 @@ async fn tell_on(
 fn event_of(event: &events::Event) -> v1::Event {
     let text = |field: &str| event.text(field).to_owned();
     v1::Event {
-        id: event.place.to_string(),
+        id: event.cursor.to_string(),
         r#type: text("type"),
-        time: Some(timestamp(event.place.id.milliseconds)),
+        time: Some(timestamp(event.cursor.id.milliseconds)),
         user_id: text("user_id"),
         session_id: text("session_id"),
         session_hash: text("session_hash"),
@@ -191,14 +191,14 @@ fn event_of(event: &events::Event) -> v1::Event {
     }
 }
 
-impl From<Silence> for Error {
-    fn from(silence: Silence) -> Self {
-        match silence {
-            Silence::Logic(failure) => failure.into(),
-            Silence::Store(
+impl From<ReadError> for Error {
+    fn from(error: ReadError) -> Self {
+        match error {
+            ReadError::Logic(failure) => failure.into(),
+            ReadError::Store(
                 session_store::Error::Unavailable(message) | session_store::Error::Full(message),
             ) => Self::new(Reason::StoreUnavailable, message),
-            Silence::Store(session_store::Error::Rejected(message)) => {
+            ReadError::Store(session_store::Error::Rejected(message)) => {
                 Self::new(Reason::LogicFailed, message)
             }
         }

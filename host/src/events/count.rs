@@ -1,5 +1,5 @@
-//! Counts booking sessions now and then. The others stand in sets, where a sweep counts
-//! them; a booking session is one plain hash, and has to be met to be counted.
+//! Counts booking sessions at intervals. Sessions of the other kinds are members of sets, which
+//! the sweep counts. A booking session is one plain hash, so counting needs a scan of the keys.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -8,14 +8,14 @@ use crate::logic::Logic;
 use crate::telemetry::{Metrics, StoreOperation, StoreOutcome};
 use session_store::Store;
 
-/// How long a host waits between two counts.
+/// The time between two counts of a host.
 const PAUSE: Duration = Duration::from_secs(5);
-/// How long it leaves the store to others between two parts of one.
+/// The pause between two steps of a scan, which leaves the store to requests.
 const STEP_PAUSE: Duration = Duration::from_millis(100);
-/// What they are called in metrics.
+/// The kind in the metric's label.
 const KIND: &str = "booking";
 
-/// Counts, for ever.
+/// Counts at intervals; never returns.
 pub async fn count(store: Arc<dyn Store>, logic: Arc<Logic>, metrics: Arc<Metrics>) {
     loop {
         let contexts = logic.generation();
@@ -37,10 +37,10 @@ async fn once(
     let mut sessions = 0;
     let mut cursor = Some(String::new());
     while let Some(at) = cursor {
-        let asked = Instant::now();
+        let started = Instant::now();
         let counted = store.count_keys(prefixes, &at).await;
         let outcome = StoreOutcome::from(&counted);
-        metrics.counts().store.call(StoreOperation::Count, outcome, asked.elapsed());
+        metrics.counts().store.call(StoreOperation::Count, outcome, started.elapsed());
         let counted = counted?;
         sessions += counted.keys;
         cursor = counted.next;

@@ -1,7 +1,7 @@
-//! The events of all logs as they happen, for those on this host who want to hear of
-//! them. One task reads the logs, and only while somebody listens; it keeps the latest
-//! events, and those who listen read them there at their own pace, or from the store
-//! when they are further behind. So a slow one holds a place and nothing more.
+//! The event feed of this host. One task reads the logs, and only while a subscriber or a
+//! watch exists. It caches the latest events. Subscribers read from the cache at their own pace,
+//! or from the store when they are further behind, so a slow subscriber costs one cursor and no
+//! queue.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -10,44 +10,44 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, watch};
 
-use crate::events::birth::{self, Birth};
+use crate::events::baseline::{self, Baseline};
 use crate::events::watch::{Watch, Watches};
-use crate::events::{Event, Place};
+use crate::events::{Cursor, Event};
 use crate::logic::maintenance::LogCatalog;
 use crate::logic::{Failure, Logic};
 use crate::telemetry::{Metrics, StoreOperation, StoreOutcome};
 use session_store::clock::Milliseconds;
 use session_store::{LogMark, Logs, Store};
 
-/// How often the logs are looked at.
+/// How often the logs are read.
 const INTERVAL: Duration = Duration::from_millis(100);
-/// How long the store is left alone when it does not answer.
-const PAUSE: Duration = Duration::from_millis(500);
-/// For how long somebody may be about to empty logs whose birth is stamped anew, and how
-/// long others wait for that.
+/// The delay before a retry after the store failed.
+const RETRY_DELAY: Duration = Duration::from_millis(500);
+/// How long after a new baseline another host may still be emptying the logs.
 const EMPTYING_MS_MAX: Milliseconds = 1000;
-const EMPTYING_PAUSE: Duration = Duration::from_millis(50);
-/// The most events of each log that are read at a time.
+/// How long this host waits for it to do so.
+const EMPTYING_WAIT: Duration = Duration::from_millis(50);
+/// The most events of one log in one read.
 const PAGE: usize = 256;
-/// How many of the latest events are kept.
-const KEPT: usize = 16_384;
-/// How many of them a listener takes at a time.
-const TAKEN: usize = 256;
+/// The most events in the cache.
+const CACHED_EVENTS_MAX: usize = 16_384;
+/// The most cached events that a subscriber takes at once.
+const BATCH_MAX: usize = 256;
 
-/// What there is to hear of.
+/// What a subscriber receives.
 #[derive(Clone, Debug)]
-pub enum Told {
-    /// Something has happened.
+pub enum FeedItem {
+    /// An event.
     Event(Arc<Event>),
-    /// Events behind this place may be missing.
-    Gap(Place),
+    /// Events after this cursor may be missing.
+    Gap(Cursor),
 }
 
-impl Told {
-    fn place(&self) -> Place {
+impl FeedItem {
+    fn cursor(&self) -> Cursor {
         match self {
-            Self::Event(event) => event.place,
-            Self::Gap(place) => *place,
+            Self::Event(event) => event.cursor,
+            Self::Gap(cursor) => *cursor,
         }
     }
 }
@@ -58,49 +58,50 @@ pub struct Feed {
     logic: Arc<Logic>,
     metrics: Arc<Metrics>,
     latest: Mutex<Latest>,
-    /// Changes whenever there is more.
+    /// Changes whenever the cache has grown.
     progress: watch::Sender<()>,
     watches: Arc<Watches>,
-    listeners: AtomicUsize,
-    begin: Notify,
+    interests: AtomicUsize,
+    interest_began: Notify,
 }
 
-/// The latest events, and from where on they are all there.
+/// The cached events: all events after `from` up to `to`.
 #[derive(Default)]
 struct Latest {
-    told: VecDeque<Arc<Event>>,
-    from: Place,
-    to: Place,
-    /// The birth of the logs that were read last.
-    born: Milliseconds,
-    /// Whether somebody reads the logs.
+    events: VecDeque<Arc<Event>>,
+    from: Cursor,
+    to: Cursor,
+    /// The baseline of the logs at the last read.
+    baseline: Milliseconds,
+    /// Whether the task is reading the logs.
     live: bool,
-    /// How many gaps there were: whoever has not heard of the last one reads the store.
+    /// How many gaps the task has found. A subscriber that knows of fewer reads the store, and
+    /// finds the gap there.
     gaps: u64,
 }
 
-/// Some events behind a place.
+/// The events after a cursor, or the first page of them.
 struct Batch {
-    told: Vec<Told>,
-    /// Up to where these are all.
-    to: Place,
-    /// The birth of the logs that they are from.
-    born: Milliseconds,
-    /// Whether there are more to be had at once.
+    items: Vec<FeedItem>,
+    /// The cursor up to which `items` is complete.
+    to: Cursor,
+    /// The baseline of the logs at the read.
+    baseline: Milliseconds,
+    /// Whether more events can be read at once.
     more: bool,
 }
 
-/// Why there are no events.
+/// Why the events cannot be read.
 #[derive(Debug)]
-pub enum Silence {
-    /// The rules do not say where they are.
+pub enum ReadError {
+    /// The rules did not name the logs.
     Logic(Failure),
-    /// The store does not give them.
+    /// The store did not return them.
     Store(session_store::Error),
 }
 
 impl Feed {
-    /// Of the logs that the rules keep in the store.
+    /// A feed of the logs that the rules write to this store.
     pub fn new(store: Arc<dyn Store>, logic: Arc<Logic>, metrics: Arc<Metrics>) -> Arc<Self> {
         Arc::new(Self {
             store,
@@ -109,36 +110,36 @@ impl Feed {
             latest: Mutex::default(),
             progress: watch::Sender::new(()),
             watches: Arc::default(),
-            listeners: AtomicUsize::new(0),
-            begin: Notify::new(),
+            interests: AtomicUsize::new(0),
+            interest_began: Notify::new(),
         })
     }
 
-    /// Reads the logs whenever somebody listens, for ever.
+    /// Reads the logs while there is interest in them; never returns.
     pub async fn run(self: Arc<Self>) {
         loop {
-            while self.listeners.load(Ordering::SeqCst) == 0 {
-                self.begin.notified().await;
+            while self.interests.load(Ordering::SeqCst) == 0 {
+                self.interest_began.notified().await;
             }
-            let mut well = true;
-            while self.listeners.load(Ordering::SeqCst) > 0 {
+            let mut readable = true;
+            while self.interests.load(Ordering::SeqCst) > 0 {
                 let pause = match self.step().await {
                     Ok(true) => Duration::ZERO,
                     Ok(false) => INTERVAL,
-                    Err(_) => PAUSE,
+                    Err(_) => RETRY_DELAY,
                 };
-                well = match (well, pause == PAUSE) {
+                readable = match (readable, pause == RETRY_DELAY) {
                     (true, true) => {
                         tracing::warn!("the logs of events cannot be read");
                         false
                     }
                     (false, false) => {
                         tracing::info!("the logs of events are read again");
-                        // Much may have happened that the logs do not tell.
-                        self.watches.tell_all();
+                        // The logs may have been trimmed or lost in between.
+                        self.watches.notify_all();
                         true
                     }
-                    (well, _) => well,
+                    (readable, _) => readable,
                 };
                 tokio::time::sleep(pause).await;
             }
@@ -147,44 +148,44 @@ impl Feed {
         }
     }
 
-    /// Reads what has happened since the last time, and tells whether there is more.
-    async fn step(&self) -> Result<bool, Silence> {
+    /// Adds the events since the last read to the cache, and returns whether more are ready.
+    async fn step(&self) -> Result<bool, ReadError> {
         let known = {
             let latest = self.latest();
-            latest.live.then_some((latest.to, latest.born))
+            latest.live.then_some((latest.to, latest.baseline))
         };
-        let Some((to, born)) = known else {
-            let (now, born) = self.now().await?;
+        let Some((to, baseline)) = known else {
+            let (now, baseline) = self.now().await?;
             let mut latest = self.latest();
-            (latest.from, latest.to, latest.born, latest.live) = (now, now, born, true);
+            (latest.from, latest.to, latest.baseline, latest.live) = (now, now, baseline, true);
             drop(latest);
-            // Who began to listen before the events were read has missed some.
-            self.watches.tell_all();
+            // A watch made before this first read may have missed events.
+            self.watches.notify_all();
             self.progress.send_replace(());
             return Ok(true);
         };
-        let batch = self.read(to, Some(born)).await?;
+        let batch = self.read(to, Some(baseline)).await?;
         let mut latest = self.latest();
-        (latest.to, latest.born) = (batch.to, batch.born);
-        let any = !batch.told.is_empty();
-        for told in batch.told {
-            match told {
-                Told::Event(event) => {
-                    self.watches.tell(event.text("user_id"), event.text("session_id"));
-                    latest.told.push_back(event);
+        (latest.to, latest.baseline) = (batch.to, batch.baseline);
+        let any = !batch.items.is_empty();
+        for item in batch.items {
+            match item {
+                FeedItem::Event(event) => {
+                    self.watches.notify(event.text("user_id"), event.text("session_id"));
+                    latest.events.push_back(event);
                 }
-                Told::Gap(_) => {
-                    // Who listens finds the gap in the store.
-                    latest.told.clear();
+                FeedItem::Gap(_) => {
+                    // Subscribers read the store now, and find the gap there.
+                    latest.events.clear();
                     (latest.from, latest.gaps) = (batch.to, latest.gaps + 1);
-                    self.watches.tell_all();
+                    self.watches.notify_all();
                     break;
                 }
             }
         }
-        while latest.told.len() > KEPT {
-            if let Some(dropped) = latest.told.pop_front() {
-                latest.from = dropped.place;
+        while latest.events.len() > CACHED_EVENTS_MAX {
+            if let Some(dropped) = latest.events.pop_front() {
+                latest.from = dropped.cursor;
             }
         }
         drop(latest);
@@ -194,139 +195,138 @@ impl Feed {
         Ok(batch.more)
     }
 
-    /// Watches what happens to a session of a user.
-    pub fn watch(self: &Arc<Self>, user_id: &str, session_id: &str) -> (Watch, Listener) {
-        (self.watches.add(user_id, session_id), self.listen())
+    /// Watches the events of one session of a user.
+    pub fn watch(self: &Arc<Self>, user_id: &str, session_id: &str) -> (Watch, Interest) {
+        (self.watches.add(user_id, session_id), self.interest())
     }
 
-    /// Subscribes to all events behind a place; from now on without one.
+    /// Subscribes to all events after a cursor, or from now on if there is none.
     ///
     /// # Errors
-    /// When the store does not answer.
+    /// If the rules or the store fail.
     pub async fn subscribe(
         self: &Arc<Self>,
-        after: Option<Place>,
-    ) -> Result<Subscription, Silence> {
-        let listener = self.listen();
-        // Nobody has seen the future: what happens from now on is behind the gap, however
-        // long it takes until the logs are read.
+        after: Option<Cursor>,
+    ) -> Result<Subscription, ReadError> {
+        let interest = self.interest();
+        // A cursor of the future was issued before the clock was set back. Its subscriber starts
+        // with a gap, and receives everything from now on.
         let is_ahead = match after {
-            // Whoever comes back during an outage waits for its end.
-            Some(after) => self.logs(&[], 1).await.is_ok_and(|it| after > Place::before(it.now)),
+            // During an outage the cursor is taken as it is, and read when the outage ends.
+            Some(after) => self.logs(&[], 1).await.is_ok_and(|it| after > Cursor::before(it.now)),
             None => false,
         };
-        let (at, born) = match after {
+        let (cursor, baseline) = match after {
             Some(after) if !is_ahead => (after, None),
-            _ => self.now().await.map(|(now, born)| (now, Some(born)))?,
+            _ => self.now().await.map(|(now, baseline)| (now, Some(baseline)))?,
         };
         let progress = self.progress.subscribe();
         let gaps = self.latest().gaps;
         let feed = Arc::clone(self);
         Ok(Subscription {
             feed,
-            at,
-            born,
+            cursor,
+            baseline,
             begins_with_gap: is_ahead,
             gaps,
             in_gap: false,
             progress,
-            _listener: listener,
+            _interest: interest,
         })
     }
 
-    fn listen(self: &Arc<Self>) -> Listener {
-        if self.listeners.fetch_add(1, Ordering::SeqCst) == 0 {
-            self.begin.notify_one();
+    /// Has the task read the logs until the value is dropped.
+    fn interest(self: &Arc<Self>) -> Interest {
+        if self.interests.fetch_add(1, Ordering::SeqCst) == 0 {
+            self.interest_began.notify_one();
         }
-        Listener(Arc::clone(self))
+        Interest(Arc::clone(self))
     }
 
-    /// The place that nothing of what happens from now on is before, and the birth of the
-    /// logs.
-    async fn now(&self) -> Result<(Place, Milliseconds), Silence> {
-        let catalog = self.logic.describe_logs().await.map_err(Silence::Logic)?;
-        let mut birth = self.birth(&catalog.born).await?;
+    /// A cursor that all events from now on come after, and the baseline of the logs.
+    async fn now(&self) -> Result<(Cursor, Milliseconds), ReadError> {
+        let catalog = self.logic.describe_logs().await.map_err(ReadError::Logic)?;
+        let mut baseline = self.baseline(&catalog.born).await?;
         let now = self.logs(&[], 1).await?.now;
-        // A log of the future would hide what happens from now on.
-        let (read, _) = self.current_pages(&catalog, &mut birth, Place::before(now)).await?;
-        Ok((Place::before(read.now), birth.at))
+        // This empties logs that are ahead of the clock, which would hide new events.
+        let (read, _) = self.current_pages(&catalog, &mut baseline, Cursor::before(now)).await?;
+        Ok((Cursor::before(read.now), baseline.at))
     }
 
-    async fn birth(&self, key: &str) -> Result<Birth, Silence> {
-        birth::read(&*self.store, key).await.map_err(Silence::Store)
+    async fn baseline(&self, key: &str) -> Result<Baseline, ReadError> {
+        baseline::read(&*self.store, key).await.map_err(ReadError::Store)
     }
 
-    /// Reads events behind a place from the store. A reader hears once of each birth of the
-    /// logs but the one that it knows.
-    async fn read(&self, from: Place, known: Option<Milliseconds>) -> Result<Batch, Silence> {
-        let catalog = self.logic.describe_logs().await.map_err(Silence::Logic)?;
-        // Before the logs: when they are lost in between, the next time tells.
-        let mut birth = self.birth(&catalog.born).await?;
-        let (mut read, mut is_anew) = self.current_pages(&catalog, &mut birth, from).await?;
-        // A clock that goes back gives new events old places.
-        let has_gone_back = from > Place::before(read.now);
-        if has_gone_back {
-            let now = Place::before(read.now);
-            (read, is_anew) = self.current_pages(&catalog, &mut birth, now).await?;
+    /// Reads events after a cursor from the store. A reader receives one gap for each baseline
+    /// other than the one it knows.
+    async fn read(&self, from: Cursor, known: Option<Milliseconds>) -> Result<Batch, ReadError> {
+        let catalog = self.logic.describe_logs().await.map_err(ReadError::Logic)?;
+        // Read before the logs: if they are lost in between, the next read finds the gap.
+        let mut baseline = self.baseline(&catalog.born).await?;
+        let (mut read, mut emptied) = self.current_pages(&catalog, &mut baseline, from).await?;
+        // After the clock is set back, new events have ids below the cursor.
+        let was_set_back = from > Cursor::before(read.now);
+        if was_set_back {
+            let now = Cursor::before(read.now);
+            (read, emptied) = self.current_pages(&catalog, &mut baseline, now).await?;
         }
-        // Of the present millisecond there may be more to come.
-        let all = Place::before(read.now);
-        let from = from.min(all);
-        let mut to = all;
-        let mut told = Vec::new();
-        // One who has seen events that were never in these logs has not seen those that were.
-        let is_older = from < Place::before(birth.at) && known != Some(birth.at);
-        let mut gap = has_gone_back || is_anew || is_older;
+        // More events may still be written in the current millisecond.
+        let end = Cursor::before(read.now);
+        let from = from.min(end);
+        let mut to = end;
+        let mut items = Vec::new();
+        // The reader may have missed events between its cursor and the baseline.
+        let is_older = from < Cursor::before(baseline.at) && known != Some(baseline.at);
+        let mut gap = was_set_back || emptied || is_older;
         for (number, page) in (0..=u16::MAX).zip(read.pages) {
             gap |= page.trimmed;
             if let Some(last) = page.events.last().filter(|_| page.events.len() == PAGE) {
-                to = to.min(Place { id: last.id, log: number });
+                to = to.min(Cursor { id: last.id, log: number });
             }
             let events = page.events.into_iter().map(|event| Event::new(number, event));
-            told.extend(events.map(|event| Told::Event(Arc::new(event))));
+            items.extend(events.map(|event| FeedItem::Event(Arc::new(event))));
         }
-        told.retain(|told| told.place() > from && told.place() <= to);
-        told.sort_by_key(Told::place);
+        items.retain(|item| item.cursor() > from && item.cursor() <= to);
+        items.sort_by_key(FeedItem::cursor);
         if gap {
-            told.insert(0, Told::Gap(from));
+            items.insert(0, FeedItem::Gap(from));
         }
-        Ok(Batch { told, to, born: birth.at, more: to < all })
+        Ok(Batch { items, to, baseline: baseline.at, more: to < end })
     }
 
-    /// A page of each log behind a place. When the clock has gone back behind what is in a
-    /// log, no event of it is of the present until the clock is there again: such logs begin
-    /// anew, with a birth by which all who read them hear of a gap. Also returns whether they
-    /// did.
+    /// A page of each log after a cursor, and whether logs were emptied. If the clock was set
+    /// back to before the last event of a log, new events would stay invisible until the clock
+    /// catches up. Such logs are emptied under a new baseline, so every reader receives a gap.
     async fn current_pages(
         &self,
         catalog: &LogCatalog,
-        birth: &mut Birth,
-        from: Place,
-    ) -> Result<(Logs, bool), Silence> {
+        baseline: &mut Baseline,
+        from: Cursor,
+    ) -> Result<(Logs, bool), ReadError> {
         let is_ahead = |read: &Logs| read.pages.iter().any(|page| page.ahead);
         let read = self.pages(&catalog.logs, from).await?;
         if !is_ahead(&read) {
             return Ok((read, false));
         }
-        if read.now.saturating_sub(birth.at) < EMPTYING_MS_MAX {
-            // Somebody else has just stamped the birth, and is about to empty the logs: one
-            // more birth would be one more gap for all.
-            tokio::time::sleep(EMPTYING_PAUSE).await;
+        if read.now.saturating_sub(baseline.at) < EMPTYING_MS_MAX {
+            // Another host has just stamped the baseline and is about to empty the logs. A
+            // second baseline would cause a second gap for every reader.
+            tokio::time::sleep(EMPTYING_WAIT).await;
             let read = self.pages(&catalog.logs, from).await?;
             if !is_ahead(&read) {
                 return Ok((read, true));
             }
         }
         tracing::warn!("the clock of the store has gone back: the logs of events begin anew");
-        // Whoever finds them empty finds the new birth, too.
-        let again = birth::again(&*self.store, &catalog.born, birth).await;
-        *birth = again.map_err(Silence::Store)?;
-        self.store.empty_logs_ahead(&catalog.logs).await.map_err(Silence::Store)?;
+        // Stamped before the logs are emptied: a reader of empty logs finds the new baseline.
+        let renewed = baseline::renew(&*self.store, &catalog.born, baseline).await;
+        *baseline = renewed.map_err(ReadError::Store)?;
+        self.store.empty_logs_ahead(&catalog.logs).await.map_err(ReadError::Store)?;
         Ok((self.pages(&catalog.logs, from).await?, true))
     }
 
-    /// A page of each log behind a place.
-    async fn pages(&self, logs: &[String], from: Place) -> Result<Logs, Silence> {
+    /// A page of each log after a cursor.
+    async fn pages(&self, logs: &[String], from: Cursor) -> Result<Logs, ReadError> {
         let mark = |(number, log): (u16, &String)| LogMark {
             log: log.clone(),
             after: Some(from.in_log(number)),
@@ -335,12 +335,12 @@ impl Feed {
         self.logs(&marks, PAGE).await
     }
 
-    async fn logs(&self, marks: &[LogMark], limit: usize) -> Result<Logs, Silence> {
-        let asked = Instant::now();
+    async fn logs(&self, marks: &[LogMark], limit: usize) -> Result<Logs, ReadError> {
+        let started = Instant::now();
         let read = self.store.read_logs(marks, limit).await;
         let outcome = StoreOutcome::from(&read);
-        self.metrics.counts().store.call(StoreOperation::ReadLogs, outcome, asked.elapsed());
-        read.map_err(Silence::Store)
+        self.metrics.counts().store.call(StoreOperation::ReadLogs, outcome, started.elapsed());
+        read.map_err(ReadError::Store)
     }
 
     fn latest(&self) -> MutexGuard<'_, Latest> {
@@ -348,88 +348,88 @@ impl Feed {
     }
 }
 
-/// Somebody who wants the logs to be read; not any more when it is dropped.
-pub struct Listener(Arc<Feed>);
+/// Interest in the events: the feed reads the logs until the last one is dropped.
+pub struct Interest(Arc<Feed>);
 
-impl Drop for Listener {
+impl Drop for Interest {
     fn drop(&mut self) {
-        self.0.listeners.fetch_sub(1, Ordering::SeqCst);
+        self.0.interests.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
-/// A place among the events, that moves forward.
+/// One subscriber, and how far it has read.
 pub struct Subscription {
     feed: Arc<Feed>,
-    at: Place,
-    /// The birth of the logs that it knows of.
-    born: Option<Milliseconds>,
-    /// Whether it has to be told of a gap first: it came back from the future.
+    cursor: Cursor,
+    /// The baseline of the logs at its last read.
+    baseline: Option<Milliseconds>,
+    /// Whether the first item is a gap, as its cursor was of the future.
     begins_with_gap: bool,
     /// How many gaps of the feed it knows of.
     gaps: u64,
-    /// Whether what was told last was behind a gap: of one, the pages of a store tell
-    /// several times.
+    /// Whether the last read began with a gap and was not complete. The next page of the store
+    /// reports the same gap, which must not be sent twice.
     in_gap: bool,
     progress: watch::Receiver<()>,
-    _listener: Listener,
+    _interest: Interest,
 }
 
 impl Subscription {
-    /// Where it is.
-    pub fn at(&self) -> Place {
-        self.at
+    /// The cursor after the last item returned.
+    pub fn cursor(&self) -> Cursor {
+        self.cursor
     }
 
-    /// What comes next; waits until there is something. May be dropped at any time.
+    /// Returns the next items, and waits until there are some. May be cancelled at any time.
     ///
     /// # Errors
-    /// When the events have to be read from the store, which does not give them; asking
-    /// again goes on from there.
-    pub async fn next(&mut self) -> Result<Vec<Told>, Silence> {
+    /// If the events must be read from the store and it fails. The next call continues at the
+    /// same cursor.
+    pub async fn next(&mut self) -> Result<Vec<FeedItem>, ReadError> {
         if std::mem::take(&mut self.begins_with_gap) {
-            return Ok(vec![Told::Gap(self.at)]);
+            return Ok(vec![FeedItem::Gap(self.cursor)]);
         }
         loop {
             self.progress.borrow_and_update();
-            if let Some(told) = self.kept() {
-                if !told.is_empty() {
-                    return Ok(told);
+            if let Some(items) = self.take_cached() {
+                if !items.is_empty() {
+                    return Ok(items);
                 }
-                // The feed is as old as this.
+                // The subscriber has caught up with the feed.
                 drop(self.progress.changed().await);
                 continue;
             }
             let gaps = self.feed.latest().gaps;
-            let mut batch = self.feed.read(self.at, self.born).await?;
-            (self.at, self.born, self.gaps) = (batch.to, Some(batch.born), gaps);
-            let is_gap = |told: &Told| matches!(told, Told::Gap(_));
-            let gap = batch.told.first().is_some_and(is_gap);
+            let mut batch = self.feed.read(self.cursor, self.baseline).await?;
+            (self.cursor, self.baseline, self.gaps) = (batch.to, Some(batch.baseline), gaps);
+            let is_gap = |item: &FeedItem| matches!(item, FeedItem::Gap(_));
+            let gap = batch.items.first().is_some_and(is_gap);
             if gap && self.in_gap {
-                batch.told.remove(0);
+                batch.items.remove(0);
             }
             self.in_gap = gap && batch.more;
-            if !batch.told.is_empty() {
-                return Ok(batch.told);
+            if !batch.items.is_empty() {
+                return Ok(batch.items);
             }
             if !batch.more {
-                // Until the feed has begun.
+                // The task has not begun to read yet.
                 drop(tokio::time::timeout(INTERVAL, self.progress.changed()).await);
             }
         }
     }
 
-    /// Those of the latest events that come next; `None` when it is further behind.
-    fn kept(&mut self) -> Option<Vec<Told>> {
+    /// The next events of the cache; `None` if the cursor is outside of it.
+    fn take_cached(&mut self) -> Option<Vec<FeedItem>> {
         let latest = self.feed.latest();
-        let is_behind = self.at < latest.from || self.gaps != latest.gaps;
-        if !latest.live || is_behind || self.at > latest.to {
+        let is_behind = self.cursor < latest.from || self.gaps != latest.gaps;
+        if !latest.live || is_behind || self.cursor > latest.to {
             return None;
         }
-        let first = latest.told.partition_point(|event| event.place <= self.at);
-        let next = latest.told.range(first..).take(TAKEN);
-        let told: Vec<Told> = next.map(|event| Told::Event(Arc::clone(event))).collect();
-        self.at = told.last().map_or(latest.to, Told::place);
-        Some(told)
+        let first = latest.events.partition_point(|event| event.cursor <= self.cursor);
+        let next = latest.events.range(first..).take(BATCH_MAX);
+        let items: Vec<FeedItem> = next.map(|event| FeedItem::Event(Arc::clone(event))).collect();
+        self.cursor = items.last().map_or(latest.to, FeedItem::cursor);
+        Some(items)
     }
 }
 

@@ -1,54 +1,53 @@
-//! Stamps the birth of the event logs anew when this host has changed over to a copy that took
-//! the place of the store. Hosts do not change over together. Subscribers receive a gap when
-//! the first one does; an event that a later one has still written to the former store is lost
-//! after that gap, and nothing would show it. So each host stamps another birth after its own
-//! change, and subscribers receive another gap.
+//! Renews the baseline of the event logs after this host has switched to a replica that took
+//! over from the store. Hosts do not switch at the same moment. Subscribers receive a gap when
+//! the first host switches. An event that a later host still wrote to the former store is lost
+//! after that gap, and nothing would show it. So each host renews the baseline after its own
+//! switch, and subscribers receive another gap.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::events::{Silence, birth};
+use crate::events::{ReadError, baseline};
 use crate::logic::{Failure, Logic};
 use session_store::Store;
 
-/// How often it is looked at which store is followed.
+/// How often the history of the store is checked.
 const INTERVAL: Duration = Duration::from_millis(500);
-/// How long a host's last connection to the former store may take to end after its first one.
+/// How long after its first connection the last connection of a host may take to switch.
 const SETTLING: Duration = Duration::from_secs(1);
 
-/// Follows the store, for ever.
+/// Follows the history of the store; never returns.
 pub async fn follow(store: Arc<dyn Store>, logic: Arc<Logic>) {
     let mut follower = Follower::default();
     loop {
         tokio::time::sleep(INTERVAL).await;
         let key = async { logic.describe_logs().await.map(|catalog| catalog.born) };
-        if let Err(silence) = follower.look(&*store, key).await {
-            tracing::debug!(?silence, "the birth of the logs was not stamped");
+        if let Err(error) = follower.check(&*store, key).await {
+            tracing::debug!(?error, "the baseline of the event logs was not renewed");
         }
     }
 }
 
-/// One host that goes from store to store.
+/// One host's view of the history of the store.
 #[derive(Default)]
 struct Follower {
-    /// The history that was followed when last seen.
+    /// The history at the last check.
     history: Option<String>,
 }
 
 impl Follower {
-    /// Stamps the birth anew when another history is followed than before; only then is
-    /// anybody asked for its key.
-    async fn look(
+    /// Renews the baseline if the history has changed. Only then is its key resolved.
+    async fn check(
         &mut self,
         store: &dyn Store,
         key: impl Future<Output = Result<String, Failure>>,
-    ) -> Result<(), Silence> {
+    ) -> Result<(), ReadError> {
         let Some(history) = store.history() else { return Ok(()) };
         if self.history.as_ref().is_some_and(|before| *before != history) {
             tokio::time::sleep(SETTLING).await;
-            let key = key.await.map_err(Silence::Logic)?;
-            let before = birth::read(store, &key).await.map_err(Silence::Store)?;
-            birth::again(store, &key, &before).await.map_err(Silence::Store)?;
+            let key = key.await.map_err(ReadError::Logic)?;
+            let before = baseline::read(store, &key).await.map_err(ReadError::Store)?;
+            baseline::renew(store, &key, &before).await.map_err(ReadError::Store)?;
         }
         self.history = Some(history);
         Ok(())
@@ -72,22 +71,22 @@ mod tests {
     }
 
     /// The store as one host sees it.
-    struct Seen {
+    struct HostView {
         store: Arc<Memory>,
         history: Mutex<Option<&'static str>>,
     }
 
-    impl Seen {
+    impl HostView {
         fn of(store: &Arc<Memory>, history: &'static str) -> Self {
             Self { store: Arc::clone(store), history: Mutex::new(Some(history)) }
         }
 
-        fn goes_over(&self, history: Option<&'static str>) {
+        fn switch_to(&self, history: Option<&'static str>) {
             *self.history.lock().expect("no panic") = history;
         }
     }
 
-    impl Store for Seen {
+    impl Store for HostView {
         fn execute(&self, txn: Txn) -> Answer<'_, Outcome> {
             self.store.execute(txn)
         }
@@ -117,35 +116,35 @@ mod tests {
         }
 
         fn name(&self) -> &'static str {
-            "seen"
+            "host view"
         }
     }
 
     #[tokio::test(start_paused = true)]
-    async fn each_host_that_goes_over_gives_the_logs_another_birth() {
+    async fn each_host_renews_the_baseline_after_it_has_switched() {
         let clock = Clock::manual(1000);
         let store = Arc::new(Memory::new(clock.clone()));
-        let (early, late) = (Seen::of(&store, "former"), Seen::of(&store, "former"));
+        let (early, late) = (HostView::of(&store, "former"), HostView::of(&store, "former"));
         let (mut of_early, mut of_late) = (Follower::default(), Follower::default());
-        let born = async || birth::read(&late, KEY).await.expect("read").at;
-        assert_eq!(born().await, 1000);
+        let baseline_at = async || baseline::read(&late, KEY).await.expect("read").at;
+        assert_eq!(baseline_at().await, 1000);
         clock.advance(100);
-        of_early.look(&early, key()).await.expect("looked");
-        of_late.look(&late, key()).await.expect("looked");
-        assert_eq!(born().await, 1000, "nobody has gone anywhere");
-        early.goes_over(Some("new"));
-        of_early.look(&early, key()).await.expect("looked");
-        assert_eq!(birth::read(&early, KEY).await.expect("read").at, 1100);
-        // A host without a connection has not gone anywhere yet.
+        of_early.check(&early, key()).await.expect("checked");
+        of_late.check(&late, key()).await.expect("checked");
+        assert_eq!(baseline_at().await, 1000, "no host has switched");
+        early.switch_to(Some("new"));
+        of_early.check(&early, key()).await.expect("checked");
+        assert_eq!(baseline::read(&early, KEY).await.expect("read").at, 1100);
+        // A host without a connection has not switched yet.
         clock.advance(100);
-        late.goes_over(None);
-        of_late.look(&late, key()).await.expect("looked");
-        assert_eq!(birth::read(&early, KEY).await.expect("read").at, 1100);
-        late.goes_over(Some("new"));
-        of_late.look(&late, key()).await.expect("looked");
-        assert_eq!(born().await, 1200, "what it wrote to the former one is behind the first gap");
+        late.switch_to(None);
+        of_late.check(&late, key()).await.expect("checked");
+        assert_eq!(baseline::read(&early, KEY).await.expect("read").at, 1100);
+        late.switch_to(Some("new"));
+        of_late.check(&late, key()).await.expect("checked");
+        assert_eq!(baseline_at().await, 1200, "its last writes need a second gap");
         clock.advance(100);
-        of_late.look(&late, key()).await.expect("looked");
-        assert_eq!(born().await, 1200, "once");
+        of_late.check(&late, key()).await.expect("checked");
+        assert_eq!(baseline_at().await, 1200, "a switch renews the baseline once");
     }
 }

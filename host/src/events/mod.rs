@@ -1,19 +1,18 @@
-//! Events of sessions: reads the logs that the rules write, has the rules look after
-//! sessions that end by themselves, and counts those that no rule counts. What an event
-//! means is not known here.
+//! Reads the event logs that the rules write, runs the sweep that publishes expiries, and
+//! counts booking sessions. What an event means is decided by the rules, not here.
 
-mod birth;
+mod baseline;
 mod count;
+mod cursor;
 mod feed;
 mod follow;
-mod place;
 mod sweep;
 mod watch;
 
 pub use count::count;
-pub use feed::{Feed, Silence, Subscription, Told};
+pub use cursor::Cursor;
+pub use feed::{Feed, FeedItem, ReadError, Subscription};
 pub use follow::follow;
-pub use place::Place;
 pub use sweep::sweep;
 pub use watch::Watch;
 
@@ -21,20 +20,20 @@ use bytes::Bytes;
 
 use session_store::transaction::Entry;
 
-/// An event, as the rules have written it.
+/// An event as the rules wrote it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event {
-    /// Where it is.
-    pub place: Place,
+    /// Its position among the events of all logs, which is also its id.
+    pub cursor: Cursor,
     entries: Vec<Entry>,
 }
 
 impl Event {
     fn new(log: u16, event: session_store::Event) -> Self {
-        Self { place: Place { id: event.id, log }, entries: event.entries }
+        Self { cursor: Cursor { id: event.id, log }, entries: event.entries }
     }
 
-    /// The text of a field; empty when there is none.
+    /// The text of a field; empty if the field is absent.
     pub fn text(&self, field: &str) -> &str {
         let entry = self.entries.iter().find(|entry| entry.field == field);
         entry.and_then(|entry| text(&entry.value)).unwrap_or_default()

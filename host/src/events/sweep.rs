@@ -1,5 +1,5 @@
-//! Has the rules tell of sessions that have ended by themselves. Every host does; the
-//! rules tell of each once.
+//! The sweeper: has the rules publish the sessions that have expired. Every host sweeps; the
+//! rules publish each expiry once.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -8,20 +8,20 @@ use std::time::Duration;
 use crate::logic::{Failure, Logic, Reason};
 use crate::telemetry::Metrics;
 
-/// How long a host waits between two sweeps at least, and how much longer by chance, so
-/// that hosts do not sweep together.
+/// The shortest time between two sweeps of a host.
 const PAUSE: Duration = Duration::from_secs(3);
-const PAUSE_MORE_MS: u32 = 2000;
+/// The jitter added to it, so that hosts do not sweep at the same time.
+const JITTER_MS_MAX: u32 = 2000;
 /// The most calls for one log in one sweep.
 const CALLS_MAX: u32 = 1000;
 
-/// Sweeps now and then, for ever.
+/// Sweeps at intervals; never returns.
 pub async fn sweep(logic: Arc<Logic>, metrics: Arc<Metrics>) {
     loop {
-        let more = getrandom::u32().unwrap_or_default() % PAUSE_MORE_MS;
-        tokio::time::sleep(PAUSE + Duration::from_millis(more.into())).await;
+        let jitter_ms = getrandom::u32().unwrap_or_default() % JITTER_MS_MAX;
+        tokio::time::sleep(PAUSE + Duration::from_millis(jitter_ms.into())).await;
         match once(&logic).await {
-            Ok(Swept { expired, left }) => {
+            Ok(SweepTotals { expired, left }) => {
                 metrics.expired(expired);
                 for (kind, sessions) in &left {
                     metrics.sessions(kind, *sessions);
@@ -33,19 +33,19 @@ pub async fn sweep(logic: Arc<Logic>, metrics: Arc<Metrics>) {
     }
 }
 
-/// What a sweep of all logs has found.
+/// The result of a sweep of all logs.
 #[derive(Default)]
-struct Swept {
-    /// How many sessions had ended.
+struct SweepTotals {
+    /// The number of expiries published.
     expired: u64,
-    /// How many are left, by kind.
+    /// The number of live sessions, by kind.
     left: BTreeMap<String, u64>,
 }
 
 /// Sweeps all logs.
-async fn once(logic: &Logic) -> Result<Swept, Failure> {
+async fn once(logic: &Logic) -> Result<SweepTotals, Failure> {
     let logs = logic.describe_logs().await?.logs.len();
-    let mut all = Swept::default();
+    let mut all = SweepTotals::default();
     for log in 0..u32::try_from(logs).unwrap_or(u32::MAX) {
         for _ in 0..CALLS_MAX {
             match logic.sweep(log).await {
@@ -58,7 +58,7 @@ async fn once(logic: &Logic) -> Result<Swept, Failure> {
                         break;
                     }
                 }
-                // What is wrong with one log may not be with the others.
+                // A fault of one log, such as a damaged entry, must not stop the others.
                 Err(Failure::Fault(fault)) if fault.reason != Reason::StoreUnavailable => {
                     tracing::warn!(log, error = fault.message, "a log was not swept");
                     break;

@@ -1,11 +1,11 @@
-//! Who wants to hear of events of one session.
+//! Watches of single sessions: wakes the calls that wait for an event of a session.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 
-/// Those who watch, by user.
+/// The watches of this host, by user.
 #[derive(Default)]
 pub struct Watches(Mutex<ByUser>);
 
@@ -13,13 +13,14 @@ type ByUser = HashMap<Arc<str>, Vec<Arc<Watched>>>;
 
 struct Watched {
     session_id: Box<str>,
-    happened: Notify,
+    /// Keeps one notification until it is waited for.
+    event: Notify,
 }
 
 impl Watches {
-    /// Watches a session of a user.
+    /// Adds a watch on a session of a user.
     pub fn add(self: &Arc<Self>, user_id: &str, session_id: &str) -> Watch {
-        let watched = Watched { session_id: session_id.into(), happened: Notify::new() };
+        let watched = Watched { session_id: session_id.into(), event: Notify::new() };
         let watched = Arc::new(watched);
         let mut watches = self.lock();
         let user_id = match watches.get_key_value(user_id) {
@@ -30,23 +31,23 @@ impl Watches {
         Watch { user_id, watched, watches: Arc::clone(self) }
     }
 
-    /// Tells those who watch sessions of a user whose ids begin like this.
-    pub fn tell(&self, user_id: &str, shown: &str) {
-        if shown.is_empty() {
+    /// Notifies the watches on the sessions of a user whose ids begin with `id_prefix`. Events
+    /// show only the beginning of a session's id.
+    pub fn notify(&self, user_id: &str, id_prefix: &str) {
+        if id_prefix.is_empty() {
             return;
         }
         let watches = self.lock();
-        let those = watches.get(user_id).into_iter().flatten();
-        for watched in those.filter(|watched| watched.session_id.starts_with(shown)) {
-            // Kept until it is waited for.
-            watched.happened.notify_one();
+        let of_user = watches.get(user_id).into_iter().flatten();
+        for watched in of_user.filter(|watched| watched.session_id.starts_with(id_prefix)) {
+            watched.event.notify_one();
         }
     }
 
-    /// Tells all who watch.
-    pub fn tell_all(&self) {
+    /// Notifies every watch.
+    pub fn notify_all(&self) {
         for watched in self.lock().values().flatten() {
-            watched.happened.notify_one();
+            watched.event.notify_one();
         }
     }
 
@@ -63,18 +64,18 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// Completes when something has happened since the last time.
-    pub async fn told(&self) {
-        self.watched.happened.notified().await;
+    /// Completes once the session has had an event since the last call.
+    pub async fn notified(&self) {
+        self.watched.event.notified().await;
     }
 }
 
 impl Drop for Watch {
     fn drop(&mut self) {
         let mut watches = self.watches.lock();
-        if let Some(those) = watches.get_mut(&self.user_id) {
-            those.retain(|watched| !Arc::ptr_eq(watched, &self.watched));
-            if those.is_empty() {
+        if let Some(of_user) = watches.get_mut(&self.user_id) {
+            of_user.retain(|watched| !Arc::ptr_eq(watched, &self.watched));
+            if of_user.is_empty() {
                 watches.remove(&self.user_id);
             }
         }
@@ -86,24 +87,24 @@ mod tests {
     use super::*;
     use std::time::Duration;
 
-    async fn is_told(watch: &Watch) -> bool {
-        tokio::time::timeout(Duration::from_millis(20), watch.told()).await.is_ok()
+    async fn is_notified(watch: &Watch) -> bool {
+        tokio::time::timeout(Duration::from_millis(20), watch.notified()).await.is_ok()
     }
 
     #[tokio::test]
-    async fn those_who_watch_a_session_are_told_until_they_leave() {
+    async fn a_watch_is_notified_of_its_session_until_it_is_dropped() {
         let watches = Arc::<Watches>::default();
         let add = |user_id, session_id| watches.add(user_id, session_id);
         let (one, same) = (add("u", "abcdefgh"), add("u", "abcdefxy"));
         let (other, another) = (add("v", "abcdefgh"), add("u", "abcdxyz"));
-        watches.tell("u", "abcdef");
-        watches.tell("u", "");
-        assert!(!is_told(&another).await);
-        assert!(is_told(&one).await && is_told(&same).await && !is_told(&other).await);
-        assert!(!is_told(&one).await, "only once");
+        watches.notify("u", "abcdef");
+        watches.notify("u", "");
+        assert!(!is_notified(&another).await);
+        assert!(is_notified(&one).await && is_notified(&same).await && !is_notified(&other).await);
+        assert!(!is_notified(&one).await, "one event notifies once");
         drop(one);
-        watches.tell_all();
-        assert!(is_told(&same).await && is_told(&other).await);
+        watches.notify_all();
+        assert!(is_notified(&same).await && is_notified(&other).await);
         drop((same, other, another));
         assert!(watches.lock().is_empty());
     }
