@@ -24,7 +24,7 @@ use crate::config::{self, PortSettings, Settings, StoreChoice};
 use crate::events::{self, Feed};
 use crate::http::browsers::Browsers;
 use crate::logic::{self, Limits, Logic, Source};
-use crate::network::door::Door;
+use crate::network::limiter::Limiter;
 use crate::network::listener::{self, Acceptor, Loads};
 use crate::network::{self, Network};
 use crate::store::embedded::Embedded;
@@ -153,7 +153,7 @@ pub async fn start(settings: &Settings) -> Result<Running> {
         api,
         metrics,
         stopping: Arc::default(),
-        door: Door::new(&network, places),
+        limiter: Limiter::new(&network, places),
         network,
         operators,
         rest_browsers: Browsers::new(hosts, origins, settings.network.bind_address),
@@ -259,7 +259,7 @@ struct Wires {
     /// What connections of operators take, who need not share with users.
     operators: Arc<Network>,
     /// Lets in connections of users.
-    door: Arc<Door>,
+    limiter: Arc<Limiter>,
     rest_browsers: Browsers,
     admin_browsers: Browsers,
     /// How many each worker has.
@@ -276,12 +276,12 @@ impl Wires {
         tasks: &mut JoinSet<Result<()>>,
         stopped: &watch::Receiver<bool>,
     ) {
-        let (grpc, connections) = listener::spread(grpc, Arc::clone(&self.door), &self.loads);
+        let (grpc, connections) = listener::spread(grpc, Arc::clone(&self.limiter), &self.loads);
         let mut serving = workers.spawn_on_each(connections, |connections| {
             let (api, metrics) = (self.api.clone(), Arc::clone(&self.metrics));
             grpc::serve(connections, api, metrics, health.clone())
         });
-        let (rest, connections) = listener::spread(rest, Arc::clone(&self.door), &self.loads);
+        let (rest, connections) = listener::spread(rest, Arc::clone(&self.limiter), &self.loads);
         serving.extend(workers.spawn_on_each(connections, |connections| {
             let (api, browsers) = (self.api.clone(), self.rest_browsers.clone());
             http::serve(connections, api, browsers, Arc::clone(&self.metrics))
@@ -302,9 +302,9 @@ impl Wires {
         tasks: &mut JoinSet<Result<()>>,
         stopped: watch::Receiver<bool>,
     ) {
-        let door = Door::where_uploads_give_way(&self.operators, ADMIN_CONNECTIONS_MAX);
+        let limiter = Limiter::evicting_uploads(&self.operators, ADMIN_CONNECTIONS_MAX);
         let alone: Loads = Arc::new([AtomicUsize::new(0)]);
-        let (admin, connections) = listener::spread(admin, door, &alone);
+        let (admin, connections) = listener::spread(admin, limiter, &alone);
         for connections in connections {
             let wire = Admin {
                 api: self.api.clone(),
@@ -312,7 +312,7 @@ impl Wires {
                 stopping: Arc::clone(&self.stopping),
                 upload: Arc::new(Semaphore::new(1)),
                 network: Arc::clone(&self.network),
-                door: Arc::clone(&self.door),
+                limiter: Arc::clone(&self.limiter),
                 browsers: self.admin_browsers.clone(),
             };
             tasks.spawn(async {

@@ -20,8 +20,8 @@ use crate::http::browsers::Browsers;
 use crate::http::delivery;
 use crate::http::target::Refusal;
 use crate::network::Network;
-use crate::network::door::Door;
 use crate::network::exchange::Exchange;
+use crate::network::limiter::Limiter;
 use crate::network::listener::Connections;
 use crate::network::server::{self, Protocol};
 use crate::probes::{self, LIVE, READY};
@@ -51,7 +51,7 @@ pub struct Admin {
     /// What connections of users take.
     pub network: Arc<Network>,
     /// Where users' connections come in.
-    pub door: Arc<Door>,
+    pub limiter: Arc<Limiter>,
     /// What web pages may ask.
     pub browsers: Browsers,
 }
@@ -116,10 +116,10 @@ impl Admin {
     }
 
     fn metrics(&self) -> Answer {
-        let Self { api, metrics, door, network, .. } = self;
+        let Self { api, metrics, limiter, network, .. } = self;
         api.logic.measure();
         let gauge = |count| i64::try_from(count).unwrap_or(i64::MAX);
-        metrics.connections.set(gauge(door.taken()));
+        metrics.connections.set(gauge(limiter.taken()));
         metrics.body_bytes.set(gauge(network.body_bytes()));
         metrics.connects.set(gauge(api.streams.connected()));
         metrics.subscriptions.set(gauge(api.streams.subscribed()));

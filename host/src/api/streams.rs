@@ -8,7 +8,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 
 use crate::error::{Error, Reason};
-use crate::network::turn::Subscribed;
+use crate::network::quota::SubscriptionPermit;
 
 /// The most subscriptions to events at the same time.
 const SUBSCRIPTIONS_MAX: usize = 1024;
@@ -95,8 +95,8 @@ impl Streams {
     ///
     /// # Errors
     /// `OVERLOADED`.
-    pub fn subscription(&self) -> Result<(OwnedSemaphorePermit, Subscribed), Error> {
-        let subscribed = Subscribed::take().ok_or_else(|| {
+    pub fn subscription(&self) -> Result<(OwnedSemaphorePermit, SubscriptionPermit), Error> {
+        let subscribed = SubscriptionPermit::take().ok_or_else(|| {
             let message = "As many subscriptions come from this address as one may have.";
             Error::new(Reason::Overloaded, message)
         })?;

@@ -22,7 +22,7 @@ use crate::error::{Error, Reason};
 use crate::grpc::body::Received;
 use crate::grpc::{status, too_large};
 use crate::network::exchange::{self, Exchange};
-use crate::network::stream::MARK;
+use crate::network::stream::SERVICE_HEADER;
 use crate::proto::DESCRIPTORS;
 use crate::telemetry::traces::{Call, Trace};
 use crate::telemetry::{Counts, Metrics, Operation, REQUEST_ID, microseconds, request_id};
@@ -152,10 +152,10 @@ impl Observed {
         }
         match streams {
             Streams::No => {}
-            Streams::Bounded => exchange.streams(),
-            Streams::Free => exchange.streams_at(None),
+            Streams::Bounded => exchange.begin_stream(),
+            Streams::Free => exchange.begin_charged_stream(None),
             Streams::Few => match Arc::clone(&self.reflections).try_acquire_owned() {
-                Ok(place) => exchange.streams_at(Some(place)),
+                Ok(place) => exchange.begin_charged_stream(Some(place)),
                 Err(_) => return status::from(&Error::no_memory()).into_http(),
             },
         }
@@ -221,7 +221,7 @@ fn not_grpc() -> Response<Body> {
     *response.status_mut() = error.row().http;
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    headers.insert(MARK, HeaderValue::from_static("nosniff"));
+    headers.insert(SERVICE_HEADER, HeaderValue::from_static("nosniff"));
     response
 }
 

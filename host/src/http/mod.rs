@@ -274,7 +274,7 @@ impl Rest {
                     return Err(Error::violations(violations).into());
                 }
                 let pieces = call(self.api.clone(), message).await?;
-                exchange.streams();
+                exchange.begin_stream();
                 Ok(answer::events(sse::encoded(route.method.output(), pieces)))
             }
             Action::SetFlat => {

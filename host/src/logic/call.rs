@@ -5,7 +5,7 @@
 /// A macro, as the future of a closure that borrows its arguments has no name to bound.
 macro_rules! call {
     ($self:ident, $interface:ident . $function:ident ( $($argument:expr),* )) => {
-        match $crate::network::turn::Turn::take().await {
+        match $crate::network::quota::CallPermit::take().await {
             Err(_) => Err($self.overloaded()),
             Ok(_turn) => loop {
                 let generation = $self.current.load_full();

@@ -1,15 +1,15 @@
-//! Addresses of peers, and ranges of addresses as CIDR writes them.
+//! Addresses of peers, and ranges of addresses in CIDR notation.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
 
-/// A provider gives each of its customers a network of IPv6 of at least this size.
+/// Providers give each customer an IPv6 network of at least this size.
 const PEER_BITS_V6: u32 = 64;
 
-/// How an address of IPv4 begins that is written as one of IPv6.
+/// The length of the prefix of an IPv4 address that is written as an IPv6 address.
 const MAPPED_BITS: u32 = 96;
 
-/// The address that stands for all addresses of a peer.
+/// The address that identifies the peer of an address.
 pub fn peer_of(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => {
@@ -20,7 +20,7 @@ pub fn peer_of(address: IpAddr) -> IpAddr {
     }
 }
 
-/// An address as a proxy writes it into X-Forwarded-For: some add a port, and brackets.
+/// Parses an address in X-Forwarded-For; some proxies add a port or brackets.
 pub fn forwarded(text: &str) -> Option<IpAddr> {
     let text = text.trim();
     let with_port = || text.parse().ok().map(|socket: SocketAddr| socket.ip());
@@ -54,29 +54,29 @@ impl Range {
     }
 }
 
-/// A text that is no range.
+/// The text is not a range.
 #[derive(Debug, PartialEq, Eq)]
-pub struct NoRange;
+pub struct NotARange;
 
 impl FromStr for Range {
-    type Err = NoRange;
+    type Err = NotARange;
 
-    fn from_str(text: &str) -> Result<Self, NoRange> {
+    fn from_str(text: &str) -> Result<Self, NotARange> {
         let (address, bits) = match text.split_once('/') {
             Some((address, bits)) => (address, Some(bits)),
             None => (text, None),
         };
-        let address: IpAddr = address.parse().map_err(|_| NoRange)?;
+        let address: IpAddr = address.parse().map_err(|_| NotARange)?;
         let bits_max = if address.is_ipv4() { 32 } else { 128 };
-        let number = |bits: &str| -> Result<u32, NoRange> {
+        let number = |bits: &str| -> Result<u32, NotARange> {
             let plain = bits.bytes().all(|byte| byte.is_ascii_digit());
-            bits.parse().ok().filter(|bits| plain && *bits <= bits_max).ok_or(NoRange)
+            bits.parse().ok().filter(|bits| plain && *bits <= bits_max).ok_or(NotARange)
         };
         let bits = bits.map_or(Ok(bits_max), number)?;
         match address.to_canonical() {
-            // Addresses of IPv4 are compared as such, however they are written.
+            // IPv4 addresses are compared as such, even when written as IPv6.
             canonical @ IpAddr::V4(_) if address.is_ipv6() => {
-                let bits = bits.checked_sub(MAPPED_BITS).ok_or(NoRange)?;
+                let bits = bits.checked_sub(MAPPED_BITS).ok_or(NotARange)?;
                 Ok(Self { address: canonical, bits })
             }
             _ => Ok(Self { address, bits }),
@@ -89,7 +89,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_range_contains_what_begins_like_it() {
+    fn a_range_contains_the_addresses_with_its_prefix() {
         for (range, address, expected) in [
             ("10.0.0.0/8", "10.255.0.1", true),
             ("10.0.0.0/8", "11.0.0.1", false),
@@ -117,12 +117,12 @@ mod tests {
             "10.0.0.0/+8",
             "::ffff:10.0.0.0/95",
         ] {
-            assert_eq!(wrong.parse::<Range>(), Err(NoRange), "{wrong}");
+            assert_eq!(wrong.parse::<Range>(), Err(NotARange), "{wrong}");
         }
     }
 
     #[test]
-    fn a_network_of_ipv6_is_one_peer() {
+    fn an_ipv6_network_is_one_peer() {
         let peer = |address: &str| peer_of(address.parse().expect(address));
         assert_eq!(peer("2001:db8::1"), peer("2001:db8::2"));
         assert_ne!(peer("2001:db8::1"), peer("2001:db8:0:1::1"));

@@ -1,6 +1,6 @@
-//! One network connection as others see it: whose it is, what is in flight on it, how
-//! long it has been idle, and the memory that its requests and replies hold. The worker
-//! that serves it writes all of that; others look, ask it to leave, and wake who waits.
+//! One network connection as other tasks see it: its peer, its requests in flight, how long it
+//! has been idle, and the memory of its requests and replies. The worker that serves it writes
+//! this state; others read it, ask the connection to end, and wake its waiters.
 
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,64 +11,64 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::exchange::Exchange;
-use super::memory::Line;
-use super::{CONNECTION_SHARE, Network, Peer};
+use super::memory::WaitQueue;
+use super::{CONNECTION_SHARE_DIVISOR, Network, Peer};
 
-/// What a connection takes from the accounts at once, and keeps while it is in use, so
-/// that small requests touch no memory that other workers write to.
+/// What a connection takes from the accounts at once and keeps while it is in use. So small
+/// requests do not write to memory that other workers write to.
 const GRANT_BYTES: usize = 16 << 10;
 
 /// A network connection.
 pub struct Connection {
-    /// What it is part of.
+    /// The state shared by all connections.
     pub network: Arc<Network>,
-    /// Whose it is.
+    /// The peer that the connection belongs to.
     pub peer: Arc<Peer>,
-    /// Where it comes from.
+    /// The address that it comes from.
     pub address: IpAddr,
-    /// When it was accepted.
+    /// The time at which it was accepted.
     pub opened: Instant,
-    /// Those who wait for the memory that others of this connection hold.
-    pub line: Line,
+    /// The requests that wait for memory held by others of this connection.
+    pub queue: WaitQueue,
     ledger: Mutex<Ledger>,
     leave: Notify,
     leaving: AtomicBool,
-    /// It ends now, whatever is in flight.
+    /// Whether it ends now, even with requests in flight.
     cut: AtomicBool,
-    /// It ends with the next answer.
+    /// Whether it closes after its next reply.
     closing: AtomicBool,
-    /// Its requests do not wait for one another.
+    /// Whether requests are served side by side (HTTP/2).
     multiplexed: AtomicBool,
 }
 
 /// What a connection holds.
 struct Ledger {
-    /// Requests that are not answered, or whose replies are not sent.
+    /// The requests whose replies are not sent yet.
     exchanges: Vec<Option<Weak<Exchange>>>,
     in_flight: usize,
-    /// Since when nothing is in flight.
+    /// The time since which no request is in flight.
     idle_since: Instant,
-    /// Bytes that requests and replies hold.
+    /// The bytes that its requests and replies hold.
     used: usize,
-    /// The one request that may go beyond the connection's share.
+    /// The slot of the one request that may exceed the connection's share.
     oversized: Option<usize>,
-    /// Bytes that were taken from the accounts of the peer and of all.
+    /// The bytes taken from the accounts of the peer and of the network.
     granted: usize,
 }
 
-/// Which bound on memory a request ran into.
+/// The limit on memory that a request has reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Full {
-    /// That of its connection.
+pub enum MemoryLimit {
+    /// The share of its connection.
     Connection,
-    /// That of its peer.
+    /// The share of its peer.
     Peer,
-    /// That of all.
-    All,
+    /// The memory of the process.
+    Total,
 }
 
 impl Connection {
-    /// A connection that was accepted now.
+    /// A connection that was just accepted.
     pub fn new(network: &Arc<Network>, address: IpAddr) -> Arc<Self> {
         let now = Instant::now();
         let ledger = Ledger {
@@ -84,7 +84,7 @@ impl Connection {
             network: Arc::clone(network),
             address,
             opened: now,
-            line: Line::default(),
+            queue: WaitQueue::default(),
             ledger: Mutex::new(ledger),
             leave: Notify::new(),
             leaving: AtomicBool::new(false),
@@ -94,7 +94,7 @@ impl Connection {
         })
     }
 
-    /// A request has come.
+    /// Begins an exchange for a received request.
     pub fn begin(self: &Arc<Self>) -> Arc<Exchange> {
         let mut ledger = self.ledger();
         ledger.in_flight += 1;
@@ -109,7 +109,7 @@ impl Connection {
         exchange
     }
 
-    /// A request is answered, and the client has its reply, or is gone.
+    /// Ends an exchange: its reply was sent, or the client is gone.
     pub(super) fn end(&self, slot: usize, charged: usize) {
         let mut ledger = self.ledger();
         ledger.exchanges[slot] = None;
@@ -123,17 +123,17 @@ impl Connection {
         self.give_back(ledger, charged);
     }
 
-    /// Takes memory for the request in a slot, which holds `own` bytes already. So that the
-    /// largest request fits, one on each connection may go beyond the connection's share,
-    /// and beyond the peer's when nothing else of the peer is in flight.
-    pub(super) fn take(&self, slot: usize, own: usize, bytes: usize) -> Result<(), Full> {
+    /// Takes memory for the request in a slot, which holds `own` bytes already. One request on
+    /// each connection may exceed the connection's share, and the peer's share if the peer has
+    /// nothing else in flight. So the largest request fits.
+    pub(super) fn take(&self, slot: usize, own: usize, bytes: usize) -> Result<(), MemoryLimit> {
         let mut ledger = self.ledger();
         let used = ledger.used.saturating_add(bytes);
-        let share = self.network.limits.body_memory / CONNECTION_SHARE;
+        let share = self.network.limits.body_memory / CONNECTION_SHARE_DIVISOR;
         let fits = used <= share;
         let others = ledger.used - own;
         if !fits && (others > share || ledger.oversized.is_some_and(|other| other != slot)) {
-            return Err(Full::Connection);
+            return Err(MemoryLimit::Connection);
         }
         if used > ledger.granted {
             let missing = used - ledger.granted;
@@ -152,7 +152,7 @@ impl Connection {
         Ok(())
     }
 
-    /// Takes memory that is in use already.
+    /// Takes memory that is in use already, even beyond the limits.
     pub(super) fn take_anyway(&self, bytes: usize) {
         let mut ledger = self.ledger();
         ledger.used += bytes;
@@ -162,7 +162,7 @@ impl Connection {
         self.network.memory.take_anyway(missing);
     }
 
-    /// Gives memory back.
+    /// Returns memory.
     pub(super) fn put_back(&self, bytes: usize) {
         self.give_back(self.ledger(), bytes);
     }
@@ -171,11 +171,11 @@ impl Connection {
         ledger.used -= bytes;
         let kept = if self.is_busy() { 0 } else { GRANT_BYTES };
         self.ungrant(ledger, kept);
-        self.line.wake();
+        self.queue.wake();
     }
 
-    /// Gives back what nothing in flight uses.
-    pub fn settle(&self) {
+    /// Returns what an idle connection keeps.
+    pub fn release_unused(&self) {
         let ledger = self.ledger();
         if ledger.in_flight == 0 {
             self.ungrant(ledger, 0);
@@ -190,13 +190,13 @@ impl Connection {
         self.network.memory.put_back(spare);
     }
 
-    fn grant(&self, bytes: usize, alone: Option<usize>) -> Result<(), Full> {
+    fn grant(&self, bytes: usize, alone: Option<usize>) -> Result<(), MemoryLimit> {
         if !self.peer.memory.take(bytes, alone) {
-            return Err(Full::Peer);
+            return Err(MemoryLimit::Peer);
         }
         if !self.network.memory.take(bytes, None) {
             self.peer.memory.put_back(bytes);
-            return Err(Full::All);
+            return Err(MemoryLimit::Total);
         }
         Ok(())
     }
@@ -205,98 +205,99 @@ impl Connection {
         self.peer.memory.is_busy() || self.network.memory.is_busy()
     }
 
-    /// Those who wait for room within a bound.
-    pub(super) fn line_of(&self, full: Full) -> &Line {
+    /// The queue of the requests that wait for a limit.
+    pub(super) fn queue_of(&self, full: MemoryLimit) -> &WaitQueue {
         match full {
-            Full::Connection => &self.line,
-            Full::Peer => &self.peer.memory.line,
-            Full::All => &self.network.memory.line,
+            MemoryLimit::Connection => &self.queue,
+            MemoryLimit::Peer => &self.peer.memory.queue,
+            MemoryLimit::Total => &self.network.memory.queue,
         }
     }
 
-    /// How many requests are in flight.
+    /// The number of requests in flight.
     pub fn in_flight(&self) -> usize {
         self.ledger().in_flight
     }
 
-    /// Since when nothing is in flight; none while something is.
+    /// The time since which no request is in flight; `None` while one is.
     pub fn idle_since(&self) -> Option<Instant> {
         let ledger = self.ledger();
         (ledger.in_flight == 0).then_some(ledger.idle_since)
     }
 
-    /// How long the client has read nothing of a reply that waits for it, as far as it was
-    /// looked at.
+    /// How long the client has read nothing of a waiting reply, as far as it was checked.
     pub fn unread_for(&self, now: Instant) -> Duration {
         let exchanges = self.exchanges();
         exchanges.iter().map(|exchange| exchange.unread_for(now)).max().unwrap_or_default()
     }
 
-    /// Whether only answers are due that have an end, so that a client may say that it has
-    /// no more to send, and still wait: all requests have come whole, as `came_whole` says
-    /// of all together, or as each of them knows.
-    pub fn only_answers_are_due(&self, came_whole: bool) -> bool {
+    /// Whether all requests were received and all replies have an end. Such a client may close its
+    /// side and still wait for its replies. `all_received` says so for the whole connection;
+    /// otherwise each request knows it.
+    pub fn only_replies_are_due(&self, all_received: bool) -> bool {
         let exchanges = self.exchanges();
-        !exchanges.is_empty() && exchanges.iter().all(|exchange| exchange.is_due(came_whole))
+        !exchanges.is_empty()
+            && exchanges.iter().all(|exchange| exchange.is_reply_due(all_received))
     }
 
-    /// Whether nothing but requests is in flight that have not come whole.
+    /// Whether the client is still sending every request in flight.
     pub fn is_upload(&self) -> bool {
         let exchanges = self.exchanges();
-        !exchanges.is_empty() && exchanges.iter().all(|exchange| exchange.is_coming())
+        !exchanges.is_empty() && exchanges.iter().all(|exchange| exchange.is_uploading())
     }
 
     fn exchanges(&self) -> Vec<Arc<Exchange>> {
-        // They are dropped behind the lock, as the last one takes it.
+        // The references leave the lock first: dropping the last one to an exchange takes it.
         let ledger = self.ledger();
         ledger.exchanges.iter().flatten().filter_map(Weak::upgrade).collect()
     }
 
-    /// Asks a connection to end, as another needs what it has; false when it was asked before.
+    /// Asks the connection to end, as another one needs its permit. Returns false if it was asked
+    /// before.
     pub fn evict(&self) -> bool {
         let first = !self.leaving.swap(true, Ordering::AcqRel);
         self.leave.notify_one();
         first
     }
 
-    /// Ends the connection, whatever is in flight, and lets none of its peer in for a while.
+    /// Ends the connection even with requests in flight, and blocks its peer for a while.
     pub fn cut(&self) {
-        self.peer.bar();
+        self.peer.block();
         self.cut.store(true, Ordering::Release);
         self.leave.notify_one();
     }
 
-    /// Whether it is to end, whatever is in flight.
+    /// Whether it ends now, even with requests in flight.
     pub fn is_cut(&self) -> bool {
         self.cut.load(Ordering::Acquire)
     }
 
-    /// A request has said whether others can come beside it.
-    pub fn speaks(&self, multiplexed: bool) {
+    /// Records whether requests are served side by side.
+    pub fn set_multiplexed(&self, multiplexed: bool) {
         self.multiplexed.store(multiplexed, Ordering::Relaxed);
     }
 
-    /// Whether requests come beside one another, as far as is known.
+    /// Whether requests are served side by side, as far as is known.
     pub fn is_multiplexed(&self) -> bool {
         self.multiplexed.load(Ordering::Relaxed)
     }
 
-    /// It is to end with its next answer.
+    /// Closes the connection after its next reply.
     pub fn close_soon(&self) {
         self.closing.store(true, Ordering::Relaxed);
     }
 
-    /// Whether it ends with its next answer.
+    /// Whether it closes after its next reply.
     pub fn is_closing(&self) -> bool {
         self.closing.load(Ordering::Relaxed)
     }
 
-    /// Whether it was asked to end.
+    /// Whether it was evicted.
     pub fn is_leaving(&self) -> bool {
         self.leaving.load(Ordering::Acquire)
     }
 
-    /// Completes when it is asked to end, or cut.
+    /// Completes when it is evicted or cut.
     pub async fn evicted(&self) {
         self.leave.notified().await;
     }

@@ -1,6 +1,5 @@
-//! One request and its reply on a network connection: the memory that they take in all,
-//! and since when the client has read nothing of the reply. It ends when the last byte
-//! has left the process.
+//! One request and its reply on a network connection: the memory that they hold together, and
+//! how long the client has left the reply unread. It ends when the last byte has left the process.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -13,19 +12,19 @@ use tokio::time::Instant;
 
 use super::Peer;
 use super::address;
-use super::connection::{Connection, Full};
-use super::memory::{Line, PATIENCE};
+use super::connection::{Connection, MemoryLimit};
+use super::memory::{WAIT_MAX, WaitQueue};
 
 pub(super) const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-/// What every request takes: its head, its task, its place in an instance.
+/// The memory of every request: its head, its task, its share of an instance.
 const BASE_BYTES: usize = 8 << 10;
-/// What a byte of a request's body takes on its way to the store, in bytes.
+/// The memory that one byte of a request's body needs on its way to the store, in bytes.
 const REQUEST_FACTOR: usize = 6;
-/// What a byte of the store's reply takes on its way to the client, in bytes.
+/// The memory that one byte of the store's reply needs on its way to the client, in bytes.
 const STORE_FACTOR: usize = 4;
 /// A request waits until as much memory is free as the larger requests of its peer have needed
-/// lately, within these bounds. The upper one keeps small requests from waiting for as much as
-/// the largest need. A request that then needs more, and finds no room, is refused.
+/// lately, within these two bounds. The upper one keeps small requests from waiting for as much
+/// as the largest one. A request that then needs more, and finds no memory, is refused.
 const EXPECTED_BYTES_MIN: usize = 64 << 10;
 const EXPECTED_BYTES_MAX: usize = 512 << 10;
 
@@ -37,34 +36,34 @@ task_local! {
 pub struct Exchange {
     connection: Arc<Connection>,
     slot: usize,
-    /// Whose it is, when it came through a trusted proxy.
+    /// The peer named by a trusted proxy.
     forwarded: OnceLock<Arc<Peer>>,
-    /// There was no memory for its reply, which is given all the same.
-    is_unpaid: AtomicBool,
-    /// Bytes that it holds. Only the worker that serves the request writes it.
+    /// Whether the reply is sent uncharged, as there was no memory for it.
+    is_uncharged: AtomicBool,
+    /// The bytes charged to it. Only the worker that serves the request writes it.
     charged: AtomicUsize,
-    /// What it takes in all: its body, and what the store has replied, each with what is
-    /// made of it. What was refused counts too: the next of its kind needs as much.
+    /// The bytes that it needs in all: for its body and the store's replies, with their copies.
+    /// Refused bytes count too, as the next request of this kind needs as much.
     needed: AtomicUsize,
-    /// The store has told of a change.
+    /// Whether the store has confirmed a change.
     changed: AtomicBool,
-    /// A reply of the store was dropped, as there was no memory for it.
+    /// Whether a reply of the store was dropped, as there was no memory for it.
     ran_out: AtomicBool,
-    /// The request has come whole.
+    /// Whether the whole request was received.
     received: AtomicBool,
-    /// The reply goes on until one side ends it.
+    /// Whether the reply is a stream without an announced end.
     streaming: AtomicBool,
-    /// Something waits to be read by the client.
-    waits: AtomicBool,
-    /// Changes whenever a part of the reply begins to wait for the client or is taken by it.
-    /// Requests only count; a clock is read by the check that compares the counts.
-    moved: AtomicU32,
-    /// The count that the last check has found, and since when it is the same.
-    seen: Mutex<Option<(u32, Instant)>>,
+    /// Whether a part of the reply waits to be read by the client.
+    has_unread: AtomicBool,
+    /// Counts the parts that begin to wait for the client or are read by it. Requests only count;
+    /// the check that compares the counts reads the clock.
+    progress: AtomicU32,
+    /// The count at the last check, and the time since which it is the same.
+    last_check: Mutex<Option<(u32, Instant)>>,
     /// Parts of the reply that the connection has not sent.
     unsent: AtomicUsize,
-    /// Its place among the streams of which there may be few.
-    place: OnceLock<OwnedSemaphorePermit>,
+    /// Its permit, if it is a stream of a limited kind.
+    permit: OnceLock<OwnedSemaphorePermit>,
 }
 
 impl Exchange {
@@ -73,74 +72,74 @@ impl Exchange {
             connection,
             slot,
             forwarded: OnceLock::new(),
-            is_unpaid: AtomicBool::new(false),
+            is_uncharged: AtomicBool::new(false),
             charged: AtomicUsize::new(0),
             needed: AtomicUsize::new(BASE_BYTES),
             changed: AtomicBool::new(false),
             ran_out: AtomicBool::new(false),
             received: AtomicBool::new(false),
             streaming: AtomicBool::new(false),
-            waits: AtomicBool::new(false),
-            moved: AtomicU32::new(0),
-            seen: Mutex::default(),
+            has_unread: AtomicBool::new(false),
+            progress: AtomicU32::new(0),
+            last_check: Mutex::default(),
             unsent: AtomicUsize::new(0),
-            place: OnceLock::new(),
+            permit: OnceLock::new(),
         }
     }
 
-    /// That of the present request.
+    /// The exchange of the current request.
     pub(super) fn current() -> Option<Arc<Self>> {
         CURRENT.try_with(Arc::clone).ok()
     }
 
-    /// The head of the request is there. When its connection is a trusted proxy's, the last
-    /// address in X-Forwarded-For that is no trusted proxy's says whose it is; when there is
-    /// none, it is the proxy's own.
-    pub(super) fn came(&self, headers: &HeaderMap) {
+    /// Finds the peer of a request that a trusted proxy forwarded: the last address in
+    /// X-Forwarded-For that is not itself a trusted proxy. Without one it is the proxy's own.
+    pub(super) fn identify_peer(&self, headers: &HeaderMap) {
         let network = &self.connection.network;
         if !network.trusts(self.connection.address) {
             return;
         }
         let values = headers.get_all(FORWARDED_FOR).iter().rev();
         let values = values.filter_map(|value| value.to_str().ok());
-        // Behind what is no address, nobody is known.
+        // A client can write anything before the address that the first trusted proxy appended. So
+        // text that is not an address ends the search, and nothing before it is believed.
         let mut known = values.flat_map(|value| value.rsplit(',')).map_while(address::forwarded);
         let named = known.find(|address| !network.trusts(*address));
         let peer = network.peer(named.unwrap_or(self.connection.address));
         drop(self.forwarded.set(peer));
     }
 
-    /// Whose it is.
+    /// The peer that the request belongs to.
     pub(super) fn peer(&self) -> &Arc<Peer> {
         self.forwarded.get().unwrap_or(&self.connection.peer)
     }
 
-    fn line_of(&self, full: Full) -> &Line {
+    fn queue_of(&self, full: MemoryLimit) -> &WaitQueue {
         match full {
-            Full::Peer => &self.peer().memory.line,
-            _ => self.connection.line_of(full),
+            MemoryLimit::Peer => &self.peer().memory.queue,
+            _ => self.connection.queue_of(full),
         }
     }
 
-    /// Takes what the request is expected to need, before anything of it is held: the
-    /// least, or what the larger ones of its peer have needed lately. Waits a little
-    /// while others have it.
+    /// Charges what the request is expected to need before anything of it is held: at least the
+    /// minimum, or what the larger requests of its peer have needed lately. Waits a while if other
+    /// requests hold it.
     ///
     /// # Errors
-    /// The bound that leaves no room.
-    pub async fn admit(&self) -> Result<(), Full> {
-        let expected = self.peer().expected.load(Ordering::Relaxed);
+    /// The limit that leaves no room.
+    pub async fn admit(&self) -> Result<(), MemoryLimit> {
+        let expected = self.peer().expected_bytes.load(Ordering::Relaxed);
         let needed = expected.max(BASE_BYTES);
         let Err(mut full) = self.grow_to(needed) else { return Ok(()) };
         let waiting = async {
             loop {
                 let mut again = Err(full);
-                let line = self.line_of(full);
+                let queue = self.queue_of(full);
                 let blocked = || {
                     again = self.grow_to(needed);
                     again == Err(full)
                 };
-                if line.wait(blocked).await.is_err() {
+                if queue.wait(blocked).await.is_err() {
                     return Err(full);
                 }
                 match again {
@@ -149,77 +148,78 @@ impl Exchange {
                 }
             }
         };
-        tokio::time::timeout(PATIENCE, waiting).await.unwrap_or(Err(full))
+        tokio::time::timeout(WAIT_MAX, waiting).await.unwrap_or(Err(full))
     }
 
-    /// Bytes of the request's body have come, on their way to the store.
+    /// Charges received bytes of the request's body that are sent on to the store.
     ///
     /// # Errors
-    /// The bound that leaves no room; whoever holds the bytes drops them.
-    pub fn receive(&self, bytes: usize) -> Result<(), Full> {
+    /// The limit that leaves no room; the caller must drop the bytes.
+    pub fn receive(&self, bytes: usize) -> Result<(), MemoryLimit> {
         self.need(bytes.saturating_mul(REQUEST_FACTOR))
     }
 
-    /// Bytes of the request's body are held, on their way to the store or for here.
+    /// Charges received bytes of the request's body, with copies if they go `to_store`.
     ///
     /// # Errors
-    /// The bound that leaves no room; the holder of the bytes drops them.
-    pub fn hold(&self, travels: bool, bytes: usize) -> Result<(), Full> {
-        if travels { self.receive(bytes) } else { self.need(bytes) }
+    /// The limit that leaves no room; the caller must drop the bytes.
+    pub fn hold(&self, to_store: bool, bytes: usize) -> Result<(), MemoryLimit> {
+        if to_store { self.receive(bytes) } else { self.need(bytes) }
     }
 
-    /// Waits until nothing else of the same peer is inflated; what is returned is held meanwhile.
+    /// Waits until no other body of the same peer is decompressed. The caller holds the permit
+    /// while it decompresses.
     pub fn turn_to_inflate(&self) -> impl Future<Output = Option<OwnedSemaphorePermit>> + use<> {
-        let turn = Arc::clone(&self.peer().inflating).acquire_owned();
-        // Nobody closes it.
+        let turn = Arc::clone(&self.peer().inflation).acquire_owned();
+        // The semaphore is never closed.
         async { turn.await.ok() }
     }
 
-    /// So many bytes more are held for the request.
+    /// Charges more bytes to the request.
     ///
     /// # Errors
-    /// The bound that leaves no room; whoever holds the bytes drops them.
-    pub fn need(&self, bytes: usize) -> Result<(), Full> {
+    /// The limit that leaves no room; the caller must drop the bytes.
+    pub fn need(&self, bytes: usize) -> Result<(), MemoryLimit> {
         let needed = self.needed.load(Ordering::Relaxed).saturating_add(bytes);
         self.needed.store(needed, Ordering::Relaxed);
         self.grow_to(needed)
     }
 
-    /// Whether its connection ends with the answer.
+    /// Whether the connection closes after this reply.
     pub(super) fn is_last(&self) -> bool {
         self.connection.is_closing()
     }
 
-    /// The request has come whole.
+    /// Marks the request as wholly received.
     pub fn received(&self) {
         self.received.store(true, Ordering::Relaxed);
     }
 
-    /// The reply goes on until one side ends it, and is told in small parts, of which few
-    /// wait: how many of its kind there are is bounded elsewhere.
-    pub fn streams(&self) {
-        self.goes_on_with(0);
+    /// Makes the reply a stream whose number is limited elsewhere. It holds no memory, as it is
+    /// sent in small parts of which few wait.
+    pub fn begin_stream(&self) {
+        self.stream_with(0);
     }
 
-    /// The same where nothing else bounds how many there are: it takes the memory of a
-    /// request for as long as it goes on, and has one of few places, if there are.
-    pub fn streams_at(&self, place: Option<OwnedSemaphorePermit>) {
-        self.goes_on_with(BASE_BYTES);
-        if let Some(place) = place {
-            // An exchange has one stream.
-            drop(self.place.set(place));
+    /// Makes the reply a stream whose number is not limited elsewhere. It stays charged with the
+    /// memory of a request, and holds a permit if its kind is limited.
+    pub fn begin_charged_stream(&self, permit: Option<OwnedSemaphorePermit>) {
+        self.stream_with(BASE_BYTES);
+        if let Some(permit) = permit {
+            // An exchange has at most one stream.
+            drop(self.permit.set(permit));
         }
     }
 
-    fn goes_on_with(&self, bytes: usize) {
+    fn stream_with(&self, bytes: usize) {
         self.streaming.store(true, Ordering::Relaxed);
         self.needed.store(bytes, Ordering::Relaxed);
         self.shrink_to(bytes);
     }
 
-    /// The reply is there, with so many bytes; what was needed to make it is not held
-    /// any more. One that acknowledges a change is always given, and so is one for which there
-    /// is no memory, as a refusal takes none that counts: unless too many of them are unread.
+    /// Charges the reply instead of what was needed to make it. A reply that confirms a change
+    /// is always sent. So is one for which there is no memory, as most such replies are small
+    /// refusals; but if too many of them are unread, the connection is cut.
     pub(super) fn replied(&self, bytes: usize) {
         let needed = BASE_BYTES.saturating_add(bytes);
         let charged = self.charged.load(Ordering::Relaxed);
@@ -227,21 +227,21 @@ impl Exchange {
             self.shrink_to(needed);
         } else if self.has_changed(false) {
             self.take_anyway(needed - charged);
-        } else if self.grow_to(needed).is_err() && !self.is_unpaid.load(Ordering::Relaxed) {
+        } else if self.grow_to(needed).is_err() && !self.is_uncharged.load(Ordering::Relaxed) {
             let (network, peer) = (&self.connection.network, &self.connection.peer);
-            // A trusted proxy brings the requests of many, and has no bound of its own.
-            if !peer.unpaid.take(1, None) {
+            // The peer of a trusted proxy has no limit here, as it forwards many clients.
+            if !peer.uncharged.take(1, None) {
                 return self.connection.cut();
             }
-            if !network.unpaid.take(1, None) {
-                peer.unpaid.put_back(1);
+            if !network.uncharged.take(1, None) {
+                peer.uncharged.put_back(1);
                 return self.connection.cut();
             }
-            self.is_unpaid.store(true, Ordering::Relaxed);
+            self.is_uncharged.store(true, Ordering::Relaxed);
         }
     }
 
-    /// Whether something was changed for the request, now or before.
+    /// Records a change of this request; returns whether there was one, now or before.
     fn has_changed(&self, now: bool) -> bool {
         if now {
             self.changed.store(true, Ordering::Relaxed);
@@ -257,7 +257,7 @@ impl Exchange {
         self.charged.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    fn grow_to(&self, bytes: usize) -> Result<(), Full> {
+    fn grow_to(&self, bytes: usize) -> Result<(), MemoryLimit> {
         let charged = self.charged.load(Ordering::Relaxed);
         if bytes > charged {
             let more = bytes - charged;
@@ -266,7 +266,7 @@ impl Exchange {
                 && !peer.memory.take(more, Some(charged))
             {
                 self.connection.put_back(more);
-                return Err(Full::Peer);
+                return Err(MemoryLimit::Peer);
             }
             self.charged.store(bytes, Ordering::Relaxed);
         }
@@ -288,62 +288,62 @@ impl Exchange {
         }
     }
 
-    /// How long the client has read nothing of what waits for it, since the first look at it
-    /// that found it so.
+    /// How long the client has made no progress in reading, measured from the first check that
+    /// found this progress.
     pub(super) fn unread_for(&self, now: Instant) -> Duration {
         // No code panics while it holds this lock.
-        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        if !self.waits.load(Ordering::Relaxed) {
-            *seen = None;
+        let mut last = self.last_check.lock().unwrap_or_else(PoisonError::into_inner);
+        if !self.has_unread.load(Ordering::Relaxed) {
+            *last = None;
             return Duration::ZERO;
         }
-        let moved = self.moved.load(Ordering::Relaxed);
-        match *seen {
-            Some((before, since)) if before == moved => now.saturating_duration_since(since),
+        let progress = self.progress.load(Ordering::Relaxed);
+        match *last {
+            Some((before, since)) if before == progress => now.saturating_duration_since(since),
             _ => {
-                *seen = Some((moved, now));
+                *last = Some((progress, now));
                 Duration::ZERO
             }
         }
     }
 
-    /// Something waits to be read from now on.
-    pub(super) fn unread(&self) {
-        self.waits.store(true, Ordering::Relaxed);
-        self.moved.fetch_add(1, Ordering::Relaxed);
+    /// Records that a part begins to wait for the client.
+    pub(super) fn mark_unread(&self) {
+        self.has_unread.store(true, Ordering::Relaxed);
+        self.progress.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// A part of the reply is handed to the connection.
+    /// Records that a part of the reply was handed to the connection.
     pub(super) fn hand_over(&self) {
-        let nothing_waited = !self.waits.load(Ordering::Relaxed);
+        let nothing_waited = !self.has_unread.load(Ordering::Relaxed);
         if self.unsent.fetch_add(1, Ordering::Relaxed) == 0 && nothing_waited {
-            self.unread();
+            self.mark_unread();
         }
     }
 
-    /// The connection has sent a part of the reply.
-    pub(super) fn sent(&self) {
+    /// Records that the connection has sent a part of the reply.
+    pub(super) fn part_sent(&self) {
         let last = self.unsent.fetch_sub(1, Ordering::Relaxed) == 1;
         if last && self.is_streaming() {
-            self.waits.store(false, Ordering::Relaxed);
+            self.has_unread.store(false, Ordering::Relaxed);
         } else {
-            self.unread();
+            self.mark_unread();
         }
     }
 
-    /// Whether the reply goes on until one side ends it.
+    /// Whether the reply is a stream without an announced end.
     pub(super) fn is_streaming(&self) -> bool {
         self.streaming.load(Ordering::Relaxed)
     }
 
-    /// Whether the request has not come whole.
-    pub(super) fn is_coming(&self) -> bool {
+    /// Whether the client is still sending the request.
+    pub(super) fn is_uploading(&self) -> bool {
         !self.received.load(Ordering::Relaxed) && !self.is_streaming()
     }
 
-    /// Whether the request has come whole, and its answer has an end.
-    pub(super) fn is_due(&self, came_whole: bool) -> bool {
-        (came_whole || self.received.load(Ordering::Relaxed)) && !self.is_streaming()
+    /// Whether the whole request was received, and its reply has an end.
+    pub(super) fn is_reply_due(&self, all_received: bool) -> bool {
+        (all_received || self.received.load(Ordering::Relaxed)) && !self.is_streaming()
     }
 }
 
@@ -351,16 +351,16 @@ impl Drop for Exchange {
     fn drop(&mut self) {
         let (charged, needed) = (*self.charged.get_mut(), *self.needed.get_mut());
         self.connection.end(self.slot, charged);
-        if *self.is_unpaid.get_mut() {
-            self.connection.peer.unpaid.put_back(1);
-            self.connection.network.unpaid.put_back(1);
+        if *self.is_uncharged.get_mut() {
+            self.connection.peer.uncharged.put_back(1);
+            self.connection.network.uncharged.put_back(1);
         }
         if let Some(peer) = self.forwarded.get() {
             peer.memory.put_back(charged);
         }
-        let expected = &self.peer().expected;
+        let expected = &self.peer().expected_bytes;
         let before = expected.load(Ordering::Relaxed);
-        // Small requests after small ones write nothing that others read.
+        // A small request after small ones writes nothing: workers do not contend for the counter.
         let needed = needed.min(EXPECTED_BYTES_MAX);
         if needed > before.max(EXPECTED_BYTES_MIN) {
             expected.store(needed, Ordering::Relaxed);
@@ -371,19 +371,18 @@ impl Drop for Exchange {
     }
 }
 
-/// Does the work of a request: what the store replies meanwhile is charged to it.
+/// Runs the work of a request. What the store replies meanwhile is charged to the exchange.
 pub fn within<F: Future>(exchange: Arc<Exchange>, work: F) -> impl Future<Output = F::Output> {
     CURRENT.scope(exchange, work)
 }
 
-/// The store has replied so many bytes to the present request, which are taken from the
-/// memory for bodies. A reply that tells of a change is kept in any case, and so is every
-/// later one: the change has happened, and whoever asked for it has to hear what came of
-/// it. Work that no request has asked for is not bounded here.
+/// Charges bytes that the store replied to the current request. A reply that confirms a change
+/// is charged even beyond the limit, and so are all later ones: the change has happened, and the
+/// caller must learn of it. Work without a request is not limited here.
 ///
 /// # Errors
-/// The bound that leaves no room; whoever holds the reply drops it.
-pub fn store_replied(bytes: usize, changed: bool) -> Result<(), Full> {
+/// The limit that leaves no room; the caller must drop the reply.
+pub fn store_replied(bytes: usize, changed: bool) -> Result<(), MemoryLimit> {
     let need = bytes.saturating_mul(STORE_FACTOR);
     let charge = |exchange: &Arc<Exchange>| match exchange.need(need) {
         Err(_) if exchange.has_changed(changed) => {
@@ -402,7 +401,7 @@ pub fn store_replied(bytes: usize, changed: bool) -> Result<(), Full> {
     CURRENT.try_with(charge).unwrap_or(Ok(()))
 }
 
-/// Whether a reply of the store to the present request was dropped.
+/// Whether a reply of the store to the current request was dropped for lack of memory.
 pub fn ran_out() -> bool {
     CURRENT.try_with(|exchange| exchange.ran_out.load(Ordering::Relaxed)).unwrap_or(false)
 }
@@ -410,7 +409,7 @@ pub fn ran_out() -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::network::{Network, UNPAID_PER_PEER};
+    use crate::network::{Network, UNCHARGED_PER_PEER};
 
     const MIB: usize = 1 << 20;
 
@@ -419,7 +418,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_requests_hold_is_given_back_when_they_end() {
+    async fn memory_of_a_request_is_returned_when_it_ends() {
         let network = Network::for_tests();
         let connection = connection(&network, 1);
         let exchange = connection.begin();
@@ -432,18 +431,22 @@ mod tests {
         exchange.replied(10);
         assert!(network.body_bytes() < 100_000);
         drop(exchange);
-        connection.settle();
+        connection.release_unused();
         assert_eq!(network.body_bytes(), 0);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn one_connection_and_one_peer_have_a_share_each_and_one_request_may_go_beyond() {
+    async fn a_connection_and_a_peer_have_a_share_each_and_one_request_may_exceed_it() {
         let network = Network::for_tests();
         let one = connection(&network, 1);
         let large = one.begin();
         large.need(3 * MIB).expect("the largest fits, though a connection has 1 MiB");
         let other = one.begin();
-        assert_eq!(other.need(2 * MIB), Err(Full::Connection), "only one goes beyond");
+        assert_eq!(
+            other.need(2 * MIB),
+            Err(MemoryLimit::Connection),
+            "one request exceeds the share"
+        );
         let more: Vec<_> = (0..8).map(|_| connection(&network, 1)).collect();
         let full: Vec<_> = more
             .iter()
@@ -453,13 +456,13 @@ mod tests {
                 (exchange, result)
             })
             .collect();
-        assert!(full.iter().any(|(_, result)| *result == Err(Full::Peer)));
+        assert!(full.iter().any(|(_, result)| *result == Err(MemoryLimit::Peer)));
         let another = connection(&network, 2).begin();
         another.need(MIB).expect("another peer has a share of its own");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_request_waits_while_those_of_its_peer_hold_what_it_is_expected_to_need() {
+    async fn a_request_waits_while_others_of_its_peer_hold_its_expected_memory() {
         let network = Network::for_tests();
         let one = connection(&network, 1);
         let first = one.begin();
@@ -467,9 +470,9 @@ mod tests {
         drop(first);
         let holding = [one.begin(), one.begin()];
         holding[0].need(MIB * 3 / 4).expect("there is room");
-        holding[1].need(MIB).expect("one goes beyond");
+        holding[1].need(MIB).expect("one request exceeds the share");
         let next = one.begin();
-        assert_eq!(next.admit().await, Err(Full::Connection), "it has waited for long enough");
+        assert_eq!(next.admit().await, Err(MemoryLimit::Connection), "the wait has ended");
         let waiting = tokio::spawn(async move { next.admit().await });
         tokio::task::yield_now().await;
         drop(holding);
@@ -477,22 +480,22 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_change_that_has_happened_is_told_whatever_it_takes() {
+    async fn a_reply_that_confirms_a_change_is_charged_beyond_the_limit() {
         let network = Network::for_tests();
         let exchange = connection(&network, 1).begin();
-        let told = within(Arc::clone(&exchange), async {
+        let results = within(Arc::clone(&exchange), async {
             let before = store_replied(8 * MIB, false).is_err();
             (before, ran_out(), store_replied(8 * MIB, true), store_replied(8 * MIB, false))
         });
-        assert_eq!(told.await, (true, true, Ok(()), Ok(())));
+        assert_eq!(results.await, (true, true, Ok(()), Ok(())));
         drop(exchange);
         assert_eq!(network.body_bytes(), 0);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn refusals_take_nothing_from_others_and_too_many_unread_ones_end_the_connection() {
+    async fn refusals_are_uncharged_and_too_many_unread_ones_cut_the_connection() {
         let network = Network::for_tests();
-        // Whatever the peer may have, in larger and smaller pieces.
+        // All memory of the peer, in larger and smaller amounts.
         let mut holding = Vec::new();
         for bytes in [MIB, BASE_BYTES] {
             loop {
@@ -505,7 +508,7 @@ mod tests {
         }
         let before = network.body_bytes();
         let one = connection(&network, 1);
-        let refused: Vec<_> = (0..UNPAID_PER_PEER)
+        let refused: Vec<_> = (0..UNCHARGED_PER_PEER)
             .map(|_| {
                 let exchange = one.begin();
                 exchange.replied(300);
@@ -516,8 +519,8 @@ mod tests {
         let another = connection(&network, 1);
         another.begin().replied(300);
         assert!(another.is_cut() && !one.is_cut());
-        assert!(another.peer.is_barred(Instant::now()));
-        // Somebody else has a share and refusals of its own.
+        assert!(another.peer.is_blocked(Instant::now()));
+        // Another peer has its own share and its own refusals.
         let other = connection(&network, 2);
         let exchange = other.begin();
         exchange.need(MIB).expect("there is room");
@@ -526,17 +529,17 @@ mod tests {
         later.begin().replied(300);
         assert!(!later.is_cut());
         drop((one, another, other, later));
-        assert_eq!((network.body_bytes(), network.unpaid.used()), (0, 0));
+        assert_eq!((network.body_bytes(), network.uncharged.used()), (0, 0));
     }
 
     #[tokio::test]
-    async fn what_large_requests_have_needed_is_forgotten_behind_small_ones() {
+    async fn the_expected_memory_shrinks_after_small_requests() {
         let network = Network::for_tests();
         let connection = connection(&network, 1);
         let large = connection.begin();
         large.need(MIB).expect("there is room");
         drop(large);
-        let expected = || connection.peer.expected.load(Ordering::Relaxed);
+        let expected = || connection.peer.expected_bytes.load(Ordering::Relaxed);
         assert_eq!(expected(), EXPECTED_BYTES_MAX);
         for _ in 0..100 {
             let small = connection.begin();
@@ -552,12 +555,12 @@ mod tests {
         let connection = connection(&network, 1);
         let exchange = connection.begin();
         exchange.admit().await.expect("there is room");
-        exchange.streams();
+        exchange.begin_stream();
         assert_eq!(exchange.charged.load(Ordering::Relaxed), 0);
     }
 
     #[tokio::test]
-    async fn a_trusted_proxy_says_whose_a_request_is() {
+    async fn a_trusted_proxy_names_the_peer_of_a_request() {
         let network = Network::for_tests();
         let proxy = Connection::new(&network, [10, 0, 0, 1].into());
         let headers = |forwarded: &str| {
@@ -578,16 +581,16 @@ mod tests {
             ("", "10.0.0.1"),
         ] {
             let exchange = proxy.begin();
-            exchange.came(&headers(forwarded));
+            exchange.identify_peer(&headers(forwarded));
             assert!(is_of(&exchange, expected), "{forwarded}");
         }
-        let unnamed = proxy.begin();
-        unnamed.came(&HeaderMap::new());
-        assert!(is_of(&unnamed, "10.0.0.1"));
-        assert!(unnamed.peer().memory.used() <= network.limits.body_memory);
+        let without_header = proxy.begin();
+        without_header.identify_peer(&HeaderMap::new());
+        assert!(is_of(&without_header, "10.0.0.1"));
+        assert!(without_header.peer().memory.used() <= network.limits.body_memory);
         let exchange = connection(&network, 1).begin();
-        exchange.came(&headers("203.0.113.9"));
-        assert!(is_of(&exchange, "192.0.2.1"), "nobody else is believed");
+        exchange.identify_peer(&headers("203.0.113.9"));
+        assert!(is_of(&exchange, "192.0.2.1"), "no other address is believed");
     }
 
     #[tokio::test]
@@ -597,7 +600,7 @@ mod tests {
         let of = |client: &str| {
             let exchange = proxy.begin();
             let value = client.parse().expect("a header");
-            exchange.came(&HeaderMap::from_iter([(FORWARDED_FOR, value)]));
+            exchange.identify_peer(&HeaderMap::from_iter([(FORWARDED_FOR, value)]));
             exchange
         };
         let (greedy, more, other) = (of("203.0.113.9"), of("203.0.113.9"), of("203.0.113.10"));

@@ -1,5 +1,5 @@
-//! Decompresses bodies of requests within their bounds: what comes out is charged to the
-//! exchange before more of it is made.
+//! Decompresses bodies of requests within their limits: output is charged to the exchange before
+//! more is produced.
 
 use std::io::Write;
 use std::sync::Arc;
@@ -9,41 +9,41 @@ use flate2::write::MultiGzDecoder;
 
 use super::exchange::Exchange;
 
-/// Why it does not go on.
+/// Why decompression stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refused {
-    /// More comes out than is accepted.
+    /// The output is larger than accepted.
     TooLarge,
-    /// It is not gzip.
+    /// The input is not gzip.
     NotGzip,
-    /// There is no memory for it now.
+    /// There is no memory for the output now.
     NoMemory,
 }
 
-/// A body on its way out of its gzip.
+/// A body that is being decompressed.
 pub struct Gunzip(MultiGzDecoder<Output>);
 
 impl Gunzip {
-    /// Inflates a body to at most `bytes_max`, behind `front`. One that `travels` is handed on to
-    /// the store, and charged for the copies on its way.
-    pub fn new(exchange: Arc<Exchange>, travels: bool, front: &[u8], bytes_max: usize) -> Self {
-        let bytes_max = bytes_max.saturating_add(front.len());
-        let bytes = BytesMut::from(front);
-        Self(MultiGzDecoder::new(Output { bytes, bytes_max, exchange, travels, refused: None }))
+    /// Decompresses a body to at most `bytes_max` bytes, after a `prefix`. A body that goes
+    /// `to_store` is charged with its copies.
+    pub fn new(exchange: Arc<Exchange>, to_store: bool, prefix: &[u8], bytes_max: usize) -> Self {
+        let bytes_max = bytes_max.saturating_add(prefix.len());
+        let bytes = BytesMut::from(prefix);
+        Self(MultiGzDecoder::new(Output { bytes, bytes_max, exchange, to_store, refused: None }))
     }
 
-    /// Takes what has come.
+    /// Decompresses received bytes.
     ///
     /// # Errors
-    /// Why no more is taken.
+    /// Why decompression stopped.
     pub fn take(&mut self, bytes: &[u8]) -> Result<(), Refused> {
         self.0.write_all(bytes).map_err(|_| self.refused())
     }
 
-    /// What has come out, when all has come.
+    /// The whole output, once all input was taken.
     ///
     /// # Errors
-    /// Why there is nothing.
+    /// Why decompression stopped.
     pub fn finish(mut self) -> Result<BytesMut, Refused> {
         self.0.try_finish().map_err(|_| self.refused())?;
         Ok(std::mem::take(&mut self.0.get_mut().bytes))
@@ -54,13 +54,13 @@ impl Gunzip {
     }
 }
 
-/// What comes out, within its bounds.
+/// The output, within its limits.
 struct Output {
     bytes: BytesMut,
     bytes_max: usize,
     exchange: Arc<Exchange>,
-    travels: bool,
-    /// Why no more is taken.
+    to_store: bool,
+    /// Why decompression stopped.
     refused: Option<Refused>,
 }
 
@@ -69,7 +69,7 @@ impl Write for Output {
         self.refused = if self.bytes.len() + bytes.len() > self.bytes_max {
             Some(Refused::TooLarge)
         } else {
-            let held = self.exchange.hold(self.travels, bytes.len());
+            let held = self.exchange.hold(self.to_store, bytes.len());
             held.is_err().then_some(Refused::NoMemory)
         };
         if self.refused.is_some() {

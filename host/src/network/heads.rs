@@ -1,77 +1,77 @@
-//! Refuses heads of requests over HTTP/1 that a proxy and our parser may read differently, and
-//! so take the same bytes for different requests (request smuggling): line feeds alone, which
-//! the parser takes for the end of a line as old programs did, transfer encodings other than
-//! one `chunked`, and lengths that are not seen whole.
+//! Refuses HTTP/1 heads that a proxy and our parser may read differently, so that both take the
+//! same bytes for different requests (request smuggling): bare line feeds, which the parser
+//! accepts as line ends for the sake of old programs, transfer encodings other than one
+//! `chunked`, and lengths that are not seen whole.
 
-/// Looks for line feeds alone in the heads of the requests of one connection.
+/// Finds bare line feeds in the request heads of one connection.
 ///
-/// It follows bodies to where the next head begins. Behind one that it does not understand,
-/// which the parser refuses, it looks again once the connection is idle.
+/// It follows bodies to find where the next head begins. After a head that it does not
+/// understand, which the parser refuses, it resumes once the connection is idle.
 #[derive(Default)]
 pub struct Heads {
     state: State,
-    /// The last byte was a carriage return.
-    returned: bool,
-    /// The present line, as far as it matters.
+    /// Whether the last byte was a carriage return.
+    ends_with_cr: bool,
+    /// The buffered start of the current line.
     line: Vec<u8>,
-    /// What the present head says of the length of the body.
+    /// The body length that the current head announces.
     length: Option<u64>,
-    /// What it says of how the body is sent.
-    sent: Sent,
+    /// The body framing that the current head announces.
+    framing: Framing,
 }
 
-/// How a body is sent.
+/// How a body is framed.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
-enum Sent {
-    /// With its length, or there is none.
+enum Framing {
+    /// By its length, or there is none.
     #[default]
-    Whole,
-    /// In parts that each have their length.
+    Length,
+    /// In chunks with a length each.
     Chunked,
-    /// With a length that is no number.
-    UnknownLength,
+    /// By a length that is not a number.
+    Unknown,
 }
 
 #[derive(Default)]
 enum State {
     #[default]
     Head,
-    /// So many bytes of a body are to come.
+    /// This many bytes of a body follow.
     Body(u64),
-    /// The length of the next part.
+    /// The length of the next chunk follows.
     Size,
-    /// So many bytes of a part are to come, and the end of its line.
+    /// This many bytes of a chunk follow, with the end of its line.
     Part(u64),
-    /// What stands behind the last part, up to an empty line.
+    /// Trailers follow, up to an empty line.
     Trailers,
     /// Where the next head begins is not known.
     Unknown,
-    /// It is HTTP/2, which has no lines.
+    /// The connection speaks HTTP/2, which has no lines.
     Never,
 }
 
 const LENGTH: &[u8] = b"content-length:";
 const ENCODING: &[u8] = b"transfer-encoding:";
 const PREFACE: &[u8] = b"pri * http/2.0";
-/// The longest line that matters, when it does not come whole.
+/// The most bytes that are buffered of a line that arrives in parts.
 const LINE_BYTES_MAX: usize = 64;
 
 impl Heads {
-    /// Nothing is in flight: what comes next is a head, or goes on with one.
+    /// No request is in flight, so the next bytes belong to a head.
     pub fn next(&mut self) {
         if matches!(self.state, State::Unknown) {
             *self = Self::default();
         }
     }
 
-    /// Whether all that was announced has come, as far as that is known.
+    /// Whether every announced byte has arrived, as far as that is known.
     pub fn is_between_requests(&self) -> bool {
-        matches!(self.state, State::Head) && self.line.is_empty() && !self.returned
+        matches!(self.state, State::Head) && self.line.is_empty() && !self.ends_with_cr
     }
 
-    /// Looks at what has come. Spoils the first line feed that stands alone in a head, or the
-    /// end of a line that nobody may trust, so that the parser refuses it. Returns where what
-    /// is spoilt ends; nothing behind it is to reach the parser.
+    /// Checks received bytes. Overwrites the first bare line feed of a head, or the end of the
+    /// first ambiguous line, so that the parser refuses the head. Returns the end of what the
+    /// parser may receive; no byte after it may reach the parser.
     pub fn check(&mut self, bytes: &mut [u8]) -> Option<usize> {
         let mut at = 0;
         while at < bytes.len() {
@@ -91,19 +91,19 @@ impl Heads {
                     let end = memchr::memchr(b'\n', &bytes[at..]).map(|length| at + length);
                     let part = &bytes[at..end.unwrap_or(bytes.len())];
                     let is_trusted = match end {
-                        // Most lines come whole, and are looked at where they are.
-                        Some(_) if self.line.is_empty() && !self.returned => {
+                        // Most lines arrive whole, and are checked in place.
+                        Some(_) if self.line.is_empty() && !self.ends_with_cr => {
                             part.strip_suffix(b"\r").is_some_and(|line| self.end_line(line, false))
                         }
                         Some(_) => {
-                            self.keep(part);
+                            self.buffer(part);
                             let is_cut = self.line.len() > LINE_BYTES_MAX;
                             let line = std::mem::take(&mut self.line);
-                            let is_ended = std::mem::take(&mut self.returned);
+                            let is_ended = std::mem::take(&mut self.ends_with_cr);
                             is_ended && self.end_line(&line, is_cut)
                         }
                         None => {
-                            self.keep(part);
+                            self.buffer(part);
                             true
                         }
                     };
@@ -118,14 +118,13 @@ impl Heads {
         None
     }
 
-    /// Keeps a part of a line that does not come whole: what matters of it, and one byte more
-    /// when there is more.
-    fn keep(&mut self, part: &[u8]) {
+    /// Buffers a part of a line: as much as matters, and one byte more if the line is longer.
+    fn buffer(&mut self, part: &[u8]) {
         let Some((last, before)) = part.split_last() else { return };
-        if std::mem::replace(&mut self.returned, *last == b'\r') {
+        if std::mem::replace(&mut self.ends_with_cr, *last == b'\r') {
             self.push(b"\r");
         }
-        self.push(if self.returned { before } else { part });
+        self.push(if self.ends_with_cr { before } else { part });
     }
 
     fn push(&mut self, bytes: &[u8]) {
@@ -133,7 +132,7 @@ impl Heads {
         self.line.extend_from_slice(&bytes[..room.min(bytes.len())]);
     }
 
-    /// Takes a line, of which the end may be cut off; returns whether it can be trusted.
+    /// Takes a line, whose end may be missing; returns whether it is unambiguous.
     fn end_line(&mut self, line: &[u8], is_cut: bool) -> bool {
         match self.state {
             State::Size if is_cut => return false,
@@ -141,12 +140,12 @@ impl Heads {
             State::Trailers if line.is_empty() => self.state = State::Head,
             State::Trailers => {}
             _ if line.is_empty() => {
-                let (length, sent) = (self.length.take(), std::mem::take(&mut self.sent));
-                self.state = match (sent, length) {
-                    (Sent::UnknownLength, _) => State::Unknown,
-                    (Sent::Chunked, _) => State::Size,
-                    (Sent::Whole, None | Some(0)) => State::Head,
-                    (Sent::Whole, Some(length)) => State::Body(length),
+                let (length, framing) = (self.length.take(), std::mem::take(&mut self.framing));
+                self.state = match (framing, length) {
+                    (Framing::Unknown, _) => State::Unknown,
+                    (Framing::Chunked, _) => State::Size,
+                    (Framing::Length, None | Some(0)) => State::Head,
+                    (Framing::Length, Some(length)) => State::Body(length),
                 };
             }
             _ => return self.end_field(line, is_cut),
@@ -173,16 +172,17 @@ impl Heads {
         if line.eq_ignore_ascii_case(PREFACE) {
             self.state = State::Never;
         } else if let Some(encoding) = value_of(ENCODING) {
-            // The parser takes others for the same, or looks at the last one only.
-            let is_known = encoding.eq_ignore_ascii_case(b"chunked") && self.sent == Sent::Whole;
-            self.sent = Sent::Chunked;
+            // The parser also accepts other encodings and looks only at the last one.
+            let is_known =
+                encoding.eq_ignore_ascii_case(b"chunked") && self.framing == Framing::Length;
+            self.framing = Framing::Chunked;
             return is_known && !is_cut;
         } else if let Some(value) = value_of(LENGTH) {
             let value = str::from_utf8(value).ok();
             let digits = |value: &&str| value.bytes().all(|byte| byte.is_ascii_digit());
             match value.filter(digits).and_then(|value| value.parse().ok()) {
                 Some(length) => self.length = Some(length),
-                None => self.sent = Sent::UnknownLength,
+                None => self.framing = Framing::Unknown,
             }
             return !is_cut;
         }
@@ -209,12 +209,12 @@ mod tests {
     }
 
     #[test]
-    fn a_line_feed_alone_is_spoilt_in_heads_and_nowhere_else() {
+    fn a_bare_line_feed_is_overwritten_in_heads_and_nowhere_else() {
         let chunked = "PUT / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n";
         let in_parts =
             |parts: &[&str]| parts.iter().map(|part| (*part).to_owned()).collect::<Vec<String>>();
-        // Up to which text something is let through, of which the last byte is spoilt.
-        for (parts, spoilt) in [
+        // The text up to which bytes pass; its last byte is overwritten.
+        for (parts, overwritten) in [
             (in_parts(&["GET / HTTP/1.1\r\nhost: a\r\n\r\n"]), None),
             (in_parts(&["GET / HTTP/1.1", "\nhost: a\r\n\r\n"]), Some("1.1\n")),
             (in_parts(&["GET / HTTP/1.1\r\nhost: a\r\n\n"]), Some("a\r\n\n")),
@@ -241,7 +241,7 @@ mod tests {
             (vec![format!("{chunked}1;x\ny\r\n\n\r\n0\r\n\r\n")], Some("1;x\n")),
             (vec![format!("{chunked}0\r\nx: y\n\r\n")], Some("x: y\n")),
             (vec![format!("{chunked}0\r\n\n")], Some("0\r\n\n")),
-            // What is sent in another way, or is said twice, is nobody's to follow.
+            // Proxies read other or repeated encodings differently.
             (
                 in_parts(&["PUT / HTTP/1.1\r\nTransfer-Encoding: gzip, chunked\r\n\r\n"]),
                 Some("gzip, chunked\r\n"),
@@ -251,7 +251,7 @@ mod tests {
                          transfer-encoding: chunked\r\n\r\n"]),
                 Some("chunked\r\ntransfer-encoding: chunked\r\n"),
             ),
-            // A length that is not seen whole cannot be followed.
+            // A length that is not seen whole is ambiguous.
             (
                 vec![
                     format!("PUT / HTTP/1.1\r\nContent-Length:{}", " ".repeat(60)),
@@ -264,7 +264,7 @@ mod tests {
         ] {
             let whole = parts.concat();
             let mut expected = whole.clone().into_bytes();
-            if let Some(text) = spoilt {
+            if let Some(text) = overwritten {
                 let at = whole.find(text).expect("it is there") + text.len() - 1;
                 expected[at] = 0;
                 expected.truncate(at + 1);

@@ -1,6 +1,5 @@
-//! Network connections as they come, for every wire: as many as a door lets in, spread
-//! evenly over the workers, without delay for small answers, and with a pause when one
-//! cannot be accepted.
+//! Accepts network connections for every wire, as many as the limiter admits, and spreads them
+//! evenly over the workers.
 
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -12,99 +11,99 @@ use std::time::Duration;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 
-use super::door::{Door, Place};
+use super::limiter::{Limiter, Permit};
 use super::stream::Stream;
 
-/// Connections that wait to be accepted; the system may allow fewer. One that
-/// finds no room tries again after a second, and the usual 128 are soon taken when
-/// all clients come back at once.
+/// The most connections in the accept queue; the system may allow fewer. A client that finds the
+/// queue full tries again after a second, and the usual 128 are soon exceeded when all clients
+/// reconnect at once.
 const QUEUE_MAX: u32 = 4096;
-/// How long a peer may take to acknowledge what it was sent, or to read some of it, so that
-/// one that is gone without a word, or only takes up room, is found out.
+/// How long a peer may take to acknowledge or read what it was sent. It finds peers that vanished
+/// or that hold a connection without reading.
 #[cfg(target_os = "linux")]
-const UNACKNOWLEDGED_MS: u32 = 60_000;
-/// What the system keeps of replies that a client does not read; it takes twice as much for
-/// it. It grows to megabytes otherwise, which no budget would know of.
+const UNACKNOWLEDGED_MS_MAX: u32 = 60_000;
+/// The system's buffer for unread replies of one connection; the system reserves twice as much.
+/// Without a limit it grows to megabytes, which no account would count.
 const SEND_BUFFER_BYTES: u32 = 128 << 10;
-/// Pause after an accept that failed.
+/// The pause after a failed accept.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// A port that is kept for this process, and refuses connections.
+/// Binds a port for this process. It refuses connections until [`listen`] is called.
 ///
 /// # Errors
-/// When the address is not ours or is taken.
+/// If the address is not one of this machine, or is in use.
 pub fn bind(address: SocketAddr) -> std::io::Result<TcpSocket> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-    // A new process takes over the port of one that has just ended.
+    // Lets a new process bind the port of one that has just ended.
     socket.set_reuseaddr(true)?;
-    // Every connection that is accepted has these from here.
+    // Accepted connections inherit these options.
     socket.set_send_buffer_size(SEND_BUFFER_BYTES)?;
     #[cfg(target_os = "linux")]
-    rustix::net::sockopt::set_tcp_user_timeout(&socket, UNACKNOWLEDGED_MS)?;
+    rustix::net::sockopt::set_tcp_user_timeout(&socket, UNACKNOWLEDGED_MS_MAX)?;
     socket.bind(address)?;
     Ok(socket)
 }
 
-/// Lets connections come to a port, with room for a burst of them.
+/// Starts to queue connections on a port.
 ///
 /// # Errors
-/// When another process has begun to listen there.
+/// If another process listens there already.
 pub fn listen(port: TcpSocket) -> std::io::Result<TcpListener> {
     port.listen(QUEUE_MAX)
 }
 
-/// How many connections each worker has.
+/// The number of connections of each worker.
 pub type Loads = Arc<[AtomicUsize]>;
 
-/// Accepts connections while a door lets them in.
+/// Accepts connections as the limiter admits them.
 pub struct Acceptor {
     listener: TcpListener,
-    door: Arc<Door>,
+    limiter: Arc<Limiter>,
     loads: Loads,
-    /// Who gets a connection when all have as many.
+    /// The worker that gets the next connection if all have the same load.
     turn: AtomicUsize,
-    shares: Vec<UnboundedSender<Accepted>>,
+    workers: Vec<UnboundedSender<Accepted>>,
 }
 
-/// The connections that one worker got; ends when nobody accepts any more.
+/// The connections of one worker; ends when the acceptor has stopped.
 pub struct Connections(UnboundedReceiver<Accepted>);
 
-/// A connection on its way to a worker; bounded by the places.
+/// A connection on its way to a worker. The permits bound how many there are.
 struct Accepted {
     stream: std::net::TcpStream,
-    seat: Seat,
+    admission: Admission,
 }
 
-/// A place behind the door, and on a worker.
-pub struct Seat {
-    /// The place behind the door.
-    pub place: Place,
+/// The permit of a connection, and its count on a worker. Dropping it returns both.
+pub struct Admission {
+    /// The permit of the limiter.
+    pub permit: Permit,
     loads: Loads,
     worker: usize,
 }
 
-impl Drop for Seat {
+impl Drop for Admission {
     fn drop(&mut self) {
         self.loads[self.worker].fetch_sub(1, Ordering::Relaxed);
     }
 }
 
-/// Makes an acceptor of `listener` that spreads connections over as many workers
-/// as `loads` has, each to the one that has the fewest.
+/// Makes an acceptor that spreads the connections of `listener` over as many workers as `loads`
+/// has entries. Each connection goes to the worker with the fewest.
 pub fn spread(
     listener: TcpListener,
-    door: Arc<Door>,
+    limiter: Arc<Limiter>,
     loads: &Loads,
 ) -> (Acceptor, Vec<Connections>) {
     let channels = loads.iter().map(|_| mpsc::unbounded_channel());
-    let (shares, connections) =
-        channels.map(|(share, connections)| (share, Connections(connections))).unzip();
+    let (workers, connections) =
+        channels.map(|(worker, connections)| (worker, Connections(connections))).unzip();
     let turn = AtomicUsize::new(0);
-    (Acceptor { listener, door, loads: Arc::clone(loads), turn, shares }, connections)
+    (Acceptor { listener, limiter, loads: Arc::clone(loads), turn, workers }, connections)
 }
 
 impl Acceptor {
-    /// Accepts until `stop` completes; then nobody listens any more.
+    /// Accepts until `stop` completes, and then closes the port.
     pub async fn run(self, stop: impl Future<Output = ()>) {
         let mut stop = std::pin::pin!(stop);
         loop {
@@ -114,9 +113,9 @@ impl Acceptor {
             };
             match accepted {
                 Ok(Some(accepted)) => {
-                    let worker = accepted.seat.worker;
-                    // A worker that has ended is stopping with all others.
-                    drop(self.shares[worker].send(accepted));
+                    let worker = accepted.admission.worker;
+                    // A worker ends only when the process stops.
+                    drop(self.workers[worker].send(accepted));
                 }
                 Ok(None) => {}
                 Err(error) => {
@@ -127,40 +126,40 @@ impl Acceptor {
         }
     }
 
-    /// The next connection; none when it was not let in.
+    /// The next connection; `None` if it was refused.
     async fn accept(&self) -> std::io::Result<Option<Accepted>> {
-        self.door.opens().await;
+        self.limiter.until_open().await;
         let (stream, address) = self.listener.accept().await?;
-        let Some(place) = self.door.enter(address.ip()).await else { return Ok(None) };
-        // Without it small answers wait for the peer's acknowledgement.
+        let Some(permit) = self.limiter.admit(address.ip()).await else { return Ok(None) };
+        // Otherwise small replies wait for the peer's acknowledgement (Nagle's algorithm).
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "a connection keeps its delay");
         }
         let worker = fewest(&self.loads, self.turn.fetch_add(1, Ordering::Relaxed));
         self.loads[worker].fetch_add(1, Ordering::Relaxed);
-        let seat = Seat { place, loads: Arc::clone(&self.loads), worker };
-        Ok(Some(Accepted { stream: stream.into_std()?, seat }))
+        let admission = Admission { permit, loads: Arc::clone(&self.loads), worker };
+        Ok(Some(Accepted { stream: stream.into_std()?, admission }))
     }
 }
 
-/// The worker that has the fewest connections, the first such one from `turn` on.
+/// The worker with the fewest connections; the first one from `turn` on if several have.
 fn fewest(loads: &[AtomicUsize], turn: usize) -> usize {
     let workers = (0..loads.len()).map(|step| (turn + step) % loads.len());
     workers.min_by_key(|worker| loads[*worker].load(Ordering::Relaxed)).unwrap_or(0)
 }
 
 impl tokio_stream::Stream for Connections {
-    type Item = (Stream, Seat);
+    type Item = (Stream, Admission);
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         loop {
-            let Some(Accepted { stream, seat }) = ready!(self.0.poll_recv(context)) else {
+            let Some(Accepted { stream, admission }) = ready!(self.0.poll_recv(context)) else {
                 return Poll::Ready(None);
             };
             match TcpStream::from_std(stream) {
                 Ok(stream) => {
-                    let connection = Arc::clone(&seat.place.connection);
-                    return Poll::Ready(Some((Stream::new(stream, connection), seat)));
+                    let connection = Arc::clone(&admission.permit.connection);
+                    return Poll::Ready(Some((Stream::new(stream, connection), admission)));
                 }
                 Err(error) => tracing::warn!(%error, "a connection was not taken over"),
             }
@@ -175,7 +174,7 @@ mod tests {
     use tokio_stream::StreamExt;
 
     #[test]
-    fn a_connection_goes_to_who_has_the_fewest_and_ties_take_turns() {
+    fn a_connection_goes_to_the_worker_with_the_fewest_and_ties_take_turns() {
         let loads = |loads: &[usize]| loads.iter().map(|l| (*l).into()).collect::<Vec<_>>();
         for (given, turn, expected) in
             [(&[2, 1, 3][..], 0, 1), (&[1, 1, 1], 0, 0), (&[1, 1, 1], 1, 1), (&[1, 1, 2], 5, 0)]
@@ -185,26 +184,26 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_burst_of_connections_finds_room_before_any_is_accepted() {
+    async fn a_burst_of_connections_is_queued_before_any_is_accepted() {
         let port = bind("127.0.0.1:0".parse().expect("an address")).expect("a port");
         let address = port.local_addr().expect("an address");
-        TcpStream::connect(address).await.expect_err("nobody listens yet");
-        let _listener = listen(port).expect("nobody else listens");
-        let patience = Duration::from_secs(10);
+        TcpStream::connect(address).await.expect_err("no process listens yet");
+        let _listener = listen(port).expect("no other process listens");
+        let limit = Duration::from_secs(10);
         let burst: Vec<_> = (0..300)
-            .map(|_| std::net::TcpStream::connect_timeout(&address, patience))
+            .map(|_| std::net::TcpStream::connect_timeout(&address, limit))
             .collect::<Result<_, _>>()
             .expect("all of them are queued");
         assert_eq!(burst.len(), 300);
     }
 
     #[tokio::test]
-    async fn connections_are_spread_and_give_their_places_back() {
+    async fn connections_are_spread_and_return_their_permits() {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
         let loads: Loads = (0..2).map(|_| AtomicUsize::new(0)).collect();
-        let door = Door::new(&Network::for_tests(), 5);
-        let (acceptor, mut connections) = spread(listener, Arc::clone(&door), &loads);
+        let limiter = Limiter::new(&Network::for_tests(), 5);
+        let (acceptor, mut connections) = spread(listener, Arc::clone(&limiter), &loads);
         let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
         let accepting = tokio::spawn(acceptor.run(async {
             drop(stopped.await);
@@ -217,7 +216,7 @@ mod tests {
             drop(connections.next().await.expect("each worker has one"));
         }
         assert!(loads.iter().all(|load| load.load(Ordering::Relaxed) == 0));
-        // One that was accepted before the stop is served after it.
+        // A connection that was accepted before the stop is still served.
         ends.push(TcpStream::connect(address).await.expect("is accepted"));
         while loads.iter().all(|load| load.load(Ordering::Relaxed) == 0) {
             tokio::task::yield_now().await;
@@ -230,7 +229,7 @@ mod tests {
                 served += 1;
             }
         }
-        assert_eq!((served, door.taken()), (1, 0));
-        assert!(TcpStream::connect(address).await.is_err(), "nobody listens any more");
+        assert_eq!((served, limiter.taken()), (1, 0));
+        assert!(TcpStream::connect(address).await.is_err(), "the port is closed");
     }
 }

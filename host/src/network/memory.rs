@@ -1,5 +1,5 @@
-//! Counts of what is limited: bytes of memory, and calls of the rules. What does not fit
-//! is refused or waits in line; nothing is allocated here.
+//! Accounts of limited resources: bytes of memory, calls, subscriptions. A request that exceeds
+//! an account is refused or waits in a queue. Nothing is allocated here.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -7,86 +7,86 @@ use std::time::Duration;
 use tokio::sync::Notify;
 
 /// How long a request waits for memory before it is refused.
-pub const PATIENCE: Duration = Duration::from_millis(500);
-/// The most requests that wait in one line.
+pub const WAIT_MAX: Duration = Duration::from_millis(500);
+/// The most waiters in one queue.
 const WAITING_MAX: usize = 1024;
 
-/// A bounded number.
+/// A limited amount of a resource.
 pub struct Account {
     limit: usize,
     used: AtomicUsize,
-    /// Those who wait for some to come back.
-    pub line: Line,
+    /// The requests that wait for the resource.
+    pub queue: WaitQueue,
 }
 
 impl Account {
-    /// An account of which nothing is taken.
+    /// An unused account.
     pub fn new(limit: usize) -> Self {
-        Self { limit, used: AtomicUsize::new(0), line: Line::default() }
+        Self { limit, used: AtomicUsize::new(0), queue: WaitQueue::default() }
     }
 
-    /// Takes so many when they fit, or when `own` is all that is taken: whoever has an
-    /// account alone may take more than there is.
-    pub fn take(&self, bytes: usize, own: Option<usize>) -> bool {
+    /// Takes an amount if it fits. A sole user of the account, whose `own` amount is all that
+    /// is used, may exceed the limit.
+    pub fn take(&self, amount: usize, own: Option<usize>) -> bool {
         let taken = |used: usize| {
-            let after = used.saturating_add(bytes);
+            let after = used.saturating_add(amount);
             (after <= self.limit || own == Some(used)).then_some(after)
         };
         self.used.fetch_update(Ordering::AcqRel, Ordering::Relaxed, taken).is_ok()
     }
 
-    /// Takes so many that are in use already, whether or not they fit.
-    pub fn take_anyway(&self, bytes: usize) {
-        self.used.fetch_add(bytes, Ordering::AcqRel);
+    /// Takes an amount that is in use already, even beyond the limit.
+    pub fn take_anyway(&self, amount: usize) {
+        self.used.fetch_add(amount, Ordering::AcqRel);
     }
 
-    /// Gives so many back.
-    pub fn put_back(&self, bytes: usize) {
-        if bytes > 0 {
-            self.used.fetch_sub(bytes, Ordering::AcqRel);
-            self.line.wake();
+    /// Returns an amount.
+    pub fn put_back(&self, amount: usize) {
+        if amount > 0 {
+            self.used.fetch_sub(amount, Ordering::AcqRel);
+            self.queue.wake();
         }
     }
 
-    /// How many are taken.
+    /// The amount in use.
     pub fn used(&self) -> usize {
         self.used.load(Ordering::Relaxed)
     }
 
-    /// Whether more than half is taken.
+    /// Whether more than half is in use.
     pub fn is_busy(&self) -> bool {
         self.used() > self.limit / 2
     }
 }
 
-/// Those who wait, about in the order they came: one for whom too little came back waits
-/// anew behind the others.
+/// Waiters for a resource, served roughly in the order of arrival. A waiter whose amount does
+/// not fit yet goes to the end of the queue.
 #[derive(Default)]
-pub struct Line {
+pub struct WaitQueue {
     waiting: AtomicUsize,
     released: Notify,
 }
 
-impl Line {
-    /// Some came back: the next in line looks whether it suffices.
+impl WaitQueue {
+    /// Wakes the next waiter after an amount was returned.
     pub fn wake(&self) {
         if self.waiting.load(Ordering::SeqCst) > 0 {
             self.released.notify_one();
         }
     }
 
-    /// Waits for as long as `blocked` says so; it is asked whenever some came back.
+    /// Waits until `blocked` returns false. It is called whenever an amount was returned.
     ///
     /// # Errors
-    /// When too many wait already.
-    pub async fn wait(&self, mut blocked: impl FnMut() -> bool) -> Result<(), Crowded> {
-        let waiting = Waiting::begin(self);
-        if waiting.before >= WAITING_MAX {
-            return Err(Crowded);
+    /// If the queue is full.
+    pub async fn wait(&self, mut blocked: impl FnMut() -> bool) -> Result<(), QueueFull> {
+        let waiter = Waiter::begin(self);
+        if waiter.before >= WAITING_MAX {
+            return Err(QueueFull);
         }
         loop {
             let mut released = std::pin::pin!(self.released.notified());
-            // From here on no return goes unnoticed, so look once more.
+            // Registered before the check, so a return in between is not missed.
             released.as_mut().enable();
             if !blocked() {
                 return Ok(());
@@ -96,27 +96,27 @@ impl Line {
     }
 }
 
-/// Too many wait already.
+/// The queue has too many waiters.
 #[derive(Debug)]
-pub struct Crowded;
+pub struct QueueFull;
 
-/// One who waits, counted.
-struct Waiting<'a> {
-    line: &'a Line,
+/// One counted waiter.
+struct Waiter<'a> {
+    queue: &'a WaitQueue,
     before: usize,
 }
 
-impl<'a> Waiting<'a> {
-    fn begin(line: &'a Line) -> Self {
-        Self { line, before: line.waiting.fetch_add(1, Ordering::SeqCst) }
+impl<'a> Waiter<'a> {
+    fn begin(queue: &'a WaitQueue) -> Self {
+        Self { queue, before: queue.waiting.fetch_add(1, Ordering::SeqCst) }
     }
 }
 
-impl Drop for Waiting<'_> {
-    /// What suffices for one may suffice for the next as well.
+impl Drop for Waiter<'_> {
+    /// Wakes the next waiter too, as the amount returned may suffice for both.
     fn drop(&mut self) {
-        self.line.waiting.fetch_sub(1, Ordering::SeqCst);
-        self.line.wake();
+        self.queue.waiting.fetch_sub(1, Ordering::SeqCst);
+        self.queue.wake();
     }
 }
 
@@ -126,7 +126,7 @@ mod tests {
     use std::sync::Arc;
 
     #[test]
-    fn an_account_lends_what_it_has_and_more_to_whoever_has_it_alone() {
+    fn an_account_grants_up_to_its_limit_and_more_to_a_sole_user() {
         let account = Account::new(10);
         assert!(account.take(6, None));
         assert!(!account.take(5, None) && !account.take(5, Some(5)));
@@ -137,12 +137,12 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_waits_for_memory_is_served_in_turn() {
+    async fn waiters_for_memory_are_served_in_turn() {
         let account = Arc::new(Account::new(10));
         assert!(account.take(10, None));
         let wait = |bytes| {
             let account = Arc::clone(&account);
-            tokio::spawn(async move { account.line.wait(|| !account.take(bytes, None)).await })
+            tokio::spawn(async move { account.queue.wait(|| !account.take(bytes, None)).await })
         };
         let waiting = [wait(4), wait(4), wait(4)];
         tokio::task::yield_now().await;
@@ -153,16 +153,16 @@ mod tests {
         assert!(!third.is_finished());
         account.put_back(4);
         assert!(third.await.expect("no panic").is_ok());
-        assert_eq!(account.line.waiting.load(Ordering::SeqCst), 0);
+        assert_eq!(account.queue.waiting.load(Ordering::SeqCst), 0);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_line_has_an_end() {
+    async fn a_queue_refuses_waiters_beyond_its_limit() {
         let account = Arc::new(Account::new(0));
         let waiting: Vec<_> = (0..=WAITING_MAX)
             .map(|_| {
                 let account = Arc::clone(&account);
-                tokio::spawn(async move { account.line.wait(|| true).await })
+                tokio::spawn(async move { account.queue.wait(|| true).await })
             })
             .collect();
         for _ in 0..WAITING_MAX {

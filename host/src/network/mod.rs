@@ -1,19 +1,19 @@
-//! Network connections of every wire, and what bounds them: how many there are, how old
-//! and how idle they get, how much memory their requests and replies take, and how
-//! many calls one peer makes at a time. What is asked over them is not known here.
+//! Network connections of every wire and their limits: their number, age and idle time, the
+//! memory of their requests and replies, and the calls that one peer makes at a time. The
+//! content of requests is not known here.
 
 pub mod address;
 pub mod connection;
-pub mod door;
 pub mod exchange;
 pub mod gunzip;
 mod heads;
+pub mod limiter;
 pub mod listener;
 pub mod memory;
+pub mod quota;
 pub mod reply;
 pub mod server;
 pub mod stream;
-pub mod turn;
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
@@ -30,86 +30,85 @@ use memory::Account;
 
 /// How long the body of a request may take to arrive.
 pub const BODY_TIMEOUT: Duration = Duration::from_secs(30);
-/// One connection may hold this share of the memory for bodies.
-const CONNECTION_SHARE: usize = 16;
-/// One peer may hold this share, make this share of the calls at a time, and have this
-/// share of the subscriptions.
-const PEER_SHARE: usize = 4;
-/// Replies for which there was no memory, most of them refusals, that one peer and all together
-/// may leave unread. They are given all the same, as each takes little; beyond this the
-/// connection ends.
-const UNPAID_PER_PEER: usize = 512;
-const UNPAID_MAX: usize = 4096;
-/// How long no connection of a peer is let in after one of them was ended so, or it would come
-/// back at once and go on.
-const BARRED: Duration = Duration::from_secs(1);
-/// Parts of the table of peers, and how many each remembers before those that have left
-/// are forgotten.
+/// One connection may hold the memory for bodies divided by this.
+const CONNECTION_SHARE_DIVISOR: usize = 16;
+/// One peer may hold the memory for bodies divided by this, and so for the calls at a time and
+/// the subscriptions.
+const PEER_SHARE_DIVISOR: usize = 4;
+/// How many uncharged replies one peer may leave unread. A reply is sent uncharged if there is no
+/// memory for it; most are refusals, which are small. Beyond the limit the connection is cut.
+const UNCHARGED_PER_PEER: usize = 512;
+/// The same for all peers together.
+const UNCHARGED_MAX: usize = 4096;
+/// How long a peer is blocked after one of its connections was cut. Otherwise it would reconnect
+/// at once and continue.
+const BLOCK_PERIOD: Duration = Duration::from_secs(1);
+/// The number of parts of the table of peers.
 const PEER_SHARDS: usize = 16;
-const PEERS_KEPT: usize = 128;
+/// How many peers a part holds before it drops those without connections.
+const PEERS_BEFORE_CLEANUP: usize = 128;
 
-/// What is accepted of network connections.
+/// The limits of network connections.
 #[derive(Clone, Debug)]
 pub struct Limits {
-    /// Bytes of memory for all bodies of requests and replies.
+    /// The memory for all bodies of requests and replies, in bytes.
     pub body_memory: usize,
-    /// Calls of the rules at a time.
+    /// The most calls of the rules at a time.
     pub calls: usize,
-    /// Subscriptions at the same time.
+    /// The most subscriptions at a time.
     pub subscriptions: usize,
-    /// Age at which a connection is asked to end, give or take a tenth.
+    /// The age at which a connection is closed, with a jitter of a tenth.
     pub age_max: Duration,
     /// How long an HTTP/2 connection may be without a stream.
     pub idle_max: Duration,
-    /// Connections of one peer; by default a share of all places.
+    /// The most connections of one peer; by default a share of all.
     pub per_peer: Option<usize>,
-    /// Proxies whose word counts about where a request comes from.
+    /// The proxies whose X-Forwarded-For header is believed.
     pub trusted_proxies: Vec<Range>,
 }
 
-/// What all network connections of the process share.
+/// The state that all network connections of the process share.
 pub struct Network {
     limits: Limits,
     memory: Account,
-    /// Replies that are not charged.
-    unpaid: Account,
-    /// In parts, as behind a trusted proxy each request looks here.
+    /// Uncharged replies that are unread.
+    uncharged: Account,
+    /// In parts with a lock each: behind a trusted proxy every request looks up its peer.
     peers: [Mutex<HashMap<IpAddr, Arc<Peer>>>; PEER_SHARDS],
 }
 
-/// Who connects: an address, or a network of IPv6.
+/// The quotas of one client: an IPv4 address, or an IPv6 network.
 pub struct Peer {
     memory: Account,
-    /// Calls of the rules that it makes now. Not a share for each worker: all that a client
-    /// asks may come over one connection, so on one worker.
+    /// Its calls of the rules in flight. One count for all workers, as a client may send all its
+    /// requests over one connection, and so to one worker.
     calls: Account,
-    /// Its subscriptions.
     subscriptions: Account,
-    /// Replies to it that are not charged.
-    unpaid: Account,
-    /// Until when none of its connections is let in.
-    barred_until: Mutex<Option<Instant>>,
-    /// What its larger requests have taken lately, in bytes.
-    expected: AtomicUsize,
-    /// Its turn to have something inflated: a few kilobytes may keep a processor busy for
-    /// milliseconds, and others are to be served between.
-    inflating: Arc<Semaphore>,
+    /// Uncharged replies to it that are unread.
+    uncharged: Account,
+    /// The time until which its connections are refused.
+    blocked_until: Mutex<Option<Instant>>,
+    /// The memory that its larger requests have needed lately, in bytes.
+    expected_bytes: AtomicUsize,
+    /// One body at a time is decompressed. A few kilobytes may keep a processor busy for
+    /// milliseconds, and other peers must be served in between.
+    inflation: Arc<Semaphore>,
 }
 
 impl Network {
     /// A network without connections.
     pub fn new(limits: Limits) -> Arc<Self> {
         let memory = Account::new(limits.body_memory);
-        let unpaid = Account::new(UNPAID_MAX);
-        Arc::new(Self { limits, memory, unpaid, peers: Default::default() })
+        let uncharged = Account::new(UNCHARGED_MAX);
+        Arc::new(Self { limits, memory, uncharged, peers: Default::default() })
     }
 
-    /// Bytes of memory that bodies take now.
+    /// The memory that bodies hold now, in bytes.
     pub fn body_bytes(&self) -> usize {
         self.memory.used()
     }
 
-    /// Whether an address is that of a trusted proxy.
+    /// Whether an address belongs to a trusted proxy.
     pub fn trusts(&self, address: IpAddr) -> bool {
         self.limits.trusted_proxies.iter().any(|range| range.contains(address))
     }
@@ -123,7 +122,7 @@ impl Network {
         if let Some(peer) = peers.get(&key) {
             return Arc::clone(peer);
         }
-        if peers.len() >= PEERS_KEPT && peers.len().is_power_of_two() {
+        if peers.len() >= PEERS_BEFORE_CLEANUP && peers.len().is_power_of_two() {
             peers.retain(|_, peer| Arc::strong_count(peer) > 1);
         }
         let peer = Arc::new(Peer::with_share(&self.limits));
@@ -131,8 +130,8 @@ impl Network {
         peer
     }
 
-    /// Whose a connection is. That of a trusted proxy is nobody's: each of its requests has
-    /// a peer of its own.
+    /// The peer of a connection. The connection of a trusted proxy has a peer without limits, as
+    /// each of its requests has a peer of its own.
     fn peer_of_connection(&self, address: IpAddr) -> Arc<Peer> {
         if self.trusts(address) {
             return Arc::new(Peer::of_proxy());
@@ -142,15 +141,16 @@ impl Network {
 }
 
 impl Peer {
-    fn with_share(of: &Limits) -> Self {
-        let share = |all: usize| all.div_ceil(PEER_SHARE);
-        Self::new(of.body_memory / PEER_SHARE, share(of.calls), share(of.subscriptions))
+    fn with_share(limits: &Limits) -> Self {
+        let share = |all: usize| all.div_ceil(PEER_SHARE_DIVISOR);
+        let memory = limits.body_memory / PEER_SHARE_DIVISOR;
+        Self::new(memory, share(limits.calls), share(limits.subscriptions))
     }
 
-    /// A proxy, which brings the requests of many.
+    /// A trusted proxy, which forwards the requests of many clients.
     fn of_proxy() -> Self {
-        let unpaid = Account::new(usize::MAX);
-        Self { unpaid, ..Self::new(usize::MAX, usize::MAX, usize::MAX) }
+        let uncharged = Account::new(usize::MAX);
+        Self { uncharged, ..Self::new(usize::MAX, usize::MAX, usize::MAX) }
     }
 
     fn new(memory: usize, calls: usize, subscriptions: usize) -> Self {
@@ -158,31 +158,31 @@ impl Peer {
             memory: Account::new(memory),
             calls: Account::new(calls),
             subscriptions: Account::new(subscriptions),
-            unpaid: Account::new(UNPAID_PER_PEER),
-            barred_until: Mutex::default(),
-            expected: AtomicUsize::new(0),
-            inflating: Arc::new(Semaphore::new(1)),
+            uncharged: Account::new(UNCHARGED_PER_PEER),
+            blocked_until: Mutex::default(),
+            expected_bytes: AtomicUsize::new(0),
+            inflation: Arc::new(Semaphore::new(1)),
         }
     }
 }
 
 impl Peer {
-    /// Lets none of its connections in for a while.
-    fn bar(&self) {
-        let mut until = self.barred_until.lock().unwrap_or_else(PoisonError::into_inner);
-        *until = Some(Instant::now() + BARRED);
+    /// Refuses its connections for a while.
+    fn block(&self) {
+        let mut until = self.blocked_until.lock().unwrap_or_else(PoisonError::into_inner);
+        *until = Some(Instant::now() + BLOCK_PERIOD);
     }
 
-    /// Whether none of its connections is let in.
-    fn is_barred(&self, now: Instant) -> bool {
-        let until = self.barred_until.lock().unwrap_or_else(PoisonError::into_inner);
+    /// Whether its connections are refused.
+    fn is_blocked(&self, now: Instant) -> bool {
+        let until = self.blocked_until.lock().unwrap_or_else(PoisonError::into_inner);
         until.is_some_and(|until| now < until)
     }
 }
 
 #[cfg(test)]
 impl Network {
-    /// A network with little of everything.
+    /// A network with low limits.
     fn for_tests() -> Arc<Self> {
         Self::new(Limits {
             body_memory: 16 << 20,

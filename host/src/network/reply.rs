@@ -1,5 +1,5 @@
-//! The body of a reply on its way to the client: handed to the connection in parts, each
-//! of which is known to be held until it is sent.
+//! The body of a reply on its way to the client. It is handed to the connection in parts, and
+//! each part stays charged until it is sent.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -10,8 +10,8 @@ use hyper::body::{Body, Frame, SizeHint};
 
 use super::exchange::Exchange;
 
-/// The most bytes that are handed over at once. A client that takes one such part counts as
-/// reading.
+/// The most bytes that are handed over at once. A client that reads one such part makes
+/// progress.
 const PART_BYTES_MAX: usize = 64 << 10;
 
 pin_project_lite::pin_project! {
@@ -19,8 +19,8 @@ pin_project_lite::pin_project! {
     pub struct Reply<B> {
         #[pin]
         body: B,
-        // Bytes that it has given so far.
-        given: usize,
+        // The bytes of the body so far.
+        bytes_seen: usize,
         rest: Bytes,
         exchange: Arc<Exchange>,
     }
@@ -32,8 +32,8 @@ impl<B: Body<Data = Bytes>> Reply<B> {
         if let Some(bytes) = body.size_hint().exact() {
             exchange.replied(usize::try_from(bytes).unwrap_or(usize::MAX));
         }
-        exchange.unread();
-        Self { body, given: 0, rest: Bytes::new(), exchange }
+        exchange.mark_unread();
+        Self { body, bytes_seen: 0, rest: Bytes::new(), exchange }
     }
 }
 
@@ -55,8 +55,8 @@ impl<B: Body<Data = Bytes>> Body for Reply<B> {
                 Err(frame) => return Poll::Ready(Some(Ok(frame))),
             }
             if !this.exchange.is_streaming() {
-                *this.given += this.rest.len();
-                this.exchange.replied(*this.given);
+                *this.bytes_seen += this.rest.len();
+                this.exchange.replied(*this.bytes_seen);
             }
         }
         let part = this.rest.split_to(this.rest.len().min(PART_BYTES_MAX));
@@ -79,7 +79,7 @@ impl<B: Body<Data = Bytes>> Body for Reply<B> {
     }
 }
 
-/// A part of a reply, until the connection has sent it.
+/// A part of a reply that the connection has not sent yet.
 struct Part {
     bytes: Bytes,
     exchange: Arc<Exchange>,
@@ -100,6 +100,6 @@ impl AsRef<[u8]> for Part {
 
 impl Drop for Part {
     fn drop(&mut self) {
-        self.exchange.sent();
+        self.exchange.part_sent();
     }
 }

@@ -1,5 +1,6 @@
-//! HTTP over network connections, for every wire: limits how long a client may take, how old
-//! and how idle a connection may get, and ends connections in order. What is asked over them is not known here.
+//! HTTP over network connections, for every wire. Limits how long a client may take and how old
+//! and idle a connection may get, and closes connections in order. The content of requests is not
+//! known here.
 
 use std::convert::Infallible;
 use std::error::Error;
@@ -20,40 +21,39 @@ use tokio::time::Instant;
 
 use super::connection::Connection;
 use super::exchange::Exchange;
-use super::listener::{Connections, Seat};
+use super::listener::{Admission, Connections};
 use super::reply::Reply;
 use super::stream::{Refuse, Stream};
 
-/// How long a connection may take to send the head of a request, the first or
-/// the next.
+/// How long a client may take to send the head of its first or next request.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
-/// Of the head of a request over HTTP/1.
+/// The longest head of a request over HTTP/1.
 const HTTP1_HEAD_BYTES_MAX: usize = 32 << 10;
-/// Of all header fields of a request over HTTP/2, as it counts them.
+/// The largest header list of a request over HTTP/2, as HTTP/2 counts it.
 const HTTP2_HEADERS_BYTES_MAX: u32 = 16 << 10;
 const STREAMS_PER_CONNECTION: u32 = 100;
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a client may leave a reply unread.
-const UNREAD_MAX: Duration = Duration::from_secs(30);
-/// How often connections are looked at.
-const TICK: Duration = Duration::from_secs(5);
-/// How long an idle connection that was asked to end may take to do so.
-const FAREWELL: Duration = Duration::from_secs(1);
+const UNREAD_TIME_MAX: Duration = Duration::from_secs(30);
+/// How often a connection is checked for unread replies and idleness.
+const CHECK_INTERVAL: Duration = Duration::from_secs(5);
+/// The grace period of an idle connection that was asked to close.
+const CLOSE_GRACE: Duration = Duration::from_secs(1);
 
 const CLOSE: HeaderValue = HeaderValue::from_static("close");
 
-/// How a wire speaks.
+/// The HTTP versions of a wire.
 #[derive(Clone, Copy)]
 pub enum Protocol {
-    /// HTTP/1.1 or HTTP/2; with the words for what HTTP/1's parser refuses.
+    /// HTTP/1.1 or HTTP/2, with the reply to what the HTTP/1 parser refuses.
     Both(Refuse),
-    /// HTTP/2 alone.
+    /// HTTP/2 only.
     Http2,
 }
 
-/// Answers the requests that come over `connections` until no more come, then
-/// ends when those in flight are answered.
+/// Serves the requests of `connections` until no more connections come, and returns once the
+/// requests in flight are answered.
 pub async fn serve<H, F, B>(mut connections: Connections, protocol: Protocol, handler: H)
 where
     H: Fn(Request<Incoming>, Arc<Exchange>) -> F + Clone + Send + 'static,
@@ -64,7 +64,7 @@ where
     let builder = Arc::new(builder(protocol));
     let (stop, stopped) = watch::channel(false);
     let (served, mut all_served) = mpsc::channel::<Infallible>(1);
-    while let Some((stream, seat)) = connections.next().await {
+    while let Some((stream, admission)) = connections.next().await {
         let stream = match protocol {
             Protocol::Both(refuse) => stream.refusing(refuse),
             Protocol::Http2 => stream,
@@ -72,13 +72,13 @@ where
         let (builder, handler) = (Arc::clone(&builder), handler.clone());
         let (stopped, served) = (stopped.clone(), served.clone());
         tokio::spawn(async move {
-            serve_one(&builder, stream, seat, handler, stopped).await;
+            serve_one(&builder, stream, admission, handler, stopped).await;
             drop(served);
         });
     }
     stop.send_replace(true);
     drop(served);
-    // Nothing is ever sent; it ends when the last connection has.
+    // Nothing is ever sent: this waits until every connection has dropped its sender.
     let _: Option<Infallible> = all_served.recv().await;
 }
 
@@ -104,7 +104,7 @@ fn builder(protocol: Protocol) -> auto::Builder<TokioExecutor> {
 async fn serve_one<H, F, B>(
     builder: &auto::Builder<TokioExecutor>,
     stream: Stream,
-    seat: Seat,
+    admission: Admission,
     handler: H,
     stopped: watch::Receiver<bool>,
 ) where
@@ -113,25 +113,25 @@ async fn serve_one<H, F, B>(
     B: Body<Data = Bytes> + Send + 'static,
     B::Error: Into<Box<dyn Error + Send + Sync>>,
 {
-    let connection = &seat.place.connection;
+    let connection = &admission.permit.connection;
     let service = service_fn(move |request: Request<Incoming>| {
         let exchange = connection.begin();
-        exchange.came(request.headers());
+        exchange.identify_peer(request.headers());
         let multiplexed = request.version() == Version::HTTP_2;
-        connection.speaks(multiplexed);
-        // It is large, and moved several times until it runs.
-        let answer = Box::pin(handler(request, Arc::clone(&exchange)));
+        connection.set_multiplexed(multiplexed);
+        // The future is large, and is moved several times before it runs.
+        let reply = Box::pin(handler(request, Arc::clone(&exchange)));
         async move {
-            let mut answer = answer.await;
+            let mut reply = reply.await;
             if !multiplexed && exchange.is_last() {
-                answer.headers_mut().insert(CONNECTION, CLOSE);
+                reply.headers_mut().insert(CONNECTION, CLOSE);
             }
-            Ok::<_, Infallible>(answer.map(|body| Reply::new(body, exchange)))
+            Ok::<_, Infallible>(reply.map(|body| Reply::new(body, exchange)))
         }
     });
     let mut http = pin!(builder.serve_connection(TokioIo::new(stream), service));
     let mut signals = signals(connection, stopped);
-    let mut leaving = Leaving::No;
+    let mut closing = ClosePhase::NotYet;
     loop {
         let signal = tokio::select! {
             biased;
@@ -148,63 +148,63 @@ async fn serve_one<H, F, B>(
             return;
         }
         let now = Instant::now();
-        let goes_on = match signal {
-            // One that waits for the rest of a request would wait for long.
+        let stays_open = match signal {
+            // The rest of an upload may take long, so the connection ends at once.
             Signal::Evicted if connection.is_upload() => false,
             Signal::Evicted => {
-                leaving = leaving.max(Leaving::Now);
+                closing = closing.max(ClosePhase::Now);
                 true
             }
             Signal::Leave => {
                 connection.close_soon();
-                // A client that speaks HTTP/1 is told with its next answer, or it would
-                // lose what it asks just now.
-                leaving = leaving.max(match connection.is_multiplexed() {
-                    true => Leaving::Now,
-                    false => Leaving::Soon,
+                // HTTP/1 announces the end with the next reply. Closing earlier would lose a
+                // request that is on its way.
+                closing = closing.max(match connection.is_multiplexed() {
+                    true => ClosePhase::Now,
+                    false => ClosePhase::AfterReply,
                 });
                 true
             }
-            Signal::Look => leaving.look(connection, now),
-            Signal::Tick => {
-                connection.settle();
-                let unread = connection.unread_for(now) >= UNREAD_MAX;
+            Signal::Recheck => closing.recheck(connection, now),
+            Signal::Check => {
+                connection.release_unused();
+                let unread = connection.unread_for(now) >= UNREAD_TIME_MAX;
                 if unread {
                     tracing::debug!("a connection was ended, as a reply was not read");
                 }
                 !unread && !is_idle(connection, now)
             }
         };
-        if !goes_on {
+        if !stays_open {
             return;
         }
-        if leaving == Leaving::Now {
-            leaving = Leaving::Asked;
+        if closing == ClosePhase::Now {
+            closing = ClosePhase::Announced;
             http.as_mut().graceful_shutdown();
         }
         match signal {
-            Signal::Evicted | Signal::Leave | Signal::Look => {
-                signals.push(after(FAREWELL, Signal::Look));
+            Signal::Evicted | Signal::Leave | Signal::Recheck => {
+                signals.push(after(CLOSE_GRACE, Signal::Recheck));
             }
-            Signal::Tick => signals.push(after(TICK, Signal::Tick)),
+            Signal::Check => signals.push(after(CHECK_INTERVAL, Signal::Check)),
         }
     }
 }
 
-/// What a connection has to look at beside what is asked over it.
+/// What a connection reacts to beside its requests.
 #[derive(Clone, Copy)]
 enum Signal {
-    /// Its place is wanted for another.
+    /// Its permit is needed for another connection.
     Evicted,
     /// The service stops, or the connection is old.
     Leave,
-    /// It was asked to end some time ago.
-    Look,
-    /// Some time has passed.
-    Tick,
+    /// The grace period has passed.
+    Recheck,
+    /// A check is due.
+    Check,
 }
 
-/// Each is looked at only when it has come, and not whenever something is asked.
+/// Each future is polled only when it is woken, and not with every request.
 type Signals<'a> = FuturesUnordered<Pin<Box<dyn Future<Output = Signal> + Send + 'a>>>;
 
 fn signals(connection: &Connection, mut stopped: watch::Receiver<bool>) -> Signals<'_> {
@@ -214,12 +214,12 @@ fn signals(connection: &Connection, mut stopped: watch::Receiver<bool>) -> Signa
         Signal::Evicted
     }));
     signals.push(Box::pin(async move {
-        // A sender that is gone means the same.
+        // An error means that the sender is gone, which is a stop too.
         drop(stopped.wait_for(|stopped| *stopped).await);
         Signal::Leave
     }));
     signals.push(after(connection.network.limits.age_max.mul_f64(jitter()), Signal::Leave));
-    signals.push(after(TICK, Signal::Tick));
+    signals.push(after(CHECK_INTERVAL, Signal::Check));
     signals
 }
 
@@ -230,41 +230,40 @@ fn after(time: Duration, signal: Signal) -> Pin<Box<dyn Future<Output = Signal> 
     })
 }
 
-/// Whether a connection has been without a request for too long. One that speaks
-/// HTTP/1 has ended by itself long before.
+/// Whether a connection has had no request for too long. An HTTP/1 connection ends by its head
+/// time-out long before.
 fn is_idle(connection: &Connection, now: Instant) -> bool {
     let idle_max = connection.network.limits.idle_max;
     connection.idle_since().is_some_and(|since| now.duration_since(since) >= idle_max)
 }
 
-/// How far a connection is on its way to its end.
+/// How far the closing of a connection has got.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Leaving {
-    No,
-    /// Its client is told with the next answer.
-    Soon,
-    /// Its client is to be told now.
+enum ClosePhase {
+    NotYet,
+    /// The next reply will announce it.
+    AfterReply,
+    /// It must be announced now.
     Now,
-    /// Its client has been told.
-    Asked,
+    /// It was announced to the client.
+    Announced,
 }
 
-impl Leaving {
-    /// Looks again at a connection that is on its way to its end; false when it is over, as
-    /// its client had its time to say goodbye.
-    fn look(&mut self, connection: &Connection, now: Instant) -> bool {
-        let rested = connection.idle_since().is_some_and(|since| now - since >= FAREWELL);
+impl ClosePhase {
+    /// Moves a connection on that has been idle for the grace period. Returns false once its time
+    /// is over.
+    fn recheck(&mut self, connection: &Connection, now: Instant) -> bool {
+        let was_idle = connection.idle_since().is_some_and(|since| now - since >= CLOSE_GRACE);
         match self {
-            Self::Soon if rested => *self = Self::Now,
-            Self::Asked => return !rested,
+            Self::AfterReply if was_idle => *self = Self::Now,
+            Self::Announced => return !was_idle,
             _ => {}
         }
         true
     }
 }
 
-/// A tenth less to a tenth more, so that connections that began together do not end
-/// together.
+/// A factor from 0.9 to 1.1, so that connections of the same age do not close together.
 fn jitter() -> f64 {
     0.9 + 0.2 * f64::from(getrandom::u32().unwrap_or_default()) / f64::from(u32::MAX)
 }

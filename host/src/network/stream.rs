@@ -1,6 +1,6 @@
-//! The bytes of one network connection. It is given up when nothing is said over it, a
-//! client that has no more to send still gets its answer, and what the protocol's parser
-//! refuses by itself is told in the service's own words.
+//! The bytes of one network connection. Ends a connection over which nothing is sent, keeps one
+//! open whose client has closed its side but waits for a reply, and replaces the replies of the
+//! HTTP parser itself by the service's own.
 
 use std::io::{Error, ErrorKind, IoSlice};
 use std::pin::Pin;
@@ -15,79 +15,79 @@ use tokio::time::{Instant, Sleep};
 use super::connection::Connection;
 use super::heads::Heads;
 
-/// How long a connection may take to say which protocol it speaks.
+/// How long a client may take to show which protocol it speaks.
 const PREFACE_TIMEOUT: Duration = Duration::from_secs(30);
-/// The length of HTTP/2's preface: what is longer has said it.
+/// The length of HTTP/2's preface. A client that has sent more has shown its protocol.
 const PREFACE_BYTES: usize = 24;
-/// How often a connection is looked at, once its client has closed its side, until none of
-/// what was received can still be unparsed.
-const END_LOOKS: u32 = 4;
-/// How long what it has sent may take to be read as whole requests, and how often that is
-/// looked at.
-const END_PATIENCE: Duration = Duration::from_secs(5);
-const END_PAUSE: Duration = Duration::from_millis(5);
-/// What the parser refuses wherever it is: in lines of a head, which it looks at when that has
-/// ended, in the length of a part, and behind the last part.
+/// How often a connection without requests in flight is polled after its client has closed its
+/// side. By then hyper has parsed everything received.
+const HALF_CLOSE_CHECKS: u32 = 4;
+/// How long the last requests may take to be read after the client has closed its side.
+const HALF_CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+/// How often that is checked.
+const HALF_CLOSE_INTERVAL: Duration = Duration::from_millis(5);
+/// Bytes that the parser refuses in every state: in the lines of a head, which it checks at the
+/// end of the head, in the length of a chunk, and after the last chunk.
 const REFUSED: &[u8] = b"\r\0\n\n";
-/// How an answer of the parser itself begins.
+/// The start of a reply that the parser makes itself.
 const REFUSAL: &[u8] = b"HTTP/1.1 4";
-/// What each answer of the service has in its head, and none of the parser.
-pub const MARK: &str = "x-content-type-options";
+/// A header that each reply of the service has, and no reply of the parser.
+pub const SERVICE_HEADER: &str = "x-content-type-options";
 
-/// The whole answer, head and body, for what the parser refuses with a status.
+/// Makes the whole reply, head and body, for a status with which the parser refuses a request.
 pub type Refuse = fn(u16) -> Vec<u8>;
 
-/// The socket of a connection, with what is checked before hyper sees the bytes.
+/// The socket of a connection, with checks before hyper sees the bytes.
 pub struct Stream {
     stream: TcpStream,
     connection: Arc<Connection>,
     received: usize,
-    /// Until it has said which protocol it speaks.
-    patience: Option<Pin<Box<Sleep>>>,
+    /// Runs until the client has shown which protocol it speaks.
+    preface_timeout: Option<Pin<Box<Sleep>>>,
     heads: Heads,
-    /// What the parser receives in the place of everything else: it refuses whole heads only,
-    /// and one that is spoilt may never end.
-    instead: &'static [u8],
+    /// What the parser receives instead of the client's bytes. It refuses whole heads only, and a
+    /// head with an overwritten byte may never end.
+    substitute: &'static [u8],
     refuse: Option<Refuse>,
-    /// The client has closed its side.
-    end: Option<End>,
-    /// An answer in the place of the parser's, and how much of it is written.
+    /// Set once the client has closed its side.
+    half_close: Option<HalfClose>,
+    /// A reply sent instead of the parser's, and how much of it is written.
     refusal: Option<(Vec<u8>, usize)>,
 }
 
-/// The end of what a client sends, while hyper does not know of it.
-struct End {
-    /// How often it was looked at with nothing in flight.
-    looks: u32,
+/// The client's end of the connection, while hyper does not know of it.
+struct HalfClose {
+    /// The number of polls with nothing in flight.
+    checks: u32,
     since: Instant,
-    /// Until it is looked at again, once a request has to be waited for.
+    /// The timer of the next check, while a request is being read.
     pause: Option<Pin<Box<Sleep>>>,
 }
 
 impl Stream {
-    /// The bytes of a connection.
+    /// The stream of a connection.
     pub fn new(stream: TcpStream, connection: Arc<Connection>) -> Self {
         Self {
             stream,
             connection,
             received: 0,
-            patience: Some(Box::pin(tokio::time::sleep(PREFACE_TIMEOUT))),
+            preface_timeout: Some(Box::pin(tokio::time::sleep(PREFACE_TIMEOUT))),
             heads: Heads::default(),
-            instead: &[],
+            substitute: &[],
             refuse: None,
-            end: None,
+            half_close: None,
             refusal: None,
         }
     }
 
-    /// Tells in these words what the parser of HTTP/1 refuses.
+    /// Replaces the refusals of the HTTP/1 parser by these replies.
     #[must_use]
     pub fn refusing(mut self, refuse: Refuse) -> Self {
         self.refuse = Some(refuse);
         self
     }
 
-    /// Writes what stands in the place of a refusal of the parser.
+    /// Writes the reply that replaces the parser's.
     fn poll_refusal(&mut self, context: &mut Context<'_>) -> Poll<std::io::Result<()>> {
         while let Some((refusal, written)) = &mut self.refusal
             && *written < refusal.len()
@@ -101,41 +101,42 @@ impl Stream {
         Poll::Ready(Ok(()))
     }
 
-    /// The client has no more to send. What it has sent may not have been looked at yet, and
-    /// it may wait for answers: whoever serves it hears of the end when none is due.
-    fn poll_end(&mut self, context: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        let start = || End { looks: 0, since: Instant::now(), pause: None };
-        let end = self.end.get_or_insert_with(start);
-        let came_whole = self.refuse.is_some() && self.heads.is_between_requests();
-        if self.connection.only_answers_are_due(came_whole) {
-            // Whoever serves it comes back when the answers are sent.
+    /// The client has closed its side. Its last bytes may not be parsed yet, and it may wait for
+    /// replies. hyper learns of the end only when no reply is due.
+    fn poll_half_close(&mut self, context: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        let start = || HalfClose { checks: 0, since: Instant::now(), pause: None };
+        let half_close = self.half_close.get_or_insert_with(start);
+        let all_received = self.refuse.is_some() && self.heads.is_between_requests();
+        if self.connection.only_replies_are_due(all_received) {
+            // hyper polls again when the replies are sent.
             return Poll::Pending;
         }
         if self.connection.in_flight() == 0 {
-            end.looks += 1;
-            if end.looks > END_LOOKS {
+            half_close.checks += 1;
+            if half_close.checks > HALF_CLOSE_CHECKS {
                 return Poll::Ready(Ok(()));
             }
             context.waker().wake_by_ref();
             return Poll::Pending;
         }
-        let pause = end.pause.get_or_insert_with(|| Box::pin(tokio::time::sleep(END_PAUSE)));
+        let pause = half_close
+            .pause
+            .get_or_insert_with(|| Box::pin(tokio::time::sleep(HALF_CLOSE_INTERVAL)));
         while pause.as_mut().poll(context).is_ready() {
-            if end.since.elapsed() >= END_PATIENCE {
+            if half_close.since.elapsed() >= HALF_CLOSE_TIMEOUT {
                 return Poll::Ready(Ok(()));
             }
-            pause.as_mut().reset(Instant::now() + END_PAUSE);
+            pause.as_mut().reset(Instant::now() + HALF_CLOSE_INTERVAL);
         }
         Poll::Pending
     }
 
-    /// Whether these bytes are an answer that the parser makes by itself, as nobody was
-    /// asked. A session may hold the same bytes: while a reply is on its way, they are part
-    /// of it.
+    /// Whether these bytes are a reply that the parser makes itself. A session may hold the same
+    /// bytes, so bytes that are sent while a request is in flight are never taken for one.
     fn is_refusal(&self, bytes: &[u8]) -> bool {
         bytes.starts_with(REFUSAL)
             && self.connection.in_flight() == 0
-            && memchr::memmem::find(bytes, MARK.as_bytes()).is_none()
+            && memchr::memmem::find(bytes, SERVICE_HEADER.as_bytes()).is_none()
     }
 }
 
@@ -146,27 +147,31 @@ impl AsyncRead for Stream {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<std::io::Result<()>> {
         let this = &mut *self;
-        if let Some(patience) = &mut this.patience
-            && patience.as_mut().poll(context).is_ready()
+        if let Some(preface_timeout) = &mut this.preface_timeout
+            && preface_timeout.as_mut().poll(context).is_ready()
         {
-            return Poll::Ready(Err(Error::new(ErrorKind::TimedOut, "nothing was said")));
+            return Poll::Ready(Err(Error::new(
+                ErrorKind::TimedOut,
+                "the client showed no protocol",
+            )));
         }
-        if !this.instead.is_empty() {
-            let (now, later) = this.instead.split_at(this.instead.len().min(buffer.remaining()));
+        if !this.substitute.is_empty() {
+            let (now, later) =
+                this.substitute.split_at(this.substitute.len().min(buffer.remaining()));
             buffer.put_slice(now);
-            this.instead = later;
+            this.substitute = later;
             return Poll::Ready(Ok(()));
         }
         let before = buffer.filled().len();
         ready!(Pin::new(&mut this.stream).poll_read(context, buffer))?;
         let read = buffer.filled().len() - before;
         if read == 0 && buffer.remaining() > 0 {
-            return this.poll_end(context);
+            return this.poll_half_close(context);
         }
-        if this.patience.is_some() {
+        if this.preface_timeout.is_some() {
             this.received += read;
             if this.received >= PREFACE_BYTES {
-                this.patience = None;
+                this.preface_timeout = None;
             }
         }
         if this.refuse.is_some() {
@@ -175,7 +180,7 @@ impl AsyncRead for Stream {
             }
             if let Some(end) = this.heads.check(&mut buffer.filled_mut()[before..]) {
                 buffer.set_filled(before + end);
-                this.instead = REFUSED;
+                this.substitute = REFUSED;
             }
         }
         Poll::Ready(Ok(()))
