@@ -433,9 +433,9 @@ async fn open_store(
                 Err(error) => tracing::warn!(%error, "the replicas of Redis are not known yet"),
             }
             if !settings.storage.redis_allow_eviction {
-                match redis.unfit().await {
+                match redis.unsuitable().await {
                     Ok(None) => {}
-                    Ok(Some(unfit)) => bail!("{unfit}"),
+                    Ok(Some(unsuitable)) => bail!("{unsuitable}"),
                     Err(error) => tracing::warn!(%error, "not ready yet"),
                 }
                 tasks.spawn(refuse_unfit(Arc::clone(&redis), stopped.clone()));
@@ -449,9 +449,9 @@ async fn open_store(
 /// or another that has taken its place.
 async fn refuse_unfit(redis: Arc<Redis>, mut stopped: watch::Receiver<bool>) -> Result<()> {
     loop {
-        let pause = match redis.unfit().await {
+        let pause = match redis.unsuitable().await {
             Ok(None) => FITNESS_INTERVAL,
-            Ok(Some(unfit)) => bail!("{unfit}"),
+            Ok(Some(unsuitable)) => bail!("{unsuitable}"),
             Err(_) => HEALTH_INTERVAL,
         };
         let stopped = stopped.wait_for(|stopped| *stopped);

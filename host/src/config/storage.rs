@@ -136,7 +136,7 @@ impl Storage {
             let (url, password) = (storage.url().read()?, storage.password().read()?);
             storage.address(&url, &password)
         };
-        Ok(StoreChoice::Redis(Locator::asked(address, move || {
+        Ok(StoreChoice::Redis(Locator::with_resolver(address, move || {
             find().map_err(|refusal| refusal.text)
         })))
     }

@@ -47,10 +47,10 @@ async fn a_server_that_hangs_is_unavailable_within_the_timeout() {
 #[tokio::test]
 async fn a_server_that_evicts_or_is_too_old_is_refused() {
     let fit = RedisServer::start().await;
-    assert!(connect(&fit).unfit().await.unwrap().is_none());
+    assert!(connect(&fit).unsuitable().await.unwrap().is_none());
     let evicting = RedisServer::with(&["--maxmemory-policy", "allkeys-lru"]).await;
-    let unfit = connect(&evicting).unfit().await.unwrap().expect("not fit");
-    assert!(unfit.to_string().contains("allkeys-lru"), "{unfit}");
+    let unsuitable = connect(&evicting).unsuitable().await.unwrap().expect("not fit");
+    assert!(unsuitable.to_string().contains("allkeys-lru"), "{unsuitable}");
 }
 
 #[tokio::test]
@@ -156,6 +156,6 @@ async fn a_user_without_permission_to_echo_is_served() {
     let read = Txn { success: vec![read], ..Txn::default() };
     assert!(matches!(&store.execute(read).await.unwrap().replies[..], [Reply::Record(Some(_))]));
     assert_eq!(store.ping().await.unwrap(), Takes::All);
-    assert!(store.unfit().await.unwrap().is_none());
+    assert!(store.unsuitable().await.unwrap().is_none());
     assert!(store.history().is_some());
 }

@@ -1,59 +1,59 @@
-//! Where Redis is: one server, the servers that Sentinels watch over, or a Cluster.
+//! The address of Redis: one server, the servers that Sentinels watch, or a Cluster.
 
 use std::fmt;
 
 use percent_encoding::percent_decode_str;
 use redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo, RedisConnectionInfo, RedisError};
 
-/// Where Sentinels listen when nobody says where.
+/// The default port of a Sentinel.
 const SENTINEL_PORT: u16 = 26379;
 
-/// Where Redis is and how to speak to it.
+/// The address of Redis, with how to log in.
 #[derive(Clone, Debug)]
 pub enum Address {
     /// One server.
     Server(ConnectionInfo),
-    /// Whichever server Sentinels say is the primary.
+    /// The server that Sentinels name as the primary.
     Sentinels(Sentinels),
     /// Some nodes of a Cluster, from which the others are found.
     Cluster(Vec<ConnectionInfo>),
 }
 
-/// Who tells which server is the primary of a service.
+/// Sentinels, which name the primary of a service.
 #[derive(Clone, Debug)]
 pub struct Sentinels {
-    /// Where they are.
+    /// Their addresses.
     pub(super) addresses: Vec<ConnectionAddr>,
-    /// What they call the service.
+    /// Their name of the service.
     pub(super) service: String,
-    /// User, password and database of the server.
+    /// User, password and database of the servers.
     pub(super) settings: RedisConnectionInfo,
-    /// Whether it is spoken to over TLS, and they are.
+    /// Whether the servers and the Sentinels are reached over TLS.
     pub(super) tls: bool,
 }
 
-/// The text is no address.
+/// The text is not an address.
 #[derive(Debug)]
-pub struct NoAddress;
+pub struct NotAnAddress;
 
-impl From<RedisError> for NoAddress {
+impl From<RedisError> for NotAnAddress {
     fn from(_: RedisError) -> Self {
         Self
     }
 }
 
 impl Address {
-    /// A server by its parts; an empty user or password is none.
+    /// A server by its parts; an empty user or password counts as absent.
     ///
     /// # Errors
-    /// When the parts make no address.
+    /// If the parts are not an address.
     pub fn from_parts(
         host: &str,
         port: u16,
         database: u32,
         username: &str,
         password: &str,
-    ) -> Result<Self, NoAddress> {
+    ) -> Result<Self, NotAnAddress> {
         let mut settings = RedisConnectionInfo::default().set_db(database.into());
         if !username.is_empty() {
             settings = settings.set_username(username);
@@ -67,30 +67,30 @@ impl Address {
 
     /// An address by its URL: `redis://[user:password@]host[:port][/database]`,
     /// `redis-sentinel://[user:password@]host[:port],…/service[/database]`, or
-    /// `redis-cluster://[user:password@]host[:port],…`; with `rediss` in the place of `redis`
-    /// over TLS. User and password are those of the servers, not of the Sentinels.
+    /// `redis-cluster://[user:password@]host[:port],…`, or the same with `rediss` for TLS. User
+    /// and password are those of the servers, not of the Sentinels.
     ///
     /// # Errors
-    /// When it is none of these.
-    pub fn from_url(url: &str) -> Result<Self, NoAddress> {
-        let (scheme, rest) = url.split_once("://").ok_or(NoAddress)?;
+    /// If it is none of these.
+    pub fn from_url(url: &str) -> Result<Self, NotAnAddress> {
+        let (scheme, rest) = url.split_once("://").ok_or(NotAnAddress)?;
         let (base, kind) = scheme.split_once('-').unwrap_or((scheme, ""));
-        // A fragment would have the certificate of the server not be looked at, and a query
-        // would choose a protocol that is not expected.
+        // The client library reads a fragment as permission to skip the check of the server's
+        // certificate, and a query may choose another protocol.
         if !matches!(base, "redis" | "rediss") || rest.contains(['#', '?']) {
-            return Err(NoAddress);
+            return Err(NotAnAddress);
         }
         let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
         let (user, hosts) = match authority.rsplit_once('@') {
-            // One for all nodes.
-            Some((user, _)) if user.contains(['@', ',']) => return Err(NoAddress),
+            // One user for all nodes.
+            Some((user, _)) if user.contains(['@', ',']) => return Err(NotAnAddress),
             Some((user, hosts)) => (format!("{user}@"), hosts),
             None => (String::new(), authority),
         };
         let node = |user: &str, host: &str, path: &str| {
             let node = format!("{base}://{user}{host}/{path}").into_connection_info()?;
             let fits = !host.is_empty() && node.redis_settings().db() >= 0;
-            if fits { Ok(node) } else { Err(NoAddress) }
+            if fits { Ok(node) } else { Err(NotAnAddress) }
         };
         match (kind, path) {
             ("", _) if !hosts.contains(',') => Ok(Self::Server(node(&user, hosts, path)?)),
@@ -103,12 +103,13 @@ impl Address {
                     node("", &host, "").map(|node| node.addr().clone())
                 };
                 let addresses = hosts.split(',').map(sentinel).collect::<Result<_, _>>()?;
-                // Any host will do to read what goes with it.
+                // The host does not matter: only user, password and database are read.
                 let settings = node(&user, "localhost", database)?.redis_settings().clone();
                 if service.is_empty() {
-                    return Err(NoAddress);
+                    return Err(NotAnAddress);
                 }
-                let service = percent_decode_str(service).decode_utf8().map_err(|_| NoAddress)?;
+                let service =
+                    percent_decode_str(service).decode_utf8().map_err(|_| NotAnAddress)?;
                 let (service, tls) = (service.into_owned(), base == "rediss");
                 Ok(Self::Sentinels(Sentinels { addresses, service, settings, tls }))
             }
@@ -116,12 +117,12 @@ impl Address {
                 let nodes = hosts.split(',').map(|host| node(&user, host, ""));
                 Ok(Self::Cluster(nodes.collect::<Result<_, _>>()?))
             }
-            _ => Err(NoAddress),
+            _ => Err(NotAnAddress),
         }
     }
 }
 
-/// Where it is, without users and passwords.
+/// The address without users and passwords.
 impl fmt::Display for Address {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let at = |address: &ConnectionAddr| address.to_string();

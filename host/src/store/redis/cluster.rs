@@ -1,7 +1,7 @@
-//! A Cluster: which server has the keys of a slot, learnt from the servers themselves. The
-//! client library's own Cluster client sends a command again when its connection breaks,
-//! which would apply it twice, and does not give up a server that is silent; here a command
-//! is sent again only when a server has said that it did not take it.
+//! A Cluster: finds which server holds the keys of a slot by asking the servers. The client
+//! library's own Cluster client sends a command again when its connection breaks, which may apply
+//! it twice, and does not give up a silent server. Here a command is sent again only if a server
+//! has answered that it did not take it.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -15,27 +15,26 @@ use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use crate::store::redis::commands::{Commands, misfit};
+use crate::store::redis::commands::{Commands, mismatch};
 use crate::store::redis::connector::{Connector, NodeAddress};
-use crate::store::redis::group::Copies;
+use crate::store::redis::group::ReplicaWait;
 use crate::store::redis::reply;
-use crate::store::redis::server::{Manner, Server, Trouble};
+use crate::store::redis::server::{CallError, CallOptions, Server};
 use session_store::transaction;
 
-/// Slots of a Cluster.
+/// The slots of a Cluster.
 const SLOTS: u16 = 16384;
-/// How often a command that was sent elsewhere is followed; the time limit of the call ends
-/// it before.
-const FOLLOWED_MAX: u32 = 16;
-/// How long to wait before a server that cannot take a command yet is asked again.
-const NOT_YET: Duration = Duration::from_millis(20);
-/// How often the servers are asked which slots they have: at rest, and at most.
-const LOOK_INTERVAL: Duration = Duration::from_secs(1);
-const LOOK_INTERVAL_MIN: Duration = Duration::from_millis(100);
-/// Views in a row that are older than the map before one of them is believed.
-const OLDER_MAX: u32 = 10;
-/// Servers that are asked at once when something seems to have changed.
-const ASKED: usize = 3;
+/// The most redirects of one command; the time limit of the call usually ends it first.
+const REDIRECTS_MAX: u32 = 16;
+/// The delay before a server that cannot take a command yet is asked again.
+const TRY_AGAIN_DELAY: Duration = Duration::from_millis(20);
+/// How often the map of slots is refreshed, without and with a reason to.
+const REFRESH_INTERVAL: Duration = Duration::from_secs(1);
+const REFRESH_INTERVAL_MIN: Duration = Duration::from_millis(100);
+/// How many older views in a row are ignored before one is accepted.
+const OLDER_VIEWS_MAX: u32 = 10;
+/// How many servers are asked at once when the map seems stale.
+const SERVERS_ASKED: usize = 3;
 
 /// The servers of a Cluster.
 pub struct Cluster {
@@ -47,28 +46,28 @@ struct Shared {
     connector: Connector,
     timeout: Duration,
     map: watch::Sender<Option<Arc<Map>>>,
-    /// Something does not fit the map.
-    doubted: Notify,
+    /// Notified when a call finds that the map is stale.
+    refresh_now: Notify,
     /// How many views in a row were older than the map.
-    older: AtomicU32,
+    older_views: AtomicU32,
 }
 
-/// Which server has which slots.
+/// Which server holds which slots.
 #[derive(Default)]
 struct Map {
-    /// It is newer than one with a lower number.
+    /// The epoch of the Cluster; a higher one is newer.
     epoch: u64,
-    /// The first and last slot of each range, and its server, in order.
+    /// The first and last slot of each range with its server, in order.
     ranges: Vec<(u16, u16, Arc<Server>)>,
-    /// Every server that has slots, by its address.
+    /// Every server that holds slots, by its address.
     servers: BTreeMap<NodeAddress, Arc<Server>>,
 }
 
-/// What a server says of its Cluster.
+/// What one server reports about its Cluster.
 struct View {
-    /// It belongs to the part of the Cluster that serves.
+    /// Whether it is in the part of the Cluster that serves.
     serves: bool,
-    /// `None` when a user may not ask for it.
+    /// `None` if the user may not ask for it.
     epoch: Option<u64>,
     ranges: Vec<(u16, u16, NodeAddress)>,
 }
@@ -81,67 +80,67 @@ impl Cluster {
             connector,
             timeout,
             map,
-            doubted: Notify::new(),
-            older: AtomicU32::new(0),
+            refresh_now: Notify::new(),
+            older_views: AtomicU32::new(0),
         });
         let keeper = tokio::spawn(keep(Arc::clone(&shared)));
         Self { shared, keeper }
     }
 
-    /// One exchange with the server that has a key, which has to end before `deadline`.
+    /// One exchange with the server that holds a key, which must end before `deadline`.
     ///
     /// # Errors
-    /// [`Trouble`]; nothing is known then of what was asked.
+    /// [`CallError`]; the server may have applied the command or not.
     pub async fn call<T, F: Future<Output = Result<T, RedisError>>>(
         &self,
         key: &str,
         deadline: Instant,
-        copies: Option<Copies>,
+        replica_wait: Option<ReplicaWait>,
         exchange: &impl Fn(Commands) -> F,
-    ) -> Result<T, Trouble> {
+    ) -> Result<T, CallError> {
         let map = self.map(deadline).await?;
-        let mut server = Arc::clone(map.server_of(slot(key)).ok_or(Trouble::Disconnected)?);
-        let mut manner = Manner { asking: false, copies };
-        let mut followed = 0;
+        let mut server = Arc::clone(map.server_of(slot(key)).ok_or(CallError::Disconnected)?);
+        let mut options = CallOptions { asking: false, replica_wait };
+        let mut redirects = 0;
         loop {
-            let answered = server.call(deadline, manner, exchange).await;
-            let Err(trouble) = answered else { return answered };
-            self.shared.doubt(&trouble);
-            let Trouble::Told(error) = &trouble else { return Err(trouble) };
-            followed += 1;
-            let ErrorKind::Server(kind) = error.kind() else { return Err(trouble) };
-            if followed > FOLLOWED_MAX {
-                return Err(trouble);
+            let answered = server.call(deadline, options, exchange).await;
+            let Err(failed) = answered else { return answered };
+            self.shared.refresh_if_stale(&failed);
+            let CallError::Redis(error) = &failed else { return Err(failed) };
+            redirects += 1;
+            let ErrorKind::Server(kind) = error.kind() else { return Err(failed) };
+            if redirects > REDIRECTS_MAX {
+                return Err(failed);
             }
             match kind {
                 ServerErrorKind::Moved | ServerErrorKind::Ask => {
-                    let Some((address, _)) = error.redirect_node() else { return Err(trouble) };
+                    let Some((address, _)) = error.redirect_node() else { return Err(failed) };
                     let Some(address) = NodeAddress::redirected(address, server.address()) else {
-                        return Err(trouble);
+                        return Err(failed);
                     };
                     server = self.shared.server(address, &map);
-                    manner.asking = kind == ServerErrorKind::Ask;
+                    options.asking = kind == ServerErrorKind::Ask;
                 }
                 ServerErrorKind::TryAgain => {
-                    if Instant::now() + NOT_YET >= deadline {
-                        return Err(trouble);
+                    if Instant::now() + TRY_AGAIN_DELAY >= deadline {
+                        return Err(failed);
                     }
-                    tokio::time::sleep(NOT_YET).await;
+                    tokio::time::sleep(TRY_AGAIN_DELAY).await;
                 }
-                _ => return Err(trouble),
+                _ => return Err(failed),
             }
         }
     }
 
-    /// Every server that has slots, in an order that stays.
+    /// Every server that holds slots, in a stable order.
     ///
     /// # Errors
-    /// When none is known.
-    pub async fn servers(&self, deadline: Instant) -> Result<Vec<Arc<Server>>, Trouble> {
+    /// If none is known.
+    pub async fn servers(&self, deadline: Instant) -> Result<Vec<Arc<Server>>, CallError> {
         Ok(self.map(deadline).await?.servers.values().cloned().collect())
     }
 
-    /// Every server that has slots, and whether there is a connection to it.
+    /// Every server that holds slots, and whether it is connected.
     pub fn nodes(&self) -> Vec<(String, bool)> {
         let map = self.shared.map.borrow().clone().unwrap_or_default();
         map.servers.values().map(|server| (server.shown(), server.is_up())).collect()
@@ -156,7 +155,7 @@ impl Cluster {
         Some(histories.join(","))
     }
 
-    /// Why a server cannot be reached, when that was tried.
+    /// Why a server cannot be reached, if an attempt has failed.
     pub fn obstacle(&self) -> Option<String> {
         let map = self.shared.map.borrow().clone();
         match map {
@@ -165,8 +164,8 @@ impl Cluster {
         }
     }
 
-    /// The present map; waits for the first one.
-    async fn map(&self, deadline: Instant) -> Result<Arc<Map>, Trouble> {
+    /// The current map; waits for the first one.
+    async fn map(&self, deadline: Instant) -> Result<Arc<Map>, CallError> {
         let present = self.shared.map.borrow().clone();
         if let Some(map) = present {
             return Ok(map);
@@ -175,8 +174,8 @@ impl Cluster {
         let found = watched.wait_for(Option::is_some);
         let found = tokio::time::timeout_at(deadline, found).await;
         match found {
-            Ok(Ok(map)) => map.clone().ok_or(Trouble::Disconnected),
-            Ok(Err(_)) | Err(_) => Err(Trouble::Disconnected),
+            Ok(Ok(map)) => map.clone().ok_or(CallError::Disconnected),
+            Ok(Err(_)) | Err(_) => Err(CallError::Disconnected),
         }
     }
 }
@@ -188,11 +187,11 @@ impl Drop for Cluster {
 }
 
 impl Shared {
-    /// Looks again at once when what a call met does not fit the map.
-    fn doubt(&self, trouble: &Trouble) {
-        let fits = match trouble {
-            Trouble::Disconnected | Trouble::TimedOut => false,
-            Trouble::Told(error) => match error.kind() {
+    /// Refreshes the map at once if a failed call shows that it may be stale.
+    fn refresh_if_stale(&self, failed: &CallError) {
+        let fits = match failed {
+            CallError::Disconnected | CallError::TimedOut => false,
+            CallError::Redis(error) => match error.kind() {
                 ErrorKind::Server(kind) => !matches!(
                     kind,
                     ServerErrorKind::Moved
@@ -205,11 +204,11 @@ impl Shared {
             },
         };
         if !fits {
-            self.doubted.notify_one();
+            self.refresh_now.notify_one();
         }
     }
 
-    /// The server at an address: one that is known, or a new one.
+    /// The server at an address: a known one, or a new one.
     fn server(&self, address: NodeAddress, map: &Map) -> Arc<Server> {
         let present = self.map.borrow().clone();
         let known = present.as_deref().and_then(|map| map.servers.get(&address));
@@ -217,7 +216,7 @@ impl Shared {
             return Arc::clone(server);
         }
         let server = Arc::new(Server::new(self.connector.to_node(&address), self.timeout));
-        // It stays, or every call until the next look would make one.
+        // It is kept in the map, or every call until the next refresh would make another one.
         self.map.send_modify(|present| {
             let present = present.get_or_insert_default();
             let mut with = Map {
@@ -231,19 +230,21 @@ impl Shared {
         server
     }
 
-    /// Takes a view for the map, unless that is newer.
-    fn learn(&self, view: View) -> bool {
+    /// Makes a view the current map, unless the map is newer.
+    fn apply(&self, view: View) -> bool {
         if !view.serves {
             return false;
         }
         let present = self.map.borrow().clone().unwrap_or_default();
-        // Some servers hear late of a change; all of them know less only when the Cluster was
-        // made anew.
+        // Some servers learn late of a change. Only a Cluster that was made anew has an older epoch
+        // on all servers.
         let epoch = view.epoch.unwrap_or(present.epoch);
-        if epoch < present.epoch && self.older.fetch_add(1, Ordering::Relaxed) < OLDER_MAX {
+        if epoch < present.epoch
+            && self.older_views.fetch_add(1, Ordering::Relaxed) < OLDER_VIEWS_MAX
+        {
             return true;
         }
-        self.older.store(0, Ordering::Relaxed);
+        self.older_views.store(0, Ordering::Relaxed);
         let mut servers = BTreeMap::new();
         let mut ranges = Vec::with_capacity(view.ranges.len());
         for (first, last, address) in view.ranges {
@@ -269,63 +270,63 @@ impl Map {
     }
 }
 
-/// Looks which servers have which slots, now and then, and whenever that is doubted.
+/// Refreshes the map at intervals, and at once when it seems stale.
 async fn keep(shared: Arc<Shared>) {
-    let mut turn = 0;
+    let mut round = 0;
     let mut certain = false;
     loop {
-        let looked = Instant::now();
-        certain = look(&shared, turn, if certain { 1 } else { ASKED }).await;
-        turn += 1;
+        let refreshed_at = Instant::now();
+        certain = refresh(&shared, round, if certain { 1 } else { SERVERS_ASKED }).await;
+        round += 1;
         tokio::select! {
-            () = tokio::time::sleep(LOOK_INTERVAL) => {}
-            () = shared.doubted.notified() => {
+            () = tokio::time::sleep(REFRESH_INTERVAL) => {}
+            () = shared.refresh_now.notified() => {
                 certain = false;
-                tokio::time::sleep_until(looked + LOOK_INTERVAL_MIN).await;
+                tokio::time::sleep_until(refreshed_at + REFRESH_INTERVAL_MIN).await;
             }
         }
     }
 }
 
-/// Asks some servers, others at each turn, and all those that were named at the start when
-/// none of them answers; whether one of them has.
-async fn look(shared: &Arc<Shared>, turn: usize, asked: usize) -> bool {
+/// Asks some servers, in rotation, and the nodes of the address if none of them answers. Returns
+/// whether one did.
+async fn refresh(shared: &Arc<Shared>, round: usize, asked: usize) -> bool {
     let deadline = Instant::now() + shared.timeout;
     let map = shared.map.borrow().clone().unwrap_or_default();
-    // First those that answered when last seen.
+    // Connected servers come first.
     let mut servers: Vec<_> = map.servers.iter().collect();
-    let turns = turn % servers.len().max(1);
-    servers.rotate_left(turns);
+    let offset = round % servers.len().max(1);
+    servers.rotate_left(offset);
     servers.sort_by_key(|(_, server)| !server.is_up());
     let views = servers.into_iter().take(asked).map(|(address, server)| async move {
         let view = |commands| view(commands, address);
-        server.call(deadline, Manner::default(), &view).await.ok()
+        server.call(deadline, CallOptions::default(), &view).await.ok()
     });
-    if learn_all(shared, views).await {
+    if apply_all(shared, views).await {
         return true;
     }
     let seeds = shared.connector.seeds().await;
     let views = seeds.iter().map(|address| async move {
-        let (commands, _) = shared.connector.to_node(address).connect(turn).await.ok()?;
+        let (commands, _) = shared.connector.to_node(address).connect(round).await.ok()?;
         tokio::time::timeout_at(deadline, view(commands, address)).await.ok()?.ok()
     });
-    learn_all(shared, views).await
+    apply_all(shared, views).await
 }
 
-/// Learns from each as it answers.
-async fn learn_all(
+/// Applies each view as it arrives.
+async fn apply_all(
     shared: &Shared,
     views: impl Iterator<Item = impl Future<Output = Option<View>>>,
 ) -> bool {
     let mut views: FuturesUnordered<_> = views.collect();
-    let mut learnt = false;
+    let mut applied = false;
     while let Some(view) = views.next().await {
-        learnt |= view.is_some_and(|view| shared.learn(view));
+        applied |= view.is_some_and(|view| shared.apply(view));
     }
-    learnt
+    applied
 }
 
-/// What a server says of its Cluster.
+/// What one server reports about its Cluster.
 async fn view(mut commands: Commands, own: &NodeAddress) -> Result<View, RedisError> {
     let cluster = |about: &str| {
         let mut command = redis::cmd("CLUSTER");
@@ -341,7 +342,7 @@ async fn view(mut commands: Commands, own: &NodeAddress) -> Result<View, RedisEr
     let lines = info.as_deref().unwrap_or("cluster_state:ok");
     let fact =
         |name: &str| lines.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
-    let ranges = reply::slots(slots, own).ok_or_else(misfit)?;
+    let ranges = reply::slots(slots, own).ok_or_else(mismatch)?;
     Ok(View {
         serves: fact("cluster_state") == Some("ok") && !ranges.is_empty(),
         epoch: fact("cluster_current_epoch").and_then(|epoch| epoch.parse().ok()),
@@ -356,7 +357,7 @@ fn slot(key: &str) -> u16 {
     transaction::tag(key).bytes().fold(0, step) % SLOTS
 }
 
-/// CRC-16 as XMODEM has it, which the slots of a Cluster are counted by.
+/// The table of CRC-16/XMODEM, which the slots of a Cluster are computed with.
 const fn table() -> [u16; 256] {
     const POLYNOMIAL: u16 = 0x1021;
     let mut table = [0; 256];
@@ -379,8 +380,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_key_has_the_slot_that_redis_gives_it() {
-        // As CLUSTER KEYSLOT says.
+    fn a_key_has_the_slot_that_redis_computes() {
+        // The expected values are from CLUSTER KEYSLOT.
         for (key, expected) in [
             ("123456789", 0x31c3),
             ("foo", 12182),

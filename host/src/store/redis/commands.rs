@@ -1,7 +1,7 @@
-//! Sends commands to one server, and checks that each reply belongs to its command. Replies on
-//! a connection come in the order of the commands, so one that is lost or doubled on the way
-//! would give every later one to another request. So each command carries a number that its
-//! reply repeats, and a reply with another number ends the connection.
+//! Sends commands to one server, and checks that each reply belongs to its command. Replies on a
+//! connection come in the order of the commands, so a reply that is lost or doubled on the way
+//! would give every later one to another request. Each command therefore carries a number that
+//! its reply repeats, and a reply with another number ends the connection.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -10,14 +10,14 @@ use std::vec::IntoIter;
 use redis::aio::MultiplexedConnection;
 use redis::{Cmd, ErrorKind, FromRedisValue, Pipeline, RedisError, Script, ServerErrorKind, Value};
 
-use crate::store::redis::group::{Copies, Group};
+use crate::store::redis::group::{Group, ReplicaWait};
 use crate::store::redis::reply;
 use session_store::Takes;
 use session_store::clock::Milliseconds;
 
-/// Numbers begin at random below this, so that those of two connections are not the same.
+/// The first number is random below this, so that two connections do not share numbers.
 const FIRST_NUMBER_MAX: u64 = 1 << 48;
-/// What a script of ours says when it refuses; the number of its question follows.
+/// The error codes of our scripts. The number of the command follows.
 const REFUSALS: [&str; 2] = ["HOLDS", "FULL"];
 
 /// A connection to one server.
@@ -25,67 +25,68 @@ const REFUSALS: [&str; 2] = ["HOLDS", "FULL"];
 pub struct Commands {
     connection: MultiplexedConnection,
     numbers: Numbers,
-    /// What scripts go through whose effect replicas must have.
+    /// Sends scripts that wait for replicas.
     group: Option<Group>,
-    /// The keys are on their way here from another node of a Cluster.
+    /// The keys are being moved here from another node of a Cluster.
     asking: bool,
 }
 
-/// The numbers of the questions on one connection.
+/// The numbers of the commands on one connection.
 #[derive(Clone)]
 pub struct Numbers {
     next: Arc<AtomicU64>,
-    /// The command that repeats a number: ECHO, or PING where a user may not say ECHO. A
-    /// server that cannot write to its disk refuses a PING.
+    /// The command that repeats a number: ECHO, or PING if the user may not run ECHO. A server
+    /// that cannot write to its disk refuses a PING.
     pub repeat: &'static str,
 }
 
 impl Numbers {
-    /// The number of the next question.
+    /// The number of the next command.
     pub fn next(&self) -> u64 {
         self.next.fetch_add(1, Ordering::Relaxed)
     }
 }
 
-/// An answer that does not fit its question.
-pub fn misfit() -> RedisError {
-    (ErrorKind::UnexpectedReturnType, "the answer does not fit the question").into()
+/// A reply that does not match its command.
+pub fn mismatch() -> RedisError {
+    (ErrorKind::UnexpectedReturnType, "the reply does not match the command").into()
 }
 
 impl Commands {
-    /// Questions on a connection that was just made. With `copies`, a script is answered once
-    /// so many replicas have what it did.
+    /// Commands on a new connection. With `replica_wait`, a script is answered once enough replicas
+    /// have its effect.
     ///
     /// # Errors
-    /// When the system has no randomness; those of the way there.
+    /// If the system has no randomness, and those of the network.
     pub async fn new(
         mut connection: MultiplexedConnection,
-        copies: Option<Copies>,
+        replica_wait: Option<ReplicaWait>,
     ) -> Result<Self, RedisError> {
         let first = getrandom::u64().map_err(std::io::Error::other)? % FIRST_NUMBER_MAX;
         let mut echo = redis::cmd("ECHO");
         let said = connection.send_packed_command(echo.arg(first)).await?.extract_error();
         let repeat = match said {
             Ok(said) if reply::repeats(&said, first) => "ECHO",
-            Ok(_) => return Err(misfit()),
+            Ok(_) => return Err(mismatch()),
             Err(error) if error.code() == Some("NOPERM") => "PING",
             Err(error) => return Err(error),
         };
         let numbers = Numbers { next: Arc::new((first + 1).into()), repeat };
-        let group = copies.map(|copies| Group::new(connection.clone(), numbers.clone(), copies));
+        let group = replica_wait
+            .map(|replica_wait| Group::new(connection.clone(), numbers.clone(), replica_wait));
         Ok(Self { connection, numbers, group, asking: false })
     }
 
-    /// The same for keys that are on their way to this node of a Cluster.
+    /// The same for keys that are being moved to this node of a Cluster.
     pub fn asking(mut self) -> Self {
         self.asking = true;
         self
     }
 
-    /// Asks what has nothing to do with keys.
+    /// Sends a command without keys.
     ///
     /// # Errors
-    /// Those of the server, and of the way there.
+    /// Those of the server and the network.
     pub async fn ask<T: FromRedisValue>(&mut self, command: &Cmd) -> Result<T, RedisError> {
         let number = self.numbers.next();
         let mut pipeline = Pipeline::with_capacity(2);
@@ -95,17 +96,17 @@ impl Commands {
             (Some(answer), Some(echo)) if reply::repeats(&echo, number) => {
                 Ok(T::from_redis_value(answer.extract_error()?)?)
             }
-            // A PING that should repeat the number is refused while the disk refuses writes.
+            // The PING that would repeat the number is refused while the disk refuses writes.
             (_, Some(Value::ServerError(error))) if error.code() == "MISCONF" => Err(error.into()),
-            _ => Err(misfit()),
+            _ => Err(mismatch()),
         }
     }
 
-    /// Whether the server answers. One that cannot write to its disk refuses a PING, and
-    /// answers reads all the same.
+    /// Whether the server answers. A server that cannot write to its disk refuses a PING, but still
+    /// answers reads.
     ///
     /// # Errors
-    /// Those of the server, and of the way there.
+    /// Those of the server and the network.
     pub async fn ping(&mut self) -> Result<Takes, RedisError> {
         match self.ask::<Value>(&redis::cmd("PING")).await {
             Ok(_) => Ok(Takes::All),
@@ -114,15 +115,15 @@ impl Commands {
         }
     }
 
-    /// Which history of changes the server follows, if it lets us ask.
+    /// The history of changes that the server follows, if it allows the question.
     ///
     /// # Errors
-    /// Those of the way there.
+    /// Those of the network.
     pub async fn history(&mut self) -> Result<Option<Arc<str>>, RedisError> {
         self.replication("master_replid:", |id| Some(id.into())).await
     }
 
-    /// A fact about the copies of the server, which begins with `name`.
+    /// A line of `INFO replication` that begins with `name`.
     async fn replication<T>(
         &mut self,
         name: &str,
@@ -141,10 +142,10 @@ impl Commands {
         }
     }
 
-    /// How many replicas follow the server; `None` when it does not let us ask.
+    /// The number of replicas that follow the server; `None` if it does not allow the question.
     ///
     /// # Errors
-    /// Those of the way there.
+    /// Those of the network.
     pub async fn replicas(&mut self) -> Result<Option<u32>, RedisError> {
         self.replication("connected_slaves:", |count| count.parse().ok()).await
     }
@@ -152,16 +153,16 @@ impl Commands {
     /// The clock of the server.
     ///
     /// # Errors
-    /// Those of the server, and of the way there.
+    /// Those of the server and the network.
     pub async fn clock(&mut self) -> Result<Milliseconds, RedisError> {
         let time: Value = self.ask(&redis::cmd("TIME")).await?;
-        reply::time(&time).ok_or_else(misfit)
+        reply::time(&time).ok_or_else(mismatch)
     }
 
-    /// Looks at some keys that match a pattern: what they are, and where to go on.
+    /// Scans some keys. Returns those that match the pattern, and the cursor of the next step.
     ///
     /// # Errors
-    /// Those of the server, and of the way there.
+    /// Those of the server and the network.
     pub async fn scan(
         &mut self,
         cursor: &str,
@@ -174,11 +175,11 @@ impl Commands {
         Ok((keys, (cursor != "0").then_some(cursor)))
     }
 
-    /// Plain commands in one transaction, as of one moment. A node that the keys are on
-    /// their way to takes none: there it fails as if it was aborted.
+    /// Runs plain commands atomically. A node that the keys are being moved to does not take them,
+    /// as ASKING holds for one command only: there this fails as if aborted.
     ///
     /// # Errors
-    /// Those of the server, and of the way there.
+    /// Those of the server and the network.
     pub async fn transact(
         &mut self,
         capacity: usize,
@@ -194,12 +195,12 @@ impl Commands {
         behind_number(pipeline.query_async(&mut self.connection).await?, number)
     }
 
-    /// Runs a script, and loads it before when the server does not know it. `command` makes
-    /// the command for a number, which the script takes as its first argument and repeats in
-    /// front of its replies.
+    /// Runs a script, and loads it first if the server does not know it. `command` makes the
+    /// command for a number, which the script takes as its first argument and repeats before its
+    /// replies.
     ///
     /// # Errors
-    /// Those of the script, of the server, and of the way there.
+    /// Those of the script, the server and the network.
     pub async fn evaluate(
         &mut self,
         script: &Script,
@@ -211,17 +212,17 @@ impl Commands {
             Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
                 let loaded = script.load_async(&mut self.connection).await?;
                 if loaded != script.get_hash() {
-                    return Err(misfit());
+                    return Err(mismatch());
                 }
                 self.send(&command).await
             }
             answer => answer,
         };
         let answer = answer.map_err(|error| match refusal(&error) {
-            Some((of, _)) if of != number => misfit(),
+            Some((of, _)) if of != number => mismatch(),
             _ => error,
         })?;
-        let Value::Array(values) = answer else { return Err(misfit()) };
+        let Value::Array(values) = answer else { return Err(mismatch()) };
         behind_number(values, number)
     }
 
@@ -235,20 +236,20 @@ impl Commands {
         let mut pipeline = Pipeline::with_capacity(2);
         pipeline.cmd("ASKING").add_command(command.clone());
         let answers = self.connection.send_packed_commands(&pipeline, 1, 1).await?;
-        answers.into_iter().next().ok_or_else(misfit)?.extract_error()
+        answers.into_iter().next().ok_or_else(mismatch)?.extract_error()
     }
 }
 
-/// The replies behind the number that an answer repeats.
+/// The replies after the number that a reply repeats.
 fn behind_number(values: Vec<Value>, number: u64) -> Result<IntoIter<Value>, RedisError> {
     let mut values = values.into_iter();
     match values.next() {
         Some(echo) if reply::repeats(&echo, number) => Ok(values),
-        _ => Err(misfit()),
+        _ => Err(mismatch()),
     }
 }
 
-/// What a script of ours says when it refuses: the number of its question, and the rest.
+/// The refusal of one of our scripts: the number of its command, and the rest.
 pub fn refusal(error: &RedisError) -> Option<(u64, &str)> {
     if !REFUSALS.contains(&error.code()?) {
         return None;

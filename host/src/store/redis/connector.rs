@@ -1,5 +1,5 @@
-//! Connects to a server: to the one that is named, to the one that Sentinels name, or to a
-//! node of a Cluster.
+//! Connects to a server: the one of the address, the one that Sentinels name, or a node of a
+//! Cluster.
 
 use std::fmt;
 use std::time::Duration;
@@ -16,44 +16,42 @@ use redis::{
 
 use crate::store::redis::address::{Address, Sentinels};
 use crate::store::redis::commands::Commands;
-use crate::store::redis::group::Copies;
+use crate::store::redis::group::ReplicaWait;
 use crate::store::redis::locator::Locator;
 
-/// Commands waiting for a connection before callers wait themselves.
+/// How many commands a connection queues before callers wait.
 const PIPELINE_BUFFER: usize = 1024;
-/// How long a peer may leave unacknowledged what was sent to it, at least; then its machine
-/// is taken to be gone.
+/// The shortest time after which a peer that acknowledges nothing counts as gone.
 const UNACKNOWLEDGED_MIN: Duration = Duration::from_secs(1);
 
-/// How often the machine of a Sentinel that has no news is asked whether it is there.
+/// How often a silent Sentinel is probed.
 const PROBE_INTERVAL: Duration = Duration::from_secs(1);
 
-/// What Sentinels tell of another primary on.
+/// The channel on which Sentinels announce a new primary.
 const NEW_PRIMARY: &str = "+switch-master";
 
-/// Connects, again and again.
+/// Makes connections to one server.
 #[derive(Clone)]
 pub struct Connector {
     locator: Locator,
-    /// The node of a Cluster that it connects to; `None` for what the locator names.
+    /// The node of a Cluster; `None` for the server of the locator.
     node: Option<NodeAddress>,
     timeout: Duration,
-    /// How many replicas must have what goes over its connections.
-    copies: Option<Copies>,
+    /// The replicas that must have what goes over its connections.
+    replica_wait: Option<ReplicaWait>,
 }
 
-/// Where a node of a Cluster is, as the nodes say it.
+/// The address of a node of a Cluster, as the nodes report it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct NodeAddress {
-    /// A name or an address.
+    /// A host name or an IP address.
     pub host: String,
     /// Its port.
     pub port: u16,
 }
 
 impl NodeAddress {
-    /// An address as a node writes it when it sends a command elsewhere; without a host it
-    /// is on the host of `from`.
+    /// The address in a redirect. Without a host it is on the host of `from`.
     pub fn redirected(text: &str, from: Option<&Self>) -> Option<Self> {
         let (host, port) = text.rsplit_once(':')?;
         let host = if host.is_empty() { from?.host.clone() } else { host.to_owned() };
@@ -69,7 +67,7 @@ impl NodeAddress {
         }
     }
 
-    /// The node, spoken to like `like`.
+    /// The node, with the settings of `like`.
     fn info(&self, like: &ConnectionInfo) -> Result<ConnectionInfo, RedisError> {
         let mut address = like.addr().clone();
         match &mut address {
@@ -90,10 +88,10 @@ impl fmt::Display for NodeAddress {
 }
 
 impl Connector {
-    /// One to wherever `locator` says, that gives an attempt up after `timeout`.
+    /// A connector to the server of `locator`, which gives an attempt up after `timeout`.
     ///
     /// # Errors
-    /// When the address is not usable at all.
+    /// If the address cannot be used at all.
     pub fn new(locator: Locator, timeout: Duration) -> Result<Self, RedisError> {
         match locator.first() {
             Address::Server(server) => drop(Client::open(server.clone())?),
@@ -104,17 +102,17 @@ impl Connector {
                 }
             }
         }
-        Ok(Self { locator, node: None, timeout, copies: None })
+        Ok(Self { locator, node: None, timeout, replica_wait: None })
     }
 
-    /// One to a node of the Cluster.
+    /// A connector to a node of the Cluster.
     pub fn to_node(&self, node: &NodeAddress) -> Self {
         Self { node: Some(node.clone()), ..self.clone() }
     }
 
-    /// One to the same, for scripts whose effect so many replicas must have.
-    pub fn waiting_for(&self, copies: Copies) -> Self {
-        Self { copies: Some(copies), ..self.clone() }
+    /// The same connector, for scripts whose effect replicas must have.
+    pub fn waiting_for(&self, replica_wait: ReplicaWait) -> Self {
+        Self { replica_wait: Some(replica_wait), ..self.clone() }
     }
 
     /// The node that it connects to, if it is one of a Cluster.
@@ -122,7 +120,7 @@ impl Connector {
         self.node.as_ref()
     }
 
-    /// What it connects to, for people: without users and passwords.
+    /// Its name for logs and metrics, without users and passwords.
     pub fn shown(&self) -> String {
         match &self.node {
             Some(node) => node.to_string(),
@@ -130,7 +128,7 @@ impl Connector {
         }
     }
 
-    /// Whether keys are spread over several servers.
+    /// Whether the keys are spread over several servers.
     pub fn is_cluster(&self) -> bool {
         matches!(self.locator.first(), Address::Cluster(_))
     }
@@ -143,20 +141,19 @@ impl Connector {
         }
     }
 
-    /// A connection, and what tells when it is to be left. Of Sentinels, the first attempt
-    /// asks the first one first, and so on: one that does not answer takes all the time of
-    /// an attempt.
+    /// A connection, and a watch for a change of the primary. Each attempt starts with another
+    /// Sentinel, as one that does not answer takes all the time of an attempt.
     ///
     /// # Errors
-    /// When there is none to be had now.
-    pub async fn connect(&self, attempt: usize) -> Result<(Commands, Watch), RedisError> {
+    /// If no connection can be made now.
+    pub async fn connect(&self, attempt: usize) -> Result<(Commands, PrimaryWatch), RedisError> {
         self.limited(self.connect_now(attempt)).await
     }
 
-    /// Gives up what takes longer than a call may.
+    /// Limits a future to the time of one call.
     ///
     /// # Errors
-    /// Those of what is done, and that it took too long.
+    /// Those of the future, or a time-out.
     pub async fn limited<T>(
         &self,
         doing: impl Future<Output = Result<T, RedisError>>,
@@ -164,29 +161,34 @@ impl Connector {
         tokio::time::timeout(self.timeout, doing).await.unwrap_or_else(|_| Err(timed_out()))
     }
 
-    /// Where it is by now.
+    /// The current address.
     async fn address(&self) -> Result<Address, RedisError> {
-        let found = self.locator.found_again().await.map_err(std::io::Error::other)?;
+        let found = self.locator.resolve().await.map_err(std::io::Error::other)?;
         Ok(found.unwrap_or_else(|| self.locator.first().clone()))
     }
 
-    async fn connect_now(&self, attempt: usize) -> Result<(Commands, Watch), RedisError> {
+    async fn connect_now(&self, attempt: usize) -> Result<(Commands, PrimaryWatch), RedisError> {
         match (&self.node, self.address().await?) {
-            (None, Address::Server(server)) => Ok((self.open(server).await?, Watch::Server)),
+            (None, Address::Server(server)) => Ok((self.open(server).await?, PrimaryWatch::Server)),
             (None, Address::Sentinels(sentinels)) => {
                 let mut client = sentinels.client(attempt, self.timeout)?;
                 let primary = client.async_get_client().await?.get_connection_info().clone();
                 let address = primary.addr().clone();
                 let commands = self.open(primary).await?;
-                let watched =
-                    Watched { sentinels, client, turn: attempt, primary: address, news: None };
-                Ok((commands, Watch::Sentinels(Box::new(watched))))
+                let watched = WatchedPrimary {
+                    sentinels,
+                    client,
+                    turn: attempt,
+                    primary: address,
+                    announcements: None,
+                };
+                Ok((commands, PrimaryWatch::Sentinels(Box::new(watched))))
             }
             (Some(node), Address::Cluster(seeds)) => {
                 let like = seeds.first().ok_or_else(unusable)?;
-                Ok((self.open(node.info(like)?).await?, Watch::Server))
+                Ok((self.open(node.info(like)?).await?, PrimaryWatch::Server))
             }
-            // It was of another kind at the start.
+            // The address was of another kind at the start.
             _ => Err(unusable()),
         }
     }
@@ -195,52 +197,52 @@ impl Connector {
         let client = Client::open(server.set_tcp_settings(tcp(self.timeout)))?;
         let configuration = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(self.timeout))
-            // Calls are limited where they are made.
+            // The callers limit the time of their calls.
             .set_response_timeout(None)
             .set_pipeline_buffer_size(PIPELINE_BUFFER);
         let connection: MultiplexedConnection =
             client.get_multiplexed_async_connection_with_config(&configuration).await?;
-        Commands::new(connection, self.copies).await
+        Commands::new(connection, self.replica_wait).await
     }
 }
 
-/// What tells when a connection is to be left for another.
-pub enum Watch {
-    /// The server itself, when it does not answer.
+/// Finds out when the connection must move to another server.
+pub enum PrimaryWatch {
+    /// Nothing to watch: the server itself shows when it is gone.
     Server,
-    /// That, and Sentinels that name another primary.
-    Sentinels(Box<Watched>),
+    /// Sentinels name the primary.
+    Sentinels(Box<WatchedPrimary>),
 }
 
-/// A server that was the primary when it was connected to.
-pub struct Watched {
+/// A server that was the primary when the connection was made.
+pub struct WatchedPrimary {
     sentinels: Sentinels,
     client: SentinelClient,
-    /// Which Sentinel is asked first.
+    /// The index of the Sentinel that is asked first.
     turn: usize,
     primary: ConnectionAddr,
-    /// What a Sentinel says of new primaries, while one is listened to.
-    news: Option<PubSub>,
+    /// A subscription to a Sentinel's announcements of new primaries.
+    announcements: Option<PubSub>,
 }
 
-impl Watch {
-    /// Listens to a Sentinel, when none is listened to.
+impl PrimaryWatch {
+    /// Subscribes to a Sentinel, if there is no subscription.
     pub async fn listen(&mut self, timeout: Duration) {
         let Self::Sentinels(watched) = self else { return };
-        if watched.news.is_none() {
-            let news = watched.sentinels.news(watched.turn, timeout);
-            let listening = tokio::time::timeout(timeout, news);
-            watched.news = listening.await.ok().and_then(Result::ok);
+        if watched.announcements.is_none() {
+            let announcements = watched.sentinels.announcements(watched.turn, timeout);
+            let listening = tokio::time::timeout(timeout, announcements);
+            watched.announcements = listening.await.ok().and_then(Result::ok);
         }
     }
 
-    /// Completes when a Sentinel says that there is another primary: the one of before takes
-    /// writes for seconds yet, all of which are lost.
-    pub async fn told(&mut self) {
+    /// Completes when a Sentinel announces another primary. The former one takes writes for some
+    /// seconds more, all of which are lost.
+    pub async fn moved(&mut self) {
         if let Self::Sentinels(watched) = self
-            && let Some(news) = &mut watched.news
+            && let Some(announcements) = &mut watched.announcements
         {
-            let mut messages = news.on_message();
+            let mut messages = announcements.on_message();
             while let Some(message) = messages.next().await {
                 let text: String = message.get_payload().unwrap_or_default();
                 if text.split(' ').next() == Some(&*watched.sentinels.service) {
@@ -248,13 +250,13 @@ impl Watch {
                 }
             }
             drop(messages);
-            watched.news = None;
+            watched.announcements = None;
         }
         std::future::pending::<()>().await;
     }
 
-    /// Whether there is another primary by now. When no Sentinel answers, the next time
-    /// another one is asked first.
+    /// Whether there is another primary by now. If no Sentinel answers, the next call starts with
+    /// another one.
     pub async fn has_moved(&mut self, timeout: Duration) -> bool {
         let Self::Sentinels(watched) = self else { return false };
         match tokio::time::timeout(timeout, watched.client.async_get_client()).await {
@@ -271,8 +273,8 @@ impl Watch {
 }
 
 impl Sentinels {
-    /// Has one of them tell of new primaries.
-    async fn news(&self, turn: usize, timeout: Duration) -> Result<PubSub, RedisError> {
+    /// Subscribes to the announcements of one Sentinel.
+    async fn announcements(&self, turn: usize, timeout: Duration) -> Result<PubSub, RedisError> {
         let address = match &self.addresses[turn % self.addresses.len()] {
             ConnectionAddr::Tcp(host, port) if self.tls => ConnectionAddr::TcpTls {
                 host: host.clone(),
@@ -282,16 +284,16 @@ impl Sentinels {
             },
             address => address.clone(),
         };
-        // Nothing is sent while there is no news, so only probes show that it is gone.
+        // Nothing is sent between announcements, so only probes show that the Sentinel is gone.
         let alive = TcpKeepalive::new().with_time(PROBE_INTERVAL).with_interval(PROBE_INTERVAL);
         let tcp = tcp(timeout).set_keepalive(alive);
         let sentinel = address.into_connection_info()?.set_tcp_settings(tcp);
-        let mut news = Client::open(sentinel)?.get_async_pubsub().await?;
-        news.subscribe(NEW_PRIMARY).await?;
-        Ok(news)
+        let mut announcements = Client::open(sentinel)?.get_async_pubsub().await?;
+        announcements.subscribe(NEW_PRIMARY).await?;
+        Ok(announcements)
     }
 
-    /// Asks them, one of them first.
+    /// A client of the Sentinels, which asks the one of this turn first.
     fn client(&self, turn: usize, timeout: Duration) -> Result<SentinelClient, RedisError> {
         let mut addresses = self.addresses.clone();
         addresses.rotate_left(turn % self.addresses.len());
@@ -315,13 +317,14 @@ impl Sentinels {
     }
 }
 
-/// A peer that leaves what was sent to it unacknowledged for so long is gone.
+/// A peer that acknowledges nothing for this time counts as gone.
 fn tcp(timeout: Duration) -> TcpSettings {
     TcpSettings::default().set_nodelay(true).set_user_timeout(timeout.max(UNACKNOWLEDGED_MIN))
 }
 
 fn unusable() -> RedisError {
-    (ErrorKind::InvalidClientConfig, "Redis is not where it was").into()
+    (ErrorKind::InvalidClientConfig, "the address of Redis is of another kind than at the start")
+        .into()
 }
 
 fn timed_out() -> RedisError {
@@ -337,14 +340,14 @@ mod tests {
 
     const TIMEOUT: Duration = Duration::from_secs(60);
 
-    /// Answers like a Sentinel until somebody subscribes.
+    /// Answers like a Sentinel until the client subscribes.
     async fn until_subscribed(listener: &TcpListener) -> TcpStream {
         let (mut client, _) = listener.accept().await.expect("a client");
         let (mut received, mut answered) = (Vec::new(), 0);
         loop {
             let mut part = [0; 1024];
             let length = client.read(&mut part).await.expect("the client stays");
-            assert!(length > 0, "it goes without subscribing");
+            assert!(length > 0, "the client leaves without subscribing");
             received.extend_from_slice(&part[..length]);
             let text = String::from_utf8_lossy(&received);
             let is_subscribed = text.contains("SUBSCRIBE") && text.contains(NEW_PRIMARY);
@@ -361,7 +364,7 @@ mod tests {
         }
     }
 
-    async fn say(sentinel: &mut TcpStream, of: &str) {
+    async fn announce(sentinel: &mut TcpStream, of: &str) {
         let text = format!("{of} 127.0.0.1 1 127.0.0.1 2");
         let length = text.len();
         let head = "*3\r\n$7\r\nmessage\r\n$14\r\n+switch-master\r\n";
@@ -370,26 +373,26 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_subscriber_of_a_sentinel_hears_of_another_primary_at_once() {
+    async fn a_subscriber_of_a_sentinel_learns_of_another_primary_at_once() {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let port = listener.local_addr().expect("an address").port();
         let url = format!("redis-sentinel://127.0.0.1:{port}/sessions/5");
         let Ok(Address::Sentinels(sentinels)) = Address::from_url(&url) else { panic!("{url}") };
         let client = sentinels.client(0, TIMEOUT).expect("a client");
         let primary = ConnectionAddr::Tcp("127.0.0.1".into(), 1);
-        let watched = Watched { sentinels, client, turn: 0, primary, news: None };
-        let mut watch = Watch::Sentinels(Box::new(watched));
+        let watched = WatchedPrimary { sentinels, client, turn: 0, primary, announcements: None };
+        let mut watch = PrimaryWatch::Sentinels(Box::new(watched));
         let ((), mut sentinel) = tokio::join!(watch.listen(TIMEOUT), until_subscribed(&listener));
-        say(&mut sentinel, "of-somebody-else").await;
-        say(&mut sentinel, "sessions").await;
-        tokio::time::timeout(TIMEOUT, watch.told()).await.expect("it was announced");
-        // The primary of another service is none of ours.
-        say(&mut sentinel, "of-somebody-else").await;
+        announce(&mut sentinel, "another-service").await;
+        announce(&mut sentinel, "sessions").await;
+        tokio::time::timeout(TIMEOUT, watch.moved()).await.expect("the primary was announced");
+        // The primary of another service is ignored.
+        announce(&mut sentinel, "another-service").await;
         drop(sentinel);
-        assert!(tokio::time::timeout(Duration::from_millis(50), watch.told()).await.is_err());
+        assert!(tokio::time::timeout(Duration::from_millis(50), watch.moved()).await.is_err());
     }
 
-    /// How long each of our connections to a port lets what it sent go unacknowledged.
+    /// The limit for unacknowledged bytes of each of our connections to a port.
     #[cfg(target_os = "linux")]
     fn user_timeouts(port: u16) -> Vec<Duration> {
         use rustix::process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_open};
@@ -407,11 +410,11 @@ mod tests {
         timeouts
     }
 
-    /// So that a machine that is gone without a word is not waited for until the system gives
-    /// up, which takes a quarter of an hour.
+    /// Otherwise a machine that vanished is waited for until the system gives up, which takes a
+    /// quarter of an hour.
     #[cfg(target_os = "linux")]
     #[tokio::test]
-    async fn no_connection_waits_for_long_for_a_machine_that_is_gone() {
+    async fn a_connection_to_a_machine_that_vanished_ends_soon() {
         for (scheme, path) in [("redis", "0"), ("redis-sentinel", "sessions/0")] {
             let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
             let port = listener.local_addr().expect("an address").port();
@@ -424,7 +427,7 @@ mod tests {
                 user_timeouts(port)
             };
             let timeouts = tokio::select! {
-                _ = connector.connect(0) => panic!("nobody has answered"),
+                _ = connector.connect(0) => panic!("no server has answered"),
                 timeouts = asked => timeouts,
             };
             assert_eq!(timeouts, [TIMEOUT], "{url}");

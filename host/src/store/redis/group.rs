@@ -1,7 +1,7 @@
-//! Sends commands that are answered once replicas have their changes. WAIT holds up every later
-//! command on its connection, so these commands have a connection of their own. Those that
-//! gather while a WAIT runs go as one pipeline, with one WAIT at its end. The WAIT has to use
-//! the connection of the commands: another one may lead to another server by then, which would
+//! Sends commands whose effect replicas must have before they are answered. WAIT delays every
+//! later command on its connection, so these commands have a connection of their own. Commands
+//! that arrive while a WAIT runs go as one pipeline with one WAIT at its end. The WAIT must use
+//! the connection of the commands: another one may reach another server by then, which would
 //! acknowledge changes that it never had.
 
 use std::io;
@@ -11,21 +11,21 @@ use redis::aio::MultiplexedConnection;
 use redis::{Cmd, Pipeline, RedisError, Value};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::store::redis::commands::{Numbers, misfit};
+use crate::store::redis::commands::{Numbers, mismatch};
 use crate::store::redis::reply;
 
-/// The most commands that go together.
+/// The most commands in one pipeline.
 const TOGETHER_MAX: usize = 128;
-/// What an answer says that too few replicas have acknowledged in time.
-pub const UNCOPIED: &str = "UNCOPIED";
+/// The error code if too few replicas have acknowledged in time.
+pub const TOO_FEW_REPLICAS: &str = "TOO_FEW_REPLICAS";
 
-/// How many replicas have to have a change before it is acknowledged.
+/// How many replicas must have a change before it is acknowledged.
 #[derive(Clone, Copy, Debug)]
-pub struct Copies {
-    /// So many.
+pub struct ReplicaWait {
+    /// Their number.
     pub replicas: u32,
     /// How long they may take.
-    pub patience: Duration,
+    pub timeout: Duration,
 }
 
 /// Sends commands over one connection.
@@ -39,19 +39,23 @@ struct Job {
 }
 
 impl Group {
-    /// Commands over a connection, which a task of the present runtime sends.
-    pub fn new(connection: MultiplexedConnection, numbers: Numbers, copies: Copies) -> Self {
+    /// A group of commands over a connection, sent by a task on the current runtime.
+    pub fn new(
+        connection: MultiplexedConnection,
+        numbers: Numbers,
+        replica_wait: ReplicaWait,
+    ) -> Self {
         let (jobs, waiting) = mpsc::channel(TOGETHER_MAX);
-        tokio::spawn(send_all(connection, numbers, copies, waiting));
+        tokio::spawn(send_all(connection, numbers, replica_wait, waiting));
         Self(jobs)
     }
 
-    /// The answer to a command, once so many replicas have what it did. With `asking`, the
-    /// keys are on their way to this node of a Cluster.
+    /// The reply to a command, once enough replicas have its effect. With `asking`, the keys are
+    /// being moved to this node of a Cluster.
     ///
     /// # Errors
-    /// Those of the server, and of the way there; one with the code [`UNCOPIED`] when too few
-    /// replicas have it. A caller that gives up before the command is sent has asked nothing.
+    /// Those of the server and the network; one with the code [`TOO_FEW_REPLICAS`] if too few
+    /// replicas have it. A caller that gives up before the command is sent has changed nothing.
     pub async fn send(&self, command: Cmd, asking: bool) -> Result<Value, RedisError> {
         let (done, answer) = oneshot::channel();
         self.0.send(Job { command, asking, done }).await.map_err(|_| ended())?;
@@ -59,12 +63,11 @@ impl Group {
     }
 }
 
-/// Sends what has gathered, again and again, until the connection is of no use or nobody has
-/// a use for it.
+/// Sends what has gathered, until the connection fails or every sender is dropped.
 async fn send_all(
     mut connection: MultiplexedConnection,
     numbers: Numbers,
-    copies: Copies,
+    replica_wait: ReplicaWait,
     mut waiting: mpsc::Receiver<Job>,
 ) {
     let mut jobs = Vec::new();
@@ -73,21 +76,23 @@ async fn send_all(
         if jobs.is_empty() {
             continue;
         }
-        let sending = send(&mut connection, &numbers, copies, &jobs);
-        // WAIT ends by itself after `patience`; a server that is silent for twice that is gone.
-        let sent = match tokio::time::timeout(copies.patience.saturating_mul(2), sending).await {
+        let sending = send(&mut connection, &numbers, replica_wait, &jobs);
+        // WAIT ends by itself after `timeout`; a server that is silent for twice that is gone.
+        let sent = match tokio::time::timeout(replica_wait.timeout.saturating_mul(2), sending).await
+        {
             Ok(sent) => sent,
             Err(_) => Err(io::Error::from(io::ErrorKind::TimedOut).into()),
         };
         match sent {
             Ok(answers) => {
                 for (job, answer) in jobs.drain(..).zip(answers) {
+                    // The caller may have stopped waiting.
                     // A caller that has gone does not wait for its answer.
                     drop(job.done.send(answer));
                 }
             }
             Err(error) => {
-                // One caller gets the error, the others that the connection has ended.
+                // One caller gets the error, the others learn that the connection has ended.
                 if let Some(job) = jobs.pop() {
                     drop(job.done.send(Err(error)));
                 }
@@ -97,11 +102,11 @@ async fn send_all(
     }
 }
 
-/// Sends some commands, and returns an answer for each.
+/// Sends some commands, and returns a reply for each.
 async fn send(
     connection: &mut MultiplexedConnection,
     numbers: &Numbers,
-    copies: Copies,
+    replica_wait: ReplicaWait,
     jobs: &[Job],
 ) -> Result<Vec<Result<Value, RedisError>>, RedisError> {
     let number = numbers.next();
@@ -112,8 +117,8 @@ async fn send(
         }
         pipeline.add_command(job.command.clone());
     }
-    let milliseconds = u64::try_from(copies.patience.as_millis()).unwrap_or(u64::MAX).max(1);
-    pipeline.cmd("WAIT").arg(copies.replicas).arg(milliseconds);
+    let milliseconds = u64::try_from(replica_wait.timeout.as_millis()).unwrap_or(u64::MAX).max(1);
+    pipeline.cmd("WAIT").arg(replica_wait.replicas).arg(milliseconds);
     pipeline.cmd(numbers.repeat).arg(number);
     let asking = jobs.iter().filter(|job| job.asking).count();
     let count = jobs.len() + asking + 2;
@@ -123,24 +128,24 @@ async fn send(
         if job.asking {
             values.next();
         }
-        answers.push(values.next().ok_or_else(misfit)?.extract_error());
+        answers.push(values.next().ok_or_else(mismatch)?.extract_error());
     }
     let (acknowledged, echo) = (values.next(), values.next());
     if !echo.is_some_and(|echo| reply::repeats(&echo, number)) {
-        return Err(misfit());
+        return Err(mismatch());
     }
-    let acknowledged = match acknowledged.ok_or_else(misfit)?.extract_error() {
+    let acknowledged = match acknowledged.ok_or_else(mismatch)?.extract_error() {
         Ok(Value::Int(acknowledged)) => u32::try_from(acknowledged).unwrap_or(0),
-        Ok(_) => return Err(misfit()),
+        Ok(_) => return Err(mismatch()),
         // The user has no permission for WAIT, or the server is a replica by now.
         Err(error) => {
             tracing::warn!(%error, "Redis does not say how many replicas have a change");
             0
         }
     };
-    if acknowledged < copies.replicas {
+    if acknowledged < replica_wait.replicas {
         for answer in answers.iter_mut().filter(|answer| answer.is_ok()) {
-            *answer = Err(redis::make_extension_error(UNCOPIED.into(), None));
+            *answer = Err(redis::make_extension_error(TOO_FEW_REPLICAS.into(), None));
         }
     }
     Ok(answers)

@@ -1,6 +1,6 @@
-//! The connection to a Redis server, made again whenever it is lost, for whatever
-//! reason: a server that is starting, full or closed to us may change its mind.
-//! While there is none, calls fail at once.
+//! The connection to a Redis server. It is made again whenever it is lost, whatever the reason: a
+//! server that is starting, full or refuses us may accept us later. Without a connection, calls
+//! fail at once.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -11,44 +11,44 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::store::redis::commands::Commands;
-use crate::store::redis::connector::{Connector, Watch};
+use crate::store::redis::connector::{Connector, PrimaryWatch};
 use crate::store::redis::server::ends_connection;
 
-/// How often a connection is asked whether it lives.
+/// How often a connection is pinged.
 const PING_INTERVAL: Duration = Duration::from_secs(1);
 const RECONNECT_DELAY_MIN: Duration = Duration::from_millis(50);
 const RECONNECT_DELAY_MAX: Duration = Duration::from_secs(1);
-/// Calls in a row without an answer after which a connection is given up: its
-/// peer may be gone without a word.
+/// A connection is given up after this many calls in a row without a reply: the server may have
+/// vanished.
 const TIMEOUTS_MAX: u32 = 3;
-/// The number of a connection that is another link's; own ones are counted from 1.
-const LENT: u64 = 0;
+/// The number of a connection lent by another link; own ones count from 1.
+const LENT_NUMBER: u64 = 0;
 
-/// A connection that is made again whenever it is lost; at times there is none.
+/// A connection that reconnects whenever it is lost. At times there is none.
 pub struct Link {
     state: watch::Sender<State>,
     timeouts: AtomicU32,
     keeper: JoinHandle<()>,
 }
 
-/// One connection among those that a link has had.
-pub struct Connection {
-    /// To send commands on.
+/// One of the connections that a link has had.
+pub struct LinkConnection {
+    /// Sends commands on it.
     pub commands: Commands,
     number: u64,
 }
 
 enum State {
-    /// Nobody knows yet whether the server answers.
+    /// No attempt has ended yet.
     Starting,
     Up {
         commands: Commands,
         number: u64,
-        /// Which history of changes the server follows, if it says so; a link that has a
-        /// lender leaves the question to it.
+        /// The history of changes that the server follows, if it reports it. A link with a lender
+        /// does not ask.
         history: Option<Arc<str>>,
     },
-    /// Why the last attempt failed, in words without a secret; empty when none was made yet.
+    /// Why the last attempt failed, without secrets; empty if none was made yet.
     Down(Arc<str>),
 }
 
@@ -56,62 +56,66 @@ enum State {
 #[derive(Debug)]
 pub struct Disconnected;
 
-/// Has all links to a server leave it once one of them finds that another server has taken its
-/// place: whatever is still written to the former one is lost.
+/// Makes all links to a server reconnect once one of them finds that another server has taken
+/// over. What is still written to the former server is lost.
 #[derive(Clone, Default)]
-pub struct Moves(watch::Sender<()>);
+pub struct MoveSignal(watch::Sender<()>);
 
 impl Link {
-    /// A link over what `connector` connects to, kept by a task of the present runtime. A
-    /// server that does not answer for `timeout` is given up.
-    pub fn new(connector: Connector, timeout: Duration, moves: Moves) -> Self {
-        Self::from_state(connector, timeout, moves, State::Starting, None)
+    /// A link of `connector`, kept by a task on the current runtime. A connection without a reply
+    /// for `timeout` is given up.
+    pub fn new(connector: Connector, timeout: Duration, move_signal: MoveSignal) -> Self {
+        Self::from_state(connector, timeout, move_signal, State::Starting, None)
     }
 
-    /// Another link to the same. Until it has a connection of its own, which may take a
-    /// while when a server is silent, it has that of this one.
-    pub fn another(&self, connector: Connector, timeout: Duration, moves: Moves) -> Self {
+    /// Another link to the same server. It borrows this link's connection until it has its own,
+    /// which may take a while if the server is silent.
+    pub fn another(
+        &self,
+        connector: Connector,
+        timeout: Duration,
+        move_signal: MoveSignal,
+    ) -> Self {
         let lender = self.state.subscribe();
         let state = match &*lender.borrow() {
             State::Up { commands, .. } => {
-                State::Up { commands: commands.clone(), number: LENT, history: None }
+                State::Up { commands: commands.clone(), number: LENT_NUMBER, history: None }
             }
             State::Starting | State::Down(_) => State::Starting,
         };
-        Self::from_state(connector, timeout, moves, state, Some(lender))
+        Self::from_state(connector, timeout, move_signal, state, Some(lender))
     }
 
     fn from_state(
         connector: Connector,
         timeout: Duration,
-        moves: Moves,
+        move_signal: MoveSignal,
         state: State,
         lender: Option<watch::Receiver<State>>,
     ) -> Self {
         let (state, watched) = watch::channel(state);
-        let keeping = keep(connector, timeout, moves, state.clone(), watched, lender);
+        let keeping = keep(connector, timeout, move_signal, state.clone(), watched, lender);
         let keeper = tokio::spawn(keeping);
         Self { state, timeouts: AtomicU32::new(0), keeper }
     }
 
-    /// The present connection; waits for the first attempt to make one, and for
-    /// no other.
+    /// The current connection. Waits for the first attempt to connect, but for no later one.
     ///
     /// # Errors
-    /// When there is none.
-    pub async fn connection(&self) -> Result<Connection, Disconnected> {
-        let known = Connection::of(&self.state.borrow());
+    /// If there is none.
+    pub async fn connection(&self) -> Result<LinkConnection, Disconnected> {
+        let known = LinkConnection::of(&self.state.borrow());
         if let Some(known) = known {
             return known;
         }
         let mut watched = self.state.subscribe();
         let tried = watched.wait_for(|state| !matches!(state, State::Starting)).await;
         let tried = tried.map_err(|_| Disconnected)?;
-        Connection::of(&tried).unwrap_or(Err(Disconnected))
+        LinkConnection::of(&tried).unwrap_or(Err(Disconnected))
     }
 
-    /// Which history of changes the server follows; `None` when there is no connection, or
-    /// this is another link to the same.
+    /// The history of changes that the server follows; `None` without a connection, or for a link
+    /// with a lender.
     pub fn history(&self) -> Option<Arc<str>> {
         match &*self.state.borrow() {
             State::Up { history, .. } => history.clone(),
@@ -124,7 +128,7 @@ impl Link {
         matches!(*self.state.borrow(), State::Up { .. })
     }
 
-    /// Why there is no connection, when an attempt to make one has failed.
+    /// Why there is no connection, if an attempt has failed.
     pub fn obstacle(&self) -> Option<String> {
         match &*self.state.borrow() {
             State::Down(why) if !why.is_empty() => Some(why.to_string()),
@@ -132,14 +136,14 @@ impl Link {
         }
     }
 
-    /// A command was answered.
+    /// Records that a command was answered.
     pub fn answered(&self) {
         if self.timeouts.load(Ordering::Relaxed) > 0 {
             self.timeouts.store(0, Ordering::Relaxed);
         }
     }
 
-    /// A command on the connection of this number had no answer in time.
+    /// Records that a command on the connection of this number had no reply in time.
     pub fn timed_out(&self, number: Option<u64>) {
         if self.timeouts.fetch_add(1, Ordering::Relaxed) + 1 >= TIMEOUTS_MAX {
             self.timeouts.store(0, Ordering::Relaxed);
@@ -147,7 +151,7 @@ impl Link {
         }
     }
 
-    /// The connection of this number is of no use any more.
+    /// Gives up the connection of this number, if it is still the current one.
     pub fn lost(&self, lost: u64) {
         self.state.send_if_modified(|state| {
             let present = matches!(state, State::Up { number, .. } if *number == lost);
@@ -159,8 +163,8 @@ impl Link {
     }
 }
 
-impl Connection {
-    /// The one that there is; nothing while nobody knows.
+impl LinkConnection {
+    /// The connection of a state; `None` before the first attempt has ended.
     fn of(state: &State) -> Option<Result<Self, Disconnected>> {
         match state {
             State::Starting => None,
@@ -171,7 +175,7 @@ impl Connection {
         }
     }
 
-    /// Tells it from the others.
+    /// Identifies the connection among those of its link.
     pub fn number(&self) -> u64 {
         self.number
     }
@@ -183,51 +187,53 @@ impl Drop for Link {
     }
 }
 
-/// Connects, waits until the connection is lost, and begins anew.
+/// Connects, waits until the connection is lost, and starts again.
 async fn keep(
     connector: Connector,
     timeout: Duration,
-    moves: Moves,
+    move_signal: MoveSignal,
     state: watch::Sender<State>,
     mut watched: watch::Receiver<State>,
     lender: Option<watch::Receiver<State>>,
 ) {
     let mut delay = RECONNECT_DELAY_MIN;
-    let mut told = false;
+    let mut logged = false;
     for (attempt, number) in (1..).enumerate() {
-        let mut moved = moves.0.subscribe();
+        let mut moved = move_signal.0.subscribe();
         match connect(&connector, attempt, lender.is_none()).await {
             Ok((commands, mut watch, history)) => {
                 delay = RECONNECT_DELAY_MIN;
-                told = false;
+                logged = false;
                 state.send_replace(State::Up { commands: commands.clone(), number, history });
-                let has_seen_a_move = tokio::select! {
+                let saw_move = tokio::select! {
                     lost = watched.wait_for(|state| matches!(state, State::Down(_))) => {
                         if lost.is_err() {
                             return;
                         }
                         false
                     }
-                    end = end(commands, &mut watch, timeout) => end == End::Moved,
-                    // The link that has seen the move notifies all. A sender that is gone has none.
+                    end = end(commands, &mut watch, timeout) => end == EndReason::Moved,
+                    // The link that finds the move notifies the others. An error cannot happen,
+                    // as this task holds a sender.
                     _ = moved.changed() => false,
                 };
                 state.send_replace(State::Down(Arc::default()));
-                if has_seen_a_move {
-                    moves.0.send_replace(());
+                if saw_move {
+                    move_signal.0.send_replace(());
                 }
                 tracing::warn!(redis = connector.shown(), "the connection to Redis is lost");
             }
             Err(error) => {
-                // Links with a lender connect to the same server; the lender's line is enough.
-                if lender.is_none() && !std::mem::replace(&mut told, true) {
+                // A link with a lender connects to the same server; the lender's log line is
+                // enough.
+                if lender.is_none() && !std::mem::replace(&mut logged, true) {
                     tracing::warn!(redis = connector.shown(), %error, "Redis cannot be reached");
                 }
-                // What is lent is of use as long as it is to the lender, who watches it.
+                // A lent connection stays usable until the lender's state changes.
                 let is_kept =
                     lender.as_ref().is_some_and(|it| matches!(it.has_changed(), Ok(false)));
                 state.send_if_modified(|state| {
-                    if is_kept && matches!(state, State::Up { number: LENT, .. }) {
+                    if is_kept && matches!(state, State::Up { number: LENT_NUMBER, .. }) {
                         return false;
                     }
                     *state = State::Down(obstacle(&error));
@@ -244,7 +250,7 @@ async fn connect(
     connector: &Connector,
     attempt: usize,
     with_history: bool,
-) -> Result<(Commands, Watch, Option<Arc<str>>), RedisError> {
+) -> Result<(Commands, PrimaryWatch, Option<Arc<str>>), RedisError> {
     let (mut commands, watch) = connector.connect(attempt).await?;
     let history = match with_history {
         true => connector.limited(commands.history()).await?,
@@ -253,7 +259,7 @@ async fn connect(
     Ok((commands, watch, history))
 }
 
-/// Why a connection cannot be made. What a server says may name a user, so only words of
+/// Why a connection cannot be made. A message of the server may name a user, so only messages of
 /// the system are repeated.
 fn obstacle(error: &RedisError) -> Arc<str> {
     let text = error.to_string();
@@ -264,35 +270,35 @@ fn obstacle(error: &RedisError) -> Arc<str> {
     }
 }
 
-/// Why a connection is left.
+/// Why a connection ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum End {
-    /// The server does not answer any more.
+enum EndReason {
+    /// The server no longer answers.
     Silent,
-    /// It is the primary no more: it may take writes for a while yet, which are lost.
+    /// The server is no longer the primary. It may take writes for a while, which are lost.
     Moved,
 }
 
-/// Completes when a connection is to be left, so that one that was closed while nobody used
-/// it is replaced before somebody does.
-async fn end(mut commands: Commands, watch: &mut Watch, timeout: Duration) -> End {
+/// Completes when a connection must end. A connection that was closed while idle is replaced
+/// before a call uses it.
+async fn end(mut commands: Commands, watch: &mut PrimaryWatch, timeout: Duration) -> EndReason {
     loop {
         watch.listen(timeout).await;
         tokio::select! {
             () = tokio::time::sleep(PING_INTERVAL) => {}
-            () = watch.told() => return End::Moved,
+            () = watch.moved() => return EndReason::Moved,
         }
-        // An error that the server tells is an answer.
+        // An error reported by the server is a reply too.
         let alive = match tokio::time::timeout(timeout, commands.ping()).await {
             Ok(Ok(_)) => true,
             Ok(Err(error)) => !ends_connection(&error),
             Err(_) => false,
         };
         if !alive {
-            return End::Silent;
+            return EndReason::Silent;
         }
         if watch.has_moved(timeout).await {
-            return End::Moved;
+            return EndReason::Moved;
         }
     }
 }

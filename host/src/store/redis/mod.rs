@@ -1,5 +1,5 @@
-//! The store on Redis, 7.0 or later: one server, the one that Sentinels name, or a
-//! Cluster. Reads go as plain commands in MULTI; whatever writes or compares goes as one script.
+//! The store on Redis 7.0 or later: one server, the primary that Sentinels name, or a Cluster.
+//! Transactions that only read hashes go as plain commands in MULTI. All others go as one script.
 
 mod address;
 mod cluster;
@@ -18,72 +18,73 @@ use std::time::Duration;
 use redis::{Cmd, ErrorKind, FromRedisValue, RedisError, Script, ServerErrorKind, Value};
 use tokio::time::Instant;
 
-pub use address::{Address, NoAddress};
+pub use address::{Address, NotAnAddress};
 use cluster::Cluster;
-use commands::{Commands, misfit, refusal};
+use commands::{Commands, mismatch, refusal};
 use connector::Connector;
-use group::{Copies, UNCOPIED};
+use group::{ReplicaWait, TOO_FEW_REPLICAS};
 pub use locator::Locator;
-use script::{Refusal, TransactionScript};
-use server::{Manner, Server, Trouble};
+use script::{RefusalScope, TransactionScript};
+use server::{CallError, CallOptions, Server};
 use session_store::clock::Milliseconds;
 use session_store::transaction::{Operation, Outcome, Reply, Shape, Txn};
 use session_store::{
     Answer, EVENT_AHEAD_MS_MAX, Error, KeyCount, LogMark, Logs, Store, Takes, growth,
 };
 
-/// About how many keys one step of a count looks at, for some 0.7 ms of the server.
-const SCANNED: u32 = 1000;
+/// About how many keys one step of a count scans; that takes Redis some 0.7 ms.
+const KEYS_PER_STEP: u32 = 1000;
 
 /// A store on Redis.
 pub struct Redis {
-    place: Place,
+    topology: Topology,
     timeout: Duration,
-    /// How many replicas must have what no failover may undo.
-    copies: Option<Copies>,
+    /// How many replicas must have a durable transaction, so that no failover can undo it.
+    replica_wait: Option<ReplicaWait>,
     script: TransactionScript,
     read_script: Script,
     logs_script: Script,
     empty_logs_script: Script,
 }
 
-/// Where it is.
-enum Place {
+/// What the address names.
+enum Topology {
     One(Arc<Server>),
     Cluster(Cluster),
 }
 
-/// Why a server is not fit to keep sessions.
+/// Why a server is unsuitable for sessions.
 #[derive(Debug, thiserror::Error)]
-pub enum Unfit {
+pub enum Unsuitable {
     /// It would drop sessions to make room.
     #[error(
         "Redis evicts keys when it is full (maxmemory-policy {0}), so sessions would vanish; \
          set maxmemory-policy noeviction, or allow it with REDIS_ALLOW_EVICTION=true"
     )]
+    /// It drops sessions when it is full.
     Evicts(String),
-    /// It does not know the commands used here.
+    /// It lacks commands that are used here.
     #[error("Redis is version {0}; 7.0 or later is needed")]
-    Old(String),
+    OldVersion(String),
 }
 
 impl Redis {
-    /// A store on the server or the Cluster that `locator` says, which need not answer yet:
-    /// tasks of the present runtime connect, and connect again when a connection is lost.
-    /// Every call is given up after `timeout`, a durable transaction after twice `timeout`.
+    /// A store on the server or Cluster of `locator`, which need not answer yet. Tasks on the
+    /// current runtime connect, and reconnect whenever a connection is lost. A call ends after
+    /// `timeout`, a durable transaction after twice that.
     ///
     /// # Errors
-    /// When the address is not usable at all.
+    /// If the address cannot be used at all.
     pub fn new(locator: impl Into<Locator>, timeout: Duration) -> Result<Self, RedisError> {
         let connector = Connector::new(locator.into(), timeout)?;
-        let place = match connector.is_cluster() {
-            true => Place::Cluster(Cluster::new(connector, timeout)),
-            false => Place::One(Arc::new(Server::new(connector, timeout))),
+        let topology = match connector.is_cluster() {
+            true => Topology::Cluster(Cluster::new(connector, timeout)),
+            false => Topology::One(Arc::new(Server::new(connector, timeout))),
         };
         Ok(Self {
-            place,
+            topology,
             timeout,
-            copies: None,
+            replica_wait: None,
             script: TransactionScript::new(),
             read_script: Script::new(include_str!("read.lua")),
             logs_script: Script::new(include_str!("logs.lua")),
@@ -91,41 +92,43 @@ impl Redis {
         })
     }
 
-    /// The same, where so many replicas must have a durable transaction before it is answered,
-    /// within nine tenths of the time limit of a call, so that the answer is in time.
+    /// The same store, but a durable transaction is answered once this many replicas have it. They
+    /// have nine tenths of the time limit of a call, so that the reply is in time.
     #[must_use]
     pub fn waiting_for(self, replicas: u32) -> Self {
-        let copies = Copies { replicas, patience: self.timeout * 9 / 10 };
-        Self { copies: (replicas > 0).then_some(copies), ..self }
+        let replica_wait = ReplicaWait { replicas, timeout: self.timeout * 9 / 10 };
+        Self { replica_wait: (replicas > 0).then_some(replica_wait), ..self }
     }
 
-    /// The servers that have fewer replicas than durable transactions wait for, and how many
-    /// each has: until it has more, it answers none of them.
+    /// The servers with fewer replicas than durable transactions wait for, with their number of
+    /// replicas. Such a server answers no durable transaction.
     ///
     /// # Errors
-    /// When there is no server to ask.
+    /// If a server cannot be asked.
     pub async fn short_of_replicas(&self) -> Result<Vec<(String, u32)>, Error> {
-        let Some(copies) = self.copies else { return Ok(Vec::new()) };
+        let Some(replica_wait) = self.replica_wait else { return Ok(Vec::new()) };
         let mut short = Vec::new();
         for server in self.servers(self.deadline()).await? {
             let replicas = |mut commands: Commands| async move { commands.replicas().await };
-            let asked = server.call(self.deadline(), Manner::default(), &replicas).await;
-            if let Some(replicas) = asked.map_err(failure)?.filter(|&has| has < copies.replicas) {
+            let asked = server.call(self.deadline(), CallOptions::default(), &replicas).await;
+            if let Some(replicas) =
+                asked.map_err(failure)?.filter(|&has| has < replica_wait.replicas)
+            {
                 short.push((server.shown(), replicas));
             }
         }
         Ok(short)
     }
 
-    /// What makes the server unfit to keep sessions; `None` when it is fit, or
-    /// does not let us ask.
+    /// Why the server is unsuitable for sessions; `None` if it is suitable, or does not allow the
+    /// question.
     ///
     /// # Errors
-    /// When it does not answer.
-    pub async fn unfit(&self) -> Result<Option<Unfit>, Error> {
+    /// If it does not answer.
+    pub async fn unsuitable(&self) -> Result<Option<Unsuitable>, Error> {
         let mut info = redis::cmd("INFO");
         info.arg("server");
-        // A server that forbids the question is its operator's to judge.
+        // A server that refuses INFO is accepted: its operator has decided so.
         let text: String = match self.ask(&info).await {
             Ok(text) => text,
             Err(Error::Rejected(_)) => String::new(),
@@ -135,7 +138,7 @@ impl Redis {
         if let Some(version) = version.map(str::trim)
             && version.split('.').next().and_then(|major| major.parse::<u32>().ok()) < Some(7)
         {
-            return Ok(Some(Unfit::Old(version.into())));
+            return Ok(Some(Unsuitable::OldVersion(version.into())));
         }
         let mut policy = redis::cmd("CONFIG");
         policy.arg("GET").arg("maxmemory-policy");
@@ -144,19 +147,19 @@ impl Redis {
             Err(Error::Rejected(_)) => return Ok(None),
             Err(error) => return Err(error),
         };
-        Ok(pair.into_iter().nth(1).filter(|policy| policy != "noeviction").map(Unfit::Evicts))
+        Ok(pair.into_iter().nth(1).filter(|policy| policy != "noeviction").map(Unsuitable::Evicts))
     }
 
-    /// Asks any server what has nothing to do with keys.
+    /// Sends a command without keys to any server.
     async fn ask<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, Error> {
-        self.of_any(|mut commands| async move { commands.ask(command).await }).await
+        self.call_any(|mut commands| async move { commands.ask(command).await }).await
     }
 
     fn deadline(&self) -> Instant {
         Instant::now() + self.timeout
     }
 
-    /// One exchange with the server that has a key.
+    /// One exchange with the server that holds a key.
     async fn call<T, F: Future<Output = Result<T, RedisError>>>(
         &self,
         key: &str,
@@ -169,51 +172,53 @@ impl Redis {
         &self,
         key: &str,
         deadline: Instant,
-        copies: Option<Copies>,
+        replica_wait: Option<ReplicaWait>,
         exchange: impl Fn(Commands) -> F,
     ) -> Result<T, Error> {
-        let called = match &self.place {
-            Place::One(server) => {
-                server.call(deadline, Manner { asking: false, copies }, &exchange).await
+        let called = match &self.topology {
+            Topology::One(server) => {
+                server.call(deadline, CallOptions { asking: false, replica_wait }, &exchange).await
             }
-            Place::Cluster(cluster) => cluster.call(key, deadline, copies, &exchange).await,
+            Topology::Cluster(cluster) => {
+                cluster.call(key, deadline, replica_wait, &exchange).await
+            }
         };
         called.map_err(failure)
     }
 
-    /// Every server, in an order that stays.
+    /// Every server, in a stable order.
     async fn servers(&self, deadline: Instant) -> Result<Vec<Arc<Server>>, Error> {
-        match &self.place {
-            Place::One(server) => Ok(vec![Arc::clone(server)]),
-            Place::Cluster(cluster) => cluster.servers(deadline).await.map_err(failure),
+        match &self.topology {
+            Topology::One(server) => Ok(vec![Arc::clone(server)]),
+            Topology::Cluster(cluster) => cluster.servers(deadline).await.map_err(failure),
         }
     }
 
-    /// The same exchange with each server, in an order that stays.
-    async fn of_each<T, F: Future<Output = Result<T, RedisError>>>(
+    /// The same exchange with each server, in a stable order.
+    async fn call_each<T, F: Future<Output = Result<T, RedisError>>>(
         &self,
         exchange: impl Fn(Commands) -> F,
-    ) -> Result<Vec<Result<T, Trouble>>, Error> {
+    ) -> Result<Vec<Result<T, CallError>>, Error> {
         let deadline = self.deadline();
         let servers = self.servers(deadline).await?;
         let called =
-            servers.iter().map(|server| server.call(deadline, Manner::default(), &exchange));
+            servers.iter().map(|server| server.call(deadline, CallOptions::default(), &exchange));
         Ok(futures_util::future::join_all(called).await)
     }
 
-    /// The same exchange with each server, of which one has to answer.
-    async fn of_any<T, F: Future<Output = Result<T, RedisError>>>(
+    /// The same exchange with each server; the first success counts.
+    async fn call_any<T, F: Future<Output = Result<T, RedisError>>>(
         &self,
         exchange: impl Fn(Commands) -> F,
     ) -> Result<T, Error> {
-        let mut refused = None;
-        for called in self.of_each(exchange).await? {
+        let mut last = None;
+        for called in self.call_each(exchange).await? {
             match called {
                 Ok(value) => return Ok(value),
-                Err(trouble) => refused = Some(trouble),
+                Err(error) => last = Some(error),
             }
         }
-        Err(failure(refused.unwrap_or(Trouble::Disconnected)))
+        Err(failure(last.unwrap_or(CallError::Disconnected)))
     }
 
     /// Reads hashes as plain commands.
@@ -225,7 +230,7 @@ impl Redis {
                 for (key, fields) in reads(txn) {
                     pipeline.cmd("PEXPIRETIME").arg(key);
                     match fields {
-                        // HMGET takes no empty list; what is asked for is the deadline.
+                        // HMGET needs a field. Only the deadline is wanted.
                         Some([]) => pipeline.cmd("HMGET").arg(key).arg(""),
                         Some(fields) => pipeline.cmd("HMGET").arg(key).arg(fields),
                         None => pipeline.cmd("HGETALL").arg(key),
@@ -238,12 +243,12 @@ impl Redis {
                 }
                 answered => (answered?, true),
             };
-            hashes(txn, values, selected).ok_or_else(misfit)
+            hashes(txn, values, selected).ok_or_else(mismatch)
         })
         .await
     }
 
-    /// Reads whole hashes by a script that a full server still runs.
+    /// Reads whole hashes by a script, which a full server still runs.
     async fn read_by_script(
         &self,
         txn: &Txn,
@@ -259,7 +264,7 @@ impl Redis {
             .await
     }
 
-    /// Events of logs that one server has.
+    /// Reads logs of one slot.
     async fn read_logs_of_slot(&self, marks: &[LogMark], limit: usize) -> Result<Logs, Error> {
         let keys: Vec<&str> = marks.iter().map(|mark| mark.log.as_str()).collect();
         let keys = &keys;
@@ -273,12 +278,12 @@ impl Redis {
                 command
             };
             let values = commands.evaluate(&self.logs_script, command).await?;
-            reply::logs(values, marks.len()).ok_or_else(misfit)
+            reply::logs(values, marks.len()).ok_or_else(mismatch)
         })
         .await
     }
 
-    /// Empties those logs of one server that lie in the future.
+    /// Empties those logs of one slot whose last event lies in the future.
     async fn empty_logs_of_slot(&self, logs: &[String]) -> Result<(), Error> {
         let keys: Vec<&str> = logs.iter().map(String::as_str).collect();
         let keys = &keys;
@@ -293,32 +298,33 @@ impl Redis {
         .await
     }
 
-    /// How many logs one script may name: in a Cluster each has a slot of its own.
+    /// How many logs one script may name. In a Cluster each log has a slot of its own.
     fn logs_together(&self, logs: usize) -> usize {
-        if matches!(self.place, Place::Cluster(_)) { 1 } else { logs.max(1) }
+        if matches!(self.topology, Topology::Cluster(_)) { 1 } else { logs.max(1) }
     }
 
-    /// The clock of the server; of a Cluster, the one that is furthest behind.
+    /// The clock of the server; in a Cluster, the one that is furthest behind.
     async fn clock(&self) -> Result<Milliseconds, Error> {
-        let clocks = self.of_each(|mut commands| async move { commands.clock().await }).await?;
+        let clocks = self.call_each(|mut commands| async move { commands.clock().await }).await?;
         let clocks = clocks.into_iter().map(|clock| clock.map_err(failure));
         let clocks: Vec<Milliseconds> = clocks.collect::<Result<_, _>>()?;
-        clocks.into_iter().min().ok_or_else(|| failure(Trouble::Disconnected))
+        clocks.into_iter().min().ok_or_else(|| failure(CallError::Disconnected))
     }
 
-    /// Looks at some keys that match a pattern, one server after the other: what they are,
-    /// and where to go on, if anywhere.
+    /// Scans some keys, one server after the other. Returns those that match the pattern, and the
+    /// cursor of the next step if there is one.
     async fn scan(&self, at: &str, pattern: &str) -> Result<(Vec<String>, Option<String>), Error> {
         let deadline = self.deadline();
-        // Behind the servers that have been looked at already.
+        // The cursor is the number of the server and the server's own cursor.
         let (number, cursor) = at.split_once(' ').unwrap_or(("0", "0"));
-        let scan =
-            |mut commands: Commands| async move { commands.scan(cursor, pattern, SCANNED).await };
+        let scan = |mut commands: Commands| async move {
+            commands.scan(cursor, pattern, KEYS_PER_STEP).await
+        };
         let servers = self.servers(deadline).await?;
         let number: usize = number.parse().unwrap_or(0);
         let Some(server) = servers.get(number) else { return Ok((Vec::new(), None)) };
         let (keys, next) =
-            server.call(deadline, Manner::default(), &scan).await.map_err(failure)?;
+            server.call(deadline, CallOptions::default(), &scan).await.map_err(failure)?;
         let next = match next {
             Some(cursor) => Some(format!("{number} {cursor}")),
             None => (number + 1 < servers.len()).then(|| format!("{} 0", number + 1)),
@@ -326,41 +332,41 @@ impl Redis {
         Ok((keys, next))
     }
 
-    /// Anything, as one script.
+    /// Runs any transaction as one script.
     async fn run(&self, txn: &Txn) -> Result<Outcome, Error> {
-        let copies = self.copies_of(txn);
-        // It may wait for replicas behind others that do.
-        let deadline = match copies {
+        let replica_wait = self.replica_wait_of(txn);
+        // Transactions before it may wait for replicas on the same connection.
+        let deadline = match replica_wait {
             None => self.deadline(),
             Some(_) => self.deadline() + self.timeout,
         };
-        self.call_within(key_of(txn), deadline, copies, |mut commands| async move {
+        self.call_within(key_of(txn), deadline, replica_wait, |mut commands| async move {
             if !txn.only_reads() {
-                match self.evaluate(txn, Refusal::Whole, &mut commands).await {
-                    // What it would have done may be taken all the same.
-                    Err(error) if is_in_trouble(&error) => {}
+                match self.evaluate(txn, RefusalScope::Whole, &mut commands).await {
+                    // The branch that applies may be one that the server still takes.
+                    Err(error) if refuses_writes(&error) => {}
                     answered => return answered,
                 }
             }
-            self.evaluate(txn, Refusal::ByCommand, &mut commands).await
+            self.evaluate(txn, RefusalScope::ByCommand, &mut commands).await
         })
         .await
     }
 
-    /// How many replicas must have a transaction.
-    fn copies_of(&self, txn: &Txn) -> Option<Copies> {
-        self.copies.filter(|_| txn.durable)
+    /// The replicas that a transaction waits for.
+    fn replica_wait_of(&self, txn: &Txn) -> Option<ReplicaWait> {
+        self.replica_wait.filter(|_| txn.durable)
     }
 
     async fn evaluate(
         &self,
         txn: &Txn,
-        refusal: Refusal,
+        refusal: RefusalScope,
         commands: &mut Commands,
     ) -> Result<Outcome, RedisError> {
         let command = |number| self.script.command(txn, refusal, number);
         let values = commands.evaluate(self.script.script(refusal), command).await?;
-        reply::outcome(txn, values).ok_or_else(misfit)
+        reply::outcome(txn, values).ok_or_else(mismatch)
     }
 }
 
@@ -368,13 +374,13 @@ impl Store for Redis {
     fn execute(&self, txn: Txn) -> Answer<'_, Outcome> {
         Box::pin(async move {
             txn.check()?;
-            if self.copies_of(&txn).is_none()
+            if self.replica_wait_of(&txn).is_none()
                 && txn.compare.is_empty()
                 && txn.failure.is_empty()
                 && reads(&txn).count() == txn.success.len()
             {
                 match self.read(&txn).await {
-                    // The script says which type it is.
+                    // The script names the type that the key holds.
                     Err(Error::Rejected(_)) => self.run(&txn).await,
                     answered => answered,
                 }
@@ -393,7 +399,7 @@ impl Store for Redis {
                 .chunks(self.logs_together(marks.len()))
                 .map(|marks| self.read_logs_of_slot(marks, limit));
             let parts = futures_util::future::try_join_all(parts).await?;
-            // Nodes have clocks of their own: what is there by all of them is there.
+            // Each node has its own clock. An event counts once all of them have passed it.
             let now = parts.iter().map(|logs| logs.now).min().unwrap_or_default();
             Ok(Logs { now, pages: parts.into_iter().flat_map(|logs| logs.pages).collect() })
         })
@@ -416,44 +422,44 @@ impl Store for Redis {
         })
     }
 
-    /// Of a Cluster, one server has to answer; those that do have to take writes.
+    /// One server of a Cluster must answer, and every server that does must take writes.
     fn ping(&self) -> Answer<'_, Takes> {
         Box::pin(async move {
-            let answers = self.of_each(|mut commands| async move { commands.ping().await });
-            let (mut takes, mut trouble) = (None, Trouble::Disconnected);
+            let answers = self.call_each(|mut commands| async move { commands.ping().await });
+            let (mut takes, mut error) = (None, CallError::Disconnected);
             for answer in answers.await? {
                 match answer {
                     Ok(Takes::All) => takes = takes.or(Some(Takes::All)),
                     Ok(Takes::ReadsOnly) => takes = Some(Takes::ReadsOnly),
-                    Err(of_one) => trouble = of_one,
+                    Err(of_one) => error = of_one,
                 }
             }
-            takes.ok_or_else(|| failure(trouble))
+            takes.ok_or_else(|| failure(error))
         })
     }
 
     fn nodes(&self) -> Vec<(String, bool)> {
-        match &self.place {
-            Place::One(server) => vec![(server.shown(), server.is_up())],
-            Place::Cluster(cluster) => cluster.nodes(),
+        match &self.topology {
+            Topology::One(server) => vec![(server.shown(), server.is_up())],
+            Topology::Cluster(cluster) => cluster.nodes(),
         }
     }
 
     fn history(&self) -> Option<String> {
-        match &self.place {
-            Place::One(server) => server.history().map(|history| history.to_string()),
-            Place::Cluster(cluster) => cluster.history(),
+        match &self.topology {
+            Topology::One(server) => server.history().map(|history| history.to_string()),
+            Topology::Cluster(cluster) => cluster.history(),
         }
     }
 
     fn obstacle(&self) -> Option<String> {
-        match &self.place {
-            Place::One(server) => server.obstacle(),
-            Place::Cluster(cluster) => cluster.obstacle(),
+        match &self.topology {
+            Topology::One(server) => server.obstacle(),
+            Topology::Cluster(cluster) => cluster.obstacle(),
         }
     }
 
-    /// Durability is the server's own affair.
+    /// Redis itself makes changes durable.
     fn flush(&self) -> Answer<'_, ()> {
         Box::pin(std::future::ready(Ok(())))
     }
@@ -463,8 +469,7 @@ impl Store for Redis {
     }
 }
 
-/// What all keys match that begin with one of the prefixes, and as few others as one
-/// pattern lets be.
+/// A pattern that matches every key with one of the prefixes, and as few others as possible.
 fn pattern(prefixes: &[String]) -> String {
     let shared = |a: &str, b: &str| {
         let ends = a.bytes().zip(b.bytes()).take_while(|(a, b)| a == b).count();
@@ -482,7 +487,7 @@ fn pattern(prefixes: &[String]) -> String {
     pattern + "*"
 }
 
-/// The hashes that a transaction reads when it succeeds, and which fields.
+/// The hashes that a transaction reads if it succeeds, with the fields.
 fn reads(txn: &Txn) -> impl Iterator<Item = (&str, Option<&[String]>)> {
     txn.success.iter().filter_map(|operation| match operation {
         Operation::HashGet { key, fields } => Some((key.as_str(), fields.as_deref())),
@@ -490,20 +495,20 @@ fn reads(txn: &Txn) -> impl Iterator<Item = (&str, Option<&[String]>)> {
     })
 }
 
-/// A key of a transaction: all of them are on the same server.
+/// A key of a transaction. All its keys are on the same server.
 fn key_of(txn: &Txn) -> &str {
     txn.targets().next().map_or("", |(key, _)| key)
 }
 
-/// The beginning of a command that runs a script on keys.
+/// The start of a command that runs a script on keys.
 fn evaluation(script: &Script, keys: &[&str]) -> Cmd {
     let mut command = redis::cmd("EVALSHA");
     command.arg(script.get_hash()).arg(keys.len()).arg(keys);
     command
 }
 
-/// The outcome of a transaction that reads, from the clock, and for each hash its deadline
-/// and its fields: those that it reads, or all of them.
+/// The outcome of a transaction that reads: the clock, then the deadline and the fields of each
+/// hash. `selected` says that the replies hold the named fields only.
 fn hashes(txn: &Txn, mut values: impl Iterator<Item = Value>, selected: bool) -> Option<Outcome> {
     let now = reply::time(&values.next()?)?;
     let mut replies = Vec::with_capacity(txn.success.len());
@@ -518,19 +523,19 @@ fn hashes(txn: &Txn, mut values: impl Iterator<Item = Value>, selected: bool) ->
     Some(Outcome { succeeded: true, replies, now })
 }
 
-/// Whether a server takes no writes now, or not all of them.
-fn is_in_trouble(error: &RedisError) -> bool {
+/// Whether the server refuses writes now, or some of them.
+fn refuses_writes(error: &RedisError) -> bool {
     error.kind() == ErrorKind::Server(ServerErrorKind::ReadOnly)
         || matches!(error.code(), Some("OOM" | "MISCONF" | "NOREPLICAS"))
 }
 
-/// What a call without an answer means. The server's own words go to the log only: they
+/// What a failed call means to the caller. The server's own words go to the log only, as they
 /// may name keys.
-fn failure(trouble: Trouble) -> Error {
-    let error = match trouble {
-        Trouble::Disconnected => return Error::Unavailable("Redis is not connected".into()),
-        Trouble::TimedOut => return Error::Unavailable("Redis does not answer in time".into()),
-        Trouble::Told(error) => error,
+fn failure(error: CallError) -> Error {
+    let error = match error {
+        CallError::Disconnected => return Error::Unavailable("Redis is not connected".into()),
+        CallError::TimedOut => return Error::Unavailable("Redis does not answer in time".into()),
+        CallError::Redis(error) => error,
     };
     if let Some((_, rest)) = refusal(&error) {
         return match error.code() {
@@ -548,6 +553,7 @@ fn failure(trouble: Trouble) -> Error {
             // The Cluster moves slots.
             | ServerErrorKind::Moved
             | ServerErrorKind::Ask
+            // The script cache was flushed between loading and running.
             // Forgotten again between loading and running.
             | ServerErrorKind::NoScript,
         ) => Error::Unavailable(format!("Redis is not ready: {}", words(&error))),
@@ -556,12 +562,12 @@ fn failure(trouble: Trouble) -> Error {
             Error::Unavailable("Redis takes no writes now".into())
         }
         ErrorKind::AuthenticationFailed => {
-            Error::Unavailable("Redis does not let us in".into())
+            Error::Unavailable("Redis refuses the login".into())
         }
         ErrorKind::Extension if error.code() == Some("NOAUTH") => {
-            Error::Unavailable("Redis does not let us in".into())
+            Error::Unavailable("Redis refuses the login".into())
         }
-        ErrorKind::Extension if error.code() == Some(UNCOPIED) => Error::Unavailable(
+        ErrorKind::Extension if error.code() == Some(TOO_FEW_REPLICAS) => Error::Unavailable(
             "too few replicas of Redis have acknowledged the change; it may have happened".into(),
         ),
         ErrorKind::Extension if error.code() == Some("WRONGTYPE") => {
@@ -573,8 +579,8 @@ fn failure(trouble: Trouble) -> Error {
         }
         // Cut off on its way, or that of another question.
         ErrorKind::Parse | ErrorKind::UnexpectedReturnType => {
-            tracing::warn!("an answer of Redis does not fit its question");
-            Error::Unavailable("Redis gave no answer that fits the question".into())
+            tracing::warn!("a reply of Redis does not match its command");
+            Error::Unavailable("Redis gave a reply that does not match the command".into())
         }
         _ => {
             tracing::debug!(%error, "Redis does not answer");
@@ -583,7 +589,7 @@ fn failure(trouble: Trouble) -> Error {
     }
 }
 
-/// What the script says of a key of another type: the type found, and the one expected.
+/// The error for a key of another type; `types` names the type found and the one expected.
 fn holds_another(types: &str) -> Error {
     let (found, expected) = types.split_once(' ').unwrap_or((types, "hash"));
     let expected = match expected {
@@ -594,7 +600,7 @@ fn holds_another(types: &str) -> Error {
     Error::holds_another(if found == "zset" { "sorted set" } else { found }, expected)
 }
 
-/// What kind of error it is, in a few words; for some the client has none.
+/// The kind of an error in a few words; the client library has none for some.
 fn words(error: &RedisError) -> &str {
     match error.category() {
         "" => error.code().unwrap_or("unknown"),

@@ -1,5 +1,5 @@
-//! Redis replies as the replies of a transaction. A reply of another form than
-//! the question asks for is `None`: a defect of the script or of the server.
+//! Converts Redis replies to the replies of a transaction. `None` means that a reply has another
+//! form than its command asks for, which is a defect of the script or the server.
 
 use bytes::Bytes;
 use redis::Value;
@@ -9,13 +9,13 @@ use session_store::clock::Milliseconds;
 use session_store::transaction::{Entry, Hash, Member, Operation, Outcome, Reply, Txn};
 use session_store::{Event, LogPage, Logs};
 
-/// Whether an answer repeats the number of its question.
+/// Whether a reply repeats the number of its command.
 pub fn repeats(value: &Value, number: u64) -> bool {
     text(value).is_some_and(|text| text.parse() == Ok(number))
 }
 
-/// Which node has which slots, as `CLUSTER SLOTS` says it; a node that does not know its
-/// own host is on that of `own`, which was asked.
+/// The nodes and their slots, as `CLUSTER SLOTS` reports them. A node that does not know its own
+/// host is on the host of `own`, the node that was asked.
 pub fn slots(value: Value, own: &NodeAddress) -> Option<Vec<(u16, u16, NodeAddress)>> {
     let Value::Array(ranges) = value else { return None };
     let range = |range: Value| {
@@ -40,14 +40,14 @@ pub fn outcome(txn: &Txn, mut values: impl Iterator<Item = Value>) -> Option<Out
     Some(Outcome { succeeded, replies: replies.collect::<Option<_>>()?, now })
 }
 
-/// What `TIME` returned.
+/// The time that `TIME` returned.
 pub fn time(value: &Value) -> Option<Milliseconds> {
     let Value::Array(parts) = value else { return None };
     let number = |value: &Value| text(value)?.parse::<u64>().ok();
     Some(number(parts.first()?)? * 1000 + number(parts.get(1)?)? / 1000)
 }
 
-/// A hash from its deadline and what `HGETALL` or `HMGET` of `fields` returned.
+/// A hash from its deadline and the reply to `HGETALL`, or to `HMGET` of `fields`.
 pub fn hash(deadline: &Value, value: Value, fields: Option<&[String]>) -> Option<Option<Hash>> {
     let deadline = integer(deadline)?;
     if deadline == ABSENT {
@@ -67,7 +67,7 @@ pub fn hash(deadline: &Value, value: Value, fields: Option<&[String]>) -> Option
     Some(Some(Hash { entries, expires_at: expires_at(deadline) }))
 }
 
-/// What `logs.lua` returned for so many logs.
+/// The pages that `logs.lua` returned for `count` logs.
 pub fn logs(mut values: impl Iterator<Item = Value>, count: usize) -> Option<Logs> {
     let now = integer(&values.next()?)?.unsigned_abs();
     let mut page = || {
@@ -79,7 +79,7 @@ pub fn logs(mut values: impl Iterator<Item = Value>, count: usize) -> Option<Log
     Some(Logs { now, pages: (0..count).map(|_| page()).collect::<Option<_>>()? })
 }
 
-/// An event as `XRANGE` tells it.
+/// An event as `XRANGE` returns it.
 fn event(item: Value) -> Option<Event> {
     let Value::Array(parts) = item else { return None };
     let mut parts = parts.into_iter();
@@ -88,7 +88,7 @@ fn event(item: Value) -> Option<Event> {
     Some(Event { id, entries })
 }
 
-/// What `PEXPIRETIME` answers for a key that does not exist.
+/// The reply of `PEXPIRETIME` for a key that does not exist.
 const ABSENT: i64 = -2;
 
 fn expires_at(deadline: i64) -> Option<Milliseconds> {
@@ -160,7 +160,7 @@ fn pairs(value: Value) -> Option<Vec<(Value, Value)>> {
     Some(pairs)
 }
 
-/// Other programs may name a field with bytes that are not text.
+/// Another program may have written a field name that is not text.
 fn entry((field, value): (Value, Value)) -> Option<Entry> {
     let Value::BulkString(field) = field else { return None };
     let field = String::from_utf8(field)

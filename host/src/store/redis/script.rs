@@ -1,51 +1,51 @@
-//! A transaction as the arguments of `transaction.lua`: its number; a key that shows whether the
-//! server is full; for each key its type; where the success and the failure branch begin;
-//! the compares; the branches. Keys are given by their place in KEYS.
+//! Encodes a transaction as the arguments of `transaction.lua`: its number; a key that shows
+//! whether the server is full; the type of each key; the positions of the success and the failure
+//! branch; the compares; the branches. A key is given by its index in KEYS.
 
 use redis::{Cmd, Script};
 
 use session_store::transaction::{self, Compare, Operation, Order, Shape, Txn};
 
-/// A key that nobody writes, with the tag of a transaction behind it.
+/// A key that is never written. The tag of a transaction follows it.
 const PROBE: &str = "EVENTS:FULL";
 
-/// A server that is full, whose disk or replicas fail, or that is no primary any more
-/// refuses a script with this line as a whole, and nothing has happened.
+/// With this line a script is refused as a whole, without effect, by a server that is full, whose
+/// disk or replicas fail, or that is no longer the primary.
 const FLAGS: &str = "#!lua\n";
 
-/// The script and how to call it.
+/// The script in both forms, and how to call it.
 pub struct TransactionScript {
     whole: Script,
     by_command: Script,
 }
 
-/// How a server in trouble treats the script.
+/// What a server refuses that is full or takes no writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Refusal {
-    /// It refuses it as a whole.
+pub enum RefusalScope {
+    /// The script as a whole.
     Whole,
-    /// It refuses the commands that it does not take, so that a branch that only reads, or
-    /// that a full server takes, goes through.
+    /// The single commands that it does not take. So a branch passes that only reads, or that a
+    /// full server takes.
     ByCommand,
 }
 
 impl TransactionScript {
-    /// The script, not loaded anywhere yet.
+    /// The script, not loaded yet.
     pub fn new() -> Self {
         let body = include_str!("transaction.lua");
         Self { whole: Script::new(&[FLAGS, body].concat()), by_command: Script::new(body) }
     }
 
     /// The script itself, to load it.
-    pub fn script(&self, refusal: Refusal) -> &Script {
+    pub fn script(&self, refusal: RefusalScope) -> &Script {
         match refusal {
-            Refusal::Whole => &self.whole,
-            Refusal::ByCommand => &self.by_command,
+            RefusalScope::Whole => &self.whole,
+            RefusalScope::ByCommand => &self.by_command,
         }
     }
 
     /// The command that applies a checked transaction.
-    pub fn command(&self, txn: &Txn, refusal: Refusal, number: u64) -> Cmd {
+    pub fn command(&self, txn: &Txn, refusal: RefusalScope, number: u64) -> Cmd {
         let mut arguments = Arguments::default();
         for (key, shape) in txn.targets() {
             arguments.declare(key, shape);
@@ -83,12 +83,11 @@ impl TransactionScript {
     }
 }
 
-/// The key that shows whether the server is full, when the script goes on in one that is;
-/// none for a transaction that writes nothing. It is not among the keys of the transaction,
-/// but on the same server.
-fn probe(txn: &Txn, refusal: Refusal) -> String {
+/// The key that shows whether the server is full; empty for a transaction that writes nothing or
+/// is refused as a whole. It is not a key of the transaction, but is on the same server.
+fn probe(txn: &Txn, refusal: RefusalScope) -> String {
     match txn.targets().next() {
-        Some((key, _)) if refusal == Refusal::ByCommand && !txn.only_reads() => {
+        Some((key, _)) if refusal == RefusalScope::ByCommand && !txn.only_reads() => {
             format!("{PROBE}{{{}}}", transaction::tag(key))
         }
         _ => String::new(),
@@ -123,8 +122,8 @@ impl<'a> Arguments<'a> {
         self
     }
 
-    /// A number of things in memory, or a lifetime that was checked: it fits. One that a
-    /// caller expects may not, and is then more than any that is counted.
+    /// A count of things in memory, or a checked lifetime, which always fits. A number that a
+    /// caller compares with may not fit, and then exceeds every stored one.
     fn count(&mut self, count: u64) -> &mut Self {
         self.number(i64::try_from(count).unwrap_or(i64::MAX))
     }

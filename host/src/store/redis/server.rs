@@ -1,5 +1,5 @@
-//! One server: a connection for each worker that comes back by itself, and a time limit on
-//! every call.
+//! One server: a connection for each worker that reconnects by itself, and a time limit on every
+//! call.
 
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -9,54 +9,54 @@ use tokio::time::Instant;
 
 use crate::store::redis::commands::Commands;
 use crate::store::redis::connector::{Connector, NodeAddress};
-use crate::store::redis::group::Copies;
-use crate::store::redis::link::{Disconnected, Link, Moves};
+use crate::store::redis::group::ReplicaWait;
+use crate::store::redis::link::{Disconnected, Link, MoveSignal};
 use crate::workers::{self, PerWorker};
 
-/// A server, or whichever Sentinels name at present.
+/// A server, or the one that Sentinels name now.
 pub struct Server {
     connector: Connector,
     timeout: Duration,
-    /// Has all links go elsewhere together.
-    moves: Moves,
-    /// For whoever is no worker.
+    /// Makes all links reconnect together.
+    move_signal: MoveSignal,
+    /// The link for threads that are no workers.
     first: Link,
-    /// One for each worker, made on that worker when it first asks: a reply is read by
-    /// the thread that waits for it.
+    /// One link for each worker, made when the worker first needs it. So a reply is read by the
+    /// thread that waits for it.
     links: PerWorker<OnceLock<Link>>,
-    /// The same for what replicas must have.
+    /// The same for commands that wait for replicas.
     durable: PerWorker<OnceLock<Link>>,
 }
 
-/// Why a call has no answer.
+/// Why a call failed.
 #[derive(Debug)]
-pub enum Trouble {
+pub enum CallError {
     /// There is no connection.
     Disconnected,
-    /// There is no answer in time.
+    /// There was no reply in time.
     TimedOut,
-    /// What the server or the way there says.
-    Told(RedisError),
+    /// The server or the network reported an error.
+    Redis(RedisError),
 }
 
-/// How a server is asked.
+/// How a command is sent.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Manner {
-    /// The keys are on their way to it from another node of a Cluster.
+pub struct CallOptions {
+    /// The keys are being moved to it from another node of a Cluster.
     pub asking: bool,
-    /// So many of its replicas must have what a script does.
-    pub copies: Option<Copies>,
+    /// The replicas that must have the effect of a script.
+    pub replica_wait: Option<ReplicaWait>,
 }
 
 impl Server {
-    /// The server that `connector` connects to, which need not answer yet: a task of the
-    /// present runtime connects, and connects again when the connection is lost. One that
-    /// does not answer for `timeout` is given up.
+    /// The server of `connector`, which need not answer yet. A task on the current runtime
+    /// connects, and reconnects when the connection is lost. A connection without a reply for
+    /// `timeout` is given up.
     pub fn new(connector: Connector, timeout: Duration) -> Self {
-        let moves = Moves::default();
+        let move_signal = MoveSignal::default();
         Self {
-            first: Link::new(connector.clone(), timeout, moves.clone()),
-            moves,
+            first: Link::new(connector.clone(), timeout, move_signal.clone()),
+            move_signal,
             connector,
             timeout,
             links: PerWorker::new(OnceLock::new),
@@ -64,62 +64,62 @@ impl Server {
         }
     }
 
-    /// Why there is no connection, when an attempt to make one has failed.
+    /// Why there is no connection, if an attempt has failed.
     pub fn obstacle(&self) -> Option<String> {
         self.first.obstacle()
     }
 
-    /// What it is called, for people.
+    /// Its name for logs and metrics.
     pub fn shown(&self) -> String {
         self.connector.shown()
     }
 
-    /// Which history of changes it follows, by the connection that it has now.
+    /// The history of changes that it follows, as its current connection reports it.
     pub fn history(&self) -> Option<Arc<str>> {
         self.first.history()
     }
 
-    /// Whether it was connected to when last seen.
+    /// Whether it was connected at the last look.
     pub fn is_up(&self) -> bool {
         self.first.is_up()
     }
 
-    /// Where it is, when it is a node of a Cluster.
+    /// Its address, if it is a node of a Cluster.
     pub fn address(&self) -> Option<&NodeAddress> {
         self.connector.node()
     }
 
-    /// The link of whoever runs this.
-    fn link(&self, copies: Option<Copies>) -> &Link {
-        if let Some(copies) = copies {
-            // Its pings are answered behind WAITs, so they are given more time.
-            let patience = self.timeout.saturating_mul(3);
-            let connector = || self.connector.waiting_for(copies);
-            let link = || Link::new(connector(), patience, self.moves.clone());
+    /// The link of the current thread.
+    fn link(&self, replica_wait: Option<ReplicaWait>) -> &Link {
+        if let Some(replica_wait) = replica_wait {
+            // Its pings are answered after the WAITs before them, so they have more time.
+            let timeout = self.timeout.saturating_mul(3);
+            let connector = || self.connector.waiting_for(replica_wait);
+            let link = || Link::new(connector(), timeout, self.move_signal.clone());
             return self.durable.own().get_or_init(link);
         }
         let Some(_) = workers::current() else { return &self.first };
         let connector = || self.connector.clone();
-        let another = || self.first.another(connector(), self.timeout, self.moves.clone());
+        let another = || self.first.another(connector(), self.timeout, self.move_signal.clone());
         self.links.own().get_or_init(another)
     }
 
-    /// One exchange with the server, which has to end before `deadline`.
+    /// One exchange with the server, which must end before `deadline`.
     ///
     /// # Errors
-    /// [`Trouble`]; the server may have done what it was asked, or not.
+    /// [`CallError`]; the server may have applied the command or not.
     pub async fn call<T, F: Future<Output = Result<T, RedisError>>>(
         &self,
         deadline: Instant,
-        manner: Manner,
+        options: CallOptions,
         exchange: &impl Fn(Commands) -> F,
-    ) -> Result<T, Trouble> {
-        let link = self.link(manner.copies);
+    ) -> Result<T, CallError> {
+        let link = self.link(options.replica_wait);
         let mut number = None;
         let limited = async {
             let connection = link.connection().await?;
             number = Some(connection.number());
-            let commands = match manner.asking {
+            let commands = match options.asking {
                 false => connection.commands,
                 true => connection.commands.asking(),
             };
@@ -132,20 +132,20 @@ impl Server {
                     if ends_connection(&error) {
                         number.into_iter().for_each(|number| link.lost(number));
                     }
-                    Trouble::Told(error)
+                    CallError::Redis(error)
                 })
             }
-            Ok(Err(Disconnected)) => Err(Trouble::Disconnected),
+            Ok(Err(Disconnected)) => Err(CallError::Disconnected),
             Err(_) => {
                 link.timed_out(number);
-                Err(Trouble::TimedOut)
+                Err(CallError::TimedOut)
             }
         }
     }
 }
 
-/// Whether an error ends the connection: it is broken, a reply on it does not fit its command,
-/// or its server is the primary no more and refuses writes.
+/// Whether an error ends the connection: it is broken, a reply does not match its command, or the
+/// server is no longer the primary and refuses writes.
 pub fn ends_connection(error: &RedisError) -> bool {
     error.is_io_error()
         || error.is_unrecoverable_error()
