@@ -1,8 +1,8 @@
-//! The durable store of a single host: memory for reading and deciding, a journal on disk for
-//! keeping. A change is handed to the operating system before any answer shows it, so a kill of
-//! the process takes nothing back. A loss of power takes the most recent writes, never an
-//! earlier one, and no more than were acknowledged within a second; the next start logs it.
-//! Everything else that is missing is damage, and stops the start.
+//! The durable store of a single host: it reads and decides in memory, and keeps a journal on
+//! disk. A change is handed to the operating system before any reply shows it, so a kill of the
+//! process loses nothing. A loss of power loses the most recent writes only, and no more than were
+//! acknowledged within a second; the next start logs it. Anything else that is missing is damage,
+//! and stops the start.
 
 mod directory;
 mod former;
@@ -40,20 +40,20 @@ use session_store::rows::Changes;
 use session_store::transaction::{Outcome, Txn};
 use session_store::{Answer, Error, KeyCount, LogMark, Logs, MemoryUse, Store, Takes};
 
-/// How long the journals may be, unless the last snapshot is longer: as much is read again at
-/// a start.
+/// How long the journals may be, unless the last snapshot is longer. A start reads this much
+/// again.
 const JOURNAL_BYTES_MAX: u64 = 64 << 20;
-/// How long a time may lie between the first and the last acknowledgement of writes that are not
-/// on the disk: a second, less what it takes to write one down.
+/// The longest time between the acknowledgements of the first and the last unsynced write: a
+/// second, less the time to write one.
 const UNSYNCED_SPAN_MAX: Duration = Duration::from_millis(900);
-/// How many journals there may be: each start begins one.
+/// The most journals before a snapshot is due. Each start begins one.
 const JOURNALS_MAX: usize = 16;
 
 /// How the disk is used.
-struct Pace {
+struct DiskSettings {
     /// How a file is synced.
     sync: SyncFile,
-    /// After how many bytes of journals a snapshot is taken.
+    /// The length of the journals at which a snapshot is due, in bytes.
     journal_bytes_max: u64,
     /// See [`UNSYNCED_SPAN_MAX`].
     unsynced_span_max: Duration,
@@ -70,8 +70,8 @@ pub struct Embedded {
 struct Inner {
     memory: Arc<Memory>,
     journal: mpsc::Sender<Message>,
-    /// Set when the disk refused a write: what memory holds is then more than
-    /// what the disk holds, so nothing may be acknowledged any more.
+    /// Set once the disk has refused a write. Memory then holds more than the disk, so nothing
+    /// may be acknowledged any more.
     failed: Arc<AtomicBool>,
     shards: Arc<[Progress]>,
 }
@@ -79,16 +79,16 @@ struct Inner {
 type Written = oneshot::Receiver<Result<(), Error>>;
 
 impl Inner {
-    /// Sends what has changed in a shard, which is locked, so that changes come in order.
+    /// Sends the changes of a locked shard to the writer. The lock keeps them in order.
     fn send(&self, shard: usize, changes: Changes, done: Option<Done>) {
-        // Nobody else writes it meanwhile.
+        // The lock excludes other senders.
         let number = self.shards[shard].sent.fetch_add(1, Ordering::Relaxed) + 1;
         let write = Message::Write { shard, number, rows: changes.into_rows(), done };
-        // Without a writer there is nothing left to keep in step, and whoever waits gets an error.
+        // Without a writer the caller gets an error when it waits for its change.
         drop(self.journal.send(write));
     }
 
-    /// What answers when everything sent before is written.
+    /// Completes when everything sent before is written.
     fn wait(&self) -> Written {
         let (done, receiver) = oneshot::channel();
         drop(self.journal.send(Message::Wait(done)));
@@ -99,7 +99,7 @@ impl Inner {
         self.memory.sweep(true, |shard, changes| self.send(shard, changes, None));
     }
 
-    /// Nothing is answered any more once the disk has failed: memory may have more than it.
+    /// Refuses every call once the disk has failed, as memory may hold more than the disk.
     fn unless_failed<T>(&self, ask: impl FnOnce() -> T) -> Result<T, Error> {
         match self.failed.load(Ordering::Acquire) {
             true => Err(disk_failure()),
@@ -116,7 +116,7 @@ async fn written(receiver: Option<Written>) -> Result<(), Error> {
 }
 
 impl Embedded {
-    /// Opens a directory, made when absent, and reads what it holds.
+    /// Opens a directory, or makes it, and reads what it holds.
     ///
     /// # Errors
     /// See [`OpenError`].
@@ -124,7 +124,7 @@ impl Embedded {
         Self::limited(directory, clock, None)
     }
 
-    /// The same, whose data takes so much memory at most.
+    /// The same, with a limit on the memory of its data.
     ///
     /// # Errors
     /// See [`OpenError`].
@@ -133,27 +133,27 @@ impl Embedded {
         clock: Clock,
         bytes_max: Option<u64>,
     ) -> Result<Self, OpenError> {
-        let pace = Pace {
+        let settings = DiskSettings {
             sync: directory::sync_file(),
             journal_bytes_max: JOURNAL_BYTES_MAX,
             unsynced_span_max: UNSYNCED_SPAN_MAX,
         };
-        Self::on_disk(directory, clock, bytes_max, pace)
+        Self::on_disk(directory, clock, bytes_max, settings)
     }
 
-    /// The same, at its own pace.
+    /// The same, with other disk settings.
     fn on_disk(
         path: &Path,
         clock: Clock,
         bytes_max: Option<u64>,
-        pace: Pace,
+        settings: DiskSettings,
     ) -> Result<Self, OpenError> {
-        former::convert(path, &clock, &pace.sync)?;
-        let directory = Arc::new(Directory::lock(path, SyncFile::clone(&pace.sync))?);
-        former::put_away(&directory)?;
+        former::convert(path, &clock, &settings.sync)?;
+        let directory = Arc::new(Directory::lock(path, SyncFile::clone(&settings.sync))?);
+        former::move_old_files(&directory)?;
         let memory = Arc::new(Memory::limited(clock.clone(), bytes_max));
         let started = start::open(&directory, &memory, &clock)?;
-        let running = Self::run(directory, memory, clock, started, pace);
+        let running = Self::run(directory, memory, clock, started, settings);
         running.map_err(|error| OpenError::of_system(&error, path))
     }
 
@@ -163,9 +163,9 @@ impl Embedded {
         memory: Arc<Memory>,
         clock: Clock,
         started: Started,
-        pace: Pace,
+        settings: DiskSettings,
     ) -> std::io::Result<Self> {
-        let Pace { sync, journal_bytes_max, unsynced_span_max } = pace;
+        let DiskSettings { sync, journal_bytes_max, unsynced_span_max } = settings;
         let is_crowded = started.manifest.journals.len() > JOURNALS_MAX;
         let snapshot_bytes = started.manifest.snapshot.map_or(0, |snapshot| snapshot.length);
         let (journal, messages) = mpsc::channel();
@@ -186,7 +186,7 @@ impl Embedded {
             synced: Arc::clone(&synced),
             syncs,
             snapshot: SnapshotDue {
-                // Many short journals are as good a reason as a long one.
+                // Many short journals are due for a snapshot just as a long one is.
                 journal_bytes: if is_crowded { u64::MAX / 2 } else { started.journal_bytes },
                 asked_at_bytes: 0,
                 journal_bytes_max,
@@ -203,7 +203,7 @@ impl Embedded {
             failed: Arc::clone(&failed),
             synced: Arc::clone(&synced),
         };
-        let taker = Snapshots {
+        let snapshot_taker = Snapshots {
             directory: Arc::clone(&directory),
             memory: Arc::clone(&memory),
             clock,
@@ -216,7 +216,7 @@ impl Embedded {
         };
         let threads = [
             thread("store-journal", move || writer.run(&messages)),
-            thread("store-snapshot", move || taker.run(&snapshot_requests)),
+            thread("store-snapshot", move || snapshot_taker.run(&snapshot_requests)),
             thread("store-sync", move || syncer.run(&sync_requests)),
         ];
         let threads = threads.into_iter().collect::<Result<_, _>>()?;
@@ -233,9 +233,9 @@ fn thread(name: &str, body: impl FnOnce() + Send + 'static) -> std::io::Result<J
 impl Drop for Embedded {
     fn drop(&mut self) {
         self.is_stopping.store(true, Ordering::Relaxed);
-        // The writer may have ended on its own; then there is nothing to stop.
+        // The writer may have ended by itself; then there is nothing to stop.
         drop(self.inner.journal.send(Message::Stop));
-        // Each ends when the one before it has.
+        // Each thread ends after the one before it.
         for thread in self.threads.drain(..) {
             drop(thread.join());
         }
@@ -248,7 +248,7 @@ impl Store for Embedded {
         let applied = inner.unless_failed(|| {
             inner.memory.apply(txn, Changes::new(true), |shard, changes| {
                 if changes.is_empty() {
-                    // What was seen may not be written yet.
+                    // What this read has seen may not be written yet.
                     return inner.shards[shard].is_pending().then(|| inner.wait());
                 }
                 let (done, receiver) = oneshot::channel();

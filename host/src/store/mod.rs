@@ -1,5 +1,5 @@
-//! The stores of this host, both behind the [`Store`](session_store::Store) trait: embedded,
-//! which keeps its data in memory and on its own disk, and Redis.
+//! The stores of this host, behind the [`Store`](session_store::Store) trait: the embedded store,
+//! in memory and on the host's own disk, and Redis.
 
 pub mod embedded;
 pub mod redis;

@@ -1,5 +1,5 @@
-//! The directory of a store: held by one process, and changed a whole file at a time. What is
-//! replaced is either the old file or the new one, also after a loss of power.
+//! The directory of a store. One process holds it, and changes it a whole file at a time: after a
+//! loss of power a replaced file is either the old one or the new one.
 
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, ErrorKind, Write};
@@ -11,34 +11,34 @@ use std::time::Duration;
 use crate::store::embedded::frame::FileKind;
 use crate::store::embedded::obstacle::{self, OpenError};
 
-/// The file that the process which uses the directory holds.
+/// The file that is locked by the process that uses the directory.
 pub const LOCK_FILE: &str = "lock";
 /// The file that names the others.
 pub const MANIFEST_FILE: &str = "manifest";
-/// The file that says how far the journal is on the disk.
+/// The file that records how far the journal is synced.
 pub const SYNCED_FILE: &str = "synced";
-/// The file that shows which program and version the others are of.
+/// The file that names the program and the format version of the others.
 pub const VERSION_FILE: &str = "version";
-/// What is in it. A release before the journal reads it as another program's.
+/// Its content. A release before the journal takes it for another program's.
 pub const VERSION_TEXT: &str = "session-manager data 1\n";
 
-/// The highest number of a journal or snapshot; a file with a higher one is somebody else's.
+/// The highest number of a journal or snapshot. A file with a higher number is not ours.
 const NUMBER_MAX: u32 = u32::MAX / 2;
 
-/// How often the lock is tried, and the pause between two tries: the process that holds it may
-/// be about to end.
+/// How often the lock is tried. The process that holds it may be ending.
 const LOCK_TRIES: u32 = 3;
+/// The pause between two tries.
 const LOCK_PAUSE: Duration = Duration::from_millis(100);
 
-/// Makes a file's bytes survive a loss of power; tests have one that takes its time.
+/// Makes the bytes of a file survive a loss of power. Tests replace it.
 pub type SyncFile = Arc<dyn Fn(&File) -> io::Result<()> + Send + Sync>;
 
-/// How it is done outside tests.
+/// The function used outside of tests.
 pub fn sync_file() -> SyncFile {
     Arc::new(|file: &File| file.sync_data())
 }
 
-/// A directory that this process holds.
+/// A directory held by this process.
 pub struct Directory {
     path: PathBuf,
     sync: SyncFile,
@@ -46,28 +46,28 @@ pub struct Directory {
 }
 
 impl Directory {
-    /// Makes the directory when it is absent, and takes it for this process.
+    /// Makes the directory if it is absent, and locks it for this process.
     ///
     /// # Errors
-    /// When another process has it, or it cannot be used.
+    /// If another process holds it, or it cannot be used.
     pub fn lock(path: &Path, sync: SyncFile) -> Result<Self, OpenError> {
         let refused = |error: io::Error| OpenError::of_system(&error, path);
-        // What is in it is nobody else's to read.
+        // Sessions must not be readable by other users of the machine.
         DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(refused)?;
         let file = path.join(LOCK_FILE);
         let is_used = [VERSION_FILE, MANIFEST_FILE].iter().any(|name| path.join(name).exists());
         let mut options = OpenOptions::new();
         options.read(true).write(true).mode(0o600);
-        // A process that holds a lock file which somebody has deleted cannot be seen, so
-        // another one is made for a new directory only.
+        // If somebody has deleted the lock file, the process that holds it cannot be detected. So a
+        // lock file is made for a new directory only.
         let lock = options.create(!is_used).open(file).map_err(refused)?;
         Self::take(path, lock, sync)
     }
 
-    /// The same for a process that only reads, which may have no right to more.
+    /// The same for a process that only reads, and may not have permission to write.
     ///
     /// # Errors
-    /// When another process has it, or it cannot be used.
+    /// If another process holds it, or it cannot be used.
     pub fn lock_to_read(path: &Path, sync: SyncFile) -> Result<Self, OpenError> {
         let lock = File::open(path.join(LOCK_FILE));
         Self::take(path, lock.map_err(|error| OpenError::of_system(&error, path))?, sync)
@@ -91,17 +91,17 @@ impl Directory {
         Self { path: path.to_owned(), sync, _lock: None }
     }
 
-    /// Where it is.
+    /// Its path.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// What makes a file of it survive a loss of power.
+    /// Makes one of its files survive a loss of power.
     pub fn sync_file(&self) -> &SyncFile {
         &self.sync
     }
 
-    /// Makes a file that is not there yet.
+    /// Makes a file that does not exist yet.
     ///
     /// # Errors
     /// What the system refuses.
@@ -111,10 +111,10 @@ impl Directory {
         options.open(self.path.join(name)).map_err(|error| of_file(name, &error))
     }
 
-    /// Puts a file in the place of another, as a whole, and makes it survive a loss of power.
+    /// Replaces a file as a whole, and makes it survive a loss of power.
     ///
     /// # Errors
-    /// What the system refuses; then the other one is still there.
+    /// What the system refuses; then the old file is still there.
     pub fn replace(&self, name: &str, bytes: &[u8]) -> io::Result<File> {
         let new = format!("{name}.new");
         let made = self.remove(&new).and_then(|()| self.create(&new));
@@ -131,7 +131,7 @@ impl Directory {
 
     /// Removes a file that could not be completed, and names it in the error.
     pub fn given_up(&self, name: &str, error: &io::Error) -> io::Error {
-        // It may be this that does not work.
+        // Removing may be what fails.
         drop(self.remove(name));
         of_file(name, error)
     }
@@ -155,7 +155,7 @@ impl Directory {
         sync_names(&self.path)
     }
 
-    /// The next number that neither a journal nor a snapshot has.
+    /// The next number that is used by neither a journal nor a snapshot.
     pub fn free_number(&self, after: u32) -> u32 {
         let is_taken = |number: u32| {
             let kinds = [FileKind::Journal, FileKind::Snapshot];
@@ -168,13 +168,13 @@ impl Directory {
         number
     }
 
-    /// The journals and snapshots that are there, by number.
+    /// Its journals and snapshots, by number.
     pub fn numbered(&self) -> Vec<(FileKind, u32)> {
         numbered(&self.path)
     }
 }
 
-/// An error with the file that it is about.
+/// The error with the name of its file.
 fn of_file(name: &str, error: &io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("`{name}`: {}", obstacle::words(error)))
 }

@@ -1,6 +1,7 @@
-//! The files of releases before the journal, which fjall kept: read once, and then moved to a
-//! directory of their own, where such a release can still be started. The one file that knows
-//! fjall. Until the manifest is there the old files are the store, from then on the new ones.
+//! The files of releases before the journal, which the fjall library wrote. They are read once and
+//! then moved to a directory of their own, where such a release can still be started. Only this
+//! file knows fjall. The old files are the store until the manifest exists; from then on the new
+//! ones are.
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -19,27 +20,28 @@ use session_store::clock::Clock;
 use session_store::memory::Memory;
 use session_store::restore;
 
-/// Where the old files are kept.
+/// The directory that keeps the old files.
 pub const KEPT_DIRECTORY: &str = "before-conversion";
-/// What the old version file holds.
+/// The content of the old version file.
 const FORMER_VERSION: &[u8] = b"FJL\x03";
-/// The old directory of what was moved out of the journal.
+/// The old directory of tables, which hold what has left the journal.
 const TABLES: &str = "keyspaces";
-/// The table that names the others, and the file of each that names its own files.
+/// The table that lists the others.
 const CATALOG: &str = "0";
+/// The file of a table that lists its files.
 const CURRENT: &str = "current";
-/// How the old files of the journal end.
+/// The extension of the old journal files.
 const JOURNAL_EXTENSION: &str = "jnl";
 /// The number of the snapshot that a conversion makes.
 const SNAPSHOT_NUMBER: u32 = 1;
-/// What helps when one of the old files is missing.
+/// The advice when one of the old files is missing.
 const ADVICE: &str = "put a copy of the whole directory in its place, or begin with an empty one";
-/// Rows are read once, so they need no cache.
+/// Rows are read once, so they need no larger cache.
 const CACHE_BYTES: u64 = 4 << 20;
 
-/// Whether a directory is of a release before the journal, or of another program. Where this
-/// release has written something, `version` proves nothing: what is missing then is the manifest.
-pub fn is_there(directory: &Path) -> bool {
+/// Whether a directory is of a release before the journal, or of another program. If this release
+/// has written rows here, the manifest is what is missing, whatever `version` says.
+pub fn is_present(directory: &Path) -> bool {
     let version = std::fs::read(directory.join(VERSION_FILE));
     let is_former = version.is_ok_and(|version| version != VERSION_TEXT.as_bytes());
     is_former
@@ -47,14 +49,14 @@ pub fn is_there(directory: &Path) -> bool {
         && !numbered(directory).into_iter().any(|(kind, number)| {
             let is_of_conversion = kind == FileKind::Snapshot
                 && number == SNAPSHOT_NUMBER
-                && missing_of(directory).is_none();
+                && missing_file(directory).is_none();
             !is_of_conversion && start::has_rows(directory, kind, number)
         })
 }
 
-/// Which of the old files is missing, if one is. The library would make it anew, without what
-/// was in it, and delete what it does not name.
-fn missing_of(directory: &Path) -> Option<String> {
+/// The old file that is missing, if one is. The library would make it again, empty, and delete
+/// the files that it does not list.
+fn missing_file(directory: &Path) -> Option<String> {
     let tables = directory.join(TABLES);
     if !tables.exists() {
         return Some(format!("`{TABLES}`"));
@@ -70,20 +72,19 @@ fn missing_of(directory: &Path) -> Option<String> {
     (!has_journal).then(|| format!("its journal, a file `*.{JOURNAL_EXTENSION}`,"))
 }
 
-/// Reads the old files, and writes a snapshot of what they hold. Does nothing when there are
-/// none.
+/// Converts the old files to a snapshot. Does nothing if there are none.
 ///
 /// # Errors
-/// When they are in use, damaged or of another program, or the disk refuses.
+/// If they are in use, damaged or of another program, or the disk refuses a write.
 pub fn convert(path: &Path, clock: &Clock, sync: &SyncFile) -> Result<(), OpenError> {
-    if !is_there(path) {
+    if !is_present(path) {
         return Ok(());
     }
     let version = OpenError::of_version(path);
-    if let Some(file) = missing_of(path).filter(|_| version.is_none()) {
+    if let Some(file) = missing_file(path).filter(|_| version.is_none()) {
         return Err(OpenError::Missing(file, ADVICE));
     }
-    // While it is open, nobody else can use the directory.
+    // While the library has it open, no other process can use the directory.
     let opened = |error: fjall::Error| of(&error, path);
     let database = Database::builder(path).cache_size(CACHE_BYTES).worker_threads(1);
     let database = database.open().map_err(opened)?;
@@ -98,7 +99,7 @@ pub fn convert(path: &Path, clock: &Clock, sync: &SyncFile) -> Result<(), OpenEr
     let refused = |error: std::io::Error| OpenError::of_system(&error, path);
     let directory = Directory::held(path, SyncFile::clone(sync));
     let mut manifest = start::new_manifest()?;
-    // What a conversion that was cut off has left.
+    // An interrupted conversion may have left files.
     start::remove_unnamed(&directory, &manifest).map_err(refused)?;
     let origin = manifest.origin(FileKind::Snapshot, SNAPSHOT_NUMBER);
     let never = AtomicBool::new(false);
@@ -115,11 +116,11 @@ pub fn convert(path: &Path, clock: &Clock, sync: &SyncFile) -> Result<(), OpenEr
     Ok(())
 }
 
-/// Moves the old files of a converted directory out of the way, if some are still in it.
+/// Moves the old files of a converted directory to their own directory, if any are left.
 ///
 /// # Errors
 /// What the system refuses.
-pub fn put_away(directory: &Directory) -> Result<(), OpenError> {
+pub fn move_old_files(directory: &Directory) -> Result<(), OpenError> {
     let refused = |error: std::io::Error| OpenError::of_system(&error, directory.path());
     if !directory.path().join(MANIFEST_FILE).exists() {
         return Ok(());
@@ -143,7 +144,7 @@ pub fn put_away(directory: &Directory) -> Result<(), OpenError> {
         for name in old {
             std::fs::rename(directory.path().join(&name), kept.join(&name))?;
         }
-        // An earlier release wants one to start.
+        // An earlier release needs a lock file to start.
         drop(std::fs::OpenOptions::new().create(true).append(true).open(kept.join(LOCK_FILE))?);
         directory::sync_names(&kept)?;
         directory.sync_names()
@@ -157,7 +158,7 @@ fn make_kept(directory: &Directory) -> std::io::Result<()> {
     builder.recursive(true).mode(0o700).create(directory.path().join(KEPT_DIRECTORY))
 }
 
-/// Copies the old version file to the others, if it is still there.
+/// Copies the old version file to the others, if it still exists.
 fn keep_version(directory: &Directory) -> std::io::Result<()> {
     let version = match std::fs::read(directory.path().join(VERSION_FILE)) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
@@ -172,7 +173,7 @@ fn keep_version(directory: &Directory) -> std::io::Result<()> {
     directory::sync_names(&kept)
 }
 
-/// What an error of the library means, of the store in a directory.
+/// The meaning of an error of the library for the store in a directory.
 fn of(error: &fjall::Error, directory: &Path) -> OpenError {
     use fjall::Error as Library;
     match error {
@@ -180,7 +181,7 @@ fn of(error: &fjall::Error, directory: &Path) -> OpenError {
         Library::Io(error) if is_damage(error) => OpenError::Damaged(journal(directory)),
         Library::Io(error) => OpenError::of_system(error, directory),
         Library::Storage(error) => match system(error) {
-            // It seeks by offsets that its files hold, and one of them is impossible.
+            // The library seeks to offsets read from its files; a damaged one may be impossible.
             Some(error) if is_damage(error) || error.kind() == ErrorKind::InvalidInput => {
                 OpenError::Damaged(in_tables())
             }
@@ -194,12 +195,12 @@ fn of(error: &fjall::Error, directory: &Path) -> OpenError {
     }
 }
 
-/// What the system said, if that is what an error of the library is.
+/// The error of the system inside an error of the library, if there is one.
 fn system<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a std::io::Error> {
     error.source()?.downcast_ref()
 }
 
-/// Whether a file is shorter than what was written, or something else.
+/// Whether a file is shorter than written, or has other content.
 fn is_damage(error: &std::io::Error) -> bool {
     matches!(error.kind(), ErrorKind::UnexpectedEof | ErrorKind::InvalidData)
 }
@@ -211,12 +212,12 @@ pub fn missing(directory: &Path) -> OpenError {
     OpenError::Missing(file, ADVICE)
 }
 
-/// One of many small files.
+/// The name of any file of the tables.
 fn in_tables() -> String {
     format!("a file below `{TABLES}`")
 }
 
-/// The files of the journal, which cannot be told apart from outside.
+/// The names of the old journal files; the library does not report which one is damaged.
 fn journal(directory: &Path) -> String {
     let mut names: Vec<String> = files(directory)
         .into_iter()

@@ -1,6 +1,6 @@
-//! The frame: what the journal and the snapshot are made of. A header with checksums, then
-//! rows. Plain bytes, no file. Every frame carries the random identity of its directory, so
-//! that a search behind damage never takes the data of a user for a frame.
+//! The frame, the unit of journals and snapshots: a header with checksums, then rows. Works on
+//! bytes and knows no file. Every frame carries the random identity of its directory, so a search
+//! after damage never takes a user's data for a frame.
 
 use bytes::BufMut;
 
@@ -9,25 +9,25 @@ use session_store::rows::{MalformedRow, Row};
 
 /// How long a header is, in bytes.
 pub const HEADER_BYTES: usize = 52;
-/// The most bytes that an empty frame keeps for the next rows.
+/// The most memory that an empty frame keeps for the next rows.
 const KEPT_BYTES_MAX: usize = 8 << 20;
-/// Stands in the place of a value's length when a row removes.
+/// Marks a removal, in the field of the value's length.
 const REMOVED: u32 = u32::MAX;
 
-/// Random bytes that a directory gets when it is made.
+/// Random bytes that identify a directory.
 pub type Identity = [u8; 8];
 
-/// Which file a frame belongs to.
+/// The kind of file that a frame belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FileKind {
-    /// Changes, as they came.
+    /// Changes in the order of their arrival.
     Journal,
-    /// Everything at one time.
+    /// The whole data at one time.
     Snapshot,
 }
 
 impl FileKind {
-    /// What the names of such files begin with.
+    /// The first part of the names of such files.
     pub fn name(self) -> &'static str {
         match self {
             Self::Journal => "journal",
@@ -35,18 +35,18 @@ impl FileKind {
         }
     }
 
-    /// The name of the file of a number.
+    /// The name of the file with a number.
     pub fn file(self, number: u32) -> String {
         format!("{}-{number}", self.name())
     }
 }
 
-/// The file that a frame belongs to. In any other file its header is not accepted.
+/// The file that a frame belongs to. Its header is not accepted in any other file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Origin {
     /// The identity of the directory.
     pub identity: Identity,
-    /// Which file it is.
+    /// The kind of file.
     pub kind: FileKind,
     /// The number of the file.
     pub number: u32,
@@ -59,36 +59,36 @@ impl Origin {
     }
 }
 
-/// What a frame is for.
+/// The purpose of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// The first of a file, without rows.
+pub enum FrameKind {
+    /// The first frame of a file, without rows.
     Head,
     /// Rows.
     Rows,
-    /// The last of a snapshot, without rows.
+    /// The last frame of a snapshot, without rows.
     End,
 }
 
-/// What stands before the rows of a frame.
+/// The header of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Header {
-    /// What the frame is for.
-    pub kind: Kind,
+    /// The purpose of the frame.
+    pub kind: FrameKind,
     /// The length of its rows, in bytes.
     pub length: u32,
     /// The checksum of its rows.
     pub checksum: u32,
-    /// Its number; the frames of a journal count on from those of the journal before it.
+    /// Its number. The frames of a journal continue the numbers of the journal before.
     pub sequence: u64,
-    /// When it was written.
+    /// The time at which it was written.
     pub milliseconds: Milliseconds,
-    /// The last frame that was known to be synced when this one was written.
+    /// The last frame known to be synced when this one was written.
     pub synced: u64,
 }
 
 impl Header {
-    /// The bytes of it.
+    /// Encodes the header of a file's frame.
     pub fn encode(&self, origin: &Origin) -> [u8; HEADER_BYTES] {
         let mut bytes = [0; HEADER_BYTES];
         let mut out = &mut bytes[..];
@@ -99,9 +99,9 @@ impl Header {
             FileKind::Snapshot => b's',
         });
         out.put_u8(match self.kind {
-            Kind::Head => 1,
-            Kind::Rows => 2,
-            Kind::End => 3,
+            FrameKind::Head => 1,
+            FrameKind::Rows => 2,
+            FrameKind::End => 3,
         });
         out.put_u16(0);
         out.put_u32(self.length);
@@ -114,13 +114,13 @@ impl Header {
         bytes
     }
 
-    /// Reads it back; `None` when the bytes are not a header of this file.
+    /// Decodes a header; `None` if the bytes are not a header of this file.
     pub fn decode(bytes: &[u8; HEADER_BYTES], origin: &Origin) -> Option<Self> {
         let (header, of) = Self::decode_any(bytes)?;
         (of == *origin).then_some(header)
     }
 
-    /// Reads the header of any file, and which it belongs to.
+    /// Decodes a header of any file, and returns the file too.
     pub fn decode_any(bytes: &[u8; HEADER_BYTES]) -> Option<(Self, Origin)> {
         let checksum = crc32fast::hash(&bytes[..HEADER_BYTES - 4]);
         if bytes[HEADER_BYTES - 4..] != checksum.to_be_bytes() {
@@ -129,9 +129,9 @@ impl Header {
         let word = |at: usize| bytes[at..].first_chunk().map(|it| u32::from_be_bytes(*it));
         let long = |at: usize| bytes[at..].first_chunk().map(|it| u64::from_be_bytes(*it));
         let kind = match bytes[13] {
-            1 => Kind::Head,
-            2 => Kind::Rows,
-            3 => Kind::End,
+            1 => FrameKind::Head,
+            2 => FrameKind::Rows,
+            3 => FrameKind::End,
             _ => return None,
         };
         let file = match bytes[12] {
@@ -186,8 +186,8 @@ impl Frame {
         self.bytes.len() - HEADER_BYTES
     }
 
-    /// Puts the header before the rows, with their length and checksum, and returns all of it.
-    pub fn seal(&mut self, header: Header, origin: &Origin) -> &[u8] {
+    /// Writes the header before the rows, with their length and checksum, and returns the frame.
+    pub fn finish(&mut self, header: Header, origin: &Origin) -> &[u8] {
         let rows = &self.bytes[HEADER_BYTES..];
         let length = u32::try_from(rows.len()).expect("a group is far below 4 GiB");
         let header = Header { length, checksum: crc32fast::hash(rows), ..header };
@@ -195,22 +195,22 @@ impl Frame {
         &self.bytes
     }
 
-    /// Takes the rows out again.
+    /// Removes the rows.
     pub fn clear(&mut self) {
         self.bytes.truncate(HEADER_BYTES);
-        // One large group does not cost its memory for ever.
+        // One large group must not hold its memory for ever.
         self.bytes.shrink_to(KEPT_BYTES_MAX);
         self.rows = 0;
     }
 }
 
-/// What takes the rows of frames: the key, and the value or `None` for a removal.
+/// Receives the rows of frames: the key, and the value or `None` for a removal.
 pub type TakeRow<'a> = dyn FnMut(&[u8], Option<&[u8]>) -> Result<(), MalformedRow> + 'a;
 
-/// Hands on the rows of a frame, and returns how many there are.
+/// Passes on the rows of a frame, and returns their number.
 ///
 /// # Errors
-/// When no version of this store wrote them.
+/// If no version of this store wrote them.
 pub fn each_row(mut bytes: &[u8], take: &mut TakeRow<'_>) -> Result<u64, MalformedRow> {
     let mut rows = 0;
     while !bytes.is_empty() {
@@ -241,7 +241,7 @@ mod tests {
 
     fn header(sequence: u64) -> Header {
         let (milliseconds, synced) = (1_800_000_000_000, sequence - 1);
-        Header { kind: Kind::Rows, length: 0, checksum: 0, sequence, milliseconds, synced }
+        Header { kind: FrameKind::Rows, length: 0, checksum: 0, sequence, milliseconds, synced }
     }
 
     #[test]
@@ -253,7 +253,7 @@ mod tests {
         ];
         let mut frame = Frame::new();
         rows.iter().for_each(|row| frame.push(row));
-        let bytes = frame.seal(header(9), &ORIGIN).to_vec();
+        let bytes = frame.finish(header(9), &ORIGIN).to_vec();
         let (start, payload) = bytes.split_first_chunk().unwrap();
         let read = Header::decode(start, &ORIGIN).unwrap();
         assert_eq!((read.sequence, read.synced, read.length as usize), (9, 8, payload.len()));
@@ -293,7 +293,7 @@ mod tests {
     fn rows_that_end_early_are_malformed() {
         let mut frame = Frame::new();
         frame.push(&Row { key: b"key".into(), value: Some("value".into()) });
-        let bytes = frame.seal(header(1), &ORIGIN)[HEADER_BYTES..].to_vec();
+        let bytes = frame.finish(header(1), &ORIGIN)[HEADER_BYTES..].to_vec();
         for length in 1..bytes.len() {
             assert!(each_row(&bytes[..length], &mut |_, _| Ok(())).is_err(), "{length}");
         }

@@ -1,6 +1,6 @@
-//! `check-data`: says what a directory holds, what of it cannot be read, and what a repair would
-//! leave out; and repairs. A repair makes a new snapshot of what is whole, up to the first loss
-//! in the journals, and moves the old files to a directory of their own: it deletes nothing.
+//! `check-data`: reports what a directory holds, what cannot be read and what a repair would leave
+//! out, and repairs. A repair makes a new snapshot of what is whole, up to the first loss in the
+//! journals. It deletes nothing, but moves the old files to a directory of their own.
 
 use std::io::{self, Write};
 use std::os::unix::fs::DirBuilderExt;
@@ -10,7 +10,7 @@ use std::sync::atomic::AtomicBool;
 use crate::store::embedded::directory::{
     self, Directory, MANIFEST_FILE, SYNCED_FILE, SyncFile, VERSION_FILE, numbered, sync_file,
 };
-use crate::store::embedded::frame::{FileKind, HEADER_BYTES, Header, Identity, Kind, Origin};
+use crate::store::embedded::frame::{FileKind, FrameKind, HEADER_BYTES, Header, Identity, Origin};
 use crate::store::embedded::manifest::{Ended, JournalEntry, Manifest, SnapshotEntry};
 use crate::store::embedded::obstacle::{OpenError, span};
 use crate::store::embedded::reader::{Reader, Step, Tally};
@@ -20,25 +20,25 @@ use session_store::clock::Clock;
 use session_store::memory::Memory;
 use session_store::restore;
 
-/// How the names of the directories begin where a repair keeps the files as they were.
+/// The prefix of the directories in which a repair keeps the old files.
 pub const KEPT_PREFIX: &str = "before-repair-";
 
-/// What a directory is.
+/// The state of a directory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// A server starts on it.
     Sound,
-    /// A server refuses it.
+    /// A server refuses to start on it.
     Damaged,
-    /// It was damaged, and a server starts on it now.
+    /// It was damaged and is repaired.
     Repaired,
 }
 
-/// Inspects a directory that no server uses, repairs it when it is damaged and that is wanted,
-/// and writes down what there is.
+/// Inspects a directory that no server uses, repairs it if it is damaged and `repair` is set, and
+/// writes a report.
 ///
 /// # Errors
-/// When it cannot be inspected; then nothing has changed.
+/// If it cannot be inspected; then nothing has changed.
 pub fn inspect(
     path: &Path,
     repair: bool,
@@ -48,7 +48,7 @@ pub fn inspect(
     inspect_on_disk(path, repair, clock, sync_file(), out)
 }
 
-/// The same, on a disk that syncs in its own way.
+/// The same, with a given function to sync files.
 pub fn inspect_on_disk(
     path: &Path,
     repair: bool,
@@ -60,14 +60,14 @@ pub fn inspect_on_disk(
         let advice = "name the DATA_DIR of a server";
         return Err(OpenError::Missing("the directory".into(), advice));
     }
-    if former::is_there(path) {
+    if former::is_present(path) {
         return Err(OpenError::of_version(path).unwrap_or(OpenError::Former));
     }
     let directory = match repair {
         true => Directory::lock(path, sync)?,
         false => Directory::lock_to_read(path, sync)?,
     };
-    let (manifest, mut losses) = named(path)?;
+    let (manifest, mut losses) = manifest_of(path)?;
     if let Some(OpenError::Version(_) | OpenError::Foreign(_)) = OpenError::of_version(path) {
         losses.push(loss(VERSION_FILE, 0, "it is not what was written"));
     }
@@ -78,20 +78,20 @@ pub fn inspect_on_disk(
     };
     let mut reading = recovery::read(path, &manifest, restore)?;
     reading.damages.splice(..0, losses);
-    let told = |error: io::Error| OpenError::of_system(&error, path);
-    describe(&reading, out).map_err(told)?;
+    let refused = |error: io::Error| OpenError::of_system(&error, path);
+    describe(&reading, out).map_err(refused)?;
     if reading.damages.is_empty() {
-        writeln!(out, "sound").map_err(told)?;
+        writeln!(out, "sound").map_err(refused)?;
         return Ok(Verdict::Sound);
     }
     if !repair {
         let advice = "`session-manager check-data --repair` makes a directory of what is whole, \
                       and keeps the files as they are beside it";
-        writeln!(out, "damaged: {advice}").map_err(told)?;
+        writeln!(out, "damaged: {advice}").map_err(refused)?;
         return Ok(Verdict::Damaged);
     }
-    let kept = mend(&directory, &manifest, &memory, clock).map_err(told)?;
-    writeln!(out, "repaired: the files as they were are in `{kept}`").map_err(told)?;
+    let kept = rebuild(&directory, &manifest, &memory, clock).map_err(refused)?;
+    writeln!(out, "repaired: the files as they were are in `{kept}`").map_err(refused)?;
     Ok(Verdict::Repaired)
 }
 
@@ -99,8 +99,8 @@ fn loss(file: &str, bytes: u64, what: &'static str) -> Loss {
     Loss { file: file.into(), offset: 0, bytes, what, tally: Tally::default() }
 }
 
-/// The manifest of a directory, or what it must have been by the other files.
-fn named(path: &Path) -> Result<(Manifest, Vec<Loss>), OpenError> {
+/// The manifest of a directory. A missing or damaged one is rebuilt from the other files.
+fn manifest_of(path: &Path) -> Result<(Manifest, Vec<Loss>), OpenError> {
     let what = match start::read_manifest(path) {
         Ok(Some(manifest)) => return Ok((manifest, Vec::new())),
         Ok(None) => {
@@ -111,7 +111,7 @@ fn named(path: &Path) -> Result<(Manifest, Vec<Loss>), OpenError> {
         Err(OpenError::Missing(..)) => "it is missing",
         Err(error) => return Err(error),
     };
-    let manifest = rebuilt(path).map_err(|error| OpenError::of_system(&error, path))?;
+    let manifest = manifest_from_files(path).map_err(|error| OpenError::of_system(&error, path))?;
     let advice = "and there is nothing to rebuild it from: put a copy of the whole directory in \
                   its place, or begin with an empty one";
     let missing = || OpenError::Missing(format!("`{MANIFEST_FILE}`"), advice);
@@ -148,7 +148,7 @@ fn left_out(loss: &Loss, does: &str, out: &mut dyn Write) -> io::Result<()> {
     }
 }
 
-/// Such as `frames 2, rows 7 (user 4, booking 3), written 2026-…`.
+/// A summary such as `frames 2, rows 7 (user 4, booking 3), written 2026-…`.
 fn contents(tally: &Tally) -> String {
     let kinds: Vec<String> =
         tally.kinds.iter().map(|(kind, count)| format!("{kind} {count}")).collect();
@@ -157,8 +157,9 @@ fn contents(tally: &Tally) -> String {
     format!("frames {frames}, rows {rows}{kinds}, written {}", span(tally.span))
 }
 
-/// Makes a directory of what is in memory, and returns where the old files are now.
-fn mend(
+/// Replaces the files of the directory by what is in memory. Returns the name of the directory
+/// that keeps the old ones.
+fn rebuild(
     directory: &Directory,
     manifest: &Manifest,
     memory: &Memory,
@@ -166,7 +167,7 @@ fn mend(
 ) -> io::Result<String> {
     let old = directory.numbered();
     let number = directory.free_number(manifest.number_max());
-    // With another identity, so that frames of the old files are not accepted in the new ones.
+    // With another identity, frames of the old files are not accepted in the new ones.
     let mut new = start::new_manifest().map_err(io::Error::other)?;
     let origin = new.origin(FileKind::Snapshot, number);
     let never = AtomicBool::new(false);
@@ -207,19 +208,19 @@ fn keep(path: &Path, kept: &Path, names: impl Iterator<Item = String>) -> io::Re
     directory::sync_names(kept)
 }
 
-/// Undoes it, as far as the system lets it.
+/// Undoes [`keep`], as far as the system allows.
 fn put_back(kept: &Path, path: &Path) {
     let mut names = std::fs::read_dir(kept).into_iter().flatten().flatten();
     let is_back =
         names.all(|entry| std::fs::rename(entry.path(), path.join(entry.file_name())).is_ok());
     if is_back {
-        // What is still there by its first name too is not renamed.
+        // Renaming a hard link to the same file does nothing, so some names are left here.
         drop(std::fs::remove_dir_all(kept));
     }
 }
 
-/// The manifest by what the other files are; `None` when none of them can be read.
-fn rebuilt(path: &Path) -> io::Result<Option<Manifest>> {
+/// Rebuilds the manifest from the other files; `None` if none of them can be read.
+fn manifest_from_files(path: &Path) -> io::Result<Option<Manifest>> {
     let files = numbered(path);
     let Some(identity) = identity(path, &files)? else { return Ok(None) };
     let mut manifest = Manifest { identity, after: 0, snapshot: None, journals: Vec::new() };
@@ -247,7 +248,7 @@ fn rebuilt(path: &Path) -> io::Result<Option<Manifest>> {
         let next = firsts[index + 1..].iter().flatten().next().copied();
         let (last, _) = last_frame(&mut reader, next.unwrap_or(u64::MAX))?;
         sequence = last.unwrap_or(sequence);
-        // The journal behind goes on where this one was cut.
+        // The next journal continues where this one was cut.
         let offset = reader.offset().max(HEADER_BYTES as u64);
         let ended = (next == Some(sequence + 1)).then_some(Ended { offset, sequence });
         manifest.journals.push(JournalEntry { number: origin.number, ended });
@@ -255,7 +256,7 @@ fn rebuilt(path: &Path) -> io::Result<Option<Manifest>> {
     Ok(Some(manifest))
 }
 
-/// What most files begin with.
+/// The identity in the first header of most files.
 fn identity(path: &Path, files: &[(FileKind, u32)]) -> io::Result<Option<Identity>> {
     let mut found: Vec<(Identity, usize)> = Vec::new();
     for (kind, number) in files {
@@ -277,28 +278,28 @@ fn identity(path: &Path, files: &[(FileKind, u32)]) -> io::Result<Option<Identit
 fn first_sequence(path: &Path, origin: Origin) -> io::Result<Option<u64>> {
     let mut reader = Reader::open(path, origin)?;
     while let Step::Frame(header) = reader.next()? {
-        if header.kind == Kind::Rows {
+        if header.kind == FrameKind::Rows {
             return Ok(Some(header.sequence));
         }
     }
     Ok(None)
 }
 
-/// Reads up to what cannot be read, or the frame `before`, and stays there: the number of the
-/// last frame, if there is one with rows, and whether it was the end of a snapshot.
+/// Reads up to the first unreadable frame, or to the frame `before`, and stays there. Returns the
+/// number of the last frame with rows, and whether the end of a snapshot was reached.
 fn last_frame(reader: &mut Reader, before: u64) -> io::Result<(Option<u64>, bool)> {
     let mut last = None;
     loop {
         let offset = reader.offset();
         let Step::Frame(header) = reader.next()? else { return Ok((last, false)) };
         match header.kind {
-            Kind::Head => {}
-            Kind::Rows if header.sequence >= before => {
+            FrameKind::Head => {}
+            FrameKind::Rows if header.sequence >= before => {
                 reader.go_to(offset);
                 return Ok((last, false));
             }
-            Kind::Rows => last = Some(header.sequence),
-            Kind::End => return Ok((last, true)),
+            FrameKind::Rows => last = Some(header.sequence),
+            FrameKind::End => return Ok((last, true)),
         }
     }
 }

@@ -1,25 +1,25 @@
-//! The manifest: which snapshot and which journals make up the store, and where each ended
-//! journal ends. Text with a checksum, always replaced as a whole; a file that it does not
-//! name is not part of the store.
+//! The manifest: names the snapshot and the journals that make up the store, and the end of each
+//! closed journal. It is text with a checksum, and is always replaced as a whole. A file that it
+//! does not name is not part of the store.
 
 use std::fmt::Write;
 
 use crate::store::embedded::frame::{FileKind, Identity, Origin};
 
-/// What its first line is, up to the version.
+/// Its first line, up to the version.
 const TITLE: &str = "session-manager data ";
 /// The version that this program reads and writes.
 const VERSION: &str = "1";
 
-/// The snapshot that the journals begin with.
+/// The snapshot that the journals continue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SnapshotEntry {
     /// Its number.
     pub number: u32,
     /// Its length in bytes.
     pub length: u64,
-    /// The snapshot may have changes of journal frames up to this one. When one of those
-    /// frames is lost, it shows a state that the store never had.
+    /// The snapshot may contain changes of journal frames up to this one. If such a frame is
+    /// lost, the snapshot shows a state that the store never had.
     pub covers: u64,
 }
 
@@ -28,27 +28,27 @@ pub struct SnapshotEntry {
 pub struct JournalEntry {
     /// Its number.
     pub number: u32,
-    /// Where it ends, when nothing is added to it any more.
+    /// Its end, if nothing is added to it any more.
     pub ended: Option<Ended>,
 }
 
-/// Where a journal ends.
+/// The end of a journal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ended {
-    /// Where its last frame ends, in bytes. Whatever comes after that is not part of it.
+    /// The end of its last frame, in bytes. Bytes after it are not part of the journal.
     pub offset: u64,
-    /// Its last frame, or the one before it when it has none.
+    /// Its last frame, or the last one before it if it has none.
     pub sequence: u64,
 }
 
-/// Which files make up a store.
+/// The files that make up a store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Manifest {
-    /// What every frame of the directory begins with.
+    /// The identity in every frame of the directory.
     pub identity: Identity,
     /// The last frame before the first journal.
     pub after: u64,
-    /// What the journals begin with; `None` for nothing.
+    /// The snapshot that the journals continue, if there is one.
     pub snapshot: Option<SnapshotEntry>,
     /// The journals, oldest first.
     pub journals: Vec<JournalEntry>,
@@ -64,7 +64,7 @@ pub enum Unreadable {
 }
 
 impl Manifest {
-    /// The file of a number.
+    /// The file with a number.
     pub fn origin(&self, kind: FileKind, number: u32) -> Origin {
         Origin { identity: self.identity, kind, number }
     }
@@ -79,13 +79,13 @@ impl Manifest {
             }
     }
 
-    /// The highest number that a file of it has.
+    /// The highest number of its files.
     pub fn number_max(&self) -> u32 {
         let journals = self.journals.iter().map(|journal| journal.number);
         journals.chain(self.snapshot.map(|it| it.number)).max().unwrap_or(0)
     }
 
-    /// The text of it.
+    /// Encodes it as text.
     pub fn encode(&self) -> String {
         let mut text = format!("{TITLE}{VERSION}\n");
         let identity = u64::from_be_bytes(self.identity);
@@ -110,10 +110,10 @@ impl Manifest {
         text + &format!("checksum {checksum:08x}\n")
     }
 
-    /// Reads it back.
+    /// Decodes it.
     ///
     /// # Errors
-    /// When it is damaged, or a newer version wrote it.
+    /// If it is damaged, or a newer version wrote it.
     pub fn decode(bytes: &[u8]) -> Result<Self, Unreadable> {
         let damaged = Unreadable::Damaged;
         let text = str::from_utf8(bytes).map_err(|_| damaged)?;
@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_read_as_it_was_written() {
+    fn a_manifest_is_read_as_it_was_written() {
         let none = Manifest { snapshot: None, journals: Vec::new(), ..manifest() };
         for manifest in [manifest(), none] {
             assert_eq!(Manifest::decode(manifest.encode().as_bytes()), Ok(manifest));
@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn every_flipped_bit_and_every_cut_is_seen() {
+    fn every_flipped_bit_and_every_cut_is_detected() {
         let text = manifest().encode();
         for bit in 0..text.len() * 8 {
             let mut bytes = text.clone().into_bytes();

@@ -1,7 +1,7 @@
-//! The mark: up to which frame the journal is on the disk, in a file beside it. With it a start
-//! distinguishes damage from what a loss of power leaves. Two copies are written in turns, so
-//! one of them is always whole. A mark may name an earlier frame than the last one on the disk,
-//! never a later one.
+//! The mark: the last frame of the journal that is synced, in a file beside it. With it a start
+//! tells damage from the effect of a loss of power. Two copies are written in turn, so that one is
+//! always whole. A mark may name an earlier frame than the last one on the disk, never a later
+//! one.
 
 use std::fs::File;
 use std::io;
@@ -14,19 +14,19 @@ use crate::store::embedded::directory::{Directory, SYNCED_FILE};
 use crate::store::embedded::frame::Identity;
 use session_store::clock::Milliseconds;
 
-/// How long a mark is, in bytes.
+/// The length of a mark, in bytes.
 const MARK_BYTES: usize = 40;
-/// Where the two copies are: on different pages, so that a torn write damages only one.
+/// The offsets of the two copies: on different pages, so that a torn write damages only one.
 const OFFSETS: [u64; 2] = [0, 4096];
 
-/// How far the journal is on the disk.
+/// How far the journal is synced.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Mark {
-    /// The last frame that is.
+    /// The last synced frame.
     pub sequence: u64,
-    /// When it was synced.
+    /// The time of the sync.
     pub milliseconds: Milliseconds,
-    /// The process has ended in order, and nothing comes behind that frame.
+    /// The process ended in order, and no frame follows.
     pub closed: bool,
 }
 
@@ -38,7 +38,7 @@ pub struct Marks {
 }
 
 impl Marks {
-    /// Makes the file anew, with a mark.
+    /// Makes the file with a mark, and replaces an old one.
     ///
     /// # Errors
     /// What the system refuses.
@@ -51,7 +51,7 @@ impl Marks {
         Ok(Self { file, identity, written: 2 })
     }
 
-    /// Writes a mark over the older one. It is for the caller to sync it.
+    /// Overwrites the older of the two copies. The caller must sync the file.
     ///
     /// # Errors
     /// What the system refuses.
@@ -63,21 +63,21 @@ impl Marks {
     }
 }
 
-/// What the file of the marks says.
+/// The content of the file of the marks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Found {
-    /// The later of two marks.
+pub enum StoredMarks {
+    /// Both copies are whole; this is the later one.
     Both(Mark),
-    /// Only one is whole: a loss of power, or damage.
+    /// One copy is whole, after a loss of power or damage.
     One(Mark),
     /// The file is missing.
     Missing,
-    /// None is whole.
+    /// No copy is whole.
     Damaged,
 }
 
-impl Found {
-    /// The mark, when there is one.
+impl StoredMarks {
+    /// The mark, if there is one.
     pub fn mark(self) -> Option<Mark> {
         match self {
             Self::Both(mark) | Self::One(mark) => Some(mark),
@@ -90,18 +90,20 @@ impl Found {
 ///
 /// # Errors
 /// What the system refuses.
-pub fn read(directory: &Path, identity: Identity) -> io::Result<Found> {
+pub fn read(directory: &Path, identity: Identity) -> io::Result<StoredMarks> {
     let bytes = match std::fs::read(directory.join(SYNCED_FILE)) {
         Ok(bytes) => bytes,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Found::Missing),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(StoredMarks::Missing),
         Err(error) => return Err(error),
     };
     Ok(match both(&bytes).map(|written| written.filter(|it| it.identity == identity)) {
         [Some(one), Some(other)] => {
-            Found::Both(if one.number > other.number { one.mark } else { other.mark })
+            StoredMarks::Both(if one.number > other.number { one.mark } else { other.mark })
         }
-        [Some(Written { mark, .. }), None] | [None, Some(Written { mark, .. })] => Found::One(mark),
-        [None, None] => Found::Damaged,
+        [Some(Written { mark, .. }), None] | [None, Some(Written { mark, .. })] => {
+            StoredMarks::One(mark)
+        }
+        [None, None] => StoredMarks::Damaged,
     })
 }
 
@@ -111,7 +113,7 @@ pub fn is_of_a_frame(directory: &Path) -> bool {
     both(&bytes).into_iter().flatten().any(|written| written.mark.sequence > 0)
 }
 
-/// The two marks in a file, as far as they are whole.
+/// The two copies in a file, as far as they are whole.
 fn both(bytes: &[u8]) -> [Option<Written>; 2] {
     OFFSETS.map(|offset| decode(bytes.get(usize::try_from(offset).ok()?..)?.first_chunk()?))
 }
@@ -129,7 +131,7 @@ fn encode(identity: Identity, number: u64, mark: Mark) -> [u8; MARK_BYTES] {
     bytes
 }
 
-/// A mark as it is on the disk.
+/// A copy as it is on the disk.
 struct Written {
     identity: Identity,
     /// The higher one is the later one.
@@ -158,12 +160,12 @@ mod tests {
         let directory = Directory::lock(path.path(), sync_file()).unwrap();
         let identity = *b"identity";
         let mark = |sequence| Mark { sequence, milliseconds: 1, closed: sequence == 9 };
-        assert_eq!(read(path.path(), identity).unwrap(), Found::Missing);
+        assert_eq!(read(path.path(), identity).unwrap(), StoredMarks::Missing);
         let mut marks = Marks::create(&directory, identity, mark(4)).unwrap();
-        assert_eq!(read(path.path(), identity).unwrap(), Found::Both(mark(4)));
+        assert_eq!(read(path.path(), identity).unwrap(), StoredMarks::Both(mark(4)));
         for sequence in [5, 6, 9] {
             marks.write(mark(sequence)).unwrap();
-            assert_eq!(read(path.path(), identity).unwrap(), Found::Both(mark(sequence)));
+            assert_eq!(read(path.path(), identity).unwrap(), StoredMarks::Both(mark(sequence)));
         }
         let file = path.path().join(SYNCED_FILE);
         let whole = std::fs::read(&file).unwrap();
@@ -174,14 +176,14 @@ mod tests {
                 bytes[offset as usize + bit / 8] ^= 1 << (bit % 8);
                 std::fs::write(&file, bytes).unwrap();
                 let found = read(path.path(), identity).unwrap();
-                assert!(matches!(found, Found::One(_)), "{offset} {bit}: {found:?}");
+                assert!(matches!(found, StoredMarks::One(_)), "{offset} {bit}: {found:?}");
             }
         }
         std::fs::write(&file, vec![0; whole.len()]).unwrap();
-        assert_eq!(read(path.path(), identity).unwrap(), Found::Damaged);
+        assert_eq!(read(path.path(), identity).unwrap(), StoredMarks::Damaged);
         assert!(!is_of_a_frame(path.path()));
         std::fs::write(&file, &whole).unwrap();
-        assert_eq!(read(path.path(), *b"another1").unwrap(), Found::Damaged);
+        assert_eq!(read(path.path(), *b"another1").unwrap(), StoredMarks::Damaged);
         drop(Marks::create(&directory, identity, mark(0)).unwrap());
         assert!(!is_of_a_frame(path.path()), "a start that was cut off leaves such marks");
     }

@@ -1,5 +1,5 @@
-//! What is in the way of a store on disk, in sentences for the people who run it: what is
-//! wrong, with which file below DATA_DIR, and what to do.
+//! Why a store on disk cannot be opened, in sentences for operators: what is wrong, with which
+//! file below DATA_DIR, and what to do.
 
 use std::fs::OpenOptions;
 use std::io::ErrorKind;
@@ -11,7 +11,7 @@ use crate::store::embedded::recovery::Loss;
 use session_store::clock::Milliseconds;
 use session_store::rows::MalformedRow;
 
-/// What helps when a file is damaged or missing.
+/// The advice when a file is damaged or missing.
 const REPAIR: &str = "nothing was changed: put a copy of the whole directory in its place, or run \
      `session-manager check-data`, which lists what is readable, and rebuilds the directory from \
      that with `--repair`";
@@ -19,7 +19,7 @@ const REPAIR: &str = "nothing was changed: put a copy of the whole directory in 
 /// Why a directory cannot be opened as a store.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// Another process has it.
+    /// Another process uses it.
     #[error("it is in use by another process; give every process a DATA_DIR of its own")]
     InUse,
     /// It is a file, or below one.
@@ -29,13 +29,14 @@ pub enum OpenError {
     #[error(
         "the process may not read and write {0}; give its user the directory with all that is in it"
     )]
+    /// The process has no permission to use it.
     Denied(String),
     /// The disk has no room.
     #[error(
         "the disk has no room for its files ({0}); make room: plan for four times what lives in it"
     )]
     NoRoom(String),
-    /// A file of it is gone.
+    /// A file is missing.
     #[error("{0} is missing; {1}")]
     Missing(String, &'static str),
     /// A file is not what was written.
@@ -43,13 +44,14 @@ pub enum OpenError {
         "{0} is damaged; put a copy of the whole directory in its place, or begin with an \
          empty one, without what was in it"
     )]
+    /// A file is not what was written.
     Damaged(String),
-    /// A file is not what was written, from a place on.
+    /// A file is not what was written, from an offset on.
     #[error("{file} is damaged at byte {offset}: {what}; {REPAIR}")]
     DamagedAt {
         /// The file.
         file: String,
-        /// The place, in bytes.
+        /// The offset, in bytes.
         offset: u64,
         /// What is wrong, in words.
         what: &'static str,
@@ -62,6 +64,7 @@ pub enum OpenError {
         "`version` says that its files have format {0}; this program reads its own format, and \
          converts format 3: start the program that wrote them, or begin with an empty directory"
     )]
+    /// Its files have another format version.
     Version(String),
     /// Its files are of another program.
     #[error(
@@ -75,7 +78,7 @@ pub enum OpenError {
 }
 
 impl OpenError {
-    /// What an error of the system means, of the store in a directory.
+    /// The meaning of an error of the system for the store in a directory.
     pub fn of_system(error: &std::io::Error, directory: &Path) -> Self {
         match error.kind() {
             ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => {
@@ -87,14 +90,14 @@ impl OpenError {
             ErrorKind::NotADirectory | ErrorKind::AlreadyExists if !directory.is_dir() => {
                 Self::NotADirectory
             }
-            // A folder of it is there when what leads to it is not.
+            // A directory exists although the link to it does not.
             ErrorKind::AlreadyExists => missing(directory),
             ErrorKind::NotFound => missing(directory),
             _ => Self::System(words(error)),
         }
     }
 
-    /// The same, of a file of it.
+    /// The same for one of its files.
     pub fn of_file(error: &std::io::Error, directory: &Path, file: &str) -> Self {
         match Self::of_system(error, directory) {
             Self::System(words) => Self::System(format!("`{file}`: {words}")),
@@ -103,19 +106,19 @@ impl OpenError {
         }
     }
 
-    /// What cannot be read of it.
+    /// The error for a loss.
     pub fn of_loss(loss: &Loss) -> Self {
         let Loss { file, offset, what, .. } = loss;
         Self::DamagedAt { file: format!("`{file}`"), offset: *offset, what }
     }
 
-    /// The file that names the others is gone.
+    /// The manifest is missing.
     pub fn no_manifest() -> Self {
         Self::Missing(format!("`{MANIFEST_FILE}`"), REPAIR)
     }
 
-    /// The refusal that `version` calls for; none when the files are of this release, or of the
-    /// last one that had no journal of its own.
+    /// The error that `version` calls for; `None` if the files are of this release, or of the last
+    /// one before the journal.
     pub fn of_version(directory: &Path) -> Option<Self> {
         let version = std::fs::read(directory.join(VERSION_FILE)).ok()?;
         match &version[..] {
@@ -132,7 +135,7 @@ impl OpenError {
     }
 }
 
-/// The words of the system, such as `No space left on device`.
+/// The message of the system, such as `No space left on device`.
 pub fn words(error: &std::io::Error) -> String {
     let text = error.to_string();
     match text.find(" (os error") {
@@ -201,7 +204,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_the_system_refuses_is_a_sentence_with_advice() {
+    fn errors_of_the_system_become_sentences_with_advice() {
         let directory = Path::new("/nowhere");
         for (kind, expected) in [
             (ErrorKind::StorageFull, "the disk has no room for its files (no storage space)"),

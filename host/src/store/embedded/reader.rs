@@ -1,4 +1,4 @@
-//! Reads the frames of a file in turn, and searches for frames behind a place that cannot be
+//! Reads the frames of a file in turn, and searches for frames after an offset that cannot be
 //! read. Never writes.
 
 use std::collections::BTreeMap;
@@ -9,14 +9,14 @@ use std::path::Path;
 
 use memchr::memmem;
 
-use crate::store::embedded::frame::{HEADER_BYTES, Header, Kind, Origin, each_row};
+use crate::store::embedded::frame::{FrameKind, HEADER_BYTES, Header, Origin, each_row};
 use session_store::clock::Milliseconds;
 use session_store::rows;
 
-/// How many bytes a search looks at in one go.
+/// How many bytes a search reads at once.
 const SEARCH_BYTES: usize = 1 << 20;
 
-/// What stands where a frame should begin.
+/// What stands where the next frame should begin.
 pub enum Step {
     /// A frame.
     Frame(Header),
@@ -56,22 +56,22 @@ impl Reader {
         self.length
     }
 
-    /// Where the next frame begins.
+    /// The offset of the next frame.
     pub fn offset(&self) -> u64 {
         self.offset
     }
 
-    /// Goes to another place.
+    /// Moves to another offset.
     pub fn go_to(&mut self, offset: u64) {
         self.offset = offset;
     }
 
-    /// The rows of the frame that was read last.
+    /// The rows of the last frame read.
     pub fn rows(&self) -> &[u8] {
         &self.rows
     }
 
-    /// Reads the frame that begins here, and goes behind it.
+    /// Reads the frame at the current offset, and moves past it.
     ///
     /// # Errors
     /// What the system refuses.
@@ -100,7 +100,7 @@ impl Reader {
         Ok(Step::Frame(header))
     }
 
-    /// The next place, here or behind, where a whole header stands.
+    /// The next offset, at or after `from`, with a whole header.
     ///
     /// # Errors
     /// What the system refuses.
@@ -119,32 +119,32 @@ impl Reader {
                     return Ok(Some((start + at as u64, header)));
                 }
             }
-            // A header may lie across the end of what was looked at.
+            // A header may lie across the end of the bytes read.
             start += (bytes.len() - (HEADER_BYTES - 1)) as u64;
         }
         Ok(None)
     }
 }
 
-/// What can still be read of some frames.
+/// What can be read of some frames.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tally {
-    /// How many frames with rows can be read.
+    /// The number of readable frames with rows.
     pub frames: u64,
-    /// How many rows can be read.
+    /// The number of readable rows.
     pub rows: u64,
     /// The rows by the kind of their keys.
     pub kinds: BTreeMap<String, u64>,
-    /// When the first was written and the last, those included whose rows cannot be read.
+    /// The times of the first and the last frame, including frames whose rows are unreadable.
     pub span: Option<(Milliseconds, Milliseconds)>,
-    /// The last frame that one of them says is synced.
+    /// The last frame that one of them reports as synced.
     pub synced: u64,
 }
 
 impl Tally {
     /// Counts a frame with a whole header.
     pub fn header(&mut self, header: &Header) {
-        if header.kind != Kind::Rows {
+        if header.kind != FrameKind::Rows {
             return;
         }
         self.synced = self.synced.max(header.synced);
@@ -156,7 +156,7 @@ impl Tally {
     /// Counts a frame with its rows.
     pub fn frame(&mut self, header: &Header) {
         self.header(header);
-        self.frames += u64::from(header.kind == Kind::Rows);
+        self.frames += u64::from(header.kind == FrameKind::Rows);
     }
 
     /// Counts a row.
@@ -169,7 +169,7 @@ impl Tally {
         }
     }
 
-    /// Counts what can be read of a file from a place on.
+    /// Counts what can be read of a file from an offset on.
     ///
     /// # Errors
     /// What the system refuses.
@@ -181,7 +181,7 @@ impl Tally {
             at = match reader.next()? {
                 Step::Frame(header) => {
                     self.frame(&header);
-                    // What is counted only does not have to be well-formed.
+                    // Malformed rows do not matter for a count.
                     let counted = each_row(reader.rows(), &mut |key, _| {
                         self.row(key);
                         Ok(())

@@ -1,16 +1,16 @@
-//! Reads a whole directory and judges what it finds: whole, cut by a loss of power, or damaged.
-//! A frame that cannot be read was lost with the power only when nothing says that it was
-//! synced; everything else is damage. Never writes.
+//! Reads a whole directory and judges it: whole, cut by a loss of power, or damaged. An unreadable
+//! frame was lost with the power only if no record says that it was synced; anything else is
+//! damage. Never writes.
 
 use std::io;
 use std::path::Path;
 
 use crate::store::embedded::directory::{self, MANIFEST_FILE, SYNCED_FILE};
 use crate::store::embedded::frame::{
-    FileKind, HEADER_BYTES, Header, Kind, Origin, TakeRow, each_row,
+    FileKind, FrameKind, HEADER_BYTES, Header, Origin, TakeRow, each_row,
 };
 use crate::store::embedded::manifest::{Ended, JournalEntry, Manifest, SnapshotEntry};
-use crate::store::embedded::mark::{self, Found};
+use crate::store::embedded::mark::{self, StoredMarks};
 use crate::store::embedded::obstacle::OpenError;
 use crate::store::embedded::reader::{Reader, Step, Tally};
 use session_store::clock::Milliseconds;
@@ -19,14 +19,14 @@ const MISSING: &str = "it is missing";
 const ENDS_EARLY: &str = "it is shorter than recorded";
 const NOT_NEXT: &str = "frames are missing before this frame";
 
-/// Something that cannot be read.
+/// A part that cannot be read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Loss {
     /// The file.
     pub file: String,
-    /// Where it begins, in bytes.
+    /// Its offset, in bytes.
     pub offset: u64,
-    /// How many bytes of all files are not used because of it.
+    /// How many bytes of all files are unused because of it.
     pub bytes: u64,
     /// What is wrong, in words.
     pub what: &'static str,
@@ -34,35 +34,35 @@ pub struct Loss {
     pub tally: Tally,
 }
 
-/// What a file holds.
+/// The content of a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FileTally {
     /// Its name.
     pub file: String,
-    /// Its length.
+    /// Its length, in bytes.
     pub bytes: u64,
-    /// What is read of it.
+    /// What was read of it.
     pub tally: Tally,
 }
 
-/// What a directory holds.
+/// The content of a directory.
 pub struct Reading {
-    /// The last frame that belongs to the state that was read.
+    /// The last frame of the state that was read.
     pub sequence: u64,
-    /// Where that state ends, in the last journal that has something of it.
+    /// The end of that state: the last journal with a part of it, and the offset.
     pub end: Option<(String, u64)>,
-    /// When its last frame was written.
+    /// The time of its last frame.
     pub last_at: Option<Milliseconds>,
     /// The journals, each with its end.
     pub journals: Vec<JournalEntry>,
-    /// What each file holds.
+    /// The content of each file.
     pub files: Vec<FileTally>,
-    /// What was written last and not synced, and is lost.
+    /// The last writes that were not synced, and are lost.
     pub cut: Option<Loss>,
-    /// What was on the disk, and is not what was written.
+    /// What was synced, and is not what was written.
     pub damages: Vec<Loss>,
     /// How far the journal was synced.
-    pub marks: Found,
+    pub marks: StoredMarks,
 }
 
 impl Reading {
@@ -72,12 +72,11 @@ impl Reading {
     }
 }
 
-/// Reads every file that a manifest names, and passes the rows to `take`: those of the
-/// snapshot, then those of the journals up to the first loss.
+/// Reads every file of a manifest, and passes the rows to `take`: those of the snapshot, then
+/// those of the journals up to the first loss.
 ///
 /// # Errors
-/// When the system refuses, or rows are of another program. Damage is no error: it is in the
-/// result.
+/// If the system refuses, or rows are of another program. Damage is part of the result.
 pub fn read(
     directory: &Path,
     manifest: &Manifest,
@@ -105,9 +104,9 @@ pub fn read(
         },
     };
     let what = match marks {
-        Found::Both(_) | Found::One(_) => None,
-        Found::Missing => Some(MISSING),
-        Found::Damaged => Some("it is not what was written"),
+        StoredMarks::Both(_) | StoredMarks::One(_) => None,
+        StoredMarks::Missing => Some(MISSING),
+        StoredMarks::Damaged => Some("it is not what was written"),
     };
     if let Some(what) = what {
         state.damage(SYNCED_FILE.into(), 0, 0, what);
@@ -126,9 +125,9 @@ struct State<'a> {
     directory: &'a Path,
     manifest: &'a Manifest,
     take: &'a mut TakeRow<'a>,
-    /// The last frame that is known to have been synced.
+    /// The last frame known to be synced.
     synced: u64,
-    /// What is lost of the journals, and whether that was surely synced.
+    /// What is lost of the journals, and whether it was certainly synced.
     lost: Option<(Loss, bool)>,
     reading: Reading,
 }
@@ -143,7 +142,7 @@ impl State<'_> {
         OpenError::of_file(error, self.directory, file)
     }
 
-    /// Opens a file; none when it is missing.
+    /// Opens a file; `None` if it is missing.
     fn open(&self, origin: Origin) -> Result<Option<Reader>, OpenError> {
         match Reader::open(self.directory, origin) {
             Ok(reader) => Ok(Some(reader)),
@@ -166,7 +165,7 @@ impl State<'_> {
         taken.map(drop).map_err(|row| OpenError::of_row(&row))
     }
 
-    /// Reads a snapshot; what cannot be read of it is left out.
+    /// Reads a snapshot, and leaves out what cannot be read.
     fn snapshot(&mut self, entry: SnapshotEntry) -> Result<(), OpenError> {
         let origin = self.manifest.origin(FileKind::Snapshot, entry.number);
         let file = origin.file();
@@ -183,7 +182,7 @@ impl State<'_> {
                     self.apply(&reader, &header, &mut tally)?;
                     self.reading.last_at = Some(header.milliseconds);
                     next += 1;
-                    has_ended = header.kind == Kind::End;
+                    has_ended = header.kind == FrameKind::End;
                     continue;
                 }
                 Step::Frame(_) => NOT_NEXT,
@@ -204,7 +203,7 @@ impl State<'_> {
         Ok(())
     }
 
-    /// Reads a journal up to its end or a loss; behind a loss it only counts.
+    /// Reads a journal up to its end or a loss. After a loss it only counts.
     fn journal(&mut self, entry: JournalEntry) -> Result<(), OpenError> {
         let origin = self.manifest.origin(FileKind::Journal, entry.number);
         let file = origin.file();
@@ -223,7 +222,7 @@ impl State<'_> {
             let counted = loss.tally.rest(&mut reader, 0);
             loss.bytes += length;
             counted.map_err(|error| self.refused(&error, &file))?;
-            // It stays until the next snapshot, and nothing of it is used.
+            // The file stays until the next snapshot, but none of it is used.
             let ended = Ended { offset: HEADER_BYTES as u64, sequence: self.reading.sequence };
             let entry = JournalEntry { number: entry.number, ended: Some(ended) };
             self.reading.journals.push(entry);
@@ -255,7 +254,7 @@ impl State<'_> {
             }
             let step = reader.next().map_err(|error| self.refused(&error, &file))?;
             match step {
-                Step::Frame(header) if is_head && header.kind == Kind::Head => {
+                Step::Frame(header) if is_head && header.kind == FrameKind::Head => {
                     is_head = false;
                 }
                 Step::Frame(header) if !is_head && header.sequence == self.reading.sequence + 1 => {
@@ -276,7 +275,7 @@ impl State<'_> {
         rest.rest(reader, offset).map_err(|error| self.refused(&error, &file))?;
         let end = entry.ended.map_or(reader.length(), |ended| ended.offset);
         let bytes = end.max(reader.length()).saturating_sub(offset);
-        // Heads and ended journals are synced before they are named.
+        // A head, and the end of a closed journal, are synced before the manifest names them.
         let is_damage = is_head || entry.ended.is_some();
         self.lost =
             Some((Loss { file: file.clone(), offset, bytes, what, tally: rest }, is_damage));
@@ -292,7 +291,7 @@ impl State<'_> {
         self.reading.end = Some((file, offset));
     }
 
-    /// A journal with frames that the manifest does not name is newer than the manifest.
+    /// Finds journals with rows that the manifest does not name: then the manifest is an older one.
     fn unnamed(&mut self) -> Result<(), OpenError> {
         let last = self.manifest.number_max();
         for (kind, number) in directory::numbered(self.directory) {

@@ -1,6 +1,6 @@
-//! Snapshots: all data in one file, so that the journals before it are of no use any more. One
-//! is written while the store serves: it may show some changes that the next journal has too,
-//! which is no harm, as a row says what is and not what to add.
+//! Snapshots: all data in one file, which makes the journals before it unnecessary. A snapshot is
+//! written while the store serves, so it may contain changes that the next journal has too. That
+//! does no harm, as a row holds a whole value and never an increment.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -11,7 +11,7 @@ use std::sync::mpsc;
 use tokio::sync::oneshot;
 
 use crate::store::embedded::directory::{Directory, MANIFEST_FILE, SyncFile};
-use crate::store::embedded::frame::{FileKind, Frame, Header, Kind, Origin};
+use crate::store::embedded::frame::{FileKind, Frame, FrameKind, Header, Origin};
 use crate::store::embedded::manifest::{JournalEntry, Manifest, SnapshotEntry};
 use crate::store::embedded::obstacle;
 use crate::store::embedded::start;
@@ -19,14 +19,14 @@ use crate::store::embedded::writer::{Journal, Message, Synced};
 use session_store::clock::Clock;
 use session_store::memory::Memory;
 
-/// How many bytes of rows a frame of a snapshot takes before the next begins.
+/// How many bytes of rows a frame holds before the next one begins.
 const FRAME_BYTES: usize = 1 << 20;
 
-/// Writes everything in memory to a file that no manifest names yet, and returns its length;
-/// `None` when it was told to stop.
+/// Writes everything in memory to a file that no manifest names yet. Returns its length, or
+/// `None` if the store is stopping.
 ///
 /// # Errors
-/// What the system refuses. Then, and when it has to stop, there is no file.
+/// What the system refuses. Without a length there is no file either.
 pub fn write(
     directory: &Directory,
     memory: &Memory,
@@ -53,24 +53,28 @@ fn write_to(
     is_stopping: &AtomicBool,
 ) -> io::Result<Option<u64>> {
     let (mut frame, mut sequence, mut length) = (Frame::new(), 0, 0);
-    let mut put = |frame: &mut Frame, kind: Kind| -> io::Result<()> {
+    let mut put = |frame: &mut Frame, kind: FrameKind| -> io::Result<()> {
         let milliseconds = clock.now();
         let header = Header { kind, length: 0, checksum: 0, sequence, milliseconds, synced: 0 };
-        let bytes = frame.seal(header, &origin);
+        let bytes = frame.finish(header, &origin);
         file.write_all(bytes)?;
         sequence += 1;
         length += bytes.len() as u64;
         frame.clear();
         Ok(())
     };
-    put(&mut frame, Kind::Head)?;
+    put(&mut frame, FrameKind::Head)?;
     let dumped = memory.dump(|changes| {
         if is_stopping.load(Ordering::Relaxed) {
             return Err(None);
         }
         changes.into_rows().iter().for_each(|row| frame.push(row));
         // All rows of a key are in one frame.
-        if frame.len() < FRAME_BYTES { Ok(()) } else { put(&mut frame, Kind::Rows).map_err(Some) }
+        if frame.len() < FRAME_BYTES {
+            Ok(())
+        } else {
+            put(&mut frame, FrameKind::Rows).map_err(Some)
+        }
     });
     match dumped {
         Ok(()) => {}
@@ -78,37 +82,37 @@ fn write_to(
         Err(Some(error)) => return Err(error),
     }
     if !frame.is_empty() {
-        put(&mut frame, Kind::Rows)?;
+        put(&mut frame, FrameKind::Rows)?;
     }
-    put(&mut frame, Kind::End)?;
+    put(&mut frame, FrameKind::End)?;
     sync(&file)?;
     Ok(Some(length))
 }
 
-/// What the thread that takes snapshots works on.
+/// The state of the thread that takes snapshots.
 pub struct Snapshots {
-    /// Where the files are.
+    /// The directory of the files.
     pub directory: Arc<Directory>,
-    /// What is to be written.
+    /// The data.
     pub memory: Arc<Memory>,
-    /// The time.
+    /// The clock.
     pub clock: Clock,
-    /// Which files make up the store now.
+    /// The files that make up the store now.
     pub manifest: Manifest,
     /// The writer of the journal.
     pub journal: mpsc::Sender<Message>,
-    /// The last frame that is on the disk.
+    /// The last synced frame.
     pub synced: Arc<Synced>,
-    /// The length of the last snapshot in bytes.
+    /// The length of the last snapshot, in bytes.
     pub bytes: Arc<AtomicU64>,
-    /// Whether one is being taken.
+    /// Whether a snapshot is being taken.
     pub is_busy: Arc<AtomicBool>,
-    /// Whether the store is about to close.
+    /// Whether the store is closing.
     pub is_stopping: Arc<AtomicBool>,
 }
 
 impl Snapshots {
-    /// Takes a snapshot whenever it is asked to, until nobody can ask any more.
+    /// Takes a snapshot for each request, until the requests end.
     pub fn run(mut self, requests: &mpsc::Receiver<()>) {
         while let Ok(()) = requests.recv() {
             let taken = self.take();
@@ -120,13 +124,13 @@ impl Snapshots {
         }
     }
 
-    /// The only thing that a failure leaves behind is one more journal.
+    /// Takes a snapshot. A failure leaves nothing behind but one more journal.
     fn take(&mut self) -> io::Result<()> {
         let number = self.manifest.number_max() + 1;
         let origin = self.manifest.origin(FileKind::Journal, number);
         self.directory.remove(&origin.file())?;
         let file = start::create_journal(&self.directory, origin, &self.clock)?;
-        // It is named before anything is in it, so that its loss would be seen.
+        // The manifest names the journal while it is empty. Otherwise its loss would go unnoticed.
         self.manifest.journals.push(JournalEntry { number, ended: None });
         self.publish()?;
         let (done, switched) = mpsc::channel();
@@ -134,13 +138,13 @@ impl Snapshots {
         if self.journal.send(message).is_err() {
             return Ok(());
         }
-        // Without a writer nobody waits for a snapshot.
+        // Without a writer no snapshot is needed.
         let Ok(after) = switched.recv() else { return Ok(()) };
         let snapshot = self.manifest.origin(FileKind::Snapshot, number);
         let (directory, memory) = (&self.directory, &self.memory);
         let written = write(directory, memory, snapshot, &self.clock, &self.is_stopping);
         let Some(length) = written? else { return Ok(()) };
-        // It has changes that the journal may not have on the disk yet.
+        // The snapshot may contain changes that the journal has not synced yet.
         let (done, synced) = oneshot::channel();
         let asked = self.journal.send(Message::Sync(done)).is_ok();
         if !asked || !matches!(synced.blocking_recv(), Ok(Ok(()))) {
@@ -156,7 +160,7 @@ impl Snapshots {
             return Err(error);
         }
         self.bytes.store(length, Ordering::Relaxed);
-        // The next start, or the next snapshot, tries again.
+        // The next start or snapshot tries again.
         if let Err(error) = start::remove_unnamed(&self.directory, &self.manifest) {
             let error = obstacle::words(&error);
             tracing::warn!(error, "files that a snapshot has replaced were not removed");

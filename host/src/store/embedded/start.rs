@@ -1,6 +1,6 @@
-//! Opens a directory: judges what is there, says in the log what is lost, and begins a journal
-//! of its own. Every start has a new journal, so no file is ever cut or written over: what was
-//! there stays as it was until a snapshot has taken its place.
+//! Opens a directory: judges what is there, logs what is lost, and begins a new journal. Every
+//! start has its own journal, so no file is ever cut or overwritten. What was there stays as it
+//! was until a snapshot replaces it.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -10,9 +10,9 @@ use std::path::Path;
 use crate::store::embedded::directory::{
     Directory, MANIFEST_FILE, SYNCED_FILE, VERSION_FILE, VERSION_TEXT, numbered,
 };
-use crate::store::embedded::frame::{FileKind, Frame, HEADER_BYTES, Header, Kind, Origin};
+use crate::store::embedded::frame::{FileKind, Frame, FrameKind, HEADER_BYTES, Header, Origin};
 use crate::store::embedded::manifest::{JournalEntry, Manifest, Unreadable};
-use crate::store::embedded::mark::{self, Found, Mark, Marks};
+use crate::store::embedded::mark::{self, Mark, Marks, StoredMarks};
 use crate::store::embedded::obstacle::{OpenError, span};
 use crate::store::embedded::recovery::{self, Reading};
 use crate::store::embedded::writer::Journal;
@@ -23,13 +23,13 @@ use session_store::restore;
 
 /// What a store starts with.
 pub struct Started {
-    /// Which files make it up.
+    /// The files that make it up.
     pub manifest: Manifest,
-    /// Where changes go.
+    /// The journal for its changes.
     pub journal: Journal,
-    /// The file that says how far they are on the disk.
+    /// The file that records how far they are synced.
     pub marks: Marks,
-    /// The last frame that there is.
+    /// The last frame.
     pub sequence: u64,
     /// The length of the journals before this one, in bytes.
     pub journal_bytes: u64,
@@ -38,7 +38,7 @@ pub struct Started {
 /// Reads a directory into memory, and begins a journal.
 ///
 /// # Errors
-/// When something is damaged, or the directory cannot be used; then nothing has changed.
+/// If something is damaged, or the directory cannot be used; then nothing has changed.
 pub fn open(directory: &Directory, memory: &Memory, clock: &Clock) -> Result<Started, OpenError> {
     let refused = |error: io::Error| OpenError::of_system(&error, directory.path());
     let Some(manifest) = read_manifest(directory.path())? else {
@@ -58,10 +58,10 @@ pub fn open(directory: &Directory, memory: &Memory, clock: &Clock) -> Result<Sta
     begin(directory, manifest, reading.sequence, clock, false).map_err(refused)
 }
 
-/// The manifest of a directory; `None` when it is new.
+/// The manifest of a directory; `None` if the directory is new.
 ///
 /// # Errors
-/// When it is missing or damaged.
+/// If it is missing or damaged.
 pub fn read_manifest(directory: &Path) -> Result<Option<Manifest>, OpenError> {
     let bytes = match std::fs::read(directory.join(MANIFEST_FILE)) {
         Ok(bytes) => bytes,
@@ -81,8 +81,8 @@ pub fn read_manifest(directory: &Path) -> Result<Option<Manifest>, OpenError> {
     }
 }
 
-/// Whether there was a manifest. A start that was cut off before leaves journals without a row,
-/// and marks of no frame.
+/// Whether the directory ever had a manifest. An interrupted first start leaves journals without
+/// rows, and marks of no frame.
 fn is_used(directory: &Path) -> bool {
     let is_kept = |name: OsString| {
         let name = name.to_string_lossy();
@@ -95,23 +95,23 @@ fn is_used(directory: &Path) -> bool {
         || names.map(|entry| entry.file_name()).any(is_kept)
 }
 
-/// Whether something was written to a journal or snapshot.
+/// Whether anything was written to a journal or snapshot.
 pub fn has_rows(directory: &Path, kind: FileKind, number: u32) -> bool {
     std::fs::metadata(directory.join(kind.file(number)))
         .is_ok_and(|it| it.len() > HEADER_BYTES as u64)
 }
 
-/// The manifest of a directory without anything in it.
+/// The manifest of an empty store.
 ///
 /// # Errors
-/// When the system has no random numbers.
+/// If the system has no random numbers.
 pub fn new_manifest() -> Result<Manifest, OpenError> {
     let mut identity = [0; 8];
     getrandom::fill(&mut identity).map_err(|error| OpenError::System(error.to_string()))?;
     Ok(Manifest { identity, after: 0, snapshot: None, journals: Vec::new() })
 }
 
-/// Says what is lost, and what may be.
+/// Logs what is lost, and what may be.
 fn report(reading: &Reading) {
     if let Some(cut) = reading.cut.as_ref().filter(|_| reading.is_closed()) {
         tracing::warn!(
@@ -142,12 +142,12 @@ fn report(reading: &Reading) {
              power failed, later writes are lost"
         );
     }
-    if let Found::One(_) = reading.marks {
+    if let StoredMarks::One(_) = reading.marks {
         tracing::warn!(file = SYNCED_FILE, "one of two marks cannot be read, the other is used");
     }
 }
 
-/// The manifest with the end of each journal, which is on the disk by then.
+/// The manifest with the end of each journal, which is synced by then.
 fn continued(
     directory: &Directory,
     manifest: &Manifest,
@@ -158,7 +158,7 @@ fn continued(
         let name = manifest.origin(FileKind::Journal, entry.number).file();
         let file = File::open(directory.path().join(name))?;
         (directory.sync_file())(&file)?;
-        // One without anything is not needed.
+        // An empty journal is not needed.
         if file.metadata()?.len() > HEADER_BYTES as u64 {
             journals.push(*entry);
         }
@@ -166,11 +166,11 @@ fn continued(
     Ok(Manifest { journals, ..manifest.clone() })
 }
 
-/// Begins a journal behind those of a manifest, and publishes it; `closed` when nobody is to
-/// write to it before another start.
+/// Begins a journal after those of a manifest, and publishes the manifest. With `closed` no
+/// process writes to it before another start.
 ///
 /// # Errors
-/// What the system refuses; then the manifest before it still holds.
+/// What the system refuses; then the former manifest still holds.
 pub fn begin(
     directory: &Directory,
     mut manifest: Manifest,
@@ -196,7 +196,7 @@ pub fn begin(
     Ok(Started { manifest, journal, marks, sequence, journal_bytes })
 }
 
-/// Makes a journal with nothing in it, which survives a loss of power.
+/// Makes an empty journal that survives a loss of power.
 ///
 /// # Errors
 /// What the system refuses; then there is no journal.
@@ -204,30 +204,30 @@ pub fn create_journal(directory: &Directory, origin: Origin, clock: &Clock) -> i
     let name = origin.file();
     let mut file = directory.create(&name)?;
     let milliseconds = clock.now();
-    let kind = Kind::Head;
+    let kind = FrameKind::Head;
     let head = Header { kind, length: 0, checksum: 0, sequence: 0, milliseconds, synced: 0 };
-    let written = file.write_all(Frame::new().seal(head, &origin));
+    let written = file.write_all(Frame::new().finish(head, &origin));
     let synced = written.and_then(|()| (directory.sync_file())(&file));
     let named = synced.and_then(|()| directory.sync_names());
     named.map_err(|error| directory.given_up(&name, &error))?;
     Ok(file)
 }
 
-/// Removes a file that was made for a manifest which was not published; returns whether that
-/// is so. When the manifest on the disk cannot be read, nobody knows, and the file stays.
+/// Removes a file that was made for a manifest, if that manifest was not published; returns
+/// whether it was not. If the manifest on the disk cannot be read, the file stays.
 pub fn withdraw(directory: &Directory, origin: Origin) -> bool {
     let is_published = match std::fs::read(directory.path().join(MANIFEST_FILE)) {
         Ok(bytes) => Manifest::decode(&bytes).is_ok_and(|manifest| manifest.names(origin)),
         Err(error) => error.kind() != ErrorKind::NotFound,
     };
     if !is_published {
-        // It may be this that does not work.
+        // Removing may be what fails.
         drop(directory.remove(&origin.file()));
     }
     !is_published
 }
 
-/// Shows releases before the journal that the files are of another.
+/// Makes releases before the journal refuse the files.
 fn write_version(directory: &Directory) -> io::Result<()> {
     let there = std::fs::read(directory.path().join(VERSION_FILE)).unwrap_or_default();
     if there == VERSION_TEXT.as_bytes() {

@@ -1,5 +1,5 @@
-//! The embedded store on a disk that fails in every way that a seed makes up: what it says
-//! after a kill, a loss of power, and damage is held against what was acknowledged.
+//! The embedded store on a disk that fails as a seed decides. Its state after a kill, a loss of
+//! power or damage is compared with what was acknowledged.
 
 mod damage;
 mod disk;
@@ -32,12 +32,12 @@ fn state(memory: &Memory) -> State {
 }
 
 fn open(path: &Path, disk: &Disk, journal_bytes_max: u64) -> Result<Embedded, OpenError> {
-    Embedded::on_disk(path, Clock::manual(NOW), None, pace(disk.sync(), journal_bytes_max))
+    Embedded::on_disk(path, Clock::manual(NOW), None, settings(disk.sync(), journal_bytes_max))
 }
 
-/// A disk that may take its time.
-fn pace(sync: SyncFile, journal_bytes_max: u64) -> Pace {
-    Pace { sync, journal_bytes_max, unsynced_span_max: Duration::MAX }
+/// Disk settings without a limit on the time of a sync.
+fn settings(sync: SyncFile, journal_bytes_max: u64) -> DiskSettings {
+    DiskSettings { sync, journal_bytes_max, unsynced_span_max: Duration::MAX }
 }
 
 fn wait<T>(future: impl Future<Output = T>) -> T {
@@ -88,7 +88,7 @@ fn change(seed: &mut Seed) -> Txn {
 }
 
 #[test]
-fn what_was_written_down_and_replayed_is_what_there_was() {
+fn replayed_rows_restore_the_state() {
     for number in 0..40 {
         let mut seed = Seed::new(number);
         let memory = Memory::new(Clock::manual(NOW));
@@ -184,7 +184,7 @@ fn snapshots_keep_the_directory_small_and_are_taken_while_it_serves() {
 }
 
 #[test]
-fn a_reader_is_told_when_what_it_saw_is_written() {
+fn a_read_is_answered_when_the_changes_it_saw_are_written() {
     let path = tempfile::tempdir().unwrap();
     let (journal, messages) = mpsc::channel();
     // The test is the writer.
@@ -206,8 +206,8 @@ fn a_reader_is_told_when_what_it_saw_is_written() {
     assert!(poll(written.as_mut()).is_pending());
     assert!(poll(read.as_mut()).is_pending(), "what it saw is not written");
     assert!(poll(read_log.as_mut()).is_pending(), "it may have seen something");
-    let is_told = |n: u64| poll(pin!(store.execute(get(&format!("other{n}"))))).is_ready();
-    assert!((0..40).any(is_told), "other keys wait for nothing");
+    let is_answered = |n: u64| poll(pin!(store.execute(get(&format!("other{n}"))))).is_ready();
+    assert!((0..40).any(is_answered), "other keys wait for nothing");
     for message in messages.try_iter() {
         match message {
             Message::Write { shard, number, done, .. } => {
@@ -215,14 +215,14 @@ fn a_reader_is_told_when_what_it_saw_is_written() {
                 done.unwrap().send(Ok(())).unwrap();
             }
             Message::Wait(done) => drop(done.send(Ok(()))),
-            _ => panic!("nobody asked for more"),
+            _ => panic!("no other message was sent"),
         }
     }
     assert!(poll(written).is_ready() && poll(read_log).is_ready());
     let Poll::Ready(Ok(outcome)) = poll(read) else { panic!("it is written") };
     assert!(matches!(&outcome.replies[..], [Reply::Record(Some(_))]));
     assert!(poll(pin!(store.execute(get("k")))).is_ready(), "nothing is pending");
-    // A reader is not told what the disk refused.
+    // A read does not return what the disk refused.
     let _never_written = store.execute(set("k", "2"));
     let read = store.execute(get("k"));
     drop(messages);
@@ -230,14 +230,14 @@ fn a_reader_is_told_when_what_it_saw_is_written() {
 }
 
 #[test]
-fn a_slow_sync_holds_up_nobody_but_who_asks_for_it() {
+fn a_slow_sync_delays_only_callers_that_ask_for_it() {
     let path = tempfile::tempdir().unwrap();
     let disk = Disk::quick();
     let store = open(path.path(), &disk, u64::MAX).unwrap();
     wait(store.execute(set("k", "1"))).unwrap();
     let held = disk.hold();
     let mut flushed = pin!(store.flush());
-    disk.until_someone_waits();
+    disk.until_a_sync_waits();
     for n in 0..100 {
         wait(store.execute(set(&format!("k{n}"), "1"))).unwrap();
         wait(store.execute(get("k"))).unwrap();
@@ -248,15 +248,16 @@ fn a_slow_sync_holds_up_nobody_but_who_asks_for_it() {
 }
 
 #[test]
-fn while_a_sync_takes_too_long_nothing_more_is_acknowledged() {
+fn nothing_is_acknowledged_while_a_sync_takes_too_long() {
     let path = tempfile::tempdir().unwrap();
     let disk = Disk::quick();
-    let pace = Pace { unsynced_span_max: Duration::ZERO, ..pace(disk.sync(), u64::MAX) };
-    let store = Embedded::on_disk(path.path(), Clock::manual(NOW), None, pace).unwrap();
+    let settings =
+        DiskSettings { unsynced_span_max: Duration::ZERO, ..settings(disk.sync(), u64::MAX) };
+    let store = Embedded::on_disk(path.path(), Clock::manual(NOW), None, settings).unwrap();
     let held = disk.hold();
     wait(store.execute(set("a", "1"))).unwrap();
-    // Nobody has asked for the sync but the journal itself.
-    disk.until_someone_waits();
+    // Only the journal itself has requested the sync.
+    disk.until_a_sync_waits();
     let is_over = AtomicBool::new(false);
     std::thread::scope(|scope| {
         scope.spawn(|| {
@@ -266,16 +267,16 @@ fn while_a_sync_takes_too_long_nothing_more_is_acknowledged() {
             drop(held);
         });
         wait(store.execute(set("b", "1"))).unwrap();
-        assert!(is_over.load(Ordering::Acquire), "it was acknowledged while the disk was busy");
+        assert!(is_over.load(Ordering::Acquire), "it was acknowledged during the sync");
     });
-    // Nobody waits for a disk that has failed.
+    // No call waits for a disk that has failed.
     disk.break_down();
     drop(wait(store.execute(set("c", "1"))));
     assert!(matches!(wait(store.execute(set("d", "1"))), Err(Error::Unavailable(_))));
 }
 
 #[test]
-fn after_a_failed_sync_nothing_is_told_until_a_new_start() {
+fn after_a_failed_sync_every_call_fails_until_a_new_start() {
     let path = tempfile::tempdir().unwrap();
     let disk = Disk::quick();
     let store = open(path.path(), &disk, u64::MAX).unwrap();

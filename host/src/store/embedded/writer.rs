@@ -1,8 +1,7 @@
-//! The two threads behind the journal. One writes what has gathered as one frame, so that many
-//! transactions share a write and none of them blocks a thread that serves requests. The other
-//! syncs, so that a slow disk delays only those who ask for a sync. When a sync takes so long
-//! that a loss of power would take more than is promised, nothing more is acknowledged until it
-//! ends.
+//! The two threads of the journal. The writer writes all changes that have gathered as one frame,
+//! so many transactions share a write and none blocks a thread that serves requests. The syncer
+//! syncs, so a slow disk delays only the callers that ask for a sync. If a sync takes so long that
+//! a loss of power would lose more than promised, nothing is acknowledged until it ends.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -16,50 +15,50 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 use crate::store::embedded::directory::SyncFile;
-use crate::store::embedded::frame::{Frame, HEADER_BYTES, Header, Kind, Origin};
+use crate::store::embedded::frame::{Frame, FrameKind, HEADER_BYTES, Header, Origin};
 use crate::store::embedded::mark::{Mark, Marks};
 use crate::store::embedded::obstacle;
 use session_store::Error;
 use session_store::clock::Clock;
 use session_store::rows::Row;
 
-/// How long an acknowledged write waits until its sync is asked for.
+/// How long an acknowledged write waits for its sync to start.
 const SYNC_INTERVAL: Duration = Duration::from_millis(500);
-/// The most bytes of rows that one frame groups.
+/// The most bytes of rows in one frame.
 const GROUP_BYTES_MAX: usize = 4 << 20;
 
-/// Who waits for the disk.
+/// Notifies the caller that waits for the disk.
 pub type Done = oneshot::Sender<Result<(), Error>>;
 
 /// A message to the writer, which handles them in order.
 pub enum Message {
-    /// To write one change of a shard.
+    /// Writes one change of a shard.
     Write {
         /// The shard.
         shard: usize,
         /// The number of the change in its shard.
         number: u64,
-        /// What has changed.
+        /// The changed rows.
         rows: Vec<Row>,
-        /// Who waits for it.
+        /// The caller that waits for it.
         done: Option<Done>,
     },
-    /// To answer when everything before is written.
+    /// Answers once everything before it is written.
     Wait(Done),
-    /// To answer when everything before survives a loss of power.
+    /// Answers once everything before it survives a loss of power.
     Sync(Done),
-    /// To go on in another journal, and answer with the last frame of this one.
+    /// Continues in another journal, and answers with the last frame of this one.
     Switch {
-        /// The other one.
+        /// The other journal.
         journal: Journal,
-        /// Who waits for it.
+        /// The thread that waits for it.
         done: mpsc::Sender<u64>,
     },
-    /// To sync, and end.
+    /// Syncs and ends.
     Stop,
 }
 
-/// A journal that is written to.
+/// A journal that is being written.
 pub struct Journal {
     file: Arc<File>,
     origin: Origin,
@@ -67,117 +66,117 @@ pub struct Journal {
 }
 
 impl Journal {
-    /// One with nothing but its head.
+    /// A journal that holds only its head.
     pub fn new(file: File, origin: Origin) -> Self {
         Self { file: Arc::new(file), origin, offset: HEADER_BYTES as u64 }
     }
 }
 
-/// How many changes of a shard were sent and written. It has a cache line of its own, as other
-/// threads write those of other shards meanwhile.
+/// How many changes of a shard were sent and written. Each has its own cache line, as other
+/// threads write those of other shards at the same time.
 #[derive(Default)]
 #[repr(align(64))]
 pub struct Progress {
-    /// How many changes the shard has had; moves while the shard is locked.
+    /// The number of changes of the shard; grows while the shard is locked.
     pub sent: AtomicU64,
     /// How many of them the operating system has.
     pub written: AtomicU64,
 }
 
 impl Progress {
-    /// Whether a change that can be seen may still be lost with the process. For whoever
-    /// has the lock of the shard.
+    /// Whether a visible change may still be lost with the process. The caller must hold the
+    /// lock of the shard.
     pub fn is_pending(&self) -> bool {
         self.written.load(Ordering::Acquire) < self.sent.load(Ordering::Relaxed)
     }
 }
 
-/// When a snapshot is due, and whom to ask for it.
+/// Decides when a snapshot is due, and requests it.
 pub struct SnapshotDue {
-    /// The journals' length since the last snapshot, in bytes.
+    /// The length of the journals since the last snapshot, in bytes.
     pub journal_bytes: u64,
-    /// How long they were when one was last asked for, so that one that fails is tried again
-    /// after as much again, and not with the next write.
+    /// That length at the last request. A failed snapshot is tried again after as many bytes
+    /// more, and not at the next write.
     pub asked_at_bytes: u64,
-    /// The length that they may have, however small the snapshot.
+    /// The length that the journals may have, however small the snapshot.
     pub journal_bytes_max: u64,
-    /// The length of the last snapshot.
+    /// The length of the last snapshot, in bytes.
     pub snapshot_bytes: Arc<AtomicU64>,
-    /// Whether one is being taken.
+    /// Whether a snapshot is being taken.
     pub is_busy: Arc<AtomicBool>,
-    /// Who takes it.
+    /// The thread that takes snapshots.
     pub requests: mpsc::Sender<()>,
 }
 
 impl SnapshotDue {
-    /// Asks for a snapshot when the journals have grown enough and none is being taken.
+    /// Requests a snapshot if the journals have grown enough and none is being taken.
     fn ask(&mut self) {
         let bound = self.journal_bytes_max.max(self.snapshot_bytes.load(Ordering::Relaxed));
         let grown = self.journal_bytes - self.asked_at_bytes;
         if grown > bound && !self.is_busy.swap(true, Ordering::Relaxed) {
             self.asked_at_bytes = self.journal_bytes;
-            // Without the thread there is no snapshot, which is no harm.
+            // Without the thread there is no snapshot, which does no harm.
             let _ = self.requests.send(());
         }
     }
 }
 
-/// The thread that writes.
+/// The state of the writer.
 pub struct Writer {
-    /// Where changes go.
+    /// The current journal.
     pub journal: Journal,
-    /// The frame written last.
+    /// The last frame written.
     pub sequence: u64,
-    /// The time.
+    /// The clock.
     pub clock: Clock,
-    /// Set when the disk refuses something.
+    /// Set once the disk has refused something.
     pub failed: Arc<AtomicBool>,
-    /// How far each shard is.
+    /// The progress of each shard.
     pub shards: Arc<[Progress]>,
-    /// The last frame that is on the disk.
+    /// The last synced frame.
     pub synced: Arc<Synced>,
-    /// The thread that syncs.
+    /// The syncer.
     pub syncs: mpsc::Sender<SyncRequest>,
-    /// When a snapshot is due.
+    /// Decides when a snapshot is due.
     pub snapshot: SnapshotDue,
-    /// What is not on the disk.
+    /// What is written and not synced.
     pub unsynced: Unsynced,
 }
 
-/// What was written and is not on the disk, as far as its writer knows.
+/// What is written and not synced, as far as the writer knows.
 pub struct Unsynced {
-    /// The time that may lie between the acknowledgements of two writes that are not on the
-    /// disk: a loss of power takes the writes of no longer time.
+    /// The longest time between the acknowledgements of two unsynced writes. A loss of power
+    /// loses the writes of no longer time.
     span_max: Duration,
-    /// When the first write was acknowledged of which no sync was asked for.
+    /// The acknowledgement of the first write without a requested sync.
     since: Option<Instant>,
-    /// Journals that have something which no sync was asked for.
+    /// Journals with writes without a requested sync.
     files: Vec<Arc<File>>,
-    /// The syncs that were asked for, oldest first: up to which frame, and when the first
-    /// write of it was acknowledged.
+    /// The requested syncs, oldest first: the last frame of each, and when its first write was
+    /// acknowledged.
     asked: VecDeque<(u64, Instant)>,
 }
 
 impl Unsynced {
-    /// Nothing.
+    /// Nothing is written yet.
     pub fn new(span_max: Duration) -> Self {
         Self { span_max, since: None, files: Vec::new(), asked: VecDeque::new() }
     }
 }
 
-/// The last frame that is on the disk, and who waits for it.
+/// The last synced frame, and its waiters.
 pub struct Synced {
     last: AtomicU64,
-    moved: (Mutex<()>, Condvar),
+    changed: (Mutex<()>, Condvar),
 }
 
 impl Synced {
-    /// Up to a frame.
+    /// Everything up to a frame is synced.
     pub fn new(last: u64) -> Self {
-        Self { last: last.into(), moved: (Mutex::default(), Condvar::new()) }
+        Self { last: last.into(), changed: (Mutex::default(), Condvar::new()) }
     }
 
-    /// The last frame.
+    /// The last synced frame.
     pub fn get(&self) -> u64 {
         self.last.load(Ordering::Acquire)
     }
@@ -187,23 +186,23 @@ impl Synced {
         self.wake();
     }
 
-    /// Has those who wait look again.
+    /// Wakes the waiters.
     fn wake(&self) {
         // No code panics while it holds this lock.
-        drop(self.moved.0.lock().unwrap_or_else(PoisonError::into_inner));
-        self.moved.1.notify_all();
+        drop(self.changed.0.lock().unwrap_or_else(PoisonError::into_inner));
+        self.changed.1.notify_all();
     }
 
-    /// Waits until a frame is on the disk, or the disk has failed.
+    /// Waits until a frame is synced, or the disk has failed.
     fn wait_for(&self, frame: u64, failed: &AtomicBool) {
-        let mut guard = self.moved.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut guard = self.changed.0.lock().unwrap_or_else(PoisonError::into_inner);
         while self.get() < frame && !failed.load(Ordering::Acquire) {
-            guard = self.moved.1.wait(guard).unwrap_or_else(PoisonError::into_inner);
+            guard = self.changed.1.wait(guard).unwrap_or_else(PoisonError::into_inner);
         }
     }
 }
 
-/// What came together and is written as one frame.
+/// Messages that are handled together, with their changes as one frame.
 #[derive(Default)]
 struct Group {
     changes: Vec<(usize, u64)>,
@@ -214,7 +213,7 @@ struct Group {
 }
 
 impl Writer {
-    /// Writes until it is told to stop.
+    /// Writes until it receives [`Message::Stop`].
     pub fn run(mut self, messages: &mpsc::Receiver<Message>) {
         let mut frame = Frame::new();
         let interval = SYNC_INTERVAL.min(self.unsynced.span_max);
@@ -228,7 +227,7 @@ impl Writer {
                 Err(RecvTimeoutError::Timeout) => None,
                 Err(RecvTimeoutError::Disconnected) => Some(Message::Stop),
             };
-            self.hold_back();
+            self.wait_for_disk();
             let group = gather(first, messages, &mut frame);
             if !frame.is_empty() {
                 self.unsynced.since.get_or_insert_with(Instant::now);
@@ -240,7 +239,7 @@ impl Writer {
                 }
             }
             for done in group.waiting {
-                // A caller that has gone does not wait for its answer.
+                // The caller may have stopped waiting.
                 drop(done.send(committed.clone()));
             }
             let is_due = self.unsynced.since.is_some_and(|since| since.elapsed() >= interval);
@@ -252,7 +251,7 @@ impl Writer {
                 self.unsynced.files.push(before.file);
                 self.snapshot.journal_bytes = 0;
                 self.snapshot.asked_at_bytes = 0;
-                // Whoever asked for it may have given up.
+                // The snapshot thread may have given up.
                 let _ = done.send(self.sequence);
             }
             self.snapshot.ask();
@@ -262,9 +261,8 @@ impl Writer {
         }
     }
 
-    /// Waits for the disk while the first write that is not on it was acknowledged too long
-    /// ago.
-    fn hold_back(&mut self) {
+    /// Waits for the disk while the first unsynced write was acknowledged too long ago.
+    fn wait_for_disk(&mut self) {
         let span_max = self.unsynced.span_max;
         while !self.failed.load(Ordering::Acquire) {
             let synced = self.synced.get();
@@ -291,14 +289,14 @@ impl Writer {
             return Ok(());
         }
         let header = Header {
-            kind: Kind::Rows,
+            kind: FrameKind::Rows,
             length: 0,
             checksum: 0,
             sequence: self.sequence + 1,
             milliseconds: self.clock.now(),
             synced: self.synced.get(),
         };
-        let bytes = frame.seal(header, &self.journal.origin);
+        let bytes = frame.finish(header, &self.journal.origin);
         let written = self.journal.file.write_all_at(bytes, self.journal.offset);
         let length = bytes.len() as u64;
         frame.clear();
@@ -309,7 +307,7 @@ impl Writer {
         Ok(())
     }
 
-    /// Asks for a sync of everything that is written.
+    /// Requests a sync of everything written.
     fn sync(&mut self, done: Vec<Done>, closed: bool) {
         self.unsynced.files.push(Arc::clone(&self.journal.file));
         let files = std::mem::take(&mut self.unsynced.files);
@@ -317,12 +315,12 @@ impl Writer {
             self.unsynced.asked.push_back((self.sequence, since));
         }
         let request = SyncRequest { files, sequence: self.sequence, closed, done };
-        // Without the other thread, whoever waits gets an error.
+        // Without the syncer the callers get an error.
         drop(self.syncs.send(request));
     }
 }
 
-/// Takes what is there, up to so many bytes, into the frame.
+/// Takes the messages that have gathered, up to a number of bytes.
 fn gather(first: Option<Message>, messages: &mpsc::Receiver<Message>, frame: &mut Frame) -> Group {
     let mut group = Group::default();
     let mut next = first;
@@ -344,7 +342,7 @@ fn gather(first: Option<Message>, messages: &mpsc::Receiver<Message>, frame: &mu
     group
 }
 
-/// What the other thread is asked for.
+/// A request to the syncer.
 pub struct SyncRequest {
     files: Vec<Arc<File>>,
     sequence: u64,
@@ -352,23 +350,23 @@ pub struct SyncRequest {
     done: Vec<Done>,
 }
 
-/// The thread that syncs.
+/// The state of the syncer.
 pub struct Syncer {
-    /// How a file is synced.
+    /// Syncs a file.
     pub sync: SyncFile,
-    /// The file that says how far it is.
+    /// The file that records how far the journal is synced.
     pub marks: Marks,
-    /// The time.
+    /// The clock.
     pub clock: Clock,
-    /// Set when the disk refuses something.
+    /// Set once the disk has refused something.
     pub failed: Arc<AtomicBool>,
-    /// The last frame that is on the disk.
+    /// The last synced frame.
     pub synced: Arc<Synced>,
 }
 
 impl Drop for Syncer {
     fn drop(&mut self) {
-        // Nobody is to wait for what does not come any more.
+        // Otherwise the writer would wait for ever for this thread.
         if std::thread::panicking() {
             self.failed.store(true, Ordering::Release);
             self.synced.wake();
@@ -377,10 +375,10 @@ impl Drop for Syncer {
 }
 
 impl Syncer {
-    /// Syncs until nobody can ask any more.
+    /// Syncs until the requests end.
     pub fn run(mut self, requests: &mpsc::Receiver<SyncRequest>) {
         while let Ok(mut request) = requests.recv() {
-            // What has gathered during the last sync is one.
+            // Requests that have gathered during the last sync share one.
             for later in requests.try_iter() {
                 request.files.extend(later.files);
                 request.done.extend(later.done);
@@ -420,7 +418,7 @@ impl Syncer {
     }
 }
 
-/// After a failure nobody knows what the disk holds; only a new start does.
+/// After a failure the content of the disk is unknown until a new start reads it.
 fn fail(failed: &AtomicBool, error: &io::Error) -> Error {
     let error = obstacle::words(error);
     tracing::error!(error, "the disk refused a write; restart when it is mended");
@@ -438,7 +436,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_snapshot_that_failed_is_asked_for_again_after_as_much_again() {
+    fn a_failed_snapshot_is_requested_again_after_as_many_bytes_more() {
         let (requests, asked) = mpsc::channel();
         let is_busy = Arc::new(AtomicBool::new(false));
         let mut due = SnapshotDue {

@@ -1,4 +1,4 @@
-//! Directories of a release before the journal, made as it made them.
+//! Directories of a release before the journal, made with the library of that release.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -8,14 +8,14 @@ use fjall::PersistMode;
 
 use super::*;
 use crate::store::embedded::directory::{numbered, sync_file};
-use crate::store::embedded::{Embedded, Pace, inspection};
+use crate::store::embedded::{DiskSettings, Embedded, inspection};
 use session_store::Store;
 use session_store::rows::Changes;
 use session_store::transaction::{Entry, Operation, Txn};
 
 const NOW: u64 = 1_800_000_000_000;
 
-/// A directory of an earlier release, with so many sessions.
+/// A directory of an earlier release with a number of sessions.
 fn former(sessions: usize) -> tempfile::TempDir {
     let path = tempfile::tempdir().unwrap();
     let database = Database::builder(path.path()).worker_threads(1).open().unwrap();
@@ -36,8 +36,9 @@ fn former(sessions: usize) -> tempfile::TempDir {
 }
 
 fn open(path: &Path, sync: SyncFile) -> Result<Embedded, OpenError> {
-    let pace = Pace { sync, journal_bytes_max: u64::MAX, unsynced_span_max: Duration::MAX };
-    Embedded::on_disk(path, Clock::manual(NOW), None, pace)
+    let settings =
+        DiskSettings { sync, journal_bytes_max: u64::MAX, unsynced_span_max: Duration::MAX };
+    Embedded::on_disk(path, Clock::manual(NOW), None, settings)
 }
 
 fn sessions(store: &Embedded) -> u64 {
@@ -45,7 +46,7 @@ fn sessions(store: &Embedded) -> u64 {
 }
 
 #[test]
-fn it_is_converted_once_and_can_still_be_started_with_the_earlier_release() {
+fn a_directory_is_converted_once_and_the_earlier_release_still_starts_on_its_files() {
     let path = former(300);
     assert_eq!(sessions(&open(path.path(), sync_file()).unwrap()), 300);
     assert_eq!(sessions(&open(path.path(), sync_file()).unwrap()), 300);
@@ -61,7 +62,7 @@ fn it_is_converted_once_and_can_still_be_started_with_the_earlier_release() {
 }
 
 #[test]
-fn a_conversion_that_is_cut_off_anywhere_goes_on_at_the_next_start() {
+fn an_interrupted_conversion_continues_at_the_next_start() {
     for fails_at in 0.. {
         let path = former(20);
         let count = Arc::new(AtomicUsize::new(0));
@@ -84,7 +85,7 @@ fn a_conversion_that_is_cut_off_anywhere_goes_on_at_the_next_start() {
 }
 
 #[test]
-fn what_the_library_says_is_a_sentence() {
+fn errors_of_the_library_become_sentences() {
     let directory = Path::new("/nowhere");
     for (kind, expected) in [
         (ErrorKind::StorageFull, "the disk has no room for its files (no storage space)"),
@@ -109,7 +110,7 @@ fn what_the_library_says_is_a_sentence() {
 }
 
 #[test]
-fn damage_of_the_old_files_is_named_and_they_stay_where_they_are() {
+fn damage_of_the_old_files_is_named_and_they_stay() {
     let refused = |path: &Path| {
         let error = open(path, sync_file()).err().expect("it is damaged");
         assert!(path.join(TABLES).exists() && !path.join(MANIFEST_FILE).exists());
@@ -148,9 +149,9 @@ fn damage_of_the_old_files_is_named_and_they_stay_where_they_are() {
     assert!(text.starts_with("`lock` is missing; when no other process uses"), "{text}");
 }
 
-/// What stays when the new files lose those that name them, or the old ones are taken away.
+/// What remains if the new files lose their manifest, or the old files are removed.
 #[test]
-fn no_row_is_lost_where_the_version_alone_is_of_an_earlier_release() {
+fn no_row_is_lost_if_only_the_version_is_of_an_earlier_release() {
     let written = tempfile::tempdir().unwrap();
     drop(restored(written.path()));
     std::fs::write(written.path().join(VERSION_FILE), FORMER_VERSION).unwrap();
@@ -170,7 +171,7 @@ fn no_row_is_lost_where_the_version_alone_is_of_an_earlier_release() {
 }
 
 #[test]
-fn what_is_missing_of_the_old_files_is_not_made_anew() {
+fn missing_old_files_are_not_made_again() {
     for (name, expected) in [
         (TABLES, "`keyspaces` is missing"),
         ("keyspaces/0", "`keyspaces/0/current` is missing"),

@@ -1,5 +1,5 @@
-//! Seeded losses of power and seeded damage: nothing passes in silence, a loss of power is never
-//! refused, and a repair leaves a directory that starts.
+//! Seeded losses of power and seeded damage: nothing is lost without a report, a loss of power
+//! never prevents a start, and a repair leaves a directory that starts.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -8,26 +8,26 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::disk::{Disk, Seed, copy, files};
-use super::{NOW, State, change, open, pace, set, state, wait};
+use super::{NOW, State, change, open, set, settings, state, wait};
 use crate::store::embedded::directory::SyncFile;
 use crate::store::embedded::inspection::inspect_on_disk;
 use crate::store::embedded::{Embedded, OpenError, Verdict, inspect, recovery, start};
 use session_store::Store;
 use session_store::clock::Clock;
 
-/// A directory with a snapshot and several journals, as a kill leaves it, and what it held
-/// after each write.
+/// A directory with a snapshot and several journals, as a kill leaves it, and its state after
+/// each write.
 struct Scene {
-    /// When everything was synced.
+    /// After everything was synced.
     synced: tempfile::TempDir,
-    /// When more was written and not synced.
+    /// After more was written and not synced.
     written: tempfile::TempDir,
-    /// When that was synced too.
+    /// After that was synced too.
     later: tempfile::TempDir,
-    /// When the store was closed then.
+    /// After the store was closed.
     closed: tempfile::TempDir,
     states: Vec<State>,
-    /// How many writes were synced.
+    /// The number of synced writes.
     kept: usize,
 }
 
@@ -62,14 +62,14 @@ fn scene(number: u64) -> Scene {
     Scene { synced, written, later, closed, states, kept }
 }
 
-/// The file that is written to.
+/// The name of the current journal.
 fn journal(path: &Path) -> String {
     let manifest = start::read_manifest(path).unwrap().unwrap();
     format!("journal-{}", manifest.number_max())
 }
 
 #[test]
-fn a_loss_of_power_starts_and_takes_an_end_of_what_was_not_synced() {
+fn after_a_loss_of_power_the_store_starts_and_lacks_only_the_last_unsynced_writes() {
     let mut lost = BTreeSet::new();
     for number in 0..4 {
         let scene = scene(number);
@@ -95,18 +95,21 @@ fn a_loss_of_power_starts_and_takes_an_end_of_what_was_not_synced() {
             }
             let copy = copy(scene.written.path());
             std::fs::write(copy.path().join(&name), &bytes).unwrap();
-            let said = what_is_said(copy.path());
+            let report = report_of(copy.path());
             let store = open(copy.path(), &Disk::quick(), u64::MAX)
                 .unwrap_or_else(|error| panic!("{number} {round}: {error}"));
             let found = state(&store.inner.memory);
             let kept = scene.states.iter().rposition(|state| *state == found);
-            let kept = kept.unwrap_or_else(|| panic!("{number} {round}: no state there was"));
+            let kept = kept.unwrap_or_else(|| panic!("{number} {round}: not one of the states"));
             assert!(kept >= scene.kept, "{number} {round}");
             let is_whole = kept == scene.states.len() - 1;
-            let ends_early = said == Said::NotClosed && bytes.len() < after.len();
-            assert!(is_whole || said == Said::Cut || ends_early, "{number} {round}: in silence");
+            let ends_early = report == Report::NotClosed && bytes.len() < after.len();
+            assert!(
+                is_whole || report == Report::Cut || ends_early,
+                "{number} {round}: without a report"
+            );
             lost.insert(scene.states.len() - 1 - kept);
-            // What is left is as good as any.
+            // The store works on with what is left.
             wait(store.execute(set("k", "v"))).unwrap();
             let expected = state(&store.inner.memory);
             drop(store);
@@ -118,7 +121,7 @@ fn a_loss_of_power_starts_and_takes_an_end_of_what_was_not_synced() {
 }
 
 #[test]
-fn a_mark_that_the_power_tore_leaves_the_one_before() {
+fn a_torn_mark_leaves_the_one_before() {
     let scene = scene(9);
     let read = |path: &Path| std::fs::read(path.join("synced")).unwrap();
     let (before, after) = (read(scene.written.path()), read(scene.later.path()));
@@ -134,7 +137,7 @@ fn a_mark_that_the_power_tore_leaves_the_one_before() {
     }
 }
 
-/// Damages one file, and returns which.
+/// Damages one file, and returns its name.
 fn damage(path: &Path, seed: &mut Seed) -> String {
     let files = files(path);
     let (name, mut bytes) = files[seed.below(files.len() as u64) as usize].clone();
@@ -159,7 +162,7 @@ fn damage(path: &Path, seed: &mut Seed) -> String {
 }
 
 #[test]
-fn damage_is_refused_or_said_and_a_repair_leaves_what_is_whole() {
+fn damage_is_refused_or_reported_and_a_repair_leaves_what_is_whole() {
     let scenes = [scene(20), scene(21)];
     let (mut refused, mut cut) = (0, 0);
     for number in 0..300 {
@@ -174,24 +177,28 @@ fn damage_is_refused_or_said_and_a_repair_leaves_what_is_whole() {
             let found = state(&store.inner.memory);
             scene.states.iter().rposition(|state| *state == found)
         };
-        let said = what_is_said(copy.path());
+        let report = report_of(copy.path());
         match open(copy.path(), &Disk::quick(), u64::MAX) {
             Ok(store) => {
                 let kept = state_of(&store);
-                let kept = kept.unwrap_or_else(|| panic!("{number} {name}: no state there was"));
+                let kept = kept.unwrap_or_else(|| panic!("{number} {name}: not one of the states"));
                 assert!(kept >= scene.kept, "{number} {name}");
-                // Of a journal that ends between two frames nobody knows more than that the
+                // A journal that ends between two frames shows only that the
                 // process was not stopped cleanly.
                 let is_whole = kept == scene.states.len() - 1;
-                let is_said = said == Said::Cut || said == Said::NotClosed && !is_closed;
-                assert!(is_whole || is_said, "{number} {name}: in silence");
+                let is_reported =
+                    report == Report::Cut || report == Report::NotClosed && !is_closed;
+                assert!(is_whole || is_reported, "{number} {name}: without a report");
                 let is_cut_between = |(file, bytes): &(String, Vec<u8>)| {
                     damaged.iter().any(|(other, left)| other == file && left.len() < bytes.len())
                 };
-                if !is_whole && said == Said::NotClosed {
-                    assert!(original.iter().any(is_cut_between), "{number} {name}: in silence");
+                if !is_whole && report == Report::NotClosed {
+                    assert!(
+                        original.iter().any(is_cut_between),
+                        "{number} {name}: without a report"
+                    );
                 }
-                cut += usize::from(said == Said::Cut);
+                cut += usize::from(report == Report::Cut);
             }
             Err(error) => {
                 refused += 1;
@@ -203,7 +210,7 @@ fn damage_is_refused_or_said_and_a_repair_leaves_what_is_whole() {
                 if number % 3 == 0 {
                     repair(copy.path(), &name, &damaged, |store| {
                         let kept = state_of(store);
-                        // What a snapshot lost lies between the rest.
+                        // A damaged snapshot loses rows between others.
                         assert!(kept.is_some() || name.starts_with("snapshot"), "{number} {name}");
                     });
                 }
@@ -213,26 +220,26 @@ fn damage_is_refused_or_said_and_a_repair_leaves_what_is_whole() {
     assert!(refused > 100 && cut > 2, "{refused} {cut}");
 }
 
-/// What a start says of what is lost.
+/// What a start reports about losses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Said {
+enum Report {
     Nothing,
     /// The process was not stopped cleanly.
     NotClosed,
-    /// What was written last is lost.
+    /// The last writes are lost.
     Cut,
 }
 
-fn what_is_said(path: &Path) -> Said {
-    let Ok(Some(manifest)) = start::read_manifest(path) else { return Said::Nothing };
+fn report_of(path: &Path) -> Report {
+    let Ok(Some(manifest)) = start::read_manifest(path) else { return Report::Nothing };
     let reading = recovery::read(path, &manifest, &mut |_, _| Ok(())).unwrap();
     match (&reading.cut, reading.is_closed()) {
         (Some(cut), false) => {
             assert!(cut.bytes > 0, "{cut:?}");
-            Said::Cut
+            Report::Cut
         }
-        (None, false) => Said::NotClosed,
-        (_, true) => Said::Nothing,
+        (None, false) => Report::NotClosed,
+        (_, true) => Report::Nothing,
     }
 }
 
@@ -248,7 +255,7 @@ fn repair(
     assert!(matches!(before, Ok(Verdict::Damaged)), "{name}: {before:?}");
     let text = String::from_utf8(out).unwrap();
     assert!(text.contains(&format!("DAMAGED: `{name}`")), "{name}: {text}");
-    assert_eq!(files(path), damaged, "to look changes nothing");
+    assert_eq!(files(path), damaged, "an inspection changes nothing");
     let repaired = inspect(path, true, &clock, &mut Vec::new());
     assert!(matches!(repaired, Ok(Verdict::Repaired)), "{name}: {repaired:?}");
     assert_eq!(files(&path.join(format!("before-repair-{NOW}"))), damaged, "all is kept");
@@ -257,7 +264,7 @@ fn repair(
 }
 
 #[test]
-fn a_directory_in_use_or_of_nobody_is_not_inspected() {
+fn a_directory_in_use_or_without_a_store_is_not_inspected() {
     let path = tempfile::tempdir().unwrap();
     let clock = Clock::manual(NOW);
     let inspected = |path: &Path| inspect(path, true, &clock, &mut Vec::new());
@@ -290,11 +297,11 @@ fn a_journal_cut_at_the_end_of_a_synced_frame_is_refused_and_closed_ones_are_who
         "{error}"
     );
     std::fs::write(&file, &whole).unwrap();
-    assert_eq!(what_is_said(path.path()), Said::Nothing, "it was closed");
+    assert_eq!(report_of(path.path()), Report::Nothing, "it was closed");
 }
 
 #[test]
-fn a_mark_that_is_left_alone_shows_that_there_was_something() {
+fn a_mark_alone_shows_that_there_was_a_store() {
     let path = tempfile::tempdir().unwrap();
     let store = open(path.path(), &Disk::quick(), u64::MAX).unwrap();
     wait(store.execute(set("a", "1"))).unwrap();
@@ -307,13 +314,13 @@ fn a_mark_that_is_left_alone_shows_that_there_was_something() {
     let inspected = inspect(path.path(), true, &Clock::manual(NOW), &mut Vec::new());
     let error = inspected.unwrap_err().to_string();
     assert!(error.starts_with("`manifest` is missing; and there is nothing to rebuild"), "{error}");
-    // Where a repair has kept what there was, it was not empty either.
+    // A directory that a repair has kept also shows that there was a store.
     std::fs::remove_file(path.path().join("synced")).unwrap();
     std::fs::create_dir(path.path().join("before-repair-1")).unwrap();
     assert!(open(path.path(), &Disk::quick(), u64::MAX).is_err());
 }
 
-/// A disk that refuses the sync number `refused`, and no other.
+/// A disk that refuses the sync with the number `refused`, and no other.
 fn refusing(refused: usize) -> SyncFile {
     let count = Arc::new(AtomicUsize::new(0));
     Arc::new(move |_: &File| match count.fetch_add(1, Ordering::Relaxed) {
@@ -339,8 +346,8 @@ fn a_start_and_a_repair_on_a_full_disk_leave_no_file_behind() {
     for refused in 0..12 {
         for whole in [copy(used.path()), tempfile::tempdir().unwrap()] {
             let before = names(whole.path());
-            let pace = pace(refusing(refused), u64::MAX);
-            if let Err(error) = Embedded::on_disk(whole.path(), clock(), None, pace) {
+            let settings = settings(refusing(refused), u64::MAX);
+            if let Err(error) = Embedded::on_disk(whole.path(), clock(), None, settings) {
                 starts += 1;
                 assert!(matches!(error, OpenError::NoRoom(_)), "{error}");
                 let left = names(whole.path());
@@ -365,11 +372,11 @@ fn a_start_and_a_repair_on_a_full_disk_leave_no_file_behind() {
 }
 
 #[test]
-fn files_of_others_stay_and_are_named_when_they_are_in_the_way() {
+fn foreign_files_stay_and_are_named_if_they_prevent_a_start() {
     let path = tempfile::tempdir().unwrap();
     let others = ["journal-009", "journal-4294967295", "journal-+7", "snapshot-99999999999"];
     for name in others {
-        std::fs::write(path.path().join(name), "of somebody else").unwrap();
+        std::fs::write(path.path().join(name), "of another program").unwrap();
     }
     drop(open(path.path(), &Disk::quick(), u64::MAX).unwrap());
     drop(open(path.path(), &Disk::quick(), u64::MAX).unwrap());
@@ -389,14 +396,14 @@ fn files_of_others_stay_and_are_named_when_they_are_in_the_way() {
 }
 
 #[test]
-fn bytes_behind_the_end_of_a_closed_journal_are_no_lost_writes() {
+fn bytes_after_the_end_of_a_closed_journal_are_not_reported_as_lost() {
     let path = tempfile::tempdir().unwrap();
     let store = open(path.path(), &Disk::quick(), u64::MAX).unwrap();
     wait(store.execute(set("a", "1"))).unwrap();
     drop(store);
     let journal = path.path().join(journal(path.path()));
     let mut bytes = std::fs::read(&journal).unwrap();
-    bytes.extend(b"of somebody else");
+    bytes.extend(b"of another program");
     std::fs::write(&journal, bytes).unwrap();
     let mut out = Vec::new();
     let verdict = inspect(path.path(), false, &Clock::manual(NOW), &mut out);

@@ -1,5 +1,4 @@
-//! A disk that tests hold up, break, and copy at the moments of its syncs; and numbers that
-//! are random and always the same.
+//! A disk that tests hold up, break, and copy at its syncs; and random numbers with a seed.
 
 use std::fs::File;
 use std::io;
@@ -8,10 +7,10 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 
 use crate::store::embedded::directory::SyncFile;
 
-/// The most copies of a directory that a test looks at.
+/// The most copies of a directory that a test checks.
 const COPIES_MAX: usize = 120;
 
-/// Random numbers that a number makes (SplitMix64).
+/// Random numbers from a seed (SplitMix64).
 pub struct Seed(u64);
 
 impl Seed {
@@ -39,20 +38,20 @@ struct Control {
     waiting: usize,
 }
 
-/// What a sync of a test does.
+/// Controls the syncs of a test.
 #[derive(Clone, Default)]
 pub struct Disk {
     control: Arc<(Mutex<Control>, Condvar)>,
     copied: Option<PathBuf>,
-    /// How many writes were acknowledged; nobody writes while it is locked.
+    /// The number of acknowledged writes. No test writes while it is locked.
     acknowledged: Arc<Mutex<usize>>,
     copies: Arc<Mutex<Vec<(tempfile::TempDir, usize)>>>,
 }
 
-/// Syncs wait until this is dropped.
-pub struct Held<'a>(&'a Disk);
+/// Holds up the syncs until it is dropped.
+pub struct Hold<'a>(&'a Disk);
 
-impl Drop for Held<'_> {
+impl Drop for Hold<'_> {
     fn drop(&mut self) {
         self.0.control.0.lock().unwrap().is_held = false;
         self.0.control.1.notify_all();
@@ -60,13 +59,13 @@ impl Drop for Held<'_> {
 }
 
 impl Disk {
-    /// One that syncs nothing.
+    /// A disk whose syncs do nothing.
     pub fn quick() -> Self {
         Self::default()
     }
 
-    /// One whose directory is copied at each sync of the thread that takes snapshots, as a kill
-    /// would leave it.
+    /// A disk whose directory is copied at each sync of the snapshot thread, as a kill would leave
+    /// it.
     pub fn copied(directory: &Path) -> Self {
         Self { copied: Some(directory.to_owned()), ..Self::default() }
     }
@@ -96,12 +95,12 @@ impl Disk {
         if control.is_broken { Err(io::Error::from_raw_os_error(5)) } else { Ok(()) }
     }
 
-    pub fn hold(&self) -> Held<'_> {
+    pub fn hold(&self) -> Hold<'_> {
         self.control.0.lock().unwrap().is_held = true;
-        Held(self)
+        Hold(self)
     }
 
-    pub fn until_someone_waits(&self) {
+    pub fn until_a_sync_waits(&self) {
         let (control, changed) = &*self.control;
         let mut control = control.lock().unwrap();
         while control.waiting == 0 {
@@ -126,7 +125,7 @@ impl Disk {
     }
 }
 
-/// A copy of the files of a directory, but for its lock.
+/// A copy of the files of a directory, without its lock.
 pub fn copy(directory: &Path) -> tempfile::TempDir {
     let copy = tempfile::tempdir().unwrap();
     for (name, bytes) in files(directory) {
@@ -136,7 +135,7 @@ pub fn copy(directory: &Path) -> tempfile::TempDir {
     copy
 }
 
-/// The files of a directory with what is in them, but for its lock.
+/// The files of a directory with their contents, without its lock.
 pub fn files(directory: &Path) -> Vec<(String, Vec<u8>)> {
     let mut files = Vec::new();
     for entry in std::fs::read_dir(directory).unwrap() {
