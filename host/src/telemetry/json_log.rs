@@ -1,5 +1,5 @@
-//! The log as JSON, one object a line. The ids of a request stand on top of each of its lines,
-//! where programs that collect logs look for them; all else is as `tracing_subscriber` has it.
+//! The log as JSON, one object per line. The ids of a request are top-level fields, where programs
+//! that collect logs expect them. Everything else is as `tracing_subscriber` writes it.
 
 use std::fmt;
 
@@ -9,14 +9,14 @@ use tracing_subscriber::fmt::format::{Format, Json, JsonFields, Writer};
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormattedFields};
 use tracing_subscriber::registry::LookupSpan;
 
-/// What of a request is told on top.
+/// The fields of a request's span that become top-level fields.
 const IDS: [&str; 2] = ["request_id", "trace_id"];
 
-/// The form of a line.
+/// The format of a line.
 pub struct JsonLine(Format<Json>);
 
 impl JsonLine {
-    /// The form of all lines.
+    /// The format of all lines.
     pub fn new() -> Self {
         Self(tracing_subscriber::fmt::format().json().flatten_event(true))
     }
@@ -39,7 +39,7 @@ where
         for span in scope.from_root() {
             let extensions = span.extensions();
             let Some(fields) = extensions.get::<FormattedFields<JsonFields>>() else { continue };
-            // It was written as JSON a moment ago.
+            // The library has just written the fields as JSON.
             let fields: Map<String, Value> = serde_json::from_str(fields).unwrap_or_default();
             for id in IDS {
                 if let Some(value) = fields.get(id) {

@@ -1,10 +1,10 @@
-//! Sums of metrics that several registries count apart.
+//! Adds up metrics that several registries count separately.
 
 use std::collections::BTreeMap;
 
 use prometheus::proto::{Bucket, Counter, Gauge, Histogram, Metric, MetricFamily, MetricType};
 
-/// The families of all registries, each series once, with the sum of its values.
+/// The metric families of all registries, with the values of equal series added up.
 pub fn sum(registries: impl Iterator<Item = Vec<MetricFamily>>) -> Vec<MetricFamily> {
     let mut sums: BTreeMap<String, MetricFamily> = BTreeMap::new();
     for mut family in registries.flatten() {
@@ -50,7 +50,7 @@ fn add(sum: &mut Metric, more: &Metric, kind: MetricType) {
             histogram.set_sample_sum(one.get_sample_sum() + other.get_sample_sum());
             sum.set_histogram(histogram);
         }
-        // Nothing here is of another type.
+        // No metric here has another type.
         _ => {}
     }
 }
@@ -61,7 +61,7 @@ mod tests {
     use prometheus::{Encoder, HistogramOpts, HistogramVec, IntCounterVec, Opts, Registry};
 
     #[test]
-    fn series_of_the_same_labels_are_added_up() {
+    fn series_with_the_same_labels_are_added_up() {
         let registry = |counts: &[(&str, u64)], seconds: f64| {
             let registry = Registry::new();
             let counter = IntCounterVec::new(Opts::new("calls_total", "Calls."), &["code"]);

@@ -1,5 +1,5 @@
-//! Every metric. Names follow the conventions of Prometheus; labels have few
-//! values, known beforehand.
+//! Every metric. Names follow the conventions of Prometheus; labels have few values, all known
+//! beforehand.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -20,33 +20,32 @@ const LATENCY_BUCKETS: [f64; 14] =
 /// The kinds of sessions that are counted.
 const KINDS: [&str; 4] = ["booking", "user", "connection", "viewing"];
 
-/// All metrics of the process. What is counted for every request is counted for
-/// each worker apart, as counters that all cores write to would be the one thing
-/// that all requests wait for; readers get the sums.
+/// All metrics of the process. What is counted for every request is counted per worker, and added
+/// up for readers. Counters that all cores write to would make every request wait.
 pub struct Metrics {
     registry: Registry,
     counts: PerWorker<Counts>,
     /// The generation that new calls run on.
     pub generation: IntGauge,
-    /// Instances that wait for a call.
+    /// Idle instances.
     pub instances_idle: IntGauge,
     /// Instances that run a call.
     pub instances_busy: IntGauge,
-    /// Whether the store answered when it was last asked.
+    /// Whether the store answered the last health check.
     pub store_up: IntGauge,
     /// Whether it took writes then.
     pub store_writable: IntGauge,
-    /// Network connections of users.
+    /// Open network connections of users.
     pub connections: IntGauge,
-    /// How many of those there may be.
+    /// Their limit.
     pub connections_max: IntGauge,
-    /// Memory that bodies of requests and replies take.
+    /// Memory charged for bodies of requests and replies, in bytes.
     pub body_bytes: IntGauge,
-    /// Connections that this process holds.
+    /// Session connections that this process holds.
     pub connects: IntGauge,
-    /// Subscriptions to events.
+    /// Open subscriptions to events.
     pub subscriptions: IntGauge,
-    /// Spans that went to the collector, or should have.
+    /// Spans exported to the collector.
     pub sent_spans: SentSpans,
     build: IntGaugeVec,
     expired: IntCounter,
@@ -65,29 +64,29 @@ pub struct Counts {
     requests: IntCounterVec,
     duration: HistogramVec,
     in_flight: IntGauge,
-    /// What the component does.
+    /// The calls of the component.
     pub logic: Arc<LogicMetrics>,
-    /// What the store is asked for beside what the component asks for.
+    /// The store calls that the host makes itself.
     pub store: StoreMetrics,
 }
 
-/// What the component does.
+/// The calls of the component.
 pub struct LogicMetrics {
-    /// Calls that ended with an answer or a refusal.
+    /// Calls that ended with a reply or a refusal.
     pub answered: IntCounter,
     /// Calls that trapped.
     pub trapped: IntCounter,
-    /// Calls that ran past their limit.
+    /// Calls that exceeded their time limit.
     pub timed_out: IntCounter,
     /// Calls that found no free instance.
     pub overloaded: IntCounter,
-    /// Seconds that the component computed.
+    /// Processor time of the component, in seconds.
     pub cpu_seconds: Counter,
-    /// What it asks the store for.
+    /// The store calls that it makes.
     pub store: StoreMetrics,
 }
 
-/// What the store is asked for.
+/// The calls of the store.
 #[derive(Clone)]
 pub struct StoreMetrics {
     /// By operation, and by outcome.
@@ -95,23 +94,23 @@ pub struct StoreMetrics {
     durations: [Histogram; 4],
 }
 
-/// What a store is asked for.
+/// A kind of store call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StoreOperation {
-    /// A transaction that reads, whatever it finds.
+    /// A transaction that only reads.
     Read,
     /// Any other transaction.
     Write,
-    /// Events of logs.
+    /// Reading the event logs.
     ReadLogs,
-    /// How many sessions there are.
+    /// Counting sessions.
     Count,
 }
 
 impl StoreOperation {
     const ALL: [Self; 4] = [Self::Read, Self::Write, Self::ReadLogs, Self::Count];
 
-    /// What it is called in metrics and traces.
+    /// Its name in metrics and traces.
     pub fn name(self) -> &'static str {
         match self {
             Self::Read => "read",
@@ -122,7 +121,7 @@ impl StoreOperation {
     }
 }
 
-/// Spans that went to a collector, or should have.
+/// Spans exported to a collector, and those that were lost.
 #[derive(Clone, Debug)]
 pub struct SentSpans {
     taken: IntCounter,
@@ -130,7 +129,7 @@ pub struct SentSpans {
 }
 
 impl SentSpans {
-    /// So many were taken, or were not.
+    /// Counts spans that the collector has taken, or has not.
     pub fn count(&self, spans: u64, taken: bool) {
         let counter = if taken { &self.taken } else { &self.failed };
         counter.inc_by(spans);
@@ -140,13 +139,13 @@ impl SentSpans {
 /// How a call of the store ended.
 #[derive(Clone, Copy, Debug)]
 pub enum StoreOutcome {
-    /// With an outcome.
+    /// With a reply.
     Answered,
-    /// Without an answer.
+    /// Without a reply.
     Unavailable,
     /// With a refusal.
     Rejected,
-    /// With a refusal for want of memory.
+    /// With a refusal for lack of memory.
     Full,
 }
 
@@ -164,7 +163,7 @@ impl<T> From<&Result<T, session_store::Error>> for StoreOutcome {
 impl StoreOutcome {
     const ALL: [Self; 4] = [Self::Answered, Self::Unavailable, Self::Rejected, Self::Full];
 
-    /// What it is called in metrics and traces.
+    /// Its name in metrics and traces.
     pub fn name(self) -> &'static str {
         match self {
             Self::Answered => "answered",
@@ -190,27 +189,27 @@ impl Metrics {
         let gates = HistogramVec::new(
             HistogramOpts::new(
                 "session_manager_component_gate_duration_seconds",
-                "Time that a component took to pass a gate.",
+                "Time for a component to pass a gate, in seconds.",
             )
             .buckets(LATENCY_BUCKETS.to_vec()),
             &["gate"],
         );
         let spans = counters(
             "session_manager_trace_spans_total",
-            "Spans for the collector of traces.",
+            "Spans exported to the trace collector.",
             &["outcome"],
         );
         let swaps = counters(
             "session_manager_component_swaps_total",
-            "Components that were to become a generation.",
+            "Attempts to swap in a component.",
             &["source", "outcome"],
         );
         let rollbacks = counters(
             "session_manager_component_rollbacks_total",
-            "Generations that gave way to the one before.",
+            "Roll backs to the generation before.",
             &["cause"],
         );
-        // Rates see the first only if it is one more than none.
+        // A rate misses the first increment unless the counter exists at zero before it.
         for source in ["file", "upload"] {
             for outcome in ["published", "refused", "unchanged"] {
                 swaps.with_label_values(&[source, outcome]);
@@ -220,7 +219,10 @@ impl Metrics {
             rollbacks.with_label_values(&[cause]);
         }
         let build = IntGaugeVec::new(
-            Opts::new("session_manager_build_info", "What this process is; always 1."),
+            Opts::new(
+                "session_manager_build_info",
+                "Name and version of this process, in labels; always 1.",
+            ),
             &["app", "version"],
         );
         Self {
@@ -236,42 +238,45 @@ impl Metrics {
             ),
             instances_idle: gauge(
                 "session_manager_component_instances_idle",
-                "Instances that wait for a call.",
+                "Idle instances of the component.",
             ),
             instances_busy: gauge(
                 "session_manager_component_instances_busy",
-                "Instances that run a call.",
+                "Instances of the component that run a call.",
             ),
             store_up: gauge(
                 "session_manager_store_up",
-                "1 when the store answered when last asked, else 0.",
+                "1 if the store answered the last health check, else 0.",
             ),
             store_writable: gauge(
                 "session_manager_store_writable",
-                "1 when the store took writes when last asked, else 0.",
+                "1 if the store took writes at the last health check, else 0.",
             ),
             connections: gauge(
                 "session_manager_network_connections_open",
-                "Network connections to the gRPC and REST ports.",
+                "Open network connections to the gRPC and REST ports.",
             ),
             connections_max: gauge(
                 "session_manager_network_connections_max",
-                "Network connections to the gRPC and REST ports that there may be.",
+                "Limit of open network connections to the gRPC and REST ports.",
             ),
             body_bytes: gauge(
                 "session_manager_body_memory_bytes",
-                "Memory that bodies of requests and replies take, with what is made of them, in bytes.",
+                "Memory charged for bodies of requests and replies, copies included, in bytes.",
             ),
             connects: gauge(
                 "session_manager_connects_open",
-                "Connections that this process holds for clients.",
+                "Session connections that this process holds for clients.",
             ),
-            subscriptions: gauge("session_manager_subscriptions_open", "Subscriptions to events."),
+            subscriptions: gauge(
+                "session_manager_subscriptions_open",
+                "Open subscriptions to events.",
+            ),
             expired: registered(
                 &registry,
                 IntCounter::with_opts(Opts::new(
                     "session_manager_sessions_expired_total",
-                    "Sessions of which this process has told that they ended by themselves.",
+                    "Session expirations published by this process.",
                 )),
             ),
             sessions: registered(
@@ -279,7 +284,7 @@ impl Metrics {
                 IntGaugeVec::new(
                     Opts::new(
                         "session_manager_sessions",
-                        "Sessions in the store, as the last sweep of this process has found them.",
+                        "Live sessions in the store at the last sweep or count of this process.",
                     ),
                     &["kind"],
                 ),
@@ -289,18 +294,18 @@ impl Metrics {
                 IntGaugeVec::new(
                     Opts::new(
                         "session_manager_store_node_up",
-                        "1 when there is a connection to a server of the store, else 0.",
+                        "1 if a server of the store is connected, else 0.",
                     ),
                     &["node"],
                 ),
             ),
-            // Without labels, and without a value until there is one: Redis has its own.
+            // A vector without labels has no value until one is set. With Redis there is none.
             store_bytes: registered(
                 &registry,
                 IntGaugeVec::new(
                     Opts::new(
                         "session_manager_store_bytes",
-                        "Memory that the data of the embedded store takes, events included, in bytes.",
+                        "Memory used by the data of the embedded store, events included, in bytes.",
                     ),
                     &[],
                 ),
@@ -310,7 +315,7 @@ impl Metrics {
                 IntGaugeVec::new(
                     Opts::new(
                         "session_manager_store_bytes_max",
-                        "Memory that the data of the embedded store may take, in bytes.",
+                        "Limit of the memory for the data of the embedded store, in bytes.",
                     ),
                     &[],
                 ),
@@ -322,34 +327,33 @@ impl Metrics {
         }
     }
 
-    /// Those of the worker that runs this.
+    /// The counts of the current worker.
     pub fn counts(&self) -> &Counts {
         self.counts.own()
     }
 
-    /// The process is called this.
+    /// Sets the name of the process.
     pub fn named(&self, app: &str) {
         self.build.with_label_values(&[app, env!("CARGO_PKG_VERSION")]).set(1);
     }
 
-    /// A component has passed a gate.
+    /// Records that a component has passed a gate.
     pub fn gate_passed(&self, gate: &'static str, duration: Duration) {
         self.gates.with_label_values(&[gate]).observe(duration.as_secs_f64());
     }
 
-    /// A component from `source` was `published`, `refused` or found `unchanged`.
+    /// Records that a component from `source` was `published`, `refused` or found `unchanged`.
     pub fn swap(&self, source: &'static str, outcome: &'static str) {
         self.swaps.with_label_values(&[source, outcome]).inc();
     }
 
-    /// A generation gave way to the one before, by will of the `operator` or for its
-    /// `failures`.
+    /// Records a roll back, by the `operator` or for `failures`.
     pub fn rolled_back(&self, cause: &'static str) {
         self.rollbacks.with_label_values(&[cause]).inc();
     }
 
-    /// There are so many sessions of a kind. A kind that no rule of ours has is left out, so
-    /// that rules cannot make labels up.
+    /// Sets the number of sessions of a kind. Unknown kinds are ignored, so that a component cannot
+    /// make up labels.
     pub fn sessions(&self, kind: &str, count: u64) {
         if let Some(kind) = KINDS.iter().find(|known| **known == kind) {
             let count = i64::try_from(count).unwrap_or(i64::MAX);
@@ -357,16 +361,16 @@ impl Metrics {
         }
     }
 
-    /// The servers of the store, and whether there is a connection to each.
+    /// Sets the servers of the store, and whether each is connected.
     pub fn store_nodes(&self, nodes: &[(String, bool)]) {
-        // Those that are not there any more go.
+        // Servers that have left disappear.
         self.store_nodes.reset();
         for (node, is_up) in nodes {
             self.store_nodes.with_label_values(&[node]).set(i64::from(*is_up));
         }
     }
 
-    /// The data of the store takes so many bytes of memory, and may take so many.
+    /// Sets the memory of the store's data, and its limit.
     pub fn store_memory(&self, bytes: u64, bytes_max: Option<u64>) {
         let gauge = |bytes| i64::try_from(bytes).unwrap_or(i64::MAX);
         self.store_bytes.with_label_values::<&str>(&[]).set(gauge(bytes));
@@ -375,7 +379,7 @@ impl Metrics {
         }
     }
 
-    /// So many sessions have ended by themselves.
+    /// Counts published expiries.
     pub fn expired(&self, count: u64) {
         self.expired.inc_by(count);
     }
@@ -397,19 +401,18 @@ impl Counts {
         let registry = Registry::new();
         let request_labels = ["protocol", "operation", "code"];
         let requests = IntCounterVec::new(
-            Opts::new("session_manager_requests_total", "Requests answered."),
+            Opts::new("session_manager_requests_total", "Answered requests."),
             &request_labels,
         );
         let duration = HistogramVec::new(
             HistogramOpts::new(
                 "session_manager_request_duration_seconds",
-                "Time from the head of a request to the head of its answer.",
+                "Time from the head of a request to the head of its reply, in seconds.",
             )
             .buckets(LATENCY_BUCKETS.to_vec()),
             &request_labels[..2],
         );
-        let in_flight =
-            IntGauge::new("session_manager_requests_in_flight", "Requests being served.");
+        let in_flight = IntGauge::new("session_manager_requests_in_flight", "Requests in flight.");
         let store = StoreMetrics::new(&registry);
         Self {
             requests: registered(&registry, requests),
@@ -421,8 +424,8 @@ impl Counts {
         }
     }
 
-    /// What one operation on one wire counts. `name` is one of the contract's,
-    /// never taken from a request; `success` is the code of the usual answer.
+    /// The metrics of one operation on one wire. `name` is from the contract, never from a request;
+    /// `success` is the code of the usual reply.
     pub fn operation(
         &self,
         protocol: &'static str,
@@ -441,7 +444,7 @@ impl Counts {
     }
 }
 
-/// What one operation on one wire counts, looked up once.
+/// The metrics of one operation on one wire, looked up once.
 pub struct Operation {
     /// The wire.
     pub protocol: &'static str,
@@ -455,15 +458,15 @@ pub struct Operation {
 }
 
 impl Operation {
-    /// A request has come.
+    /// Begins a request.
     pub fn begin(&self) -> InFlight<'_> {
         self.in_flight.inc();
         InFlight { operation: self, started: Instant::now(), answered: false }
     }
 }
 
-/// A request in flight. One that is dropped before it is answered, as its caller
-/// has gone or has waited long enough, counts as `cancelled`.
+/// A request in flight. If it is dropped before it is answered, because the caller has left or has
+/// timed out, it counts as `cancelled`.
 pub struct InFlight<'a> {
     operation: &'a Operation,
     started: Instant,
@@ -471,7 +474,7 @@ pub struct InFlight<'a> {
 }
 
 impl InFlight<'_> {
-    /// The request is answered; returns how long that took.
+    /// Ends the request, and returns its duration.
     pub fn answered(mut self, code: &str) -> Duration {
         self.answered = true;
         self.count(code)
@@ -514,7 +517,7 @@ impl LogicMetrics {
         let calls = registered(registry, calls);
         let cpu = Counter::new(
             "session_manager_component_cpu_seconds_total",
-            "Seconds that the component computed, without waiting for the store.",
+            "Processor time of the component, without waits for the store, in seconds.",
         );
         Self {
             answered: calls.with_label_values(&["answered"]),
@@ -537,7 +540,7 @@ impl StoreMetrics {
         let durations = HistogramVec::new(
             HistogramOpts::new(
                 "session_manager_store_call_duration_seconds",
-                "Time of one call of the store.",
+                "Time of one call of the store, in seconds.",
             )
             .buckets(LATENCY_BUCKETS.to_vec()),
             &["operation"],
@@ -553,7 +556,7 @@ impl StoreMetrics {
         }
     }
 
-    /// A call of the store has ended.
+    /// Records a call of the store.
     pub fn call(&self, operation: StoreOperation, outcome: StoreOutcome, duration: Duration) {
         self.calls[operation as usize][outcome as usize].inc();
         self.durations[operation as usize].observe(duration.as_secs_f64());

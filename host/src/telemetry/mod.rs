@@ -1,4 +1,4 @@
-//! Logs, traces, request ids and every metric: the only place that names them.
+//! Logs, traces, request ids and metrics. Only this module names metrics and log fields.
 
 mod json_log;
 mod merge;
@@ -31,20 +31,20 @@ pub use metrics::{
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// The most characters of a request id that a caller may give.
 const REQUEST_ID_CHARACTERS_MAX: usize = 128;
-/// The form of log lines.
+/// The format of log lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogFormat {
-    /// For people.
+    /// Lines for people.
     Text,
-    /// One JSON object a line.
+    /// One JSON object per line.
     Json,
 }
 
-/// Starts the log: to standard error, or to daily files in `directory`. The
-/// guard, when there is one, writes what is left when it is dropped.
+/// Starts the log: to standard error, or to daily files in `directory`. Dropping the guard, if
+/// there is one, writes what is buffered.
 ///
 /// # Errors
-/// When the directory does not take files.
+/// If the directory is not writable.
 pub fn start_log(
     level: LevelFilter,
     format: LogFormat,
@@ -69,12 +69,12 @@ pub fn start_log(
     }
 }
 
-/// What the log is told to leave out.
+/// The filter of the log, which can be changed while it runs.
 static FILTER: OnceLock<reload::Handle<Targets, Registry>> = OnceLock::new();
-/// The target of our own lines.
+/// The target of this program's own lines.
 const OURS: &str = "session_manager";
 
-/// What is logged.
+/// The current level of the log.
 pub fn log_level() -> LevelFilter {
     let ours =
         |targets: &Targets| targets.iter().find_map(|(of, level)| (of == OURS).then_some(level));
@@ -82,9 +82,9 @@ pub fn log_level() -> LevelFilter {
     level.unwrap_or(LevelFilter::OFF)
 }
 
-/// Has another level be logged from now on.
+/// Changes the level of the log.
 pub fn set_log_level(level: LevelFilter) {
-    // Without a log there is nothing to tell.
+    // Without a log there is no filter.
     if let Some(Err(error)) = FILTER.get().map(|handle| handle.reload(filter(level))) {
         tracing::error!(%error, "the level of the log was not changed");
     }
@@ -92,12 +92,12 @@ pub fn set_log_level(level: LevelFilter) {
 
 /// The level of a name: off, error, warn, info, debug or trace.
 pub fn level(name: &str) -> Option<LevelFilter> {
-    // Numbers are levels too, but nobody means them.
+    // The library accepts numbers as levels, which are easily mistaken.
     name.parse().ok().filter(|_| !name.is_empty() && name.parse::<usize>().is_err())
 }
 
 fn filter(level: LevelFilter) -> Targets {
-    // What libraries tell at length is not about sessions.
+    // The details of libraries are not about sessions.
     let libraries = level.min(LevelFilter::WARN);
     Targets::new().with_default(libraries).with_target(OURS, level)
 }
@@ -107,7 +107,7 @@ where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
     let (filter, handle) = reload::Layer::new(filter(level));
-    // There is one log in a process.
+    // A process has one log.
     drop(FILTER.set(handle));
     let registry = tracing_subscriber::registry().with(filter);
     let layer = tracing_subscriber::fmt::layer().with_writer(writer).with_ansi(false);
@@ -119,24 +119,24 @@ where
     }
 }
 
-/// A duration as the log has it in a key that ends in `_us`.
+/// A duration for a log field whose name ends in `_us`.
 pub fn microseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 
-/// A duration as the log has it in a key that ends in `_ms`.
+/// A duration for a log field whose name ends in `_ms`.
 pub fn milliseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// The id of a request: the caller's, when it is fit to be logged, else a new
-/// one, unique by the prefix of its thread and without meaning.
+/// The id of a request: the caller's if it is safe to log, otherwise a new one. A random prefix
+/// for each thread makes new ids unique.
 pub fn request_id(given: Option<&HeaderValue>) -> HeaderValue {
     thread_local! {
         static PREFIX: [u8; 12] = {
             let mut buffer = uuid::Uuid::encode_buffer();
             let random = uuid::Uuid::new_v4().simple().encode_lower(&mut buffer).as_bytes();
-            std::array::from_fn(|place| random[place])
+            std::array::from_fn(|index| random[index])
         };
         static COUNT: Cell<u64> = const { Cell::new(0) };
     }
@@ -147,7 +147,7 @@ pub fn request_id(given: Option<&HeaderValue>) -> HeaderValue {
     {
         return given.clone();
     }
-    // By hand, as it is done for every request and formatting is slow.
+    // Written by hand, as this runs for every request and formatting is slow.
     let mut id = *b"............-................";
     PREFIX.with(|prefix| id[..12].copy_from_slice(prefix));
     let mut count = COUNT.get();
@@ -156,7 +156,7 @@ pub fn request_id(given: Option<&HeaderValue>) -> HeaderValue {
         *digit = b"0123456789abcdef"[(count & 15) as usize];
         count >>= 4;
     }
-    HeaderValue::from_bytes(&id).expect("hexadecimal digits are fit for a header")
+    HeaderValue::from_bytes(&id).expect("hexadecimal digits are valid in a header")
 }
 
 #[cfg(test)]
@@ -164,13 +164,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_request_id_is_kept_when_it_is_fit_for_the_log() {
+    fn a_request_id_is_kept_if_it_is_safe_to_log() {
         let given = HeaderValue::from_static("client-7/42");
         assert_eq!(request_id(Some(&given)), given);
         let long = HeaderValue::try_from("x".repeat(129)).expect("a header");
-        for unfit in ["", "two words", long.to_str().expect("ascii")] {
-            let unfit = HeaderValue::try_from(unfit).expect("a header");
-            assert_ne!(request_id(Some(&unfit)), unfit);
+        for unsafe_id in ["", "two words", long.to_str().expect("ascii")] {
+            let unsafe_id = HeaderValue::try_from(unsafe_id).expect("a header");
+            assert_ne!(request_id(Some(&unsafe_id)), unsafe_id);
         }
         assert_ne!(request_id(None), request_id(None));
     }

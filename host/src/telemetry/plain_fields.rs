@@ -1,5 +1,5 @@
-//! The fields of spans and events in the text log, as the library writes them but without its
-//! machinery for colours, of which there are none: each request has a span.
+//! The fields of spans and events in the text log, as the library writes them but without its code
+//! for colours. Every request has a span, so this is called often.
 
 use std::fmt::{self, Debug};
 
@@ -8,10 +8,10 @@ use tracing_subscriber::field::RecordFields;
 use tracing_subscriber::fmt::FormatFields;
 use tracing_subscriber::fmt::format::Writer;
 
-/// What an event says; it stands alone, without its name.
+/// The message of an event, which is written without its name.
 const MESSAGE: &str = "message";
 
-/// Writes `name=value`, with blanks between.
+/// Writes `name=value`, separated by blanks.
 pub struct PlainFields;
 
 impl<'writer> FormatFields<'writer> for PlainFields {
@@ -31,7 +31,7 @@ struct Line<'writer> {
 impl Line<'_> {
     fn write(&mut self, field: &Field, value: impl FnOnce(&mut Writer<'_>) -> fmt::Result) {
         let name = field.name();
-        // Facts about an event of the crate `log`, which are not its fields.
+        // These describe an event of the `log` crate, and are not its fields.
         if self.result.is_err() || name.starts_with("log.") {
             return;
         }
@@ -57,7 +57,7 @@ impl Visit for Line<'_> {
 
     fn record_str(&mut self, field: &Field, value: &str) {
         let is_message = field.name() == MESSAGE;
-        // Most texts have nothing that would be written in another way.
+        // Most values need no escapes.
         let is_plain = value.bytes().all(|byte| {
             (byte.is_ascii_graphic() || byte == b' ')
                 && byte != b'"'

@@ -1,5 +1,5 @@
-//! What the kernel counts for this process, under the names that clients of Prometheus
-//! share. Read at each scrape; a figure that cannot be read keeps its last value.
+//! What the kernel counts for this process, under the usual names of Prometheus clients. Read at
+//! each scrape; a value that cannot be read stays as it was.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -9,9 +9,9 @@ use prometheus::{Counter, IntGauge};
 use rustix::process::{Resource, getrlimit};
 use rustix::time::{ClockId, clock_gettime};
 
-/// Figures of the process.
+/// The metrics of the process.
 pub struct Process {
-    /// Held while the figures are read: two scrapes at once would add the same time twice.
+    /// Held while the values are read. Two scrapes at once would add the same time twice.
     reading: Mutex<()>,
     cpu: Counter,
     resident: IntGauge,
@@ -23,7 +23,7 @@ pub struct Process {
 }
 
 impl Process {
-    /// All of them at zero, but for when the process started.
+    /// All metrics at zero, except the start time.
     ///
     /// # Panics
     /// Never: names are constants.
@@ -36,7 +36,7 @@ impl Process {
             resident: gauge("process_resident_memory_bytes", "Resident memory in bytes."),
             virtual_size: gauge("process_virtual_memory_bytes", "Virtual memory in bytes."),
             open_files: gauge("process_open_fds", "Open file descriptors."),
-            files_max: gauge("process_max_fds", "Most file descriptors that may be open."),
+            files_max: gauge("process_max_fds", "Limit of open file descriptors."),
             threads: gauge("process_threads", "Threads."),
             started: gauge(
                 "process_start_time_seconds",
@@ -60,7 +60,7 @@ impl Process {
             self.resident.set(pages.get(1).map_or(0, |pages| pages * page));
         }
         if let Ok(files) = std::fs::read_dir("/proc/self/fd") {
-            // One of them is the directory that is being read.
+            // One of them is the directory being read.
             self.open_files.set(i64::try_from(files.count()).unwrap_or(i64::MAX) - 1);
         }
         let most = getrlimit(Resource::Nofile).current;
@@ -98,21 +98,21 @@ impl Collector for Process {
 const THREADS: usize = 20;
 const START_TICKS: usize = 22;
 
-/// A field of `/proc/self/stat`. The second one is the name of the program in brackets, which
-/// may contain anything.
+/// A field of `/proc/self/stat`. The second field is the name of the program in parentheses,
+/// which may contain anything.
 fn stat(field: usize) -> Option<i64> {
     let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
     let (_, behind) = stat.rsplit_once(')')?;
     behind.split_whitespace().nth(field - 3)?.parse().ok()
 }
 
-/// The numbers of a file that has nothing else.
+/// The numbers of a file that contains only numbers.
 fn numbers(path: &str) -> Option<Vec<i64>> {
     let text = std::fs::read_to_string(path).ok()?;
     text.split_whitespace().map(|number| number.parse().ok()).collect()
 }
 
-/// When the process started, in seconds since the epoch.
+/// The start of the process, in seconds since the epoch.
 fn start_time() -> Option<i64> {
     let system = std::fs::read_to_string("/proc/stat").ok()?;
     let booted = system.lines().find_map(|line| line.strip_prefix("btime "))?;
@@ -126,7 +126,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn figures_are_those_of_this_process() {
+    fn metrics_are_those_of_this_process() {
         let process = Process::new();
         let spun: u64 = (0..3_000_000_u64).map(std::hint::black_box).sum();
         assert!(spun > 0);
@@ -139,7 +139,7 @@ mod tests {
         let files: Vec<_> =
             (0..64).map(|_| std::fs::File::open("/proc/self/stat").unwrap()).collect();
         process.read();
-        // Other tests of this process may have closed some of theirs.
+        // Other tests of this process may open and close files.
         let more = process.open_files.get() - open;
         assert!((32..=128).contains(&more), "{more} for {}", files.len());
         assert!(process.files_max.get() >= process.open_files.get());

@@ -1,8 +1,7 @@
-//! Traces: a span for each request, in it one for the call of the component, and in
-//! that one for each exchange with the store. A trace that a request brings along is
-//! continued. Spans are sent over OTLP by a thread of their own, from a queue that drops
-//! what does not fit, so that no request waits for a collector. Only this file knows
-//! OpenTelemetry.
+//! Traces: a span for each request, one in it for the call of the component, and one in that for
+//! each exchange with the store. A trace of the caller is continued. A thread sends the spans over
+//! OTLP from a queue that drops what does not fit, so no request waits for a collector. Only this
+//! file knows OpenTelemetry.
 
 use std::collections::HashMap;
 use std::fmt::Display;
@@ -31,12 +30,12 @@ use pin_project_lite::pin_project;
 use crate::telemetry::Metrics;
 use crate::telemetry::metrics::SentSpans;
 
-/// How long the spans that are left may take to be sent when the process stops.
+/// How long the last spans may take to be sent when the process stops.
 const FLUSH: Duration = Duration::from_secs(2);
-/// What a caller's trace is told in (W3C Trace Context).
+/// The header that names the caller's trace (W3C Trace Context).
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
-/// The methods that are told by their names.
+/// The methods that appear by name.
 const STANDARD_METHODS: [Method; 9] = [
     Method::GET,
     Method::HEAD,
@@ -49,40 +48,40 @@ const STANDARD_METHODS: [Method; 9] = [
     Method::PATCH,
 ];
 
-/// Makes spans, when they are sent anywhere.
+/// Makes spans, if they are exported.
 static TRACER: OnceLock<SdkTracer> = OnceLock::new();
 
-/// Where traces go, and which.
+/// Which requests are traced, and where the traces go.
 #[derive(Clone, Debug)]
 pub struct Export {
     /// The collector's URL for traces.
     pub endpoint: String,
-    /// What goes with each request to it, such as a token.
+    /// Headers of each request to it, such as a token.
     pub headers: HashMap<String, String>,
     /// How long it may take to answer.
     pub timeout: Duration,
     /// `service.name`.
     pub service_name: String,
-    /// `deployment.environment.name`, when there is one.
+    /// `deployment.environment.name`, if there is one.
     pub environment: Option<String>,
     /// `service.instance.id`.
     pub instance: String,
     /// Which requests are traced.
     pub sampling: Sampling,
-    /// How many spans may wait to be sent.
+    /// The most spans that wait to be sent.
     pub queue: usize,
-    /// How many are sent together.
+    /// The most spans in one request.
     pub batch: usize,
-    /// How long they wait for others.
+    /// How long spans wait for others.
     pub delay: Duration,
 }
 
 /// Which requests are traced.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Sampling {
-    /// What share of them, from 0 to 1.
+    /// Their share, from 0 to 1.
     pub share: f64,
-    /// Whether a caller who has decided for his trace has decided for ours.
+    /// Whether the caller's decision about its trace holds for ours.
     pub by_parent: bool,
 }
 
@@ -90,11 +89,11 @@ pub struct Sampling {
 pub struct Traces(SdkTracerProvider);
 
 impl Traces {
-    /// Has requests be traced from now on.
+    /// Starts to trace requests.
     ///
     /// # Errors
-    /// When the collector cannot be spoken to at all. One that does not answer is tried
-    /// again with the next spans.
+    /// If the exporter cannot be built. A collector that does not answer is tried again with the
+    /// next spans.
     pub fn start(export: Export, metrics: &Metrics) -> anyhow::Result<Self> {
         let exporter = opentelemetry_otlp::SpanExporter::builder()
             .with_http()
@@ -104,14 +103,17 @@ impl Traces {
             .with_timeout(export.timeout)
             .build()
             .context("traces cannot be sent")?;
-        let exporter =
-            Watched { exporter, spans: metrics.sent_spans.clone(), well: AtomicBool::new(true) };
+        let exporter = CountingExporter {
+            exporter,
+            spans: metrics.sent_spans.clone(),
+            succeeded: AtomicBool::new(true),
+        };
         let mut attributes = vec![
             KeyValue::new("service.version", env!("CARGO_PKG_VERSION")),
             KeyValue::new("service.instance.id", export.instance),
         ];
         if let Some(environment) = export.environment {
-            // The second is what it was called before; Elastic knows it by that.
+            // The second is the former name, which Elastic uses.
             attributes.push(KeyValue::new("deployment.environment.name", environment.clone()));
             attributes.push(KeyValue::new("deployment.environment", environment));
         }
@@ -135,12 +137,12 @@ impl Traces {
             .with_resource(resource)
             .with_sampler(sampler)
             .build();
-        // There is one in a process.
+        // A process has one tracer.
         drop(TRACER.set(provider.tracer("session-manager")));
         Ok(Self(provider))
     }
 
-    /// Sends what is left.
+    /// Sends the last spans.
     pub fn stop(self) {
         if let Err(error) = self.0.shutdown_with_timeout(FLUSH) {
             tracing::warn!(%error, "the last spans were not sent");
@@ -148,20 +150,20 @@ impl Traces {
     }
 }
 
-/// An exporter that counts what it sends, and tells once when it cannot.
+/// An exporter that counts spans, and logs once when they cannot be sent.
 #[derive(Debug)]
-struct Watched {
+struct CountingExporter {
     exporter: opentelemetry_otlp::SpanExporter,
     spans: SentSpans,
-    well: AtomicBool,
+    succeeded: AtomicBool,
 }
 
-impl SpanExporter for Watched {
+impl SpanExporter for CountingExporter {
     async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
         let count = batch.len() as u64;
         let result = self.exporter.export(batch).await;
         self.spans.count(count, result.is_ok());
-        match (&result, self.well.swap(result.is_ok(), Ordering::Relaxed)) {
+        match (&result, self.succeeded.swap(result.is_ok(), Ordering::Relaxed)) {
             (Err(error), true) => tracing::warn!(%error, "traces are not taken"),
             (Ok(()), false) => tracing::info!("traces are taken again"),
             _ => {}
@@ -178,16 +180,16 @@ impl SpanExporter for Watched {
     }
 }
 
-/// What a request came as.
+/// The kind of a request.
 #[derive(Clone, Copy, Debug)]
 pub enum Call<'a> {
-    /// With a method, for a route of the contract, or for none.
+    /// An HTTP method, with the route if there is one.
     Http(&'a Method, Option<&'a str>),
-    /// For `package.Service/Method`.
+    /// A gRPC method, as `package.Service/Method`.
     Grpc(&'a str),
 }
 
-/// The trace that a request is part of, if it is.
+/// The trace of a request, if there is one.
 #[derive(Clone, Debug)]
 pub struct Trace {
     /// Has the span of the request, when it is to be sent.
@@ -196,7 +198,7 @@ pub struct Trace {
 }
 
 impl Trace {
-    /// Goes on with the trace of the caller, or begins one.
+    /// Continues the caller's trace, or begins one.
     pub fn begin(headers: &HeaderMap, call: Call<'_>, request_id: &str) -> Self {
         let parent = match headers.contains_key(TRACEPARENT) {
             true => TraceContextPropagator::new()
@@ -210,7 +212,7 @@ impl Trace {
         let Some(tracer) = TRACER.get() else {
             return Self { context: None, id: id_of(&parent) };
         };
-        // Its name is told when it is known that the span is sent.
+        // The name is set once the span is known to be sampled.
         let span = tracer.span_builder("").with_kind(SpanKind::Server);
         let context = parent.with_span(span.start_with_context(tracer, &parent));
         let span = context.span();
@@ -220,7 +222,7 @@ impl Trace {
         span.set_attribute(KeyValue::new("session_manager.request_id", request_id.to_owned()));
         match call {
             Call::Http(method, route) => {
-                // What a caller makes up is no name.
+                // A method made up by the caller must not become a name.
                 let known = STANDARD_METHODS.contains(method);
                 let name = if known { method.as_str() } else { "HTTP" };
                 span.update_name(match route {
@@ -250,18 +252,18 @@ impl Trace {
         self.id
     }
 
-    /// Does the work of the request as part of the trace.
+    /// Runs the work of the request within the trace.
     pub fn follow<F>(&self, work: F) -> Within<F> {
         Within { context: self.context.clone(), ends: false, work }
     }
 
-    /// The request was answered with an HTTP status.
+    /// Records that the request was answered with an HTTP status.
     pub fn answered_http(&self, status: u16) {
         self.answered("http.response.status_code", status.into(), status >= 500);
     }
 
-    /// The request was answered with a gRPC code; `failed` when that is the service's
-    /// fault.
+    /// Records that the request was answered with a gRPC code; `failed` says that the service is
+    /// at fault.
     pub fn answered_grpc(&self, code: i32, failed: bool) {
         self.answered("rpc.grpc.status_code", code.into(), failed);
     }
@@ -278,7 +280,7 @@ impl Trace {
     }
 }
 
-/// A step of a request that has a span of its own.
+/// A step of a request that has its own span.
 pub struct Step {
     name: String,
     kind: SpanKind,
@@ -298,7 +300,7 @@ impl Step {
         }
     }
 
-    /// An exchange with the store of this name.
+    /// An exchange with the named store.
     pub fn store(store: &'static str, operation: &'static str) -> Self {
         Self {
             name: format!("{store} {operation}"),
@@ -311,7 +313,7 @@ impl Step {
     }
 }
 
-/// Does a step of a request; of one that is traced, within a span of its own.
+/// Runs a step of a request, within its own span if the request is traced.
 pub fn step<F>(describe: impl FnOnce() -> Step, work: F) -> Within<F> {
     let traced = |context: &Context| context.has_active_span() && context.span().is_recording();
     let begun = match TRACER.get() {
@@ -326,7 +328,7 @@ pub fn step<F>(describe: impl FnOnce() -> Step, work: F) -> Within<F> {
     Within { context: begun, ends: true, work }
 }
 
-/// The step that is being done has failed in this way.
+/// Records that the current step has failed.
 pub fn step_failed(how: &'static str) {
     Context::map_current(|context| {
         if context.has_active_span() {
@@ -337,10 +339,10 @@ pub fn step_failed(how: &'static str) {
 }
 
 pin_project! {
-    /// Work that is done as part of a trace, or of none.
+    /// Work within a trace, if there is one.
     pub struct Within<F> {
         context: Option<Context>,
-        // Whether the span is over when the work is done.
+        // Whether the span ends with the work.
         ends: bool,
         #[pin]
         work: F,

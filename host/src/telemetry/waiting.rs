@@ -1,34 +1,34 @@
-//! One line a minute for whatever is tried again and again: what it waits for, why, and
-//! for how long. Otherwise a process that waits looks like one that has nothing to do.
+//! Logs one line a minute for whatever is retried: what does not answer, why and for how long.
+//! Otherwise a process that waits looks like an idle one.
 
 use std::time::{Duration, Instant};
 
-/// How often it is said that something is still waited for.
+/// How often the line is repeated.
 const EVERY: Duration = Duration::from_secs(60);
 
-/// Something that is tried until it succeeds.
+/// Something that is retried until it succeeds.
 #[derive(Debug)]
 pub struct Waiting {
-    /// What it is, by the setting that names it, such as `REDIS_HOST "redis:6379"`.
+    /// Its name, with the setting that names it, such as `REDIS_HOST "redis:6379"`.
     subject: String,
-    /// When it failed first, and when that was said last.
+    /// The time of the first failure, and of the last line.
     since: Option<(Instant, Instant)>,
 }
 
 impl Waiting {
-    /// Nothing has failed yet.
+    /// No attempt has failed yet.
     pub fn on(subject: impl Into<String>) -> Self {
         Self { subject: subject.into(), since: None }
     }
 
-    /// It has failed again, at `now`. Logs a line when a minute has passed since the last one, or
-    /// since it failed first, and returns it.
+    /// Records a failed attempt at `now`. Logs and returns a line if a minute has passed since the
+    /// last line, or since the first failure.
     pub fn failed(&mut self, now: Instant, why: &str) -> Option<String> {
-        let (since, said) = self.since.get_or_insert((now, now));
-        if now - *said < EVERY {
+        let (since, logged) = self.since.get_or_insert((now, now));
+        if now - *logged < EVERY {
             return None;
         }
-        *said = now;
+        *logged = now;
         let minutes = (now - *since).as_secs() / 60;
         let tried = match (minutes / 60, minutes % 60) {
             (0, minutes) => format!("{minutes}m"),
@@ -39,7 +39,7 @@ impl Waiting {
         Some(line)
     }
 
-    /// It has succeeded.
+    /// Records a success.
     pub fn succeeded(&mut self) {
         self.since = None;
     }
@@ -49,7 +49,7 @@ impl Waiting {
 mod tests {
     use super::*;
 
-    /// The lines of an attempt each second, for so long.
+    /// The lines of an attempt each second, for a number of seconds.
     fn lines(waiting: &mut Waiting, now: &mut Instant, seconds: u32) -> Vec<String> {
         let mut lines = Vec::new();
         for _ in 0..seconds {
@@ -60,7 +60,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_waited_for_is_said_once_a_minute_until_it_comes() {
+    fn a_failing_attempt_is_logged_once_a_minute_until_it_succeeds() {
         let (mut waiting, mut now) = (Waiting::on("REDIS_HOST \"redis:6379\""), Instant::now());
         assert!(lines(&mut waiting, &mut now, 60).is_empty());
         let line = |tried: &str| {
