@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::process::ExitCode;
 
-use session_manager::config::{Command, Refusal, Settings};
+use session_manager::config::{Command, EarlyExit, Settings};
 use session_manager::{
     booking_command, check, check_data, config, health, logic, privacy, telemetry, top,
 };
@@ -18,7 +18,7 @@ fn main() -> ExitCode {
     privacy::keep();
     let (command, settings) = match Settings::read(std::env::args_os()) {
         Ok(read) => read,
-        Err(refusal) => return tell(&refusal),
+        Err(exit) => return print_exit(&exit),
     };
     let done = match command {
         Command::Serve => {
@@ -27,7 +27,7 @@ fn main() -> ExitCode {
             match telemetry::start_log(process.log_level, process.log_format, directory) {
                 // What is left of the log is written when this is dropped.
                 Ok(_log) => run(&settings).map(|()| true),
-                Err(error) => return tell(&process.no_log_directory(&error)),
+                Err(error) => return print_exit(&process.no_log_directory(&error)),
             }
         }
         Command::Check { file, force } => check::run(&file, force, &settings),
@@ -68,13 +68,13 @@ fn print(bytes: &[u8]) {
 }
 
 /// Prints help to the one stream and complaints to the other.
-fn tell(refusal: &Refusal) -> ExitCode {
-    if refusal.code == 0 {
-        print(refusal.text.as_bytes());
+fn print_exit(exit: &EarlyExit) -> ExitCode {
+    if exit.code == 0 {
+        print(exit.text.as_bytes());
     } else {
-        eprintln!("session-manager: {}", refusal.text);
+        eprintln!("session-manager: {}", exit.text);
     }
-    ExitCode::from(u8::try_from(refusal.code).unwrap_or(u8::MAX))
+    ExitCode::from(u8::try_from(exit.code).unwrap_or(u8::MAX))
 }
 
 /// Requests are served by threads of their own; this one waits.

@@ -96,7 +96,7 @@ pub async fn start(settings: &Settings) -> Result<Running> {
     let store = open_store(settings, &mut tasks, &stopped).await?;
     let metrics = Arc::new(Metrics::new());
     metrics.named(&settings.process.app_name);
-    let export = settings.traces().map_err(|refusal| anyhow!(refusal.text))?;
+    let export = settings.traces().map_err(|exit| anyhow!(exit.text))?;
     let traces = export.map(|export| Traces::start(export, &metrics)).transpose()?;
     let limits = Limits::of_process(settings.rules.logic_instances);
     let limits = limits.context("this program does not find itself")?;
@@ -405,7 +405,7 @@ async fn open_store(
     tasks: &mut JoinSet<Result<()>>,
     stopped: &watch::Receiver<bool>,
 ) -> Result<Arc<dyn Store>> {
-    let choice = settings.storage.choice().map_err(|refusal| anyhow!(refusal.text))?;
+    let choice = settings.storage.choice().map_err(|exit| anyhow!(exit.text))?;
     Ok(match choice {
         StoreChoice::Memory => Memory::swept(Clock::System, settings.storage.memory_max.0),
         StoreChoice::Embedded(directory) => {

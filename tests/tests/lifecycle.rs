@@ -84,7 +84,7 @@ async fn an_unavailable_port_or_address_is_refused_with_its_setting() {
     // An address for documentation, which belongs to no machine.
     for setting in ["BIND_ADDRESS", "ADMIN_ADDRESS"] {
         let complaint = refused(setting, "192.0.2.1");
-        let expected = format!("{setting} 192.0.2.1 is no address of this machine");
+        let expected = format!("{setting} 192.0.2.1 is not an address of this machine");
         assert!(complaint.contains(&expected), "{complaint}");
     }
 }

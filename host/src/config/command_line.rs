@@ -1,15 +1,15 @@
-//! The command line: the commands, and which settings the help of each shows. Every command
-//! takes every setting, before it or behind it.
+//! The command line: the commands, and the settings in the help of each. Every command accepts
+//! every setting, before or after it.
 
 use std::path::PathBuf;
 
 use clap::{Arg, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use clap_complete::Shell;
 
-use super::refusal::Refusal;
+use super::early_exit::EarlyExit;
 use super::{Settings, secret};
 
-/// What the program is called.
+/// The name of the program.
 const NAME: &str = "session-manager";
 
 /// Session service for booking flows, logins, connections and viewing slots.
@@ -25,45 +25,45 @@ struct CommandLine {
     settings: Settings,
 }
 
-/// What to do.
+/// The command to run.
 #[derive(Clone, Debug, Subcommand)]
 pub enum Command {
     /// Serve sessions (the default).
     Serve,
-    /// Lead a component through every gate of a swap, and print what came of it.
+    /// Run a component through every gate of a swap, and print the result.
     ///
-    /// It is held against the component of COMPONENT, or the built-in one. Exits with
-    /// 1 when a gate refuses it.
+    /// It is compared with the component of COMPONENT, or the built-in one. Exits with 1 if a
+    /// gate refuses it.
     Check {
         /// The component to check.
         #[arg(value_name = "FILE.wasm")]
         file: PathBuf,
-        /// Accept a component without a context or field that the running one has, as a
-        /// swap with ?force=true does.
+        /// Accept a component that lacks a context or field of the running one, as a swap with
+        /// ?force=true does.
         #[arg(long)]
         force: bool,
     },
-    /// Print what the files in DATA_DIR hold, what of it is damaged, and what a repair would
-    /// leave out.
+    /// Print what the files in DATA_DIR hold, what is damaged, and what a repair would leave out.
     ///
-    /// Exits with 1 when something is damaged, and with 2 when a server uses the directory or
-    /// there is nothing to check.
+    /// Exits with 1 if something is damaged, and with 2 if a server uses the directory or there
+    /// is nothing to check.
     CheckData {
-        /// Make a directory of what is whole; the files as they were are kept beside it.
+        /// Rebuild the directory from what is whole, and keep the old files beside it.
         #[arg(long)]
         repair: bool,
     },
-    /// Compile the component that comes in; the process that serves has it done apart.
+    /// Compile the component on standard input. The serving process runs this in a process of
+    /// its own.
     #[command(name = crate::logic::COMPILE_COMMAND, hide = true)]
     CompileInput {
-        /// How much processor time it may take, in seconds.
+        /// The processor time that it may use, in seconds.
         processor_seconds: u64,
     },
-    /// Ask the process of the same settings whether it is ready.
+    /// Ask the process with the same settings whether it is ready.
     ///
-    /// Exits with 1 when it is not, or does not answer.
+    /// Exits with 1 if it is not, or does not answer.
     Health,
-    /// Print a booking session of the process of the same settings.
+    /// Print a booking session of the process with the same settings.
     Get(Subject),
     /// Write fields of a booking session, and keep the others.
     Set {
@@ -76,7 +76,7 @@ pub enum Command {
     },
     /// Delete a booking session, whether or not it exists.
     Delete(Subject),
-    /// Show what the process of the same settings does, once a second, until q is pressed.
+    /// Show what the process with the same settings does, once a second, until q is pressed.
     Top {
         /// Show one second and end.
         #[arg(long)]
@@ -102,7 +102,7 @@ pub struct Subject {
     pub session_key: String,
 }
 
-/// The settings that matter to each command but `serve`, to which all do.
+/// The settings that matter to each command. For `serve` all of them do.
 const RELEVANT: [(&str, &[&str]); 8] = [
     ("check", &["component", "logic_instances"]),
     ("check-data", &["data_dir"]),
@@ -114,8 +114,8 @@ const RELEVANT: [(&str, &[&str]); 8] = [
     ("completions", &[]),
 ];
 
-/// The command line as a library knows it. Each command but `serve` hides the settings that
-/// do not matter to it.
+/// The command line as clap knows it. Each command except `serve` hides the settings that do not
+/// matter to it.
 pub(super) fn command() -> clap::Command {
     let command = CommandLine::command();
     let settings: Vec<Arg> =
@@ -128,10 +128,10 @@ pub(super) fn command() -> clap::Command {
     })
 }
 
-/// Reads the command and all settings, each by itself.
+/// Reads the command and every setting. The settings are not compared with each other yet.
 pub(super) fn read(
     arguments: impl IntoIterator<Item = std::ffi::OsString>,
-) -> Result<(Command, Settings), Refusal> {
+) -> Result<(Command, Settings), EarlyExit> {
     let matches = command().try_get_matches_from(arguments)?;
     let CommandLine { command, mut settings } = CommandLine::from_arg_matches(&matches)?;
     settings.warnings = secret::warnings(&matches);
@@ -171,7 +171,7 @@ mod tests {
             for own in own {
                 assert!(help.contains(own), "{own}: {help}");
             }
-            // However it is broken into lines.
+            // Line breaks do not matter.
             let help = help.split_whitespace().collect::<Vec<_>>().join(" ");
             let named = help.split("[env: ").skip(1).map(|rest| rest.split('=').next());
             let named: Vec<&str> = named.flatten().collect();
@@ -199,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_hidden_from_the_help_of_a_command_is_taken_all_the_same() {
+    fn a_setting_hidden_from_the_help_of_a_command_is_accepted() {
         for arguments in [["top", "--rest-port", "7"], ["--rest-port", "7", "top"]] {
             let arguments = [&[NAME], &arguments[..]].concat();
             let (_, settings) = read(arguments.iter().map(Into::into)).expect("accepted");

@@ -1,6 +1,6 @@
-//! A setting as it is given, by flag or environment: blanks around it are dropped, and a
-//! value in quotes is refused, as tools differ in whether they take quotes away. Every
-//! setting but a secret is read through here; a secret is kept byte for byte.
+//! The values of settings, by flag or environment variable. Blanks around a value are dropped. A
+//! value in quotes is refused, as tools differ in whether they remove quotes. Every setting except
+//! a secret is read through here; a secret is kept byte for byte.
 
 use std::ffi::OsStr;
 
@@ -8,8 +8,8 @@ use clap::builder::TypedValueParser;
 use clap::error::ErrorKind;
 use clap::{Arg, Error};
 
-/// Reads a setting by `read`, which gets the text without the blanks around it and says
-/// what is accepted when it refuses.
+/// Reads a setting with `read`. It gets the text without surrounding blanks, and returns what is
+/// accepted if it refuses.
 pub fn given<T>(read: fn(&str) -> Result<T, String>) -> Given<T> {
     Given(read)
 }
@@ -23,7 +23,7 @@ pub fn text(text: &str) -> Result<String, String> {
     Ok(text.into())
 }
 
-/// A reader of settings that are no secrets.
+/// A parser of settings that are not secrets.
 #[derive(Debug)]
 pub struct Given<T>(fn(&str) -> Result<T, String>);
 
@@ -54,11 +54,11 @@ impl<T: Clone + Send + Sync + 'static> TypedValueParser for Given<T> {
     }
 }
 
-/// A secret: any text, which no message shows.
+/// A parser of secrets: any text, which no message shows.
 #[derive(Clone, Debug)]
-pub struct Secret;
+pub struct SecretText;
 
-impl TypedValueParser for Secret {
+impl TypedValueParser for SecretText {
     type Value = String;
 
     fn parse_ref(
@@ -75,12 +75,12 @@ impl TypedValueParser for Secret {
     }
 }
 
-/// The line that refuses a value. One that may have a password in it is not shown.
+/// The line that refuses a value. A value that may contain a password is not shown.
 pub fn refused(name: &str, value: &str, expected: &str) -> String {
     if value.contains(['@', '?']) {
         return format!("invalid value for {name}: {expected}");
     }
-    // The usual form would show a quote with a backslash that nobody wrote.
+    // The usual form would show a quote with a backslash that the value does not have.
     let plain = value.contains('"') && !value.contains(['\'', '\\']);
     let shown = match plain && !value.chars().any(char::is_control) {
         true => format!("'{value}'"),
@@ -89,7 +89,7 @@ pub fn refused(name: &str, value: &str, expected: &str) -> String {
     format!("invalid value {shown} for {name}: {expected}")
 }
 
-/// Whether a text stands between two quotes of a kind.
+/// Whether a text is enclosed in quotes.
 pub fn is_quoted(text: &str) -> bool {
     let inside = |quote| text.strip_prefix(quote).is_some_and(|rest| rest.ends_with(quote));
     inside('"') || inside('\'')
@@ -106,7 +106,7 @@ fn unquoted<'a>(name: &str, text: &'a str) -> Result<&'a str, String> {
     Err(format!("expected a value without quotes, which docker's --env-file keeps; {instead}"))
 }
 
-/// What a setting is called by whoever sets it.
+/// The name of a setting.
 fn name_of(argument: Option<&Arg>) -> String {
     let name = argument.and_then(Arg::get_env).map(OsStr::to_string_lossy);
     name.unwrap_or_default().into_owned()

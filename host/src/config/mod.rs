@@ -1,13 +1,13 @@
-//! Settings: the only reader of flags and environment. Everything is parsed
-//! before anything starts, and a bad value ends the start with one line that
-//! names the setting, the value and what is accepted.
+//! Settings: the only reader of flags and environment variables. All of them are parsed before
+//! anything starts. A bad value ends the start with one line that names the setting, the value and
+//! what is accepted.
 
 mod callers;
 mod command_line;
+mod early_exit;
 mod given;
 mod network;
 mod process;
-mod refusal;
 mod rules;
 mod secret;
 mod sessions;
@@ -19,19 +19,19 @@ use clap::Args;
 
 pub use callers::{Callers, PROBE};
 pub use command_line::{Command, Subject, completions};
-pub use network::{ADMIN, GRPC, Network, REST};
+pub use early_exit::{EXIT_USAGE, EarlyExit, PortSettings};
+pub use network::{ADMIN, GRPC, Ports, REST};
 pub use process::Process;
-pub use refusal::{EXIT_USAGE, PortSettings, Refusal};
 pub use rules::Rules;
 pub use sessions::Sessions;
 pub use storage::{Storage, StoreChoice};
 
 use crate::telemetry::traces::Export;
 
-/// The DATA_DIR that keeps nothing.
+/// The DATA_DIR of a store that keeps nothing.
 pub const IN_MEMORY: &str = ":memory:";
 
-/// All settings, by topic. A new one stands in the group of its topic, and is read through
+/// All settings, by topic. A new one belongs to the group of its topic, and is read through
 /// `given`, or as a secret.
 #[derive(Args, Clone, Debug)]
 pub struct Settings {
@@ -40,11 +40,11 @@ pub struct Settings {
     pub process: Process,
     /// Addresses and ports.
     #[command(flatten)]
-    pub network: Network,
-    /// What one caller may take.
+    pub network: Ports,
+    /// The limits of callers.
     #[command(flatten)]
     pub callers: Callers,
-    /// Where sessions are kept.
+    /// The store.
     #[command(flatten)]
     pub storage: Storage,
     /// Lifetimes and limits.
@@ -53,22 +53,23 @@ pub struct Settings {
     /// The component.
     #[command(flatten)]
     pub rules: Rules,
-    /// Where traces go.
+    /// The export of traces.
     #[command(flatten)]
     tracing: traces::Tracing,
-    /// What to tell whoever starts the process.
+    /// Warnings to log at the start.
     #[arg(skip)]
     pub warnings: Vec<String>,
 }
 
 impl Settings {
-    /// Reads flags and environment. What serving alone needs is only looked at to serve.
+    /// Reads flags and environment variables. Settings that only serving needs are checked only for
+    /// `serve`.
     ///
     /// # Errors
     /// What to print and how to exit, for bad settings and for `--help`.
     pub fn read(
         arguments: impl IntoIterator<Item = std::ffi::OsString>,
-    ) -> Result<(Command, Self), Refusal> {
+    ) -> Result<(Command, Self), EarlyExit> {
         let (command, settings) = command_line::read(arguments)?;
         if matches!(command, Command::Serve) {
             settings.storage.choice()?;
@@ -78,15 +79,15 @@ impl Settings {
         Ok((command, settings))
     }
 
-    /// Where traces go, and which; `None` when nobody wants them.
+    /// The export of traces; `None` if traces are off.
     ///
     /// # Errors
-    /// When a token or the headers for the collector are none.
-    pub fn traces(&self) -> Result<Option<Export>, Refusal> {
+    /// If a token or the headers for the collector are not valid.
+    pub fn traces(&self) -> Result<Option<Export>, EarlyExit> {
         self.tracing.export(&self.process.app_name, self.process.pod_id())
     }
 
-    /// What the component is told, as the world's documentation lists it.
+    /// The settings of the component, as the world's documentation lists them.
     pub fn for_component(&self) -> Vec<(String, String)> {
         self.sessions.for_component()
     }

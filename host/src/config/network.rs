@@ -1,24 +1,24 @@
-//! Settings of the ports, and where they are.
+//! Settings of the ports and their addresses.
 
 use std::net::IpAddr;
 
 use clap::Args;
 
+use super::early_exit::PortSettings;
 use super::given::given;
-use super::refusal::PortSettings;
 use super::values;
 
-/// What a gRPC port that could not be opened is called.
+/// The settings of the gRPC port.
 pub const GRPC: PortSettings = PortSettings { port: "GRPC_PORT", address: "BIND_ADDRESS" };
-/// What a REST port that could not be opened is called.
+/// The settings of the REST port.
 pub const REST: PortSettings = PortSettings { port: "REST_PORT", address: "BIND_ADDRESS" };
-/// What an admin port that could not be opened is called.
+/// The settings of the admin port.
 pub const ADMIN: PortSettings = PortSettings { port: "ADMIN_PORT", address: "ADMIN_ADDRESS" };
 
 /// Addresses and ports.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Addresses and ports")]
-pub struct Network {
+pub struct Ports {
     /// Address of the gRPC and REST ports.
     #[arg(long, env = "BIND_ADDRESS", default_value = "127.0.0.1", global = true,
           value_parser = given(values::address))]

@@ -1,12 +1,12 @@
-//! Settings of the process itself: its names, and its log.
+//! Settings of the process itself: its names and its log.
 
 use std::path::Path;
 
 use clap::Args;
 use tracing_subscriber::filter::LevelFilter;
 
+use super::early_exit::EarlyExit;
 use super::given::{given, text};
-use super::refusal::Refusal;
 use super::values;
 use crate::telemetry::LogFormat;
 
@@ -23,16 +23,20 @@ pub struct Process {
     /// machine.
     #[arg(long, env = "POD_ID", default_value = "", global = true, hide_default_value = true,
           value_parser = given(values::name))]
+    /// Name of this process in the records of the connections that it holds; empty for the name
+    /// of the machine.
     pod_id: String,
 
     /// What is logged: off, error, warn, info, debug or trace.
     #[arg(long, env = "LOG_LEVEL", default_value = "info", global = true,
           value_parser = given(values::level))]
+    /// Level of the log: off, error, warn, info, debug or trace.
     pub log_level: LevelFilter,
 
     /// Form of the log: text or json.
     #[arg(long, env = "LOG_FORMAT", default_value = "text", global = true,
           value_parser = given(values::format))]
+    /// Format of the log: text or json.
     pub log_format: LogFormat,
 
     /// Directory of daily log files; empty logs to standard error.
@@ -42,7 +46,7 @@ pub struct Process {
 }
 
 impl Process {
-    /// The name of this process among those that hold connections.
+    /// The name of this process in the records of the connections that it holds.
     pub fn pod_id(&self) -> String {
         if self.pod_id.is_empty() {
             rustix::system::uname().nodename().to_string_lossy().into_owned()
@@ -51,14 +55,14 @@ impl Process {
         }
     }
 
-    /// Where the log is kept, if it is in files.
+    /// The directory of the log, if it goes to files.
     pub fn log_directory(&self) -> Option<&Path> {
         Some(Path::new(&self.log_directory)).filter(|_| !self.log_directory.is_empty())
     }
 
-    /// The directory of the log takes no files.
-    pub fn no_log_directory(&self, error: &anyhow::Error) -> Refusal {
-        let expected = format!("a directory that takes files ({error:#})");
-        Refusal::of_value("LOG_DIRECTORY", &self.log_directory, &expected)
+    /// The log directory is not writable.
+    pub fn no_log_directory(&self, error: &anyhow::Error) -> EarlyExit {
+        let expected = format!("a writable directory ({error:#})");
+        EarlyExit::of_value("LOG_DIRECTORY", &self.log_directory, &expected)
     }
 }

@@ -1,4 +1,4 @@
-//! Settings of the component that has the rules.
+//! Settings of the component, which contains the rules.
 
 use std::path::Path;
 
@@ -15,17 +15,21 @@ pub struct Rules {
     /// is a swap, and so is a SIGHUP.
     #[arg(long, env = "COMPONENT", default_value = "", global = true, hide_default_value = true,
           value_parser = given(text))]
+    /// File of the component; empty runs the built-in one. A change of the file is a swap, and
+    /// so is SIGHUP.
     component: String,
 
     /// Calls of the rules at the same time, of one address at most a quarter of them; each
     /// needs an instance.
     #[arg(long, env = "LOGIC_INSTANCES", default_value = "256", global = true,
           value_parser = given(values::instances))]
+    /// Most calls of the rules at a time, of one address at most a quarter of them; each needs
+    /// an instance.
     pub logic_instances: u32,
 }
 
 impl Rules {
-    /// The file of the component to run, if it is not the built-in one.
+    /// The file of the component, if it is not the built-in one.
     pub fn component(&self) -> Option<&Path> {
         Some(Path::new(&self.component)).filter(|_| !self.component.is_empty())
     }

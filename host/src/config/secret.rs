@@ -1,5 +1,5 @@
-//! Settings that are secrets: each is given as it is, or in a file, which a user without
-//! rights to it can neither read nor change. Nothing here ever shows a secret.
+//! Secret settings. Each is given as a value, or in a file that users without permission can
+//! neither read nor change. Nothing here ever shows a secret.
 
 use std::fs::{File, OpenOptions};
 use std::io::Read;
@@ -9,17 +9,18 @@ use std::path::Path;
 use clap::ArgMatches;
 use clap::parser::ValueSource;
 
+use super::early_exit::EarlyExit;
 use super::given::is_quoted;
-use super::refusal::Refusal;
 
-/// The most bytes of a file with a secret.
+/// The largest file with a secret, in bytes.
 const BYTES_MAX: u64 = 64 << 10;
-/// What the mode of such a file must not let others do: read and write, and the group write.
+/// Mode bits that a file with a secret must not have: read and write for others, write for the
+/// group.
 const FORBIDDEN: u32 = 0o026;
-/// What it may let anybody do: the owner all, the group read.
+/// Mode bits that it may have: all for the owner, read and execute for the group.
 const ALLOWED: u32 = 0o750;
 
-/// All secrets: the setting of each, and that of its file.
+/// All secrets: the setting of each, and the setting of its file.
 pub const SECRETS: [(&str, &str); 4] = [
     ("REDIS_PASSWORD", "REDIS_PASSWORD_FILE"),
     ("REDIS_URL", "REDIS_URL_FILE"),
@@ -37,10 +38,10 @@ pub struct Secret<'a> {
 }
 
 impl<'a> Secret<'a> {
-    /// The secret of the setting `name`: its value and its file, each empty when not given.
+    /// The secret of the setting `name`: its value and its file, each empty if not given.
     ///
     /// # Panics
-    /// When there is no such secret.
+    /// If there is no such secret.
     pub fn new(name: &str, value: &'a str, file: &'a str) -> Self {
         let known = SECRETS.into_iter().find(|(known, _)| *known == name);
         let (name, file_name) = known.expect("callers name one of them");
@@ -52,43 +53,43 @@ impl<'a> Secret<'a> {
         if self.is_in_file() { self.file_name } else { self.name }
     }
 
-    /// Whether it may have another value later.
+    /// Whether it is in a file, so that it may change.
     pub fn is_in_file(&self) -> bool {
         !self.file.is_empty()
     }
 
-    /// The secret, empty when there is none.
+    /// The secret; empty if there is none.
     ///
     /// # Errors
-    /// When it is given twice, or its file is not to be used.
-    pub fn read(&self) -> Result<String, Refusal> {
+    /// If it is given twice, or its file cannot be used.
+    pub fn read(&self) -> Result<String, EarlyExit> {
         let Self { name, file_name, value, file } = *self;
         if file.is_empty() {
             return Ok(value.into());
         }
         if !value.is_empty() {
-            return Err(Refusal::of(format!(
+            return Err(EarlyExit::of(format!(
                 "{name} and {file_name} are both given: leave one of them out"
             )));
         }
-        read(Path::new(file)).map_err(|expected| Refusal::of_value(file_name, file, &expected))
+        read(Path::new(file)).map_err(|expected| EarlyExit::of_value(file_name, file, &expected))
     }
 }
 
-/// The text of a file without its final newline; the error is what is expected instead.
+/// The text of a file without its final newline. The error is what is expected instead.
 fn read(path: &Path) -> Result<String, String> {
     const A_FILE: &str = "a file with the secret in it";
     let failed = |error: std::io::Error| format!("{A_FILE} ({error})");
     let file = open(path).map_err(failed)?;
-    // Of the opened file, so of what a symbolic link names.
+    // Read from the open file, so it is the target of a symbolic link.
     let metadata = file.metadata().map_err(failed)?;
     if !metadata.is_file() {
-        return Err(format!("{A_FILE}, and no directory or pipe"));
+        return Err(format!("{A_FILE}, not a directory or a pipe"));
     }
     let mode = metadata.permissions().mode() & 0o777;
     if mode & FORBIDDEN != 0 {
         return Err(format!(
-            "a file that its owner and its group alone can read, and its owner alone can write, \
+            "a file that only its owner and its group can read, and only its owner can write, \
              but its mode is {mode:04o}; chmod {:04o} {}",
             mode & ALLOWED,
             path.display()
@@ -109,12 +110,12 @@ fn read(path: &Path) -> Result<String, String> {
 }
 
 fn open(path: &Path) -> std::io::Result<File> {
-    // Opening a pipe would wait for somebody who writes to it.
+    // Opening a pipe would otherwise wait for a writer.
     let nonblocking = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
     OpenOptions::new().read(true).custom_flags(nonblocking).open(path)
 }
 
-/// What to tell whoever set the secrets in a way that shows or spoils them.
+/// Warnings about secrets that were given in a way that exposes or changes them.
 pub fn warnings(matches: &ArgMatches) -> Vec<String> {
     let mut warnings = Vec::new();
     for (name, file_name) in SECRETS {
@@ -122,14 +123,14 @@ pub fn warnings(matches: &ArgMatches) -> Vec<String> {
         if matches.value_source(&id) == Some(ValueSource::CommandLine) {
             let flag = id.replace('_', "-");
             warnings.push(format!(
-                "--{flag} shows a secret to everybody who lists the processes of this machine: \
-                 put it in a file and name that in {file_name}"
+                "--{flag} shows a secret to every user who lists the processes of this machine: \
+                 put it in a file and name the file in {file_name}"
             ));
         }
         if matches.get_one::<String>(&id).is_some_and(|value| is_quoted(value)) {
             warnings.push(format!(
-                "{name} is in quotes, which are taken for a part of it: docker's --env-file keeps \
-                 quotes, so write it without"
+                "{name} is in quotes, which become a part of it: docker's --env-file keeps quotes, \
+                 so write it without them"
             ));
         }
     }
@@ -145,7 +146,7 @@ mod tests {
 
     fn secret(file: &Path) -> Result<String, String> {
         let file = file.display().to_string();
-        Secret::new("REDIS_PASSWORD", "", &file).read().map_err(|refusal| refusal.text)
+        Secret::new("REDIS_PASSWORD", "", &file).read().map_err(|exit| exit.text)
     }
 
     #[test]
@@ -175,7 +176,7 @@ mod tests {
         let directory = tempfile::tempdir().expect("a directory");
         let file = directory.path().join("password");
         write(&file, "s").expect("written");
-        // A mounted Secret is a chain of links, whose own modes say nothing.
+        // A mounted Secret of Kubernetes is a chain of links, whose own modes do not matter.
         let link = directory.path().join("link");
         symlink(&file, &link).expect("linked");
         for (mode, instead) in [
@@ -192,11 +193,11 @@ mod tests {
             set_permissions(&file, Permissions::from_mode(mode)).expect("changed");
             for path in [&file, &link] {
                 let read = secret(path);
-                let told = read.as_ref().err().map(String::as_str).unwrap_or_default();
+                let message = read.as_ref().err().map(String::as_str).unwrap_or_default();
                 let expected = instead.map(|chmod| format!("{chmod} {}", path.display()));
                 match expected {
                     None => assert_eq!(read, Ok("s".into()), "{mode:o}"),
-                    Some(chmod) => assert!(told.ends_with(&chmod), "{mode:o}: {told}"),
+                    Some(chmod) => assert!(message.ends_with(&chmod), "{mode:o}: {message}"),
                 }
             }
         }

@@ -1,12 +1,11 @@
-//! Settings of sessions: how long they live, and how many there may be. All of them reach
-//! the rules.
+//! Settings of sessions: their lifetimes and their limits. All of them reach the rules.
 
 use std::time::Duration;
 
 use clap::Args;
 
+use super::early_exit::EarlyExit;
 use super::given::given;
-use super::refusal::Refusal;
 use super::values;
 
 /// Lifetimes and limits.
@@ -26,21 +25,25 @@ pub struct Sessions {
     /// Lifetime of a user's session, however much it is used.
     #[arg(long, env = "USER_SESSION_TTL", default_value = "8760h", global = true,
           value_parser = given(values::lifetime))]
+    /// Lifetime of a user's session, even if it is used.
     pub user_session_ttl: Duration,
 
     /// How long a user's session lives without being used; 0s for as long as it may.
     #[arg(long, env = "USER_SESSION_IDLE", default_value = "0s", global = true,
           value_parser = given(values::idle))]
+    /// Lifetime of a user's session without use; 0s for no limit.
     pub user_session_idle: Duration,
 
     /// How long it is known what became of a connection, after its last heartbeat.
     #[arg(long, env = "CONNECTION_TTL", default_value = "30m", global = true,
           value_parser = given(values::lifetime))]
+    /// How long the record of a connection is kept after its last heartbeat.
     pub connection_ttl: Duration,
 
     /// How often a connection that this process holds is kept.
     #[arg(long, env = "CONNECTION_HEARTBEAT", default_value = "30s", global = true,
           value_parser = given(values::interval))]
+    /// Interval of the heartbeats of connections that this process holds.
     pub connection_heartbeat: Duration,
 
     /// Lifetime of a connection after its last heartbeat: at least twice
@@ -57,17 +60,19 @@ pub struct Sessions {
     /// Viewing sessions at the same time, of a home that was given no number of its own.
     #[arg(long, env = "VIEWING_MAX_SESSIONS", default_value = "2", global = true,
           value_parser = given(values::max_sessions))]
+    /// Most viewing sessions at a time of a home without a limit of its own.
     pub viewing_max_sessions: u32,
 
     /// Events that are kept in each of the 64 logs, about.
     #[arg(long, env = "EVENTS_KEPT", default_value = "10000", global = true,
           value_parser = given(values::events_kept))]
+    /// About how many events each of the 64 logs keeps.
     pub events_kept: u32,
 }
 
 impl Sessions {
-    /// Whether heartbeats come in time, and a connection ends before it is forgotten.
-    pub(super) fn check(&self) -> Result<(), Refusal> {
+    /// Checks that heartbeats come in time, and that a connection ends before its record does.
+    pub(super) fn check(&self) -> Result<(), EarlyExit> {
         let Self { connection_heartbeat, connection_stale, connection_ttl, .. } = self;
         let expected = if connection_heartbeat.saturating_mul(2) > *connection_stale {
             format!("at least twice CONNECTION_HEARTBEAT, {connection_heartbeat:?}")
@@ -76,10 +81,10 @@ impl Sessions {
         } else {
             return Ok(());
         };
-        Err(Refusal::of_value("CONNECTION_STALE", &format!("{connection_stale:?}"), &expected))
+        Err(EarlyExit::of_value("CONNECTION_STALE", &format!("{connection_stale:?}"), &expected))
     }
 
-    /// What the component is told, as the world's documentation lists it.
+    /// The settings of the component, as the world's documentation lists them.
     pub(super) fn for_component(&self) -> Vec<(String, String)> {
         let milliseconds =
             |name: &str, duration: Duration| (name.to_owned(), duration.as_millis().to_string());

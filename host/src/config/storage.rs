@@ -1,20 +1,20 @@
-//! Settings of the store: where Redis is, or where the embedded store keeps its files.
+//! Settings of the store: the address of Redis, or the directory of the embedded store.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
 
-use super::given::{Secret as SecretText, given};
-use super::refusal::Refusal;
+use super::early_exit::EarlyExit;
+use super::given::{SecretText, given};
 use super::secret::Secret;
 use super::{IN_MEMORY, values};
 use crate::store::redis::{Address, Locator};
 
-/// What REDIS_URL may be.
+/// The accepted forms of REDIS_URL.
 const A_URL: &str = "redis://[user:password@]host[:port][/database], \
      redis-sentinel://[user:password@]host[:port],.../service[/database] or \
-     redis-cluster://[user:password@]host[:port],..., or rediss in the place of redis";
+     redis-cluster://[user:password@]host[:port],..., with rediss instead of redis for TLS";
 
 /// Redis, or the embedded store.
 #[derive(Args, Clone, Debug)]
@@ -57,6 +57,10 @@ pub struct Storage {
     /// over TLS.
     #[arg(long, env = "REDIS_URL", default_value = "", global = true,
           hide_default_value = true, hide_env_values = true, value_parser = SecretText)]
+    /// redis://user:password@host:port/database, instead of the settings above (the default
+    /// database is 0);
+    /// redis-sentinel://host:port,host:port/service/database asks Sentinels for the server,
+    /// redis-cluster://host:port,host:port is a Cluster. With rediss instead of redis, over TLS.
     redis_url: String,
 
     /// File with the URL of Redis, read again at each new connection.
@@ -74,6 +78,9 @@ pub struct Storage {
     /// store.
     #[arg(long, env = "REDIS_WAIT_REPLICAS", default_value = "0", global = true,
           value_parser = given(values::replicas))]
+    /// How many replicas must acknowledge closes, terminations, slots, locks and
+    /// compare-and-set before they are answered; 0 waits for none. Not with the embedded
+    /// store.
     pub redis_wait_replicas: u32,
 
     /// Accept a Redis that evicts keys when it is full.
@@ -92,34 +99,37 @@ pub struct Storage {
     /// go on. Of no use with Redis, which has maxmemory.
     #[arg(long, env = "MEMORY_MAX", default_value = "off", global = true,
           value_parser = given(values::memory_limit))]
+    /// Memory for the data of the embedded store, events included: bytes, KiB, MiB or GiB, or
+    /// off. Beyond it nothing is added; reads, renewals, closes and deletes still work. Not
+    /// for Redis, which has maxmemory.
     pub memory_max: values::MemoryLimit,
 }
 
-/// Where sessions are to be kept.
+/// The store of a server.
 #[derive(Clone, Debug)]
 pub enum StoreChoice {
-    /// In memory only.
+    /// Memory only.
     Memory,
-    /// In a directory.
+    /// A directory.
     Embedded(PathBuf),
-    /// On a Redis server.
+    /// Redis.
     Redis(Locator),
 }
 
 impl Storage {
-    /// Where sessions are to be kept.
+    /// The store of this server.
     ///
     /// # Errors
-    /// When REDIS_URL is no address, the file of a secret is not to be used, or replicas are
-    /// to be waited for that there cannot be.
-    pub fn choice(&self) -> Result<StoreChoice, Refusal> {
+    /// If REDIS_URL is not an address, the file of a secret cannot be used, or the embedded store
+    /// is to wait for replicas.
+    pub fn choice(&self) -> Result<StoreChoice, EarlyExit> {
         let password = self.password().read()?;
         let url = self.url().read()?;
         if url.is_empty() && self.redis_host.is_empty() {
             if self.redis_wait_replicas > 0 {
                 let given = self.redis_wait_replicas.to_string();
                 let expected = "0, as the embedded store has no replicas; name a Redis with REDIS_HOST or REDIS_URL";
-                return Err(Refusal::of_value("REDIS_WAIT_REPLICAS", &given, expected));
+                return Err(EarlyExit::of_value("REDIS_WAIT_REPLICAS", &given, expected));
             }
             return Ok(match self.data_dir.as_str() {
                 IN_MEMORY => StoreChoice::Memory,
@@ -132,16 +142,16 @@ impl Storage {
             return Ok(StoreChoice::Redis(address.into()));
         }
         let storage = self.clone();
-        let find = move || {
+        let resolve = move || {
             let (url, password) = (storage.url().read()?, storage.password().read()?);
             storage.address(&url, &password)
         };
         Ok(StoreChoice::Redis(Locator::with_resolver(address, move || {
-            find().map_err(|refusal| refusal.text)
+            resolve().map_err(|exit| exit.text)
         })))
     }
 
-    /// What the store is, by the setting that names it, for people and without a secret.
+    /// The name of the store for people: the setting that names it, without secrets.
     pub fn name(&self) -> String {
         let url = self.url().read().unwrap_or_default();
         let setting = match (&*url, &*self.redis_host) {
@@ -149,19 +159,19 @@ impl Storage {
             ("", _) => "REDIS_HOST",
             _ => self.url().given_as(),
         };
-        let place = self.address(&url, "").map_or_else(|_| String::new(), |it| it.to_string());
-        format!("{setting} {place:?}")
+        let address = self.address(&url, "").map_or_else(|_| String::new(), |it| it.to_string());
+        format!("{setting} {address:?}")
     }
 
-    /// Where Redis is.
-    fn address(&self, url: &str, password: &str) -> Result<Address, Refusal> {
+    /// The address of Redis.
+    fn address(&self, url: &str, password: &str) -> Result<Address, EarlyExit> {
         if !url.is_empty() {
             let setting = self.url().given_as();
-            return Address::from_url(url).map_err(|_| Refusal::of_secret(setting, A_URL));
+            return Address::from_url(url).map_err(|_| EarlyExit::of_secret(setting, A_URL));
         }
         let Self { redis_host, redis_port, redis_database, redis_username, .. } = self;
         Address::from_parts(redis_host, *redis_port, *redis_database, redis_username, password)
-            .map_err(|_| Refusal::of_value("REDIS_HOST", redis_host, values::A_HOST))
+            .map_err(|_| EarlyExit::of_value("REDIS_HOST", redis_host, values::A_HOST))
     }
 
     fn password(&self) -> Secret<'_> {

@@ -1,11 +1,11 @@
-//! Tests of settings as they are given: by flag, by environment, well and badly.
+//! Settings by flag and environment variable, valid and invalid.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 
 use super::*;
 
-fn read(arguments: &[&str]) -> Result<Settings, Refusal> {
+fn read(arguments: &[&str]) -> Result<Settings, EarlyExit> {
     Settings::read(["session-manager"].iter().chain(arguments).map(Into::into))
         .map(|(_, settings)| settings)
 }
@@ -41,7 +41,7 @@ fn the_defaults_are_those_of_the_contract() {
 }
 
 #[test]
-fn settings_stand_before_and_behind_the_command() {
+fn settings_are_accepted_before_and_after_the_command() {
     let port = |arguments: &[&str]| read(arguments).expect("accepted").network.rest_port;
     assert_eq!(port(&["--rest-port", "1"]), 1);
     assert_eq!(port(&["serve", "--rest-port", "1"]), 1);
@@ -78,7 +78,7 @@ fn a_bad_value_is_refused_in_one_line_that_names_it() {
         ),
         (
             &["--redis-url", "http://x"],
-            "invalid value for REDIS_URL: expected redis://[user:password@]host[:port][/database], redis-sentinel://[user:password@]host[:port],.../service[/database] or redis-cluster://[user:password@]host[:port],..., or rediss in the place of redis",
+            "invalid value for REDIS_URL: expected redis://[user:password@]host[:port][/database], redis-sentinel://[user:password@]host[:port],.../service[/database] or redis-cluster://[user:password@]host[:port],..., with rediss instead of redis for TLS",
         ),
         (
             &["--connection-stale", "30s"],
@@ -90,14 +90,14 @@ fn a_bad_value_is_refused_in_one_line_that_names_it() {
         ),
         (&["--colour", "red"], "unexpected argument '--colour' found; see --help"),
     ] {
-        let refusal = read(arguments).expect_err(expected);
-        assert_eq!(refusal.text, expected);
-        assert_eq!(refusal.code, EXIT_USAGE);
+        let exit = read(arguments).expect_err(expected);
+        assert_eq!(exit.text, expected);
+        assert_eq!(exit.code, EXIT_USAGE);
     }
 }
 
 #[test]
-fn what_was_probably_meant_is_told_with_a_misspelt_command_flag_or_value() {
+fn a_misspelt_command_flag_or_value_is_refused_with_a_suggestion() {
     for (arguments, expected) in [
         (&["srve"][..], r#"there is no command "srve"; did you mean serve?"#),
         (&["heath"], r#"there is no command "heath"; did you mean health?"#),
@@ -121,24 +121,24 @@ fn what_was_probably_meant_is_told_with_a_misspelt_command_flag_or_value() {
         ),
         (
             &["--otel-traces-sampler", "parentbased_alwayson"],
-            r#"invalid value "parentbased_alwayson" for OTEL_TRACES_SAMPLER: expected always_on, always_off or traceidratio, or one of them behind parentbased_; did you mean always_on?"#,
+            r#"invalid value "parentbased_alwayson" for OTEL_TRACES_SAMPLER: expected always_on, always_off or traceidratio, or one of them with the prefix parentbased_; did you mean always_on?"#,
         ),
         (
             &["completions", "bsh"],
             r#"invalid value "bsh" for SHELL: expected bash, elvish, fish, powershell or zsh; did you mean bash?"#,
         ),
     ] {
-        let refusal = read(arguments).expect_err(expected);
-        assert_eq!((refusal.text.as_str(), refusal.code), (expected, EXIT_USAGE));
+        let exit = read(arguments).expect_err(expected);
+        assert_eq!((exit.text.as_str(), exit.code), (expected, EXIT_USAGE));
     }
 }
 
 #[test]
 fn help_lists_every_setting_and_no_secret() {
-    let refusal = read(&["--help"]).expect_err("help");
-    assert_eq!(refusal.code, 0);
+    let exit = read(&["--help"]).expect_err("help");
+    assert_eq!(exit.code, 0);
     for name in ["GRPC_PORT", "REDIS_PASSWORD", "DATA_DIR", "SESSION_LOCK_TTL"] {
-        assert!(refusal.text.contains(name), "{name}");
+        assert!(exit.text.contains(name), "{name}");
     }
 }
 
@@ -158,7 +158,7 @@ fn settings() -> Vec<(String, String, String, bool)> {
 }
 
 #[test]
-fn blanks_around_every_setting_are_dropped_and_quotes_refused_but_not_of_secrets() {
+fn blanks_around_settings_are_dropped_and_quotes_refused_except_in_secrets() {
     let settings = settings();
     assert!(settings.len() > 40, "{settings:?}");
     for (flag, name, default, is_secret) in settings {
@@ -173,15 +173,15 @@ fn blanks_around_every_setting_are_dropped_and_quotes_refused_but_not_of_secrets
             read(&[&blanks]).expect(&blanks);
         }
         for (quoted, shown) in [(r#""30s""#, r#"'"30s"'"#), ("'30s'", r#""'30s'""#)] {
-            let refusal = read(&[&format!("{flag}={quoted}")]).expect_err(quoted);
+            let exit = read(&[&format!("{flag}={quoted}")]).expect_err(quoted);
             let expected = format!(
                 "invalid value {shown} for {name}: expected a value without quotes, which \
                  docker's --env-file keeps; write {name}=30s"
             );
-            assert_eq!((refusal.text, refusal.code), (expected, EXIT_USAGE));
+            assert_eq!((exit.text, exit.code), (expected, EXIT_USAGE));
         }
-        let refusal = read(&[&format!("{flag}=\"\"")]).expect_err("quotes");
-        assert!(refusal.text.ends_with(&format!("leave {name} out")), "{}", refusal.text);
+        let exit = read(&[&format!("{flag}=\"\"")]).expect_err("quotes");
+        assert!(exit.text.ends_with(&format!("leave {name} out")), "{}", exit.text);
     }
     let password = r#"" a'b ""#;
     let settings = read(&[&format!("--redis-password={password}"), "--redis-host=h"]);
@@ -190,7 +190,7 @@ fn blanks_around_every_setting_are_dropped_and_quotes_refused_but_not_of_secrets
 }
 
 #[test]
-fn a_host_with_a_port_or_without_sense_is_refused() {
+fn a_host_with_a_port_or_odd_characters_is_refused() {
     let read = |host: &str| read(&[&format!("--redis-host={host}")]).map(drop);
     for host in ["redis", "redis.internal", "10.0.0.1", "::1", "", " redis "] {
         read(host).expect(host);
@@ -207,21 +207,21 @@ fn a_host_with_a_port_or_without_sense_is_refused() {
         ("a,b", "expected a host name"),
         (":secret@redis", "invalid value for REDIS_HOST: expected a host name"),
     ] {
-        let refusal = read(host).expect_err(host);
-        assert!(refusal.text.contains(expected), "{}", refusal.text);
+        let exit = read(host).expect_err(host);
+        assert!(exit.text.contains(expected), "{}", exit.text);
     }
 }
 
 #[test]
-fn bytes_that_are_no_text_are_refused_by_name_and_a_secret_of_such_is_not_shown() {
+fn values_that_are_not_utf_8_are_refused_by_name_and_secret_ones_are_not_shown() {
     for (flag, expected) in [
         ("--app-name=", "invalid value \"na\u{fffd}\" for APP_NAME: expected UTF-8"),
         ("--redis-password=", "invalid value for REDIS_PASSWORD: expected UTF-8"),
     ] {
         let argument = [flag.as_bytes(), b"na\xff"].concat();
         let arguments = ["session-manager".into(), OsString::from(OsStr::from_bytes(&argument))];
-        let refusal = Settings::read(arguments).expect_err(expected);
-        assert_eq!((refusal.text.as_str(), refusal.code), (expected, EXIT_USAGE));
+        let exit = Settings::read(arguments).expect_err(expected);
+        assert_eq!((exit.text.as_str(), exit.code), (expected, EXIT_USAGE));
     }
 }
 
@@ -234,14 +234,14 @@ fn every_secret_has_a_file_and_is_not_given_twice() {
         }
         let flag = |name: &str| format!("--{}", name.to_ascii_lowercase().replace('_', "-"));
         let both = [format!("{}=a", flag(name)), format!("{}=/f", flag(file_name))];
-        let refusal = read(&[&both[0], &both[1]]).expect_err("given twice");
+        let exit = read(&[&both[0], &both[1]]).expect_err("given twice");
         let expected = format!("{name} and {file_name} are both given: leave one of them out");
-        assert_eq!((refusal.text, refusal.code), (expected, EXIT_USAGE));
+        assert_eq!((exit.text, exit.code), (expected, EXIT_USAGE));
     }
 }
 
 #[test]
-fn a_secret_that_is_shown_or_spoilt_by_how_it_is_given_is_warned_of() {
+fn a_secret_that_is_exposed_or_changed_by_how_it_is_given_causes_a_warning() {
     let settings = read(&["serve", "--redis-password=\"s\""]).expect("accepted");
     let [shown, quoted] = settings.warnings.as_slice() else { panic!("{:?}", settings.warnings) };
     assert!(shown.contains("--redis-password") && shown.contains("REDIS_PASSWORD_FILE"), "{shown}");
@@ -255,15 +255,15 @@ fn a_port_that_cannot_be_opened_is_refused_by_its_setting() {
     let at = "10.1.2.3:80".parse().expect("an address");
     for (kind, names) in [
         (ErrorKind::AddrInUse, "GRPC_PORT 80 is taken on 10.1.2.3"),
-        (ErrorKind::AddrNotAvailable, "BIND_ADDRESS 10.1.2.3 is no address of this machine"),
+        (ErrorKind::AddrNotAvailable, "BIND_ADDRESS 10.1.2.3 is not an address of this machine"),
         (
             ErrorKind::PermissionDenied,
             "GRPC_PORT 80 is not open to this user: set GRPC_PORT to a port from 1024",
         ),
         (ErrorKind::Other, "cannot listen on GRPC_PORT 80 of BIND_ADDRESS 10.1.2.3"),
     ] {
-        let told = GRPC.refuse(at, &Error::from(kind));
-        assert!(told.starts_with(names), "{told}");
+        let message = GRPC.refuse(at, &Error::from(kind));
+        assert!(message.starts_with(names), "{message}");
     }
 }
 

@@ -1,6 +1,6 @@
-//! Settings of traces, by the names that Elastic and OpenTelemetry have given them. The SDK of
-//! OpenTelemetry reads some more itself: OTEL_RESOURCE_ATTRIBUTES, OTEL_SPAN_ limits, and
-//! OTEL_EXPORTER_OTLP_TRACES_HEADERS, which win over ours as they are meant for traces alone.
+//! Settings of traces, with the names of Elastic and OpenTelemetry. The OpenTelemetry SDK reads
+//! some more itself: OTEL_RESOURCE_ATTRIBUTES, the OTEL_SPAN_ limits, and
+//! OTEL_EXPORTER_OTLP_TRACES_HEADERS, which win over ours as they are for traces only.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -9,15 +9,15 @@ use clap::Args;
 use http::{HeaderName, HeaderValue};
 use percent_encoding::percent_decode_str;
 
-use super::given::{Secret as SecretText, given, text};
+use super::given::{SecretText, given, text};
 use super::secret::Secret;
-use super::{Refusal, values};
+use super::{EarlyExit, values};
 use crate::telemetry::traces::{Export, Sampling};
 
-/// Where a collector takes traces.
+/// The path of a collector for traces.
 const PATH: &str = "/v1/traces";
 
-/// Where traces go, and which.
+/// The export of traces.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Traces")]
 pub struct Tracing {
@@ -25,6 +25,8 @@ pub struct Tracing {
     /// OTEL_EXPORTER_OTLP_ENDPOINT says where to.
     #[arg(long, env = "ELASTIC_APM_SERVER_URL", default_value = "", global = true,
           hide_default_value = true, hide_env_values = true, value_parser = given(text))]
+    /// Server of Elastic APM, for traces over OTLP/HTTP. Empty sends none, unless
+    /// OTEL_EXPORTER_OTLP_ENDPOINT is set.
     elastic_apm_server_url: String,
 
     /// Secret token of Elastic APM.
@@ -50,16 +52,19 @@ pub struct Tracing {
     /// How long Elastic APM may take to take spans. No request waits for it.
     #[arg(long, env = "ELASTIC_APM_SERVER_TIMEOUT", default_value = "30s", global = true,
           value_parser = given(|text| unless_empty(text, "30s", values::timeout)))]
+    /// How long Elastic APM may take to accept spans. No request waits for it.
     elastic_apm_server_timeout: Duration,
 
     /// Collector of traces; they go to its /v1/traces.
     #[arg(long, env = "OTEL_EXPORTER_OTLP_ENDPOINT", default_value = "", global = true,
           hide_default_value = true, hide_env_values = true, value_parser = given(text))]
+    /// Collector of traces; they go to its path /v1/traces.
     otel_exporter_otlp_endpoint: String,
 
     /// The same with the path in it.
     #[arg(long, env = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", default_value = "", global = true,
           hide_default_value = true, hide_env_values = true, value_parser = given(text))]
+    /// Collector of traces, with the path.
     otel_exporter_otlp_traces_endpoint: String,
 
     /// Headers for the collector: name=value,name=value, percent-encoded.
@@ -75,12 +80,14 @@ pub struct Tracing {
     /// How long the collector may take to take spans, in milliseconds.
     #[arg(long, env = "OTEL_EXPORTER_OTLP_TIMEOUT", default_value = "10000", global = true,
           value_parser = given(|text| unless_empty(text, "10000", values::milliseconds)))]
+    /// How long the collector may take to accept spans, in milliseconds.
     otel_exporter_otlp_timeout: Duration,
 
     /// How to speak to the collector: http/protobuf.
     #[arg(long, env = "OTEL_EXPORTER_OTLP_PROTOCOL", default_value = "http/protobuf",
           global = true,
           value_parser = given(|text| unless_empty(text, "http/protobuf", values::protocol)))]
+    /// Protocol of the collector: http/protobuf.
     otel_exporter_otlp_protocol: String,
 
     /// Name of the service in traces.
@@ -93,16 +100,20 @@ pub struct Tracing {
     #[arg(long, env = "OTEL_TRACES_SAMPLER", default_value = "parentbased_always_on",
           global = true,
           value_parser = given(|text| unless_empty(text, "parentbased_always_on", values::sampler)))]
+    /// Which requests are traced: always_on, always_off or traceidratio. With the prefix
+    /// parentbased_ the decision of a caller that traces holds.
     otel_traces_sampler: String,
 
     /// Which share of requests traceidratio traces.
     #[arg(long, env = "OTEL_TRACES_SAMPLER_ARG", default_value = "1", global = true,
           value_parser = given(|text| unless_empty(text, "1", values::share)))]
+    /// Share of the requests that traceidratio traces.
     otel_traces_sampler_arg: f64,
 
     /// Where traces go by OpenTelemetry: otlp, or none for nowhere.
     #[arg(long, env = "OTEL_TRACES_EXPORTER", default_value = "otlp", global = true,
           value_parser = given(|text| unless_empty(text, "otlp", values::exporter)))]
+    /// Exporter of traces: otlp, or none.
     otel_traces_exporter: String,
 
     /// Send no traces, whatever else is set.
@@ -114,20 +125,23 @@ pub struct Tracing {
     /// How many spans may wait to be sent; what does not fit is lost.
     #[arg(long, env = "OTEL_BSP_MAX_QUEUE_SIZE", default_value = "2048", global = true,
           value_parser = given(|text| unless_empty(text, "2048", values::spans)))]
+    /// Most spans that wait to be sent; spans beyond it are lost.
     otel_bsp_max_queue_size: usize,
 
     /// How many spans are sent together.
     #[arg(long, env = "OTEL_BSP_MAX_EXPORT_BATCH_SIZE", default_value = "512", global = true,
           value_parser = given(|text| unless_empty(text, "512", values::spans)))]
+    /// Most spans that are sent together.
     otel_bsp_max_export_batch_size: usize,
 
     /// How long spans wait to be sent together, in milliseconds.
     #[arg(long, env = "OTEL_BSP_SCHEDULE_DELAY", default_value = "5000", global = true,
           value_parser = given(|text| unless_empty(text, "5000", values::delay)))]
+    /// How long spans wait to be sent together, in milliseconds.
     otel_bsp_schedule_delay: Duration,
 }
 
-/// An empty value of a variable that others have named is none.
+/// An empty value counts as absent, as OpenTelemetry defines it.
 fn unless_empty<T>(
     text: &str,
     default: &str,
@@ -137,11 +151,11 @@ fn unless_empty<T>(
 }
 
 impl Tracing {
-    /// Where traces go, and which; `None` when nobody wants them.
+    /// The export of traces; `None` if traces are off.
     ///
     /// # Errors
-    /// When a URL, a token or the headers are none.
-    pub fn export(&self, app_name: &str, instance: String) -> Result<Option<Export>, Refusal> {
+    /// If a URL, a token or the headers are not valid.
+    pub fn export(&self, app_name: &str, instance: String) -> Result<Option<Export>, EarlyExit> {
         for (name, url) in [
             ("ELASTIC_APM_SERVER_URL", &self.elastic_apm_server_url),
             ("OTEL_EXPORTER_OTLP_ENDPOINT", &self.otel_exporter_otlp_endpoint),
@@ -149,7 +163,7 @@ impl Tracing {
         ] {
             if !url.is_empty() && !values::is_url(url) {
                 let expected = "http://host[:port][/path] or https://...";
-                return Err(Refusal::of_value(name, url, expected));
+                return Err(EarlyExit::of_value(name, url, expected));
             }
         }
         let mut headers = self.headers()?;
@@ -159,7 +173,7 @@ impl Tracing {
         }
         let (endpoint, timeout) = if !self.elastic_apm_server_url.is_empty() {
             if !token.bytes().all(|byte| byte.is_ascii_graphic()) {
-                return Err(Refusal::of_secret(
+                return Err(EarlyExit::of_secret(
                     "ELASTIC_APM_SECRET_TOKEN",
                     "visible ASCII characters",
                 ));
@@ -207,7 +221,7 @@ impl Tracing {
         Sampling { share, by_parent: by_parent.is_some() }
     }
 
-    fn headers(&self) -> Result<HashMap<String, String>, Refusal> {
+    fn headers(&self) -> Result<HashMap<String, String>, EarlyExit> {
         let (value, file) =
             (&self.otel_exporter_otlp_headers, &self.otel_exporter_otlp_headers_file);
         let given = Secret::new("OTEL_EXPORTER_OTLP_HEADERS", value, file).read()?;
@@ -221,7 +235,7 @@ impl Tracing {
         };
         let headers = pairs.filter(|pair| !pair.is_empty()).map(header).collect::<Option<_>>();
         headers.ok_or_else(|| {
-            Refusal::of_secret("OTEL_EXPORTER_OTLP_HEADERS", "name=value,name=value")
+            EarlyExit::of_secret("OTEL_EXPORTER_OTLP_HEADERS", "name=value,name=value")
         })
     }
 }
@@ -237,12 +251,12 @@ mod tests {
 
     fn export(arguments: &[&str]) -> Result<Option<Export>, String> {
         let read = Settings::read(["session-manager"].iter().chain(arguments).map(Into::into));
-        let (_, settings) = read.map_err(|refusal| refusal.text)?;
-        settings.traces().map_err(|refusal| refusal.text)
+        let (_, settings) = read.map_err(|exit| exit.text)?;
+        settings.traces().map_err(|exit| exit.text)
     }
 
     #[test]
-    fn traces_go_where_elastic_or_opentelemetry_say() {
+    fn traces_go_to_elastic_or_the_opentelemetry_collector() {
         assert!(export(&[]).expect("accepted").is_none());
         let elastic = [
             "--elastic-apm-server-url=http://apm:8200/",
@@ -281,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bad_value_is_refused_and_a_secret_one_is_not_told() {
+    fn a_bad_value_is_refused_and_a_secret_one_is_not_shown() {
         for (argument, expected) in [
             (
                 "--elastic-apm-server-url=ftp://user:secret@apm",
@@ -293,7 +307,7 @@ mod tests {
             ),
             (
                 "--otel-traces-sampler=sometimes",
-                r#"invalid value "sometimes" for OTEL_TRACES_SAMPLER: expected always_on, always_off or traceidratio, or one of them behind parentbased_"#,
+                r#"invalid value "sometimes" for OTEL_TRACES_SAMPLER: expected always_on, always_off or traceidratio, or one of them with the prefix parentbased_"#,
             ),
             (
                 "--otel-exporter-otlp-endpoint=http://h/?key=secret",

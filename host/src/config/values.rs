@@ -1,4 +1,4 @@
-//! Values of settings: how each is read, and what is accepted when it is not.
+//! Parsers of the values of settings. Each error says what is accepted.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use tracing_subscriber::filter::LevelFilter;
 
 use super::IN_MEMORY;
 use super::callers::{PerPeer, ProbePort, Ranges, Texts};
-use super::refusal::any_of;
+use super::early_exit::any_of;
 use crate::telemetry::{self, LogFormat};
 
 /// An IP address.
@@ -22,10 +22,10 @@ pub fn port(text: &str) -> Result<u16, String> {
     text.parse().map_err(|_| "expected a port from 0 to 65535".into())
 }
 
-/// What a host may be.
+/// The accepted hosts.
 pub const A_HOST: &str = "a host name or an IP address";
 
-/// A host, or none.
+/// A host, or an empty text.
 pub fn host(text: &str) -> Result<String, String> {
     if text.is_empty() || text.parse::<IpAddr>().is_ok() {
         return Ok(text.into());
@@ -33,55 +33,55 @@ pub fn host(text: &str) -> Result<String, String> {
     if text.contains("://") {
         return Err(format!("expected {A_HOST}; a URL belongs in REDIS_URL"));
     }
-    let behind = text.rsplit_once(':').map(|(_, port)| port);
-    if behind.is_some_and(|port| port.parse::<u16>().is_ok()) {
+    let port = text.rsplit_once(':').map(|(_, port)| port);
+    if port.is_some_and(|port| port.parse::<u16>().is_ok()) {
         return Err(format!("expected {A_HOST} without a port, which belongs in REDIS_PORT"));
     }
     let odd = |c: char| c.is_whitespace() || c.is_control() || r#"/\:@[]"'`?#,;"#.contains(c);
     if text.contains(odd) { Err(format!("expected {A_HOST}")) } else { Ok(text.into()) }
 }
 
-/// The number of a database of Redis.
+/// The number of a Redis database.
 pub fn database(text: &str) -> Result<u32, String> {
     let number = text.parse().ok().filter(|number| *number < 1 << 20);
     number.ok_or_else(|| "expected a database number from 0".into())
 }
 
-/// How many instances there may be.
+/// A number of instances.
 pub fn instances(text: &str) -> Result<u32, String> {
     let number = text.parse().ok().filter(|number| (1..=1024).contains(number));
     number.ok_or_else(|| "expected a number from 1 to 1024".into())
 }
 
-/// How many replicas of Redis are waited for.
+/// A number of Redis replicas to wait for.
 pub fn replicas(text: &str) -> Result<u32, String> {
     let number = text.parse().ok().filter(|number| (0..=16).contains(number));
     number.ok_or_else(|| "expected a number from 0 to 16".into())
 }
 
-/// How many viewing sessions a home may have.
+/// The most viewing sessions of a home.
 pub fn max_sessions(text: &str) -> Result<u32, String> {
     let number = text.parse().ok().filter(|number| (0..=1000).contains(number));
     number.ok_or_else(|| "expected a number from 0 to 1000".into())
 }
 
-/// How many events a log keeps.
+/// The number of events that a log keeps.
 pub fn events_kept(text: &str) -> Result<u32, String> {
     let number = text.parse().ok().filter(|number| (100..=1_000_000).contains(number));
     number.ok_or_else(|| "expected a number from 100 to 1000000".into())
 }
 
-/// How often something is done.
+/// An interval.
 pub fn interval(text: &str) -> Result<Duration, String> {
     bounded(text, Duration::from_millis(100), Duration::from_secs(24 * 3600))
         .ok_or_else(|| "expected a duration from 100ms to 24h, such as 30s".into())
 }
 
-/// How much memory may be taken, in bytes; `None` for as much as there is.
+/// A limit of memory in bytes; `None` for no limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MemoryLimit(pub Option<u64>);
 
-/// An amount of memory, or none.
+/// A limit of memory, or `off`.
 pub fn memory_limit(text: &str) -> Result<MemoryLimit, String> {
     const LEAST: u64 = 1 << 20;
     let limit = match text {
@@ -115,15 +115,15 @@ pub fn format(text: &str) -> Result<LogFormat, String> {
     }
 }
 
-/// Yes or no.
+/// True or false.
 pub fn boolean(text: &str) -> Result<bool, String> {
     text.parse().map_err(|_| none_of(text, &["true", "false"]))
 }
 
-/// How near a text has to be to a name to be taken for it, from 0 to 1.
+/// How similar a text must be to a name to suggest it, from 0 to 1.
 const ALIKE: f64 = 0.7;
 
-/// What is accepted instead of a text, and which of it was probably meant.
+/// What is accepted instead of a text, with a suggestion.
 fn none_of(text: &str, names: &[&str]) -> String {
     let expected = any_of(names);
     let text = text.to_ascii_lowercase();
@@ -144,13 +144,13 @@ pub fn not_empty(text: &str) -> Result<String, String> {
     Ok(text.into())
 }
 
-/// How long a session lives.
+/// The lifetime of a session.
 pub fn lifetime(text: &str) -> Result<Duration, String> {
     bounded(text, Duration::from_millis(1), Duration::from_secs(10 * 366 * 24 * 3600))
         .ok_or_else(|| "expected a duration from 1ms to 10 years, such as 15m or 1h30m".into())
 }
 
-/// How long a session lives without use.
+/// The lifetime of a session without use.
 pub fn idle(text: &str) -> Result<Duration, String> {
     match duration(text) {
         Some(Duration::ZERO) => Ok(Duration::ZERO),
@@ -158,13 +158,13 @@ pub fn idle(text: &str) -> Result<Duration, String> {
     }
 }
 
-/// How long to wait for somebody.
+/// A time-out.
 pub fn timeout(text: &str) -> Result<Duration, String> {
     bounded(text, Duration::from_millis(1), Duration::from_secs(60))
         .ok_or_else(|| "expected a duration from 1ms to 1m, such as 500ms".into())
 }
 
-/// Whether a text names somebody who is spoken to over HTTP.
+/// Whether a text is an http or https URL without a query.
 pub fn is_url(text: &str) -> bool {
     let fits = |uri: Uri| {
         let port = uri.authority().is_some_and(|authority| {
@@ -176,7 +176,7 @@ pub fn is_url(text: &str) -> bool {
     !text.contains('#') && text.parse().is_ok_and(fits)
 }
 
-/// How long to wait for somebody, as OpenTelemetry writes it.
+/// A time-out in milliseconds, as OpenTelemetry writes it.
 pub fn milliseconds(text: &str) -> Result<Duration, String> {
     let number = text.parse().ok().filter(|number| (1..=60_000).contains(number));
     number
@@ -184,7 +184,7 @@ pub fn milliseconds(text: &str) -> Result<Duration, String> {
         .ok_or_else(|| "expected a number of milliseconds from 1 to 60000".into())
 }
 
-/// How long spans wait, as OpenTelemetry writes it.
+/// A delay in milliseconds, as OpenTelemetry writes it.
 pub fn delay(text: &str) -> Result<Duration, String> {
     let number = text.parse().ok().filter(|number| (10..=60_000).contains(number));
     number
@@ -198,7 +198,7 @@ pub fn spans(text: &str) -> Result<usize, String> {
     number.ok_or_else(|| "expected a number from 1 to 65536".into())
 }
 
-/// Where traces go.
+/// An exporter of traces.
 pub fn exporter(text: &str) -> Result<String, String> {
     match text {
         "otlp" | "none" => Ok(text.into()),
@@ -206,7 +206,7 @@ pub fn exporter(text: &str) -> Result<String, String> {
     }
 }
 
-/// How to speak to a collector.
+/// The protocol of a collector.
 pub fn protocol(text: &str) -> Result<String, String> {
     match text {
         "http/protobuf" => Ok(text.into()),
@@ -214,7 +214,7 @@ pub fn protocol(text: &str) -> Result<String, String> {
     }
 }
 
-/// How to choose what is traced.
+/// A sampler of traces.
 pub fn sampler(text: &str) -> Result<String, String> {
     const NAMES: [&str; 3] = ["always_on", "always_off", "traceidratio"];
     let name = text.strip_prefix("parentbased_").unwrap_or(text);
@@ -224,29 +224,29 @@ pub fn sampler(text: &str) -> Result<String, String> {
     let expected = none_of(name, &NAMES);
     let (accepted, meant) = expected.split_once("; ").unwrap_or((&expected, ""));
     let meant = if meant.is_empty() { String::new() } else { format!("; {meant}") };
-    Err(format!("{accepted}, or one of them behind parentbased_{meant}"))
+    Err(format!("{accepted}, or one of them with the prefix parentbased_{meant}"))
 }
 
-/// A share of all.
+/// A share, from 0 to 1.
 pub fn share(text: &str) -> Result<f64, String> {
     let share = text.parse().ok().filter(|share| (0.0..=1.0).contains(share));
     share.ok_or_else(|| "expected a number from 0 to 1".into())
 }
 
-/// Memory for bodies: the largest request fits.
+/// The memory for bodies. The least value fits the largest request.
 pub fn body_memory(text: &str) -> Result<usize, String> {
     let size = bytes(text).filter(|bytes| (32 << 20..=1 << 40).contains(bytes));
     size.and_then(|bytes| usize::try_from(bytes).ok())
         .ok_or_else(|| "expected a size from 32MiB to 1024GiB, such as 128MiB".into())
 }
 
-/// How old, or how idle, a network connection may get.
+/// The age or idle time of a network connection.
 pub fn network_age(text: &str) -> Result<Duration, String> {
     bounded(text, Duration::from_secs(1), Duration::from_secs(30 * 24 * 3600))
         .ok_or_else(|| "expected a duration from 1s to 720h, such as 1h".into())
 }
 
-/// Network connections of one peer.
+/// The most network connections of one peer.
 pub fn connections_of_peer(text: &str) -> Result<PerPeer, String> {
     if text.is_empty() {
         return Ok(PerPeer(None));
@@ -262,7 +262,7 @@ pub fn ranges(text: &str) -> Result<Ranges, String> {
     ranges.map(Ranges).map_err(|_| "expected CIDRs, such as 10.0.0.0/8,fd00::/8".into())
 }
 
-/// The port of probes, or none.
+/// The port of probes, or `off`.
 pub fn probe_port(text: &str) -> Result<ProbePort, String> {
     if text == "off" {
         return Ok(ProbePort(None));
@@ -271,17 +271,17 @@ pub fn probe_port(text: &str) -> Result<ProbePort, String> {
     Ok(ProbePort(Some(port)))
 }
 
-/// Names of hosts.
+/// Host names.
 pub fn hosts(text: &str) -> Result<Texts, String> {
     let host = |host: &str| {
         let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_');
-        // The name of the root may be written or not.
+        // A trailing dot names the root, and is optional.
         let host = host.strip_suffix('.').unwrap_or(host);
         (!host.is_empty() && host.chars().all(plain)).then(|| host.to_ascii_lowercase())
     };
     let hosts: Option<Vec<_>> = listed(text).map(host).collect();
     hosts.map(Texts).ok_or_else(|| {
-        "expected names of hosts without port, such as sessions.example,localhost".into()
+        "expected host names without a port, such as sessions.example,localhost".into()
     })
 }
 
@@ -298,12 +298,12 @@ pub fn origins(text: &str) -> Result<Texts, String> {
     })
 }
 
-/// The parts of a list, with commas and blanks between them.
+/// The parts of a list, separated by commas and blanks.
 fn listed(text: &str) -> impl Iterator<Item = &str> {
     text.split(',').map(str::trim).filter(|part| !part.is_empty())
 }
 
-/// A size: a whole number of bytes, or of the unit behind it.
+/// A size: a whole number of bytes, or of a unit that follows it.
 fn bytes(text: &str) -> Option<u64> {
     let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);
@@ -381,7 +381,7 @@ mod tests {
     }
 
     #[test]
-    fn a_size_is_a_number_of_bytes_or_of_the_unit_behind_it() {
+    fn a_size_is_a_number_of_bytes_or_of_a_unit() {
         for (text, expected) in [
             ("off", Some(None)),
             ("1048576", Some(Some(1 << 20))),

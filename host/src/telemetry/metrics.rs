@@ -10,7 +10,7 @@ use prometheus::{
 };
 
 use crate::telemetry::merge;
-use crate::telemetry::process::Process;
+use crate::telemetry::process::ProcessMetrics;
 use crate::workers::PerWorker;
 
 /// Upper bounds of the latency histograms, in seconds.
@@ -181,7 +181,7 @@ impl Metrics {
     /// Never: names and labels are constants, each registered once.
     pub fn new() -> Self {
         let registry = Registry::new();
-        registry.register(Box::new(Process::new())).expect("every metric is registered once");
+        registry.register(Box::new(ProcessMetrics::new())).expect("every metric is registered once");
         let gauge = |name: &str, help: &str| registered(&registry, IntGauge::new(name, help));
         let counters = |name: &str, help: &str, labels: &[&str]| {
             registered(&registry, IntCounterVec::new(Opts::new(name, help), labels))

@@ -10,7 +10,7 @@ use rustix::process::{Resource, getrlimit};
 use rustix::time::{ClockId, clock_gettime};
 
 /// The metrics of the process.
-pub struct Process {
+pub struct ProcessMetrics {
     /// Held while the values are read. Two scrapes at once would add the same time twice.
     reading: Mutex<()>,
     cpu: Counter,
@@ -22,7 +22,7 @@ pub struct Process {
     started: IntGauge,
 }
 
-impl Process {
+impl ProcessMetrics {
     /// All metrics at zero, except the start time.
     ///
     /// # Panics
@@ -83,7 +83,7 @@ impl Process {
     }
 }
 
-impl Collector for Process {
+impl Collector for ProcessMetrics {
     fn desc(&self) -> Vec<&Desc> {
         self.metrics().into_iter().flat_map(Collector::desc).collect()
     }
@@ -127,7 +127,7 @@ mod tests {
 
     #[test]
     fn metrics_are_those_of_this_process() {
-        let process = Process::new();
+        let process = ProcessMetrics::new();
         let spun: u64 = (0..3_000_000_u64).map(std::hint::black_box).sum();
         assert!(spun > 0);
         assert_eq!(process.collect().len(), 7);

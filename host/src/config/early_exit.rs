@@ -1,5 +1,5 @@
-//! Why the process does not start: one line that names the setting, the value and what is
-//! accepted, with what was probably meant when a name is misspelt.
+//! Ends the process before it starts: one line that names the setting, the value and what is
+//! accepted, with a suggestion for a misspelt name.
 
 use std::io::ErrorKind as IoErrorKind;
 use std::net::SocketAddr;
@@ -11,33 +11,33 @@ use super::given;
 /// The exit code for bad settings (`EX_USAGE` of sysexits.h).
 pub const EXIT_USAGE: i32 = 64;
 
-/// Why the process does not start: what to print, and the code to exit with.
+/// Why the process does not start: what to print, and the exit code.
 #[derive(Debug)]
-pub struct Refusal {
-    /// One line, or the help that was asked for.
+pub struct EarlyExit {
+    /// One line, or the requested help.
     pub text: String,
     /// The exit code.
     pub code: i32,
 }
 
-impl Refusal {
-    /// Refuses settings with a line of its own.
+impl EarlyExit {
+    /// Bad settings, with their own line.
     pub(super) fn of(text: String) -> Self {
         Self { text, code: EXIT_USAGE }
     }
 
-    /// Refuses a value, and says what is accepted.
+    /// A bad value, and what is accepted.
     pub(super) fn of_value(name: &str, value: &str, expected: &str) -> Self {
         Self::of(given::refused(name, value, &format!("expected {expected}")))
     }
 
-    /// Refuses a value that is a secret, and is not shown.
+    /// A bad value that is a secret and is not shown.
     pub(super) fn of_secret(name: &str, expected: &str) -> Self {
         Self::of(format!("invalid value for {name}: expected {expected}"))
     }
 }
 
-impl From<clap::Error> for Refusal {
+impl From<clap::Error> for EarlyExit {
     /// One line for a bad setting; the whole text for help and version.
     fn from(error: clap::Error) -> Self {
         if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
@@ -48,7 +48,7 @@ impl From<clap::Error> for Refusal {
             _ => None,
         };
         let whole = error.to_string();
-        // What is missing stands in lines of its own; behind them is how to use it.
+        // What is missing is listed on lines of its own; the usage follows after an empty line.
         let lines = whole.lines().map(str::trim).take_while(|line| !line.is_empty());
         let line = lines.collect::<Vec<_>>().join(" ");
         let line = line.trim_start_matches("error: ");
@@ -56,7 +56,7 @@ impl From<clap::Error> for Refusal {
         let name = argument.split(['<', '>']).nth(1).unwrap_or(argument);
         let suggested = suggestion(&error);
         let line = match (error.kind(), text(ContextKind::InvalidValue)) {
-            // A setting has said all of it.
+            // The parser of the setting has written the whole line.
             (ErrorKind::ValueValidation, _) => return Self::of(line.into()),
             (ErrorKind::InvalidValue, Some(value)) => {
                 let expected = match error.get(ContextKind::ValidValue) {
@@ -78,19 +78,19 @@ impl From<clap::Error> for Refusal {
     }
 }
 
-/// What was probably meant.
+/// The name that was probably meant.
 fn suggestion(error: &clap::Error) -> Option<String> {
     let kinds =
         [ContextKind::SuggestedSubcommand, ContextKind::SuggestedArg, ContextKind::SuggestedValue];
     kinds.into_iter().find_map(|kind| match error.get(kind)? {
         ContextValue::String(one) => Some(one.clone()),
-        // The likeliest is the last.
+        // The last one is the likeliest.
         ContextValue::Strings(some) => some.last().cloned(),
         _ => None,
     })
 }
 
-/// A list of what is accepted, in words.
+/// A list of accepted values, in words.
 pub(super) fn any_of<T: AsRef<str>>(names: &[T]) -> String {
     let names: Vec<&str> = names.iter().map(AsRef::as_ref).collect();
     match names.as_slice() {
@@ -100,7 +100,7 @@ pub(super) fn any_of<T: AsRef<str>>(names: &[T]) -> String {
     }
 }
 
-/// The settings of a port that could not be opened: which one, and on which address.
+/// The settings of a port: its number and its address.
 #[derive(Clone, Copy, Debug)]
 pub struct PortSettings {
     /// The setting of the port, such as `GRPC_PORT`.
@@ -110,7 +110,7 @@ pub struct PortSettings {
 }
 
 impl PortSettings {
-    /// The sentence for whoever set them: which setting is in the way, and what to do.
+    /// The message when the port cannot be opened: which setting is wrong, and what to do.
     pub fn refuse(self, at: SocketAddr, error: &std::io::Error) -> String {
         let Self { port, address } = self;
         let (ip, number) = (at.ip(), at.port());
@@ -120,7 +120,7 @@ impl PortSettings {
                  {port} to another port, or to 0 for a free one"
             ),
             IoErrorKind::AddrNotAvailable => format!(
-                "{address} {ip} is no address of this machine: set it to one that is, to \
+                "{address} {ip} is not an address of this machine: set it to one that is, to \
                  127.0.0.1, or to 0.0.0.0 for all of them"
             ),
             IoErrorKind::PermissionDenied => format!(
