@@ -1,6 +1,5 @@
-//! Builds what the host embeds: the session component, compiled from the
-//! workspace's own source, the code for the public gRPC contract, and the files of the
-//! page that shows it.
+//! Builds what the host embeds: the session component, compiled from the source of the workspace,
+//! the code of the public gRPC contract, and the files of the API page.
 
 #![allow(clippy::disallowed_methods, reason = "cargo speaks to build scripts by environment")]
 
@@ -28,7 +27,7 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-/// The component's file, newly built when its sources changed.
+/// The file of the component, built if its sources have changed.
 fn component() -> Result<PathBuf> {
     for source in [
         "guest/src",
@@ -83,7 +82,7 @@ fn add_target() -> Result<()> {
     )
 }
 
-/// A command without the settings of the outer build, which are for the host.
+/// A command without the settings of the outer build, which are meant for the host.
 fn clean(program: &str) -> Command {
     let mut command = Command::new(program);
     for (name, _) in std::env::vars() {
@@ -120,7 +119,7 @@ fn swagger_ui() -> Result<()> {
     Ok(())
 }
 
-/// Rust code and the descriptors for reflection, REST and OpenAPI.
+/// Rust code, and the descriptors for reflection, REST and OpenAPI.
 fn protos() -> Result<()> {
     println!("cargo::rerun-if-changed=proto");
     let mut compiler = protox::Compiler::new(["proto"])?;

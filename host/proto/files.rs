@@ -1,4 +1,4 @@
-//! The files of the public contract, for whatever is generated from them.
+//! The files of the public contract, for everything that is generated from them.
 
 pub const FILES: [&str; 7] = [
     "session-manager.proto",

@@ -1,5 +1,5 @@
-//! `session-manager get`, `set` and `delete`: one booking session of the process of the
-//! same settings, over REST.
+//! `session-manager get`, `set` and `delete`: one booking session of the process with the same
+//! settings, over REST.
 
 use anyhow::{Context, Result, bail};
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
@@ -8,23 +8,24 @@ use serde_json::{Map, Value};
 use crate::config::{Settings, Subject};
 use crate::local;
 
-/// What a segment of a path may not have as it is.
+/// The characters that must be encoded in a segment of a path.
 const RESERVED: &AsciiSet =
     &CONTROLS.add(b' ').add(b'"').add(b'#').add(b'%').add(b'/').add(b'<').add(b'>').add(b'?');
 
 /// Reads a session and prints it.
 ///
 /// # Errors
-/// When nobody answers.
+/// If the process does not answer.
 pub fn get(settings: &Settings, subject: &Subject) -> Result<bool> {
     ask(settings, "GET", subject, "")
 }
 
-/// Writes fields of a session, each given as `name=value`, where the value is JSON, or
-/// text that does not begin like JSON.
+/// Writes fields of a session, each as `name=value`, where the value is JSON, or text that does
+/// not begin like JSON.
 ///
 /// # Errors
-/// When one is not given so, or nobody answers. Then nothing was sent, or it is not known.
+/// If a field has another form, and nothing was sent; or if the process does not answer, and the
+/// result is unknown.
 pub fn set(settings: &Settings, subject: &Subject, fields: &[String]) -> Result<bool> {
     let mut body = Map::new();
     for field in fields {
@@ -39,14 +40,14 @@ pub fn set(settings: &Settings, subject: &Subject, fields: &[String]) -> Result<
     ask(settings, "PUT", subject, &Value::Object(body).to_string())
 }
 
-/// The value of a field. What begins like an object, an array or a string is meant to be one:
-/// stored as text it would be found out only by whoever reads it.
+/// The value of a field. A value that begins like a JSON object, array or string must be one:
+/// otherwise a typing error would be stored as text, and found only by a later reader.
 fn value_of(name: &str, value: &str) -> Result<Value> {
     match serde_json::from_str(value) {
         Ok(value) => Ok(value),
         Err(error) if value.trim_start().starts_with(['{', '[', '"']) => bail!(
-            "the value of {name} begins like JSON and is none: {error}; nothing was sent. Text \
-             that begins so is written as a JSON string"
+            "the value of {name} begins like JSON but is not valid: {error}; nothing was sent. \
+             Write text that begins like this as a JSON string"
         ),
         Err(_) => Ok(Value::from(value)),
     }
@@ -55,7 +56,7 @@ fn value_of(name: &str, value: &str) -> Result<Value> {
 /// Deletes a session.
 ///
 /// # Errors
-/// When nobody answers.
+/// If the process does not answer.
 pub fn delete(settings: &Settings, subject: &Subject) -> Result<bool> {
     ask(settings, "DELETE", subject, "")
 }
@@ -72,8 +73,8 @@ fn ask(settings: &Settings, method: &str, subject: &Subject, body: &str) -> Resu
         println!("{}", answer.body);
         return Ok(true);
     }
-    let told: Option<Value> = serde_json::from_str(&answer.body).ok();
-    let message = told.as_ref().and_then(|told| told["message"].as_str());
+    let refused: Option<Value> = serde_json::from_str(&answer.body).ok();
+    let message = refused.as_ref().and_then(|refused| refused["message"].as_str());
     eprintln!("session-manager: {}", message.unwrap_or("it was refused without a reason"));
     Ok(false)
 }

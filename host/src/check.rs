@@ -1,4 +1,4 @@
-//! `session-manager check`: every gate of a swap, for the author of a component.
+//! `session-manager check`: runs every gate of a swap, for the author of a component.
 
 use std::borrow::Cow;
 use std::io::Write;
@@ -10,11 +10,11 @@ use crate::component_file;
 use crate::config::Settings;
 use crate::logic::{self, BUILT_IN, Limits, Passed};
 
-/// Leads the component in `file` through the gates and prints one line for each; with
-/// `force`, it may lack what the running one has. Whether it passed them all.
+/// Runs the component in `file` through the gates and prints one line for each. With `force` it may
+/// lack what the running one has. Returns whether it passed all of them.
 ///
 /// # Errors
-/// When a file cannot be read, or nobody reads the report.
+/// If a file cannot be read, or the report cannot be written.
 pub fn run(file: &Path, force: bool, settings: &Settings) -> Result<bool> {
     let read = |path: &Path| {
         component_file::read(path).with_context(|| format!("cannot read {}", path.display()))
@@ -26,7 +26,7 @@ pub fn run(file: &Path, force: bool, settings: &Settings) -> Result<bool> {
     };
     let mut passed = Passed::default();
     let limits = Limits::of_process(settings.rules.logic_instances);
-    let limits = limits.context("this program does not find itself")?;
+    let limits = limits.context("the path of this program is not known")?;
     let settings = settings.for_component();
     let checked = logic::check(&candidate, &running, settings, limits, force, &mut passed);
     let mut out = std::io::stdout().lock();

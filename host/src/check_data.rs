@@ -1,5 +1,5 @@
-//! `session-manager check-data`: what the files of the embedded store hold, for who runs it and
-//! has a start that was refused.
+//! `session-manager check-data`: reports what the files of the embedded store hold, for an operator
+//! whose server refused to start.
 
 use std::path::Path;
 
@@ -7,14 +7,14 @@ use crate::config::{IN_MEMORY, Settings};
 use crate::store::embedded::{Verdict, inspect};
 use session_store::clock::Clock;
 
-/// Exit code of a directory that a server starts on.
+/// The exit code for a directory that a server starts on.
 const SOUND: u8 = 0;
-/// Exit code of a directory that a server refuses.
+/// The exit code for a directory that a server refuses.
 const DAMAGED: u8 = 1;
-/// Exit code when there is nothing to inspect, or a server uses it.
+/// The exit code if there is nothing to inspect, or a server uses the directory.
 const UNUSABLE: u8 = 2;
 
-/// Prints what DATA_DIR holds, repairs it if that is wanted, and returns the exit code.
+/// Prints what DATA_DIR holds, repairs it if `repair` is set, and returns the exit code.
 pub fn run(repair: bool, settings: &Settings) -> u8 {
     let name = &settings.storage.data_dir;
     if name == IN_MEMORY {

@@ -1,7 +1,6 @@
-//! The file that COMPONENT names: read at the start, watched from then on. A
-//! change is a swap. A file that cannot be read or is not whole is tried again, less
-//! and less often; one that another gate refuses waits for its next change. What runs
-//! goes on.
+//! The file of the setting COMPONENT: read at the start and then watched. A change is a swap. A
+//! file that cannot be read or is incomplete is tried again, at growing intervals. A file that
+//! another gate refuses waits for its next change. The running component continues meanwhile.
 
 use std::fs::OpenOptions;
 use std::io::Read;
@@ -17,71 +16,71 @@ use tokio::time::Instant;
 use crate::logic::{COMPONENT_BYTES_MAX, Gate, Logic, Source};
 use crate::telemetry::milliseconds;
 
-/// How often the file is looked at.
-const LOOK_INTERVAL: Duration = Duration::from_secs(1);
-/// How soon, and how late, a file that was refused is tried again.
+/// How often the file is checked for a change.
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
+/// The shortest and the longest delay before a refused file is tried again.
 const RETRY_MIN: Duration = Duration::from_secs(2);
 const RETRY_MAX: Duration = Duration::from_secs(60);
 
-/// What tells one state of a file from another.
+/// Identifies a state of the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Look {
+struct FileState {
     modified: Option<SystemTime>,
     size: u64,
     inode: u64,
-    /// When anything of it was changed, which nobody can set back.
+    /// The time of the last change of the inode, which no program can set.
     changed: (i64, i64),
 }
 
-/// The file, and what was last seen of it.
+/// The file, and its last known state.
 pub struct ComponentFile {
     path: PathBuf,
-    seen: Option<Look>,
+    seen: Option<FileState>,
 }
 
 impl ComponentFile {
     /// Reads the file for the first time.
     ///
     /// # Errors
-    /// When it cannot be read.
+    /// If it cannot be read.
     pub fn open(path: &Path) -> std::io::Result<(Self, Bytes)> {
-        let file = Self { path: path.into(), seen: look(path) };
+        let file = Self { path: path.into(), seen: file_state(path) };
         let bytes = read(&file.path)?;
         Ok((file, bytes))
     }
 
-    /// Swaps in what the file holds whenever it has changed, or `reload` says so.
+    /// Swaps in the content of the file whenever it has changed, or `reload` is notified.
     pub async fn watch(mut self, logic: Arc<Logic>, reload: Arc<Notify>) {
         let mut retry: Option<(Instant, Duration)> = None;
         loop {
-            let told = tokio::time::timeout(LOOK_INTERVAL, reload.notified()).await.is_ok();
+            let requested = tokio::time::timeout(CHECK_INTERVAL, reload.notified()).await.is_ok();
             let before = self.seen;
             let path = self.path.clone();
             // The file may be on a disk that does not answer.
-            self.seen = tokio::task::spawn_blocking(move || look(&path)).await.ok().flatten();
+            self.seen = tokio::task::spawn_blocking(move || file_state(&path)).await.ok().flatten();
             if self.seen.is_none() {
                 if before.is_some() {
-                    tracing::warn!("the component file is gone; the component goes on");
+                    tracing::warn!("the component file is gone; the running component continues");
                 }
                 continue;
             }
             let due = retry.is_some_and(|(due, _)| Instant::now() >= due);
             if before != self.seen {
-                // It may still be written to: it is read when it has settled.
+                // It may still be written to. It is read once it stays the same.
                 retry = Some((Instant::now(), Duration::ZERO));
-                if !told {
+                if !requested {
                     continue;
                 }
-            } else if !told && !due {
+            } else if !requested && !due {
                 continue;
             }
             let waited = retry.take().map_or(Duration::ZERO, |(_, waited)| waited);
             match self.swap(&logic).await {
                 Ok(()) => {}
-                Err(Refused { reason, again: false }) => {
+                Err(Unusable { reason, again: false }) => {
                     tracing::error!(reason, "the component file is not used until it changes");
                 }
-                Err(Refused { reason, again: true }) => {
+                Err(Unusable { reason, again: true }) => {
                     let wait = (waited * 2).clamp(RETRY_MIN, RETRY_MAX);
                     let again_in_ms = milliseconds(wait);
                     tracing::error!(reason, again_in_ms, "the component file is not used");
@@ -91,41 +90,41 @@ impl ComponentFile {
         }
     }
 
-    async fn swap(&self, logic: &Arc<Logic>) -> Result<(), Refused> {
+    async fn swap(&self, logic: &Arc<Logic>) -> Result<(), Unusable> {
         let path = self.path.clone();
         let bytes = match tokio::task::spawn_blocking(move || read(&path)).await {
             Ok(Ok(bytes)) => bytes,
-            Ok(Err(error)) => return Err(Refused { reason: error.to_string(), again: true }),
-            Err(error) => return Err(Refused { reason: error.to_string(), again: true }),
+            Ok(Err(error)) => return Err(Unusable { reason: error.to_string(), again: true }),
+            Err(error) => return Err(Unusable { reason: error.to_string(), again: true }),
         };
         let swapped = logic.swap(bytes, Source::File, false).await;
-        swapped.map(drop).map_err(|refusal| Refused {
-            // It may still be on its way to us.
+        swapped.map(drop).map_err(|refusal| Unusable {
+            // An incomplete file may still be on its way to this machine.
             again: matches!(refusal.gate, Gate::Size | Gate::Valid),
             reason: refusal.to_string(),
         })
     }
 }
 
-/// Why a file is not used, and whether it may be of use without a change.
-struct Refused {
+/// Why a file is not used, and whether it is tried again without a change.
+struct Unusable {
     reason: String,
     again: bool,
 }
 
-fn look(path: &Path) -> Option<Look> {
+fn file_state(path: &Path) -> Option<FileState> {
     let metadata = std::fs::metadata(path).ok()?;
     let (size, inode) = (metadata.size(), metadata.ino());
     let changed = (metadata.ctime(), metadata.ctime_nsec());
-    Some(Look { modified: metadata.modified().ok(), size, inode, changed })
+    Some(FileState { modified: metadata.modified().ok(), size, inode, changed })
 }
 
-/// Reads a component; of one that is too large only enough to see that it is.
+/// Reads a component. Of one that is too large it reads only enough to notice that.
 ///
 /// # Errors
-/// When the file cannot be read.
+/// If the file cannot be read.
 pub fn read(path: &Path) -> std::io::Result<Bytes> {
-    // Opening a pipe would wait for somebody who writes to it.
+    // Opening a pipe would otherwise wait for a writer.
     let nonblocking = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
     let file = OpenOptions::new().read(true).custom_flags(nonblocking).open(path)?;
     if !file.metadata()?.is_file() {

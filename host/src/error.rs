@@ -1,7 +1,6 @@
-//! The one table of everything that can go wrong for a caller: each reason with
-//! its gRPC code, HTTP status and retry advice. Wires render it, nobody else
-//! maps anything. No text in an error carries a token, a whole session id, a
-//! path or the name of a type.
+//! The one table of everything that can go wrong for a caller: each reason with its gRPC code, its
+//! HTTP status and its retry advice. Wires render it; nothing else maps errors. No text in an error
+//! contains a token, a whole session id, a path or the name of a type.
 
 mod body;
 
@@ -12,35 +11,35 @@ use http::StatusCode;
 /// Why an operation has no result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reason {
-    /// The request breaks a rule of form.
+    /// The request is malformed.
     InvalidRequest,
-    /// The request is larger than any may be.
+    /// The request is too large.
     RequestTooLarge,
-    /// The body is of a type that the service does not read.
+    /// The type of the body is not supported.
     UnsupportedMediaType,
-    /// The body or message is compressed in a way that the service does not read.
+    /// The compression of the body or message is not supported.
     UnsupportedEncoding,
     /// No such path.
     RouteNotFound,
-    /// The path exists for other methods.
+    /// The path does not support the method.
     MethodNotAllowed,
     /// No such gRPC method.
     MethodNotFound,
-    /// No booking context of this name.
+    /// There is no booking context with this name.
     UnknownContext,
-    /// Never existed, or long gone.
+    /// The session never existed, or its record is gone.
     SessionNotFound,
-    /// Known to have expired.
+    /// The session is known to have expired.
     SessionExpired,
-    /// Ended by somebody.
+    /// The session was terminated.
     SessionTerminated,
-    /// No account for this device.
+    /// The device has no account.
     DeviceNotRegistered,
-    /// Another version than the request demands.
+    /// The session has another version than the request demands.
     VersionMismatch,
-    /// A condition in a header of the request does not hold.
+    /// A condition in a request header does not hold.
     PreconditionFailed,
-    /// Somebody else holds the lock.
+    /// Another caller holds the lock.
     SessionLocked,
     /// Another user holds the id.
     SessionExists,
@@ -48,25 +47,25 @@ pub enum Reason {
     IdempotencyConflict,
     /// All slots are taken.
     SessionLimitReached,
-    /// A page of another origin has a browser ask.
+    /// A web page of another origin sent the request.
     ForeignOrigin,
     /// The request is for another host.
     Misdirected,
     /// The store does not answer.
     StoreUnavailable,
-    /// The store has no memory left for what the request would add.
+    /// The store has no memory for what the request would add.
     StoreFull,
-    /// Too many requests at the same time.
+    /// There are too many requests at a time.
     Overloaded,
     /// A gate refuses a component.
     ComponentRefused,
-    /// Another component is on its way.
+    /// Another swap is in progress.
     SwapInProgress,
-    /// There is no generation to go back to, or another runs by now.
+    /// There is no generation to roll back to, or another one runs by now.
     RollbackRefused,
-    /// The rules ran for too long.
+    /// The rules exceeded their time limit.
     LogicTimeout,
-    /// The rules or the store did something unforeseen.
+    /// The rules or the store failed unexpectedly.
     LogicFailed,
 }
 
@@ -108,8 +107,7 @@ pub struct Row {
     pub code: Code,
     /// The HTTP status.
     pub http: StatusCode,
-    /// How long to wait before the same request may succeed; `None` when
-    /// repeating it does not help.
+    /// The delay before the same request may succeed; `None` if a retry does not help.
     pub retry: Option<Duration>,
 }
 
@@ -136,7 +134,7 @@ pub const TABLE: [Row; 28] = {
     const CONDITION: StatusCode = StatusCode::PRECONDITION_FAILED;
     const FORBIDDEN: StatusCode = StatusCode::FORBIDDEN;
     const ELSEWHERE: StatusCode = StatusCode::MISDIRECTED_REQUEST;
-    const UNFIT: StatusCode = StatusCode::UNPROCESSABLE_ENTITY;
+    const UNPROCESSABLE: StatusCode = StatusCode::UNPROCESSABLE_ENTITY;
     const MANY: StatusCode = StatusCode::TOO_MANY_REQUESTS;
     const BUSY: StatusCode = StatusCode::SERVICE_UNAVAILABLE;
     const SLOW: StatusCode = StatusCode::GATEWAY_TIMEOUT;
@@ -165,7 +163,7 @@ pub const TABLE: [Row; 28] = {
         row(R::StoreUnavailable, "STORE_UNAVAILABLE", Code::Unavailable, BUSY, 1000),
         row(R::StoreFull, "STORE_FULL", Code::ResourceExhausted, MANY, 5000),
         row(R::Overloaded, "OVERLOADED", Code::Unavailable, BUSY, 250),
-        row(R::ComponentRefused, "COMPONENT_REFUSED", Code::InvalidArgument, UNFIT, 0),
+        row(R::ComponentRefused, "COMPONENT_REFUSED", Code::InvalidArgument, UNPROCESSABLE, 0),
         row(R::SwapInProgress, "SWAP_IN_PROGRESS", Code::Aborted, CONFLICT, 5000),
         row(R::RollbackRefused, "ROLLBACK_REFUSED", Code::Aborted, CONFLICT, 0),
         row(R::LogicTimeout, "LOGIC_TIMEOUT", Code::DeadlineExceeded, SLOW, 0),
@@ -174,27 +172,27 @@ pub const TABLE: [Row; 28] = {
 };
 
 impl Reason {
-    /// Its row of the table.
+    /// The row of the reason.
     pub fn row(self) -> &'static Row {
         &TABLE[self as usize]
     }
 
-    /// Whether it is told on the admin port alone.
+    /// Whether only the admin port uses it.
     pub fn is_for_operators(self) -> bool {
         matches!(self, Self::ComponentRefused | Self::SwapInProgress | Self::RollbackRefused)
     }
 }
 
-/// One breach of a rule of form.
+/// One violation of the form of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Violation {
-    /// Path of the field in the request.
+    /// The path of the field in the request.
     pub field: String,
     /// What is wrong and what is accepted.
     pub description: String,
 }
 
-/// Why an operation has no result, as every wire tells it.
+/// Why an operation has no result, as every wire reports it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct Error {
@@ -204,7 +202,7 @@ pub struct Error {
     pub message: String,
     /// Facts for programs.
     pub metadata: Vec<(String, String)>,
-    /// Every breach, for [`Reason::InvalidRequest`].
+    /// Every violation, for [`Reason::InvalidRequest`].
     pub violations: Vec<Violation>,
 }
 
@@ -214,18 +212,18 @@ impl Error {
         Self { reason, message: message.into(), metadata: Vec::new(), violations: Vec::new() }
     }
 
-    /// A request for whose bodies there is no memory now.
+    /// There is no memory for the bodies of a request now.
     pub fn no_memory() -> Self {
         let message = "The memory for requests and replies is in use; try again in a moment.";
         Self::new(Reason::Overloaded, message)
     }
 
-    /// A request that breaks one rule.
+    /// A request with one violation.
     pub fn invalid(field: impl Into<String>, description: impl Into<String>) -> Self {
         Self::violations(vec![Violation { field: field.into(), description: description.into() }])
     }
 
-    /// A request that breaks rules; `violations` has at least one.
+    /// A request with violations; there is at least one.
     pub fn violations(violations: Vec<Violation>) -> Self {
         let message = match &violations[..] {
             [first, _, ..] => format!(
@@ -240,14 +238,13 @@ impl Error {
         Self { violations, ..Self::new(Reason::InvalidRequest, message) }
     }
 
-    /// Its row of the table.
+    /// The row of the error.
     pub fn row(&self) -> &'static Row {
         self.reason.row()
     }
 
-    /// How long to wait before trying again: what is left of a lock, else the
-    /// table's advice. Nothing is left of a lock that has ended, and to ask again with its
-    /// token does not help.
+    /// The delay before a retry: the rest of a lock if there is one, otherwise the advice of the
+    /// table. A lock without a rest has ended, and a retry with its token does not help.
     pub fn retry(&self) -> Option<Duration> {
         let advice = self.row().retry?;
         let remaining = self.metadata.iter().find(|(name, _)| name == "remainingMs");
@@ -264,14 +261,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_reason_finds_its_own_row() {
+    fn every_reason_has_its_own_row() {
         for (index, row) in TABLE.iter().enumerate() {
             assert_eq!(row.reason as usize, index, "{}", row.name);
         }
     }
 
     #[test]
-    fn what_is_left_of_a_lock_is_the_advice_and_nothing_is_none() {
+    fn the_rest_of_a_lock_replaces_the_advice_and_no_rest_means_no_retry() {
         for (metadata, expected) in [
             (vec![], Some(500)),
             (vec![("remainingMs".into(), "1200".into())], Some(1200)),
@@ -282,7 +279,7 @@ mod tests {
         }
     }
 
-    /// The table as users depend on it: a change here is a change for them.
+    /// Users depend on the table: a change here is a change for them.
     #[test]
     fn the_table_is_what_users_depend_on() {
         let rendered: Vec<String> = TABLE

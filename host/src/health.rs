@@ -1,15 +1,15 @@
-//! `session-manager health`: asks the process of the same settings whether it is ready, so
-//! that an image needs no other program to be probed.
+//! `session-manager health`: asks the process with the same settings whether it is ready, so that
+//! an image needs no other program for its health check.
 
 use anyhow::{Context, Result};
 
 use crate::config::Settings;
 use crate::local;
 
-/// Asks, and tells whether it is.
+/// Asks, and returns whether the process is ready.
 ///
 /// # Errors
-/// When nobody answers.
+/// If it does not answer.
 #[allow(clippy::print_stdout, reason = "this is what was asked for")]
 pub fn run(settings: &Settings) -> Result<bool> {
     let (address, port) = (settings.network.admin_address, settings.network.admin_port);

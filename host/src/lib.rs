@@ -1,5 +1,5 @@
-//! The native host of the session component: it gives the rules a store and
-//! tokens, and serves them over gRPC and REST.
+//! The native host of the session component: gives the rules a store and random tokens, and serves
+//! them over gRPC and REST.
 
 pub mod admin;
 pub mod api;

@@ -1,33 +1,33 @@
-//! Asking the process of the same settings: one request over HTTP/1.1, one answer.
+//! Sends one HTTP/1.1 request to the process with the same settings.
 
 use std::io::{Error, ErrorKind, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::time::Duration;
 
 /// How long the process may take to answer.
-const PATIENCE: Duration = Duration::from_secs(5);
-/// The most bytes of an answer: a session in JSON, or all metrics.
+const TIMEOUT: Duration = Duration::from_secs(5);
+/// The largest answer: a session in JSON, or all metrics.
 const ANSWER_BYTES_MAX: u64 = 32 << 20;
 
 /// An answer.
 pub struct Answer {
-    /// Its status.
+    /// The HTTP status.
     pub status: u16,
     /// Its body.
     pub body: String,
 }
 
 impl Answer {
-    /// Whether it is what was asked for.
+    /// Whether the request succeeded.
     pub fn is_success(&self) -> bool {
         (200..300).contains(&self.status)
     }
 }
 
-/// Asks one of the ports of the process.
+/// Sends a request to one of the ports of the process.
 ///
 /// # Errors
-/// When there is no whole answer.
+/// If there is no complete answer.
 pub fn ask(
     address: IpAddr,
     port: u16,
@@ -35,9 +35,9 @@ pub fn ask(
     path: &str,
     body: &str,
 ) -> std::io::Result<Answer> {
-    let mut stream = TcpStream::connect_timeout(&reachable(address, port), PATIENCE)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    stream.set_write_timeout(Some(PATIENCE))?;
+    let mut stream = TcpStream::connect_timeout(&reachable(address, port), TIMEOUT)?;
+    stream.set_read_timeout(Some(TIMEOUT))?;
+    stream.set_write_timeout(Some(TIMEOUT))?;
     let length = body.len();
     let head = format!(
         "{method} {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\
@@ -60,7 +60,7 @@ pub fn ask(
     whole().ok_or_else(|| Error::new(ErrorKind::InvalidData, "the answer is not whole"))
 }
 
-/// Where a process is reached that listens on an address.
+/// The address that reaches a process which listens on `address`.
 fn reachable(address: IpAddr, port: u16) -> SocketAddr {
     let address = match address {
         IpAddr::V4(address) if address.is_unspecified() => Ipv4Addr::LOCALHOST.into(),

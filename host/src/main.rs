@@ -1,4 +1,4 @@
-//! `session-manager`: read the settings, start, announce, wait, stop.
+//! `session-manager`: reads the settings, starts, announces its ports, waits, and stops.
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -9,7 +9,7 @@ use session_manager::{
 };
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// A fifth of a small request was spent in the system's allocator; see
+/// The system's allocator took a fifth of the time of a small request; see
 /// `docs/performance.md`.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -25,7 +25,7 @@ fn main() -> ExitCode {
             let process = &settings.process;
             let directory = process.log_directory();
             match telemetry::start_log(process.log_level, process.log_format, directory) {
-                // What is left of the log is written when this is dropped.
+                // Dropping it writes the rest of the log.
                 Ok(_log) => run(&settings).map(|()| true),
                 Err(error) => return print_exit(&process.no_log_directory(&error)),
             }
@@ -62,12 +62,12 @@ fn main() -> ExitCode {
     }
 }
 
-/// Prints what was asked for; whoever stops reading has had enough.
+/// Prints to standard output. A reader that has closed it wants no more.
 fn print(bytes: &[u8]) {
     drop(std::io::stdout().write_all(bytes));
 }
 
-/// Prints help to the one stream and complaints to the other.
+/// Prints help to standard output, and errors to standard error.
 fn print_exit(exit: &EarlyExit) -> ExitCode {
     if exit.code == 0 {
         print(exit.text.as_bytes());
@@ -77,11 +77,11 @@ fn print_exit(exit: &EarlyExit) -> ExitCode {
     ExitCode::from(u8::try_from(exit.code).unwrap_or(u8::MAX))
 }
 
-/// Requests are served by threads of their own; this one waits.
+/// Waits on this thread; the workers serve requests on theirs.
 fn run(settings: &Settings) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let ran = runtime.block_on(serve(settings));
-    // A disk that does not answer does not keep the process.
+    // A disk that does not answer must not keep the process from ending.
     runtime.shutdown_background();
     ran
 }
@@ -127,7 +127,7 @@ async fn either(interrupt: &mut Signal, terminate: &mut Signal) {
     }
 }
 
-/// One line for each port, for people and for programs that start this one.
+/// Prints one line for each port, for people and for programs that start this one.
 #[allow(clippy::print_stdout, reason = "this is what standard output is for")]
 fn announce(addresses: &[(&str, std::net::SocketAddr)]) {
     for (name, address) in addresses {

@@ -1,5 +1,5 @@
-//! Probes on a port of their own: is the process alive, and is it ready. Nobody's
-//! connections keep a probe waiting, as a new one always takes the place of the oldest.
+//! Probes on their own port: whether the process is alive, and whether it is ready. Open
+//! connections cannot delay a probe, as a new one replaces the oldest.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -26,25 +26,25 @@ use crate::network::connection::Connection;
 use crate::network::reply::Reply;
 use crate::network::stream::Stream;
 
-/// The process is alive.
+/// The path of the probe whether the process is alive.
 pub const LIVE: &str = "/livez";
-/// The process can do its work.
+/// The path of the probe whether the process is ready.
 pub const READY: &str = "/readyz";
 
-/// Probes at the same time.
+/// The most probes at a time.
 const PROBES_MAX: usize = 64;
 const HEAD_BYTES_MAX: usize = 8 << 10;
-/// How long one may take.
-const PATIENCE: Duration = Duration::from_secs(10);
-/// How long the port rests when a probe could not be accepted.
+/// The time limit of a probe.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(10);
+/// The pause after a failed accept.
 const PAUSE: Duration = Duration::from_millis(50);
 const METHODS: &str = "GET, HEAD, OPTIONS";
 const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 
-/// Answers the probes that come to a port until the service stops.
+/// Answers the probes on a port until the service stops.
 ///
 /// # Errors
-/// None: a probe that fails is its own.
+/// None: a failed probe concerns its client only.
 pub async fn serve(
     listener: TcpListener,
     network: Arc<Network>,
@@ -56,7 +56,7 @@ pub async fn serve(
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
-            // A sender that is gone means the same.
+            // An error means that the sender is gone, which is a stop too.
             _ = stopped.wait_for(|stopped| *stopped) => return Ok(()),
         };
         let Ok((stream, address)) = accepted else {
@@ -106,13 +106,13 @@ async fn answer_one(
     });
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new())
-        .header_read_timeout(PATIENCE)
+        .header_read_timeout(PROBE_TIMEOUT)
         .max_buf_size(HEAD_BYTES_MAX)
         .keep_alive(false);
     let stream = Stream::new(stream, Arc::clone(&connection)).refusing(answer::unparsed);
     let serving = http.serve_connection(TokioIo::new(stream), service);
-    // Whoever probes tries again.
-    drop(tokio::time::timeout(PATIENCE, serving).await);
+    // The client of a failed probe tries again.
+    drop(tokio::time::timeout(PROBE_TIMEOUT, serving).await);
 }
 
 /// The answer to a probe.

@@ -1,5 +1,5 @@
-//! The public contract of `proto/`, generated: messages, gRPC services and the
-//! descriptors that REST, OpenAPI and reflection are derived from.
+//! The public contract of `proto/`, as generated code: messages, gRPC services, and the descriptors
+//! from which REST, OpenAPI and reflection are derived.
 
 #![allow(
     missing_docs,
@@ -64,5 +64,5 @@ pub mod session {
     }
 }
 
-/// A serialized `google.protobuf.FileDescriptorSet` of all of it.
+/// A serialized `google.protobuf.FileDescriptorSet` of the whole contract.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));

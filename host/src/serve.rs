@@ -1,5 +1,4 @@
-//! The running service: everything that `main` starts, and the order in which
-//! it ends.
+//! The running service: everything that `main` starts, and the order in which it ends.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -38,44 +37,44 @@ use session_store::clock::Clock;
 use session_store::memory::Memory;
 use session_store::{Store, Takes};
 
-/// Connections for users at the same time, when the system allows as many.
+/// The most connections of users, if the system allows as many.
 const CONNECTIONS_MAX: u64 = 16_384;
-/// Connections for operators.
+/// The most connections of operators.
 const ADMIN_CONNECTIONS_MAX: usize = 32;
-/// With room for fewer connections the log says so at the start.
+/// The log warns at the start if fewer connections are possible.
 const CONNECTIONS_FEW: u64 = 1024;
-/// File handles that are not for connections of users: for operators, for the
-/// store's files, for Redis.
+/// The file handles kept for other uses than connections of users: for operators, the store's
+/// files, and Redis.
 const FILES_RESERVED: u64 = 128;
-/// How long requests in flight may take when the process stops.
+/// The drain time: how long requests in flight may take when the process stops.
 const DRAIN: Duration = Duration::from_secs(10);
-/// How often the health of the store is asked after.
+/// The time between two health checks of the store.
 const HEALTH_INTERVAL: Duration = Duration::from_secs(1);
-/// How often a Redis is asked whether it would drop sessions.
-const FITNESS_INTERVAL: Duration = Duration::from_secs(30);
+/// How often a Redis is checked for a policy that drops sessions.
+const SUITABILITY_INTERVAL: Duration = Duration::from_secs(30);
 
-/// A service that answers.
+/// A running service.
 pub struct Running {
-    /// Where it listens: a name and an address each.
+    /// The name and the address of each port.
     pub addresses: Vec<(&'static str, std::net::SocketAddr)>,
     store: Arc<dyn Store>,
     stopping: Arc<AtomicBool>,
     stop: watch::Sender<bool>,
-    /// Tells the watcher of the component file, if there is one.
+    /// Notifies the watcher of the component file, if there is one.
     reload: Option<Arc<Notify>>,
     tasks: JoinSet<Result<()>>,
-    /// The admin wire, which answers until all others have ended.
+    /// The admin wire, which answers until all other tasks have ended.
     admin: JoinSet<Result<()>>,
     stop_admin: watch::Sender<bool>,
     workers: Workers,
-    /// Sends spans, if anybody wants them.
+    /// Sends spans, if traces are on.
     traces: Option<Traces>,
 }
 
-/// Starts everything; when this returns, requests are answered.
+/// Starts everything. Requests are answered once this returns.
 ///
 /// # Errors
-/// One sentence that names what is in the way; nothing is left running.
+/// One sentence that names the obstacle; nothing is left running.
 pub async fn start(settings: &Settings) -> Result<Running> {
     let network = &settings.network;
     let grpc = Port::bind(config::GRPC, network.bind_address, network.grpc_port)?;
@@ -87,8 +86,8 @@ pub async fn start(settings: &Settings) -> Result<Running> {
     let mut addresses = vec![("grpc", grpc.at), ("rest", rest.at), ("admin", admin.at)];
     addresses.extend(probe.as_ref().map(|probe| ("probe", probe.at)));
 
-    // Redis and the collector of traces may be spoken to over TLS. Whoever has chosen
-    // another provider before is fine too.
+    // Redis and the collector may be reached over TLS. An error means that a provider is
+    // installed already, which is fine.
     drop(rustls::crypto::ring::default_provider().install_default());
     let workers = Workers::start(workers::processors()).context("no threads to serve on")?;
     let mut tasks = JoinSet::new();
@@ -99,7 +98,7 @@ pub async fn start(settings: &Settings) -> Result<Running> {
     let export = settings.traces().map_err(|exit| anyhow!(exit.text))?;
     let traces = export.map(|export| Traces::start(export, &metrics)).transpose()?;
     let limits = Limits::of_process(settings.rules.logic_instances);
-    let limits = limits.context("this program does not find itself")?;
+    let limits = limits.context("the path of this program is not known")?;
     let (file, component, source) = match settings.rules.component() {
         None => (None, Bytes::from_static(logic::BUILT_IN), Source::BuiltIn),
         Some(path) => {
@@ -120,21 +119,25 @@ pub async fn start(settings: &Settings) -> Result<Running> {
     let reload = file.map(|file| {
         let reload = Arc::<Notify>::default();
         let watching = file.watch(Arc::clone(&logic), Arc::clone(&reload));
-        beside(&mut tasks, stopped.clone(), watching);
+        background(&mut tasks, stopped.clone(), watching);
         reload
     });
     tracing::info!(store = store.name(), digest = logic.generation().digest(), "component loaded");
     let feed = Feed::new(Arc::clone(&store), Arc::clone(&logic), Arc::clone(&metrics));
-    beside(&mut tasks, stopped.clone(), Arc::clone(&feed).run());
-    beside(&mut tasks, stopped.clone(), events::sweep(Arc::clone(&logic), Arc::clone(&metrics)));
+    background(&mut tasks, stopped.clone(), Arc::clone(&feed).run());
+    background(
+        &mut tasks,
+        stopped.clone(),
+        events::sweep(Arc::clone(&logic), Arc::clone(&metrics)),
+    );
     let following = events::follow(Arc::clone(&store), Arc::clone(&logic));
-    beside(&mut tasks, stopped.clone(), following);
+    background(&mut tasks, stopped.clone(), following);
     let counting = events::count(Arc::clone(&store), Arc::clone(&logic), Arc::clone(&metrics));
-    beside(&mut tasks, stopped.clone(), counting);
-    let places = connections_max();
+    background(&mut tasks, stopped.clone(), counting);
+    let connections = connections_max();
     let heartbeat = settings.sessions.connection_heartbeat;
     let streams =
-        Arc::new(Streams::new(settings.process.pod_id(), heartbeat, places, stopped.clone()));
+        Arc::new(Streams::new(settings.process.pod_id(), heartbeat, connections, stopped.clone()));
     let ending = Arc::clone(&streams);
     tasks.spawn(async move {
         ending.ended().await;
@@ -142,9 +145,9 @@ pub async fn start(settings: &Settings) -> Result<Running> {
     });
     let api = Api { logic, store: Arc::clone(&store), feed, streams };
 
-    metrics.connections_max.set(i64::try_from(places).unwrap_or(i64::MAX));
+    metrics.connections_max.set(i64::try_from(connections).unwrap_or(i64::MAX));
     let loads = (0..workers.count()).map(|_| AtomicUsize::new(0)).collect();
-    let subscriptions = Streams::subscriptions_of(places);
+    let subscriptions = Streams::subscriptions_of(connections);
     let limits = settings.callers.limits(settings.rules.logic_instances, subscriptions);
     let operators = Network::new(network::Limits { per_peer: None, ..limits.clone() });
     let network = Network::new(limits);
@@ -153,7 +156,7 @@ pub async fn start(settings: &Settings) -> Result<Running> {
         api,
         metrics,
         stopping: Arc::default(),
-        limiter: Limiter::new(&network, places),
+        limiter: Limiter::new(&network, connections),
         network,
         operators,
         rest_browsers: Browsers::new(hosts, origins, settings.network.bind_address),
@@ -162,7 +165,7 @@ pub async fn start(settings: &Settings) -> Result<Running> {
     };
     let (health, _) = tonic_health::server::health_reporter();
     let mut waiting = Waiting::on(settings.storage.name());
-    let mut told = report_health(&wires, &health, None, &mut waiting).await;
+    let mut status = report_health(&wires, &health, None, &mut waiting).await;
     let (grpc, rest, admin) = (grpc.listen()?, rest.listen()?, admin.listen()?);
     let probe = probe.map(Port::listen).transpose()?;
     wires.serve_users([grpc, rest], &workers, &health, &mut tasks, &stopped);
@@ -177,13 +180,13 @@ pub async fn start(settings: &Settings) -> Result<Running> {
     let stopping = Arc::clone(&wires.stopping);
     tasks.spawn(async move {
         while !*stopped.borrow() {
-            told = report_health(&wires, &health, Some(told), &mut waiting).await;
+            status = report_health(&wires, &health, Some(status), &mut waiting).await;
             let pause = tokio::time::timeout(HEALTH_INTERVAL, stopped.changed());
-            // Either a second has passed, or it is time to stop.
+            // Either the time has passed, or the service stops.
             drop(pause.await);
         }
-        report_health(&wires, &health, Some(told), &mut waiting).await;
-        // Who watches has been told; without a status the streams end.
+        report_health(&wires, &health, Some(status), &mut waiting).await;
+        // Watchers have received the last status. Their streams end when it is removed.
         let mut health = health;
         for service in grpc::SERVICES {
             health.clear_service_status(service).await;
@@ -204,7 +207,7 @@ pub async fn start(settings: &Settings) -> Result<Running> {
     })
 }
 
-/// A port that is kept while what stands behind it is made ready.
+/// A bound port, which refuses connections until its service is ready.
 struct Port {
     names: PortSettings,
     at: SocketAddr,
@@ -225,8 +228,8 @@ impl Port {
     }
 }
 
-/// Does work beside what is served, until the service stops.
-fn beside(
+/// Runs background work until the service stops.
+fn background(
     tasks: &mut JoinSet<Result<()>>,
     mut stopped: watch::Receiver<bool>,
     work: impl Future<Output = ()> + Send + 'static,
@@ -234,7 +237,7 @@ fn beside(
     tasks.spawn(async move {
         tokio::select! {
             () = work => {}
-            // A sender that is gone means the same.
+            // An error means that the sender is gone, which is a stop too.
             _ = stopped.wait_for(|stopped| *stopped) => {}
         }
         Ok(())
@@ -244,30 +247,30 @@ fn beside(
 /// Accepts connections until the service stops.
 fn accept(acceptor: Acceptor, tasks: &mut JoinSet<Result<()>>, mut stopped: watch::Receiver<bool>) {
     tasks.spawn(async move {
-        // A sender that is gone means the same.
+        // An error means that the sender is gone, which is a stop too.
         acceptor.run(async { drop(stopped.wait_for(|stopped| *stopped).await) }).await;
         Ok(())
     });
 }
 
-/// What all wires work with.
+/// The state that all wires share.
 struct Wires {
     api: Api,
     metrics: Arc<Metrics>,
     stopping: Arc<AtomicBool>,
     network: Arc<Network>,
-    /// What connections of operators take, who need not share with users.
+    /// The connections of operators, with limits of their own.
     operators: Arc<Network>,
-    /// Lets in connections of users.
+    /// Admits the connections of users.
     limiter: Arc<Limiter>,
     rest_browsers: Browsers,
     admin_browsers: Browsers,
-    /// How many each worker has.
+    /// The number of connections of each worker.
     loads: Loads,
 }
 
 impl Wires {
-    /// Serves users, on all workers.
+    /// Serves users on all workers.
     fn serve_users(
         &self,
         [grpc, rest]: [TcpListener; 2],
@@ -294,8 +297,9 @@ impl Wires {
         }
     }
 
-    /// Serves operators and probes. They get through when users have taken all places, and
-    /// are answered when all workers are at work: their connections stay on this thread.
+    /// Serves operators and probes. They have their own permits, so they get through when users
+    /// have taken all. Their connections stay on this thread, so they are answered when all
+    /// workers are busy.
     fn serve_operators(
         &self,
         admin: TcpListener,
@@ -325,7 +329,7 @@ impl Wires {
 }
 
 impl Running {
-    /// Completes when a part of the service has failed, which none should.
+    /// Completes when a part of the service has failed.
     pub async fn failed(&mut self) -> anyhow::Error {
         loop {
             let ended = tokio::select! {
@@ -341,7 +345,7 @@ impl Running {
         }
     }
 
-    /// Swaps in what the component file holds now, as if it had changed.
+    /// Swaps in the content of the component file, as if it had changed.
     pub fn reload(&self) {
         match &self.reload {
             Some(reload) => reload.notify_one(),
@@ -349,11 +353,11 @@ impl Running {
         }
     }
 
-    /// Stops: readiness off, no new connections, requests in flight answered, then those
-    /// of operators, the store flushed.
+    /// Stops: turns readiness off, accepts no more connections, answers the requests in flight and
+    /// then those of operators, and flushes the store.
     ///
     /// # Errors
-    /// When the store could not be flushed.
+    /// If the store cannot be flushed.
     pub async fn stop(mut self) -> Result<()> {
         self.stopping.store(true, Ordering::Relaxed);
         self.stop.send_replace(true);
@@ -378,8 +382,8 @@ impl Running {
     }
 }
 
-/// As many connections as the process may have files open, less what it needs
-/// itself; the limit is first raised as far as the system lets us.
+/// The number of files that the process may open, less those it needs itself. The limit is first
+/// raised as far as the system allows.
 fn connections_max() -> usize {
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
@@ -393,8 +397,8 @@ fn connections_max() -> usize {
         tracing::warn!(
             files,
             connections,
-            "the system lets the process have few files open, so there is room for few \
-             connections: raise the limit (ulimit -n, LimitNOFILE)"
+            "the system lets the process have few files open, so few connections fit: raise the \
+             limit (ulimit -n, LimitNOFILE)"
         );
     }
     usize::try_from(connections).unwrap_or(usize::MAX)
@@ -438,19 +442,19 @@ async fn open_store(
                     Ok(Some(unsuitable)) => bail!("{unsuitable}"),
                     Err(error) => tracing::warn!(%error, "not ready yet"),
                 }
-                tasks.spawn(refuse_unfit(Arc::clone(&redis), stopped.clone()));
+                tasks.spawn(refuse_unsuitable(Arc::clone(&redis), stopped.clone()));
             }
             redis
         }
     })
 }
 
-/// Ends the service when its Redis is not fit for it: one that was not there at the start,
-/// or another that has taken its place.
-async fn refuse_unfit(redis: Arc<Redis>, mut stopped: watch::Receiver<bool>) -> Result<()> {
+/// Ends the service if its Redis is unsuitable: one that was not reachable at the start, or one
+/// that has replaced another.
+async fn refuse_unsuitable(redis: Arc<Redis>, mut stopped: watch::Receiver<bool>) -> Result<()> {
     loop {
         let pause = match redis.unsuitable().await {
-            Ok(None) => FITNESS_INTERVAL,
+            Ok(None) => SUITABILITY_INTERVAL,
             Ok(Some(unsuitable)) => bail!("{unsuitable}"),
             Err(_) => HEALTH_INTERVAL,
         };
@@ -461,12 +465,12 @@ async fn refuse_unfit(redis: Arc<Redis>, mut stopped: watch::Receiver<bool>) -> 
     }
 }
 
-/// Tells gRPC health and the metrics how the store is, and the log now and then, and returns
-/// what gRPC was told, now or before: who watches hears of changes only.
+/// Reports the health of the store to gRPC, the metrics and the log. Returns the status that gRPC
+/// was given now or before, as its watchers are notified of changes only.
 async fn report_health(
     wires: &Wires,
     health: &HealthReporter,
-    told: Option<ServingStatus>,
+    before: Option<ServingStatus>,
     waiting: &mut Waiting,
 ) -> ServingStatus {
     let Wires { api, metrics, stopping, .. } = wires;
@@ -495,7 +499,7 @@ async fn report_health(
     }
     let serving = up.is_ok() && !stopping.load(Ordering::Relaxed);
     let status = if serving { ServingStatus::Serving } else { ServingStatus::NotServing };
-    if told != Some(status) {
+    if before != Some(status) {
         for service in grpc::SERVICES {
             health.set_service_status(service, status).await;
         }

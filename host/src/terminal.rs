@@ -1,5 +1,5 @@
-//! The terminal of `session-manager top`: keys arrive one by one and are not shown. As it was
-//! before, when this is dropped.
+//! The terminal of `session-manager top`: keys arrive one by one and are not echoed. Dropping it
+//! restores the terminal.
 
 use std::io::{IsTerminal, Stdin};
 use std::time::{Duration, Instant};
@@ -9,11 +9,11 @@ use rustix::termios::{
     LocalModes, OptionalActions, SpecialCodeIndex, Termios, tcgetattr, tcsetattr,
 };
 
-/// What Ctrl-C and Ctrl-D send.
+/// The bytes of Ctrl-C and Ctrl-D.
 const CONTROL_C: u8 = 3;
 const CONTROL_D: u8 = 4;
 
-/// Standard input, when it is a terminal.
+/// Standard input, if it is a terminal.
 pub struct Terminal {
     input: Stdin,
     before: Option<Termios>,
@@ -26,7 +26,7 @@ impl Terminal {
         let before = input.is_terminal().then(|| tcgetattr(&input).ok()).flatten();
         if let Some(before) = &before {
             let mut keys = before.clone();
-            // Ctrl-C comes as a key too, so that the terminal is given back before the end.
+            // Ctrl-C arrives as a key too, so that the terminal is restored before the end.
             keys.local_modes -= LocalModes::ICANON | LocalModes::ECHO | LocalModes::ISIG;
             keys.special_codes[SpecialCodeIndex::VMIN] = 0;
             keys.special_codes[SpecialCodeIndex::VTIME] = 0;
@@ -35,7 +35,7 @@ impl Terminal {
         Self { input, before }
     }
 
-    /// Waits, and tells whether somebody wants the end meanwhile: q, Ctrl-C or Ctrl-D.
+    /// Waits, and returns whether q, Ctrl-C or Ctrl-D was pressed meanwhile.
     pub fn wait(&self, time: Duration) -> bool {
         let end = Instant::now() + time;
         if self.before.is_none() {
@@ -49,7 +49,7 @@ impl Terminal {
             }
             let Ok(timeout) = Timespec::try_from(left) else { return false };
             let mut inputs = [PollFd::new(&self.input, PollFlags::IN)];
-            // A signal that interrupts it is not a key.
+            // An interrupting signal is not a key.
             if !matches!(poll(&mut inputs, Some(&timeout)), Ok(1..)) {
                 continue;
             }

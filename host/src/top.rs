@@ -1,5 +1,5 @@
-//! `session-manager top`: what the process of the same settings does, once a second, from
-//! its metrics.
+//! `session-manager top`: shows the activity of the process with the same settings once a second,
+//! from its metrics.
 
 use std::collections::BTreeMap;
 use std::io::{IsTerminal, Write};
@@ -11,17 +11,17 @@ use crate::config::Settings;
 use crate::local;
 use crate::terminal::Terminal;
 
-/// How often it looks.
+/// The time between two samples.
 const INTERVAL: Duration = Duration::from_secs(1);
-/// How many operations it shows, the busiest first.
+/// The most operations that are shown, the busiest first.
 const OPERATIONS_MAX: usize = 12;
-/// Begins the screen anew.
+/// Clears the screen.
 const CLEAR: &str = "\x1b[H\x1b[2J";
 
-/// Shows what is going on until q or Ctrl-C is pressed; with `once`, one second of it.
+/// Shows the activity until q or Ctrl-C is pressed; with `once`, one second of it.
 ///
 /// # Errors
-/// When the process does not answer.
+/// If the process does not answer.
 pub fn run(settings: &Settings, once: bool) -> Result<bool> {
     let mut out = std::io::stdout();
     let mut before = Sample::take(settings)?;
@@ -32,7 +32,7 @@ pub fn run(settings: &Settings, once: bool) -> Result<bool> {
         }
         let now = Sample::take(settings)?;
         let clear = if once || !out.is_terminal() { "" } else { CLEAR };
-        // Whoever reads this has had enough.
+        // A reader that has closed the pipe wants no more.
         if write!(out, "{clear}{}", now.since(&before)).and_then(|()| out.flush()).is_err() || once
         {
             return Ok(true);
@@ -41,13 +41,13 @@ pub fn run(settings: &Settings, once: bool) -> Result<bool> {
     }
 }
 
-/// All metrics at some time.
+/// All metrics at one time.
 struct Sample {
     at: Instant,
     series: Vec<Series>,
 }
 
-/// One value.
+/// One value of a metric.
 struct Series {
     name: String,
     labels: BTreeMap<String, String>,
@@ -79,7 +79,7 @@ impl Sample {
         self.of(name).map(|series| series.value).sum()
     }
 
-    /// By how much each series of a name has grown.
+    /// The growth of each series of a metric.
     fn grown<'a>(
         &'a self,
         before: &'a Self,
@@ -92,7 +92,7 @@ impl Sample {
         })
     }
 
-    /// What happened since another sample, as text.
+    /// The activity since another sample, as text.
     fn since(&self, before: &Self) -> String {
         let seconds = (self.at - before.at).as_secs_f64().max(0.001);
         let rate =
@@ -145,7 +145,7 @@ impl Sample {
     }
 }
 
-/// The values of the text format of Prometheus. Ours have no quotes or commas in labels.
+/// The values in the text format of Prometheus. Our labels contain no quotes or commas.
 fn series(text: &str) -> Vec<Series> {
     let one = |line: &str| {
         let (series, value) = line.rsplit_once(' ')?;
@@ -164,7 +164,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_happened_between_two_samples_is_shown() {
+    fn activity_between_two_samples_is_shown() {
         let sample = |at, text| Sample { at, series: series(text) };
         let at = Instant::now();
         let before = sample(

@@ -1,6 +1,5 @@
-//! The threads that serve. Each runs a scheduler of its own, and a connection
-//! stays on one thread for its life, so that a request is never handed from core
-//! to core. What each thread serves is not known here.
+//! The threads that serve. Each runs its own scheduler, and a connection stays on one thread for
+//! its life, so a request is never moved between cores. What the threads serve is not known here.
 
 use std::cell::Cell;
 use std::thread::JoinHandle;
@@ -10,47 +9,45 @@ use tokio::runtime::{Builder, Handle};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle as Task;
 
-/// How long work that blocks, such as a look-up of a name, may hold the end up.
-const BLOCKING_PATIENCE: Duration = Duration::from_millis(100);
+/// How long blocking work, such as a name look-up, may delay the end.
+const BLOCKING_TIMEOUT: Duration = Duration::from_millis(100);
 
 thread_local! {
     static CURRENT: Cell<Option<usize>> = const { Cell::new(None) };
 }
 
-/// The number of the worker that runs this, counted from 0; `None` on any other
-/// thread.
+/// The number of the current worker, from 0; `None` on any other thread.
 pub fn current() -> Option<usize> {
     CURRENT.get()
 }
 
-/// One of something for each worker, and one for everybody else, so that workers
-/// need not share it.
+/// One value for each worker, and one for all other threads, so that workers share none.
 pub struct PerWorker<T>(Box<[T]>);
 
 impl<T> PerWorker<T> {
-    /// Makes all of them.
+    /// Makes all values.
     pub fn new(make: impl FnMut() -> T) -> Self {
         Self(std::iter::repeat_with(make).take(processors() + 1).collect())
     }
 
-    /// That of whoever runs this.
+    /// The value of the current thread.
     pub fn own(&self) -> &T {
-        let everybody_else = self.0.len() - 1;
-        &self.0[current().map_or(everybody_else, |worker| worker.min(everybody_else))]
+        let other_threads = self.0.len() - 1;
+        &self.0[current().map_or(other_threads, |worker| worker.min(other_threads))]
     }
 
-    /// All of them.
+    /// All values.
     pub fn iter(&self) -> impl Iterator<Item = &T> {
         self.0.iter()
     }
 }
 
-/// As many as there are processors for this process.
+/// The number of processors available to this process.
 pub fn processors() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 
-/// Threads that serve until this is dropped.
+/// Threads that serve until the value is dropped.
 pub struct Workers(Vec<Worker>);
 
 struct Worker {
@@ -63,7 +60,7 @@ impl Workers {
     /// Starts `count` threads.
     ///
     /// # Errors
-    /// When the system has no thread left.
+    /// If the system cannot start a thread.
     pub fn start(count: usize) -> std::io::Result<Self> {
         let mut workers = Self(Vec::with_capacity(count));
         for number in 0..count {
@@ -73,16 +70,16 @@ impl Workers {
             let thread = std::thread::Builder::new().name(format!("worker-{number}"));
             let thread = thread.spawn(move || {
                 CURRENT.set(Some(number));
-                // A sender that is gone means the same.
+                // An error means that the sender is gone, which is a stop too.
                 drop(runtime.block_on(stopped));
-                runtime.shutdown_timeout(BLOCKING_PATIENCE);
+                runtime.shutdown_timeout(BLOCKING_TIMEOUT);
             })?;
             workers.0.push(Worker { handle, stop: Some(stop), thread: Some(thread) });
         }
         Ok(workers)
     }
 
-    /// How many there are.
+    /// The number of workers.
     pub fn count(&self) -> usize {
         self.0.len()
     }
@@ -102,13 +99,13 @@ impl Workers {
 }
 
 impl Drop for Workers {
-    /// Drops whatever still runs on the workers, and waits for their threads.
+    /// Drops the tasks of the workers, and waits for their threads.
     fn drop(&mut self) {
         for worker in &mut self.0 {
             worker.stop.take();
         }
         for thread in self.0.iter_mut().filter_map(|worker| worker.thread.take()) {
-            // A worker that panicked has nothing more to say.
+            // The panic of a worker was reported when it happened.
             drop(thread.join());
         }
     }
@@ -119,7 +116,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_worker_runs_its_share_on_a_thread_of_its_own() {
+    fn each_worker_runs_its_share_on_its_own_thread() {
         let workers = Workers::start(3).expect("threads");
         let tasks = workers.spawn_on_each([10, 20, 30], |share| async move { (share, current()) });
         let runtime = Builder::new_current_thread().build().expect("a runtime");
@@ -135,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn what_still_runs_is_dropped_with_the_workers() {
+    fn running_tasks_are_dropped_with_the_workers() {
         let workers = Workers::start(1).expect("threads");
         let (kept, mut dropped) = oneshot::channel::<()>();
         let tasks = workers.spawn_on_each([kept], |kept| async move {

@@ -1,4 +1,4 @@
-//! The component over the admin wire: what runs, swapping another in, going back.
+//! The component over the admin wire: shows it, swaps it and rolls it back.
 
 use std::sync::Arc;
 
@@ -17,20 +17,20 @@ use crate::logic::{
     TOO_LARGE,
 };
 
-/// Shows the running component, or swaps another in.
+/// The path that shows the running component, or swaps another in.
 pub const PATH: &str = "/component";
-/// What the path takes.
+/// The methods of that path.
 pub const METHODS: &str = "GET, HEAD, PUT, OPTIONS";
-/// Goes back to the component before.
+/// The path that rolls back to the component before.
 pub const ROLLBACK_PATH: &str = "/component/rollback";
-/// What that path takes.
+/// The methods of that path.
 pub const ROLLBACK_METHODS: &str = "POST, OPTIONS";
 
-/// Answers a request for one of the paths. `upload` has a permit when no component
-/// is on its way.
+/// Answers a request for one of the paths. `upload` has a permit if no component is being
+/// uploaded.
 ///
 /// # Errors
-/// `INVALID_REQUEST`, or a body that does not come.
+/// `INVALID_REQUEST`, or a body that does not arrive.
 pub async fn handle(
     logic: &Arc<Logic>,
     upload: &Semaphore,
@@ -42,9 +42,9 @@ pub async fn handle(
         Method::POST => roll_back(logic, query),
         Method::PUT => {
             body::typed(head, &["application/wasm", "application/octet-stream"], true)?;
-            // Who probes or goes back is not to wait behind components.
-            let Ok(_turn) = upload.try_acquire() else {
-                let message = "Another component is on its way; try again when it has passed.";
+            // A second upload is refused instead of queued, so it cannot delay a roll back.
+            let Ok(_permit) = upload.try_acquire() else {
+                let message = "Another swap is in progress; try again when it has ended.";
                 return Err(Error::new(Reason::SwapInProgress, message));
             };
             swap(logic, query, body).await
@@ -57,7 +57,7 @@ async fn swap(logic: &Arc<Logic>, query: &str, body: &mut RequestBody) -> Result
     let force = match query {
         "" | "force=false" => false,
         "force=true" => true,
-        _ => return Err(Error::invalid("query", "is neither force=true nor force=false")),
+        _ => return Err(Error::invalid("query", "must be force=true or force=false")),
     };
     let component = match body.collect(COMPONENT_BYTES_MAX).await {
         Ok(component) => component,
@@ -77,7 +77,7 @@ async fn swap(logic: &Arc<Logic>, query: &str, body: &mut RequestBody) -> Result
     })
 }
 
-/// The answer to a component that a gate refuses; the gate stands beside the error too.
+/// The reply to a component that a gate refuses. It names the gate beside the error.
 fn refused(refusal: &Refusal) -> Answer {
     let gate = refusal.gate.name();
     let mut error = Error::new(Reason::ComponentRefused, &*refusal.message);
@@ -85,22 +85,23 @@ fn refused(refusal: &Refusal) -> Answer {
     answer::error_with(&error, "gate", gate)
 }
 
-/// Goes back; twice the same request goes back once when it says from where.
+/// Rolls back. A repeated request rolls back once if it names the generation that it rolls back
+/// from.
 fn roll_back(logic: &Logic, query: &str) -> Result<Answer, Error> {
     let from = match query.strip_prefix("from=").map(str::parse) {
         None if query.is_empty() => None,
         Some(Ok(from)) => Some(from),
-        _ => return Err(Error::invalid("query", "is not from= with the number of a generation")),
+        _ => return Err(Error::invalid("query", "must be from= with the number of a generation")),
     };
     let message = match logic.roll_back(from) {
         Ok(generation) => return Ok(answer::json(report(logic, &generation, None).to_string())),
         Err(NoWayBack::Changed) => "Another generation runs by now.",
-        Err(NoWayBack::First) => "There is no generation to go back to.",
+        Err(NoWayBack::First) => "There is no generation to roll back to.",
     };
     Err(Error::new(Reason::RollbackRefused, message))
 }
 
-/// All there is to know about a generation, and how it came about.
+/// The description of a generation, and of how it was made.
 fn report(logic: &Logic, generation: &Generation, passed: Option<&Passed>) -> Value {
     let (live, idle) = generation.instances();
     let description = generation.description();

@@ -1,4 +1,4 @@
-//! The level of the log over the admin wire: what it is, and another one from now on.
+//! The level of the log over the admin wire: shows it and changes it.
 
 use http::Method;
 use http::request::Parts;
@@ -11,14 +11,14 @@ use crate::http::answer::{self, Answer};
 use crate::http::body::{self, RequestBody};
 use crate::telemetry;
 
-/// Shows the level, or changes it.
+/// The path, which shows or changes the level.
 pub const PATH: &str = "/log-level";
-/// What the path takes.
+/// The methods of the path.
 pub const METHODS: &str = "GET, HEAD, PUT, OPTIONS";
-/// The most bytes of a request.
+/// The largest body of a request.
 const BODY_BYTES_MAX: usize = 1024;
 
-/// A level.
+/// The JSON form of a level.
 #[derive(Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 struct Level {
@@ -28,12 +28,12 @@ struct Level {
 /// Answers a request for the path.
 ///
 /// # Errors
-/// `INVALID_REQUEST`, or a body that does not come.
+/// `INVALID_REQUEST`, or a body that does not arrive.
 pub async fn handle(head: &Parts, body: &mut RequestBody) -> Result<Answer, Error> {
     if head.method != Method::PUT {
         return Ok(shown(telemetry::log_level()));
     }
-    let level = wanted(head, body).await?;
+    let level = requested(head, body).await?;
     let before = telemetry::log_level();
     telemetry::set_log_level(level);
     tracing::warn!(%before, %level, "the level of the log was changed");
@@ -44,7 +44,7 @@ fn shown(level: LevelFilter) -> Answer {
     answer::json(json!(Level { level: level.to_string() }).to_string())
 }
 
-async fn wanted(head: &Parts, body: &mut RequestBody) -> Result<LevelFilter, Error> {
+async fn requested(head: &Parts, body: &mut RequestBody) -> Result<LevelFilter, Error> {
     body::typed(head, &["application/json"], true)?;
     let expected = || {
         let expected = "must be {\"level\": \"…\"} with off, error, warn, info, debug or trace";

@@ -1,5 +1,5 @@
-//! The admin wire, for operators and probes: metrics, liveness, readiness, the
-//! component. It never carries session data.
+//! The admin wire, for operators and probes: metrics, liveness, readiness, the component and the
+//! log level. It never carries session data.
 
 mod component;
 mod log;
@@ -30,29 +30,29 @@ use crate::telemetry::Metrics;
 const METRICS: &str = "/metrics";
 const PROMETHEUS: HeaderValue =
     HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
-/// What a path takes that changes nothing.
+/// The methods of a path that changes nothing.
 const READS: &str = "GET, HEAD, OPTIONS";
-/// What is taken on one path or another.
+/// All methods of all paths.
 const EVERY_METHOD: &str = "GET, HEAD, POST, PUT, OPTIONS";
 
-/// What every answer may have.
+/// The size up to which a reply is sent even without memory.
 const SMALL_BYTES_MAX: usize = 4 << 10;
 
-/// The wire.
+/// The state of the wire.
 pub struct Admin {
-    /// What is asked about.
+    /// The service.
     pub api: Api,
-    /// What has been counted.
+    /// Its metrics.
     pub metrics: Arc<Metrics>,
-    /// Set when the process has begun to stop.
+    /// Set once the process is stopping.
     pub stopping: Arc<AtomicBool>,
-    /// One component may be on its way at a time.
+    /// One permit: only one component is uploaded at a time.
     pub upload: Arc<Semaphore>,
-    /// What connections of users take.
+    /// The network connections of users.
     pub network: Arc<Network>,
-    /// Where users' connections come in.
+    /// Admits the connections of users.
     pub limiter: Arc<Limiter>,
-    /// What web pages may ask.
+    /// The requests that web pages may send.
     pub browsers: Browsers,
 }
 
@@ -65,8 +65,8 @@ pub async fn serve(connections: Connections, admin: Admin) {
 
 async fn handle(admin: Arc<Admin>, request: Request<Incoming>, exchange: Arc<Exchange>) -> Answer {
     let (head, body) = request.into_parts();
-    // An operator gets through when users have taken all memory: what is asked here is
-    // small, but for components.
+    // The memory of users is not charged, so operators get through when it is exhausted. Their
+    // requests are small, except for components.
     let mut body = RequestBody::new(&head, body, Arc::clone(&exchange)).read_here();
     let (admitted, answered) = match admin.browsers.admit(&head) {
         Err(error) => (None, Err(error.into())),
@@ -78,8 +78,8 @@ async fn handle(admin: Arc<Admin>, request: Request<Incoming>, exchange: Arc<Exc
     delivery::deliver(&head, &mut body, admitted, answered, true).await
 }
 
-/// An answer for which there is memory: a client that reads none of them cannot ask without
-/// end. A small one, such as that to a probe, is always given.
+/// Charges a reply, or refuses it: a client that reads no replies cannot send requests without
+/// end. A small reply, such as that to a probe, is always sent.
 fn held(answer: Answer, exchange: &Exchange) -> Result<Answer, Refusal> {
     let bytes = answer.body().size_hint().upper().unwrap_or(0);
     let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);

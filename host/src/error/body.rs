@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 
 use super::Error;
 
-/// The order of its members is the order people read in.
+/// The members, in the order in which people read them.
 #[derive(Serialize)]
 struct Body<'a> {
     code: i32,
@@ -17,12 +17,12 @@ struct Body<'a> {
 }
 
 impl Error {
-    /// The body of the answer, with a newline at its end.
+    /// The body of the reply, with a final newline.
     pub fn to_json(&self) -> Vec<u8> {
         Body::of(self).to_bytes()
     }
 
-    /// The body of the answer with one more member.
+    /// The body of the reply, with one more member.
     pub fn to_json_with(&self, name: &str, value: &str) -> Vec<u8> {
         let mut body = Body::of(self);
         body.more.insert(name.into(), value.into());
@@ -72,7 +72,7 @@ mod tests {
     use crate::error::Violation;
 
     #[test]
-    fn an_error_is_told_in_the_form_of_grpc_gateway() {
+    fn an_error_has_the_form_of_grpc_gateway() {
         let mut error = Error::violations(vec![Violation {
             field: "fleet_id".into(),
             description: "must be text".into(),

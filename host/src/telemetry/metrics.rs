@@ -181,7 +181,9 @@ impl Metrics {
     /// Never: names and labels are constants, each registered once.
     pub fn new() -> Self {
         let registry = Registry::new();
-        registry.register(Box::new(ProcessMetrics::new())).expect("every metric is registered once");
+        registry
+            .register(Box::new(ProcessMetrics::new()))
+            .expect("every metric is registered once");
         let gauge = |name: &str, help: &str| registered(&registry, IntGauge::new(name, help));
         let counters = |name: &str, help: &str, labels: &[&str]| {
             registered(&registry, IntCounterVec::new(Opts::new(name, help), labels))
