@@ -1,4 +1,4 @@
-//! Compiles the public contract to messages and clients.
+//! Generates messages and clients from the public contract.
 
 #![allow(clippy::disallowed_methods, reason = "cargo speaks to build scripts by environment")]
 

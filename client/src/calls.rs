@@ -1,6 +1,6 @@
-//! The calls, by kind of session. Those that may be made twice without harm are marked
-//! `again`: reads, heartbeats, and what gives back something that has a name of its own. The
-//! others begin something, or could undo what somebody else has done in between.
+//! The calls, by kind of session. Calls marked `again` may be repeated without harm: reads,
+//! heartbeats, and calls that release something by its id. Calls marked `once` create something, or
+//! could undo a change that another caller made in between.
 
 use tonic::Streaming;
 use tonic::transport::Channel;
@@ -77,7 +77,7 @@ kinds! {
     Viewing viewing;
     /// Viewing sessions of devices.
     Devices devices;
-    /// What happens to sessions.
+    /// Events of sessions.
     Events events;
 }
 
@@ -88,7 +88,7 @@ impl Client {
 }
 
 calls!(Client, of, sessionmanager::session_manager_client::SessionManagerClient<Channel> {
-    /// Asks whether the service is well.
+    /// Checks the health of the service.
     again health_check(sessionmanager::EmptyRequest) -> sessionmanager::DefaultResponse;
     /// Writes fields of a pre-order session.
     once set_session(sessionmanager::SessionData) -> sessionmanager::DefaultResponse;
@@ -110,7 +110,7 @@ calls!(Client, of, sessionmanager::session_manager_client::SessionManagerClient<
     once delete_session_cititrans(sessionmanager::GetSessionRequest) -> sessionmanager::DefaultResponse;
     /// Writes fields of a reschedule session.
     once set_session_reschedule(sessionmanager::SessionReschedule) -> sessionmanager::DefaultResponse;
-    /// Reads a reschedule session; one that is to be read once is gone then.
+    /// Reads a reschedule session; a read-once session is deleted by this.
     once get_session_reschedule(sessionmanager::GetSessionRequest) -> sessionmanager::SessionReschedule;
     /// Deletes a reschedule session.
     once delete_session_reschedule(sessionmanager::GetSessionRequest) -> sessionmanager::DefaultResponse;
@@ -125,55 +125,55 @@ calls!(Client, of, sessionmanager::session_manager_client::SessionManagerClient<
 calls!(Booking, of, booking::booking_client::BookingClient<Channel> {
     /// Writes fields of a session.
     once set(booking::SetRequest) -> sessionmanager::DefaultResponse;
-    /// Reads a session; one that is to be read once is gone then.
+    /// Reads a session; a read-once session is deleted by this.
     once get(booking::GetRequest) -> booking::Session;
     /// Deletes a session.
     once delete(booking::DeleteRequest) -> sessionmanager::DefaultResponse;
     /// Locks a session.
     once lock(booking::LockRequest) -> booking::LockReply;
-    /// Gives a lock back.
+    /// Releases a lock.
     again unlock(booking::UnlockRequest) -> sessionmanager::DefaultResponse;
-    /// The contexts that there are.
+    /// Lists the contexts.
     again list_contexts(booking::ListContextsRequest) -> booking::ListContextsReply;
 });
 
 calls!(Users, of, users::user_sessions_client::UserSessionsClient<Channel> {
-    /// Begins a session.
+    /// Creates a session.
     once create(users::CreateRequest) -> users::CreateReply;
     /// Reads a session.
     again get(users::GetRequest) -> users::Session;
     /// Lists sessions of a user, the newest first.
     again list(users::ListRequest) -> users::ListReply;
-    /// All sessions of a user by their ids.
+    /// Lists all sessions of a user by their ids.
     again list_by_id(users::ListByIdRequest) -> users::ListByIdReply;
     /// Changes some attributes of a session.
     once update(users::UpdateRequest) -> users::UpdateReply;
-    /// Closes a session; one that is closed already is not found.
+    /// Closes a session; a closed session is not found.
     once delete(users::DeleteRequest) -> users::DeleteReply;
-    /// Closes all sessions of a user, or all but one.
+    /// Closes all sessions of a user, or all except one.
     once delete_all(users::DeleteAllRequest) -> users::DeleteAllReply;
 });
 
 calls!(Connections, of, connections::connections_client::ConnectionsClient<Channel> {
-    /// Registers a connection; made again, one without an id would be another.
+    /// Registers a connection. Repeated without an id, it registers another one.
     once register(connections::RegisterRequest) -> connections::Connection;
-    /// Reads a connection that is alive.
+    /// Reads a live connection.
     again get(connections::GetRequest) -> connections::Connection;
-    /// Keeps a connection that is alive.
+    /// Sends a heartbeat of a live connection.
     again heartbeat(connections::HeartbeatRequest) -> connections::Connection;
-    /// Keeps connections of a pod.
+    /// Sends heartbeats of the connections of a pod.
     again heartbeat_pod(connections::HeartbeatPodRequest) -> connections::HeartbeatPodReply;
-    /// Closes a connection, whether or not it is alive.
+    /// Closes a connection, live or not.
     once close(connections::CloseRequest) -> connections::CloseReply;
-    /// The connections of a user.
+    /// Lists the connections of a user.
     again list_by_user(connections::ListByUserRequest) -> connections::ListByUserReply;
-    /// Ends all connections of a user.
+    /// Terminates all connections of a user.
     once terminate(connections::TerminateRequest) -> connections::TerminateReply;
-    /// Whether a user is online.
+    /// Reads whether a user is online.
     again get_presence(connections::GetPresenceRequest) -> connections::Presence;
-    /// Connections of a pod.
+    /// Lists the connections of a pod.
     again list_by_pod(connections::ListByPodRequest) -> connections::ListByPodReply;
-    /// Closes the connections of a pod that is gone.
+    /// Drains a pod that is gone: closes its connections.
     once drain(connections::DrainRequest) -> connections::DrainReply;
     /// Counts connections.
     again get_stats(connections::GetStatsRequest) -> connections::Stats;
@@ -182,29 +182,29 @@ calls!(Connections, of, connections::connections_client::ConnectionsClient<Chann
 calls!(Viewing, of, sm::sm_client::SmClient<Channel> {
     /// Takes a slot of a home.
     once create_session(sm::SessionSetup) -> sm::SessionResponse;
-    /// Keeps a slot.
+    /// Sends a heartbeat of a slot.
     again heart_beat(sm::HeartBeatSession) -> sm::SessionResponse;
-    /// Gives a slot back.
+    /// Releases a slot.
     again tear_down(sm::TearDownSession) -> ();
-    /// Allows a home so many sessions.
+    /// Sets the session limit of a home.
     once set_max_session(sm::MaxSession) -> ();
-    /// Shows a home.
+    /// Reads a home.
     again get_home(sm::GetHomeInfo) -> sm::Home;
 });
 
 calls!(Devices, of, smdevice::device_client::DeviceClient<Channel> {
-    /// Takes a slot of the home that a device belongs to.
+    /// Takes a slot of the home of a device.
     once create_session_with_device(smdevice::SessionSetupWithDevice) -> sm::SessionResponse;
-    /// Gives a device to an account.
+    /// Assigns a device to an account.
     once create_device(smdevice::CreateDeviceParam) -> ();
-    /// Takes a device from its account.
+    /// Removes a device from its account.
     once delete_device(smdevice::DeleteDeviceParam) -> ();
-    /// The account of a device.
+    /// Reads the account of a device.
     again get_device(smdevice::GetDeviceInfo) -> smdevice::DeviceInfo;
 });
 
 impl Connections {
-    /// Registers a connection and holds it as long as the stream that it returns is kept.
+    /// Registers a connection, and holds it as long as the returned stream is kept.
     ///
     /// # Errors
     /// See [`Error`].
@@ -220,8 +220,8 @@ impl Connections {
 }
 
 impl Events {
-    /// Tells of what happens from now on, or since an event. When the stream breaks, one
-    /// that begins with the id of the event that was seen last goes on behind it.
+    /// Subscribes to events from now on, or after an event. After the stream has broken, subscribe
+    /// again after the id of the last event received.
     ///
     /// # Errors
     /// See [`Error`].

@@ -1,4 +1,4 @@
-//! Why a call has no answer.
+//! Why a call failed.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -6,44 +6,44 @@ use std::time::Duration;
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
-/// What a refusal means, as the table of errors of the service names it.
+/// The meaning of a refusal, as the error table of the service names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Reason {
-    /// The request is malformed; [`Error::violations`] tells each breach.
+    /// The request is malformed; [`Error::violations`] lists every violation.
     InvalidRequest,
     /// There is no such booking context.
     UnknownContext,
-    /// The session never existed or is long gone.
+    /// The session never existed, or its record is gone.
     SessionNotFound,
     /// The session is known to have expired.
     SessionExpired,
-    /// Somebody has ended the session; the metadata says why and who.
+    /// The session was terminated; the metadata says why and by whom.
     SessionTerminated,
     /// The device has no account.
     DeviceNotRegistered,
-    /// The session is at another version; the metadata has it.
+    /// The session has another version, which the metadata names.
     VersionMismatch,
-    /// The lock is not the caller's; the metadata has the time that remains, 0 when it has
+    /// Another caller holds the lock. The metadata has the remaining time, 0 if the lock has
     /// ended.
     SessionLocked,
     /// Another user has the id.
     SessionExists,
-    /// The idempotency key was used with other arguments before.
+    /// The idempotency key was used before with other arguments.
     IdempotencyConflict,
-    /// There are as many sessions as may be; the metadata names their holders.
+    /// All slots are taken; the metadata names their holders.
     SessionLimitReached,
-    /// The store did not answer: nobody knows whether the call has happened.
+    /// The store did not answer. The call may have been applied or not.
     StoreUnavailable,
-    /// The store had no memory left for what the call would have added.
+    /// The store has no memory for what the call would add.
     StoreFull,
-    /// The service was too busy to begin.
+    /// The service was too busy to begin the call.
     Overloaded,
-    /// The rules ran past their limit.
+    /// The rules exceeded their time limit.
     LogicTimeout,
     /// The rules failed.
     LogicFailed,
-    /// Another reason, or none was given.
+    /// Another reason, or none.
     Other,
 }
 
@@ -71,7 +71,7 @@ impl Reason {
     }
 }
 
-/// One breach of a rule of form.
+/// One violation of the form of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Violation {
     /// The field.
@@ -90,21 +90,21 @@ pub struct Refusal {
     status: Status,
 }
 
-/// Why a call has no answer.
+/// Why a call failed.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// The service refused it.
     #[error("{}", .0.status.message())]
     Refused(Box<Refusal>),
-    /// The service was not reached, or the connection broke.
+    /// The service cannot be reached, or the connection broke.
     #[error("the service does not answer: {}", .0.message())]
     Unreachable(Box<Status>),
-    /// It took too long; nobody knows whether it has happened.
+    /// The call took too long. It may have been applied or not.
     #[error("no answer within {0:?}")]
     Deadline(Duration),
-    /// There is no such address.
-    #[error("no address: {0}")]
+    /// Host and port are not an address.
+    #[error("not an address: {0}")]
     Address(String),
 }
 
@@ -113,7 +113,7 @@ impl Error {
         Self::Deadline(timeout)
     }
 
-    /// What the refusal means.
+    /// The meaning of the refusal.
     pub fn reason(&self) -> Reason {
         match self {
             Self::Refused(refusal) => refusal.reason,
@@ -121,7 +121,7 @@ impl Error {
         }
     }
 
-    /// A fact that the refusal tells, such as `currentVersion`.
+    /// A fact of the refusal, such as `currentVersion`.
     pub fn fact(&self, name: &str) -> Option<&str> {
         match self {
             Self::Refused(refusal) => refusal.metadata.get(name).map(String::as_str),
@@ -129,7 +129,7 @@ impl Error {
         }
     }
 
-    /// Every breach of a rule of form.
+    /// Every violation of the form of the request.
     pub fn violations(&self) -> &[Violation] {
         match self {
             Self::Refused(refusal) => &refusal.violations,
@@ -137,7 +137,7 @@ impl Error {
         }
     }
 
-    /// When the service suggests to try again.
+    /// The delay before a retry that the service suggests.
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::Refused(refusal) => refusal.retry_after,
@@ -145,7 +145,8 @@ impl Error {
         }
     }
 
-    /// Whether the call may be made again, given that it does no harm twice, or does.
+    /// Whether the call may be retried. `may_repeat` says that it does no harm if it was applied
+    /// already.
     pub(crate) fn may_retry(&self, may_repeat: bool) -> bool {
         match self {
             Self::Refused(refusal) => match refusal.reason {
@@ -164,7 +165,7 @@ impl From<Status> for Error {
         let details = status.get_error_details();
         let Some(info) = details.error_info() else {
             return match status.code() {
-                // Whatever is not told by the service was told by the transport.
+                // A status without details comes from the transport.
                 Code::Unavailable | Code::Unknown | Code::Cancelled => {
                     Self::Unreachable(Box::new(status))
                 }

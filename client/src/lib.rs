@@ -22,11 +22,11 @@
 //! # }
 //! ```
 //!
-//! A client is cheap to clone, connects when it is first used, and again whenever the
-//! connection is lost. A call ends within its deadline, and is tried again within it, with
-//! growing pauses, when the error says that this is safe: always when the service was too
-//! busy to begin, and for calls that may be made twice also when its store did not answer or
-//! the connection broke, as then nobody knows whether the call has happened.
+//! A client is cheap to clone. It connects when it is first used, and reconnects whenever the
+//! connection is lost. A call ends within its time limit. Within it the call is retried, with
+//! growing delays, if that is safe: always when the service was too busy to begin it. A call that
+//! may be repeated is also retried when the store did not answer or the connection broke, since
+//! it may have been applied or not.
 
 mod calls;
 mod error;
@@ -43,18 +43,19 @@ use tonic::{Request, Response, Status};
 pub use calls::{Booking, Connections, Devices, Events, Users, Viewing};
 pub use error::{Error, Reason, Violation};
 
-/// The most bytes of one message: a session of 4 MiB and what surrounds it; lists of
-/// sessions may be longer.
+/// The largest message, in bytes. A session has at most 4 MiB, but lists of sessions may be
+/// longer.
 const MESSAGE_BYTES_MAX: usize = 64 << 20;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-/// How long a connection may be silent, with calls in flight, before it is asked whether
-/// it is there, and then until it has answered.
+/// How long a connection with calls in flight may be silent before it is probed.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
+/// How long it may take to answer a probe.
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
-/// The first pause before a call is tried again, and the longest; each is half of it at
-/// least, and the rest by chance.
-const PAUSE: Duration = Duration::from_millis(50);
-const PAUSE_MAX: Duration = Duration::from_secs(2);
+/// The delay before the first retry; each later one is twice as long. Up to half of a delay is
+/// jitter.
+const RETRY_DELAY: Duration = Duration::from_millis(50);
+/// The longest delay before a retry, without a suggestion of the service.
+const RETRY_DELAY_MAX: Duration = Duration::from_secs(2);
 
 type Propagate = Arc<dyn Fn(&mut MetadataMap) + Send + Sync>;
 
@@ -67,7 +68,7 @@ pub struct Client {
     propagate: Option<Propagate>,
 }
 
-/// How a client is to be.
+/// The settings of a client.
 #[must_use]
 pub struct Builder {
     host: String,
@@ -78,7 +79,7 @@ pub struct Builder {
 }
 
 impl Client {
-    /// A client of `localhost:6027` whose calls may take 5 seconds and be tried 4 times.
+    /// A client of `localhost:6027` whose calls take at most 5 seconds and 4 attempts.
     pub fn builder() -> Builder {
         Builder {
             host: "localhost".into(),
@@ -96,7 +97,7 @@ impl Client {
         self
     }
 
-    /// Makes a call that is answered once.
+    /// Makes a call with one reply.
     async fn call<Q, R, F>(
         &self,
         request: Q,
@@ -108,32 +109,32 @@ impl Client {
         F: Future<Output = Result<Response<R>, Status>>,
     {
         let deadline = Instant::now() + self.timeout;
-        let mut pause = PAUSE;
+        let mut pause = RETRY_DELAY;
         let mut attempt = 1;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
-            let mut asked = Request::new(request.clone());
-            asked.set_timeout(left);
-            self.propagate(asked.metadata_mut());
-            let answer = tokio::time::timeout(left, send(self.channel.clone(), asked)).await;
+            let mut outgoing = Request::new(request.clone());
+            outgoing.set_timeout(left);
+            self.propagate(outgoing.metadata_mut());
+            let answer = tokio::time::timeout(left, send(self.channel.clone(), outgoing)).await;
             let error = match answer {
                 Ok(Ok(response)) => return Ok(response.into_inner()),
                 Ok(Err(status)) => Error::from(status),
                 Err(_) => return Err(Error::deadline(self.timeout)),
             };
-            // What the service asks for, and no less than we would wait by ourselves.
-            let wanted = error.retry_after().unwrap_or_default().max(spread(pause));
-            let in_time = Instant::now() + wanted < deadline;
+            // At least our own delay, and at least what the service suggests.
+            let delay = error.retry_after().unwrap_or_default().max(with_jitter(pause));
+            let in_time = Instant::now() + delay < deadline;
             if attempt >= self.attempts || !in_time || !error.may_retry(may_repeat) {
                 return Err(error);
             }
-            tokio::time::sleep(wanted).await;
+            tokio::time::sleep(delay).await;
             attempt += 1;
-            pause = (pause * 2).min(PAUSE_MAX);
+            pause = (pause * 2).min(RETRY_DELAY_MAX);
         }
     }
 
-    /// Makes a call whose answers go on; only its beginning has a deadline.
+    /// Makes a call with a stream of replies. The time limit holds until the stream is open.
     async fn open<Q, R, F>(
         &self,
         request: Q,
@@ -142,9 +143,9 @@ impl Client {
     where
         F: Future<Output = Result<Response<R>, Status>>,
     {
-        let mut asked = Request::new(request);
-        self.propagate(asked.metadata_mut());
-        match tokio::time::timeout(self.timeout, send(self.channel.clone(), asked)).await {
+        let mut outgoing = Request::new(request);
+        self.propagate(outgoing.metadata_mut());
+        match tokio::time::timeout(self.timeout, send(self.channel.clone(), outgoing)).await {
             Ok(Ok(response)) => Ok(response.into_inner()),
             Ok(Err(status)) => Err(status.into()),
             Err(_) => Err(Error::deadline(self.timeout)),
@@ -159,32 +160,32 @@ impl Client {
 }
 
 impl Builder {
-    /// The name or address of the service.
+    /// The host name or address of the service.
     pub fn host(mut self, host: impl Into<String>) -> Self {
         self.host = host.into();
         self
     }
 
-    /// Its gRPC port.
+    /// The gRPC port of the service.
     pub fn port(mut self, port: u16) -> Self {
         self.port = port;
         self
     }
 
-    /// How long a call may take, tries and pauses included.
+    /// The time limit of a call, with its retries.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
         self
     }
 
-    /// How often a call is tried at most; 1 never tries again.
+    /// The most attempts of a call; 1 never retries.
     pub fn attempts(mut self, attempts: u32) -> Self {
         self.attempts = attempts.max(1);
         self
     }
 
-    /// Writes into the metadata of each call what it is part of: `traceparent` and
-    /// `tracestate` of the present span, or an `x-request-id`.
+    /// Writes metadata to each call, such as `traceparent` and `tracestate` of the current span, or
+    /// an `x-request-id`.
     pub fn propagate(
         mut self,
         propagate: impl Fn(&mut MetadataMap) + Send + Sync + 'static,
@@ -193,15 +194,15 @@ impl Builder {
         self
     }
 
-    /// The client. It connects when it is first used, so that the service need not be there.
+    /// Builds the client. It connects when it is first used, so the service need not run yet.
     ///
     /// # Errors
-    /// [`Error::Address`] when host and port are no address.
+    /// [`Error::Address`] if host and port are not an address.
     ///
     /// # Panics
     /// Outside of a tokio runtime.
     pub fn build(self) -> Result<Client, Error> {
-        // An address of IPv6 stands in brackets.
+        // An IPv6 address must be in brackets.
         let bare = self.host.contains(':') && !self.host.starts_with('[');
         let host = if bare { format!("[{}]", self.host) } else { self.host };
         let endpoint = Endpoint::from_shared(format!("http://{host}:{}", self.port))
@@ -217,10 +218,10 @@ impl Builder {
     }
 }
 
-/// Half of a pause at least, and the rest by chance, so that clients do not come back
-/// together.
-fn spread(pause: Duration) -> Duration {
+/// A random part of a delay, from half of it to all of it, so that clients do not retry at the
+/// same time.
+fn with_jitter(pause: Duration) -> Duration {
     use std::hash::{BuildHasher, RandomState};
-    let chance = RandomState::new().hash_one(()) % 1000;
-    pause / 2 + pause / 2 * u32::try_from(chance).unwrap_or_default() / 1000
+    let random = RandomState::new().hash_one(()) % 1000;
+    pause / 2 + pause / 2 * u32::try_from(random).unwrap_or_default() / 1000
 }

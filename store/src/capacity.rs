@@ -1,13 +1,12 @@
-//! How much memory the data of a store in memory takes, and how much it may take.
-//! Invariant: what a transaction adds is reserved before it is applied, so that
-//! transactions on different shards never exceed the limit together.
+//! The memory of the data of a store in memory, and its limit. Invariant: memory is reserved before
+//! a transaction is applied, so transactions on different shards never exceed the limit together.
 
 use std::cmp::Ordering::{Equal, Greater, Less};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::MemoryUse;
 
-/// The account of all shards.
+/// The memory of all shards.
 #[derive(Debug)]
 pub struct Capacity {
     bytes: AtomicU64,
@@ -15,29 +14,29 @@ pub struct Capacity {
 }
 
 impl Capacity {
-    /// Nothing is taken yet; `None` limits nothing.
+    /// A capacity with nothing used; `None` means no limit.
     pub fn new(bytes_max: Option<u64>) -> Self {
         Self { bytes: AtomicU64::new(0), bytes_max }
     }
 
-    /// What is taken, and what may be.
+    /// The memory in use, and the limit.
     pub fn now(&self) -> MemoryUse {
         MemoryUse { bytes: self.bytes.load(Ordering::Relaxed), bytes_max: self.bytes_max }
     }
 
-    /// Whether there is a limit to ask before something is added.
+    /// Whether memory must be reserved before it is used.
     pub fn is_limited(&self) -> bool {
         self.bytes_max.is_some()
     }
 
-    /// Opens an account of what one shard adds and removes. What the shard takes before
-    /// is `before`; the account is settled with what it takes afterwards.
+    /// Opens an account for the changes of one shard, which uses `before` bytes. The account must
+    /// be settled with its memory afterwards.
     pub fn open(&self, before: u64) -> Account<'_> {
         Account { capacity: self, before, reserved: 0 }
     }
 }
 
-/// What one shard adds and removes while it is locked.
+/// The changes of one shard while it is locked.
 #[derive(Debug)]
 pub struct Account<'a> {
     capacity: &'a Capacity,
@@ -46,12 +45,12 @@ pub struct Account<'a> {
 }
 
 impl Account<'_> {
-    /// Whether somebody has to ask before something is added.
+    /// Whether memory must be reserved before it is used.
     pub fn is_limited(&self) -> bool {
         self.capacity.is_limited()
     }
 
-    /// Sets so many bytes aside, if there are as many left.
+    /// Reserves memory, if as much is left.
     pub fn reserve(&mut self, bytes: u64) -> bool {
         let Some(bytes_max) = self.capacity.bytes_max else { return true };
         let sum = |taken: u64| taken.checked_add(bytes).filter(|sum| *sum <= bytes_max);
@@ -63,11 +62,11 @@ impl Account<'_> {
         has_room
     }
 
-    /// The shard takes so much now.
+    /// Closes the account: the shard uses `after` bytes now.
     pub fn settle(self, after: u64) {
         let taken = &self.capacity.bytes;
         let expected = self.before + self.reserved;
-        // Reads change nothing, and leave the one counter of all cores alone.
+        // Reads change nothing, and must not write to the counter that all cores share.
         match after.cmp(&expected) {
             Greater => _ = taken.fetch_add(after - expected, Ordering::Relaxed),
             Less => _ = taken.fetch_sub(expected - after, Ordering::Relaxed),
@@ -81,12 +80,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_reserved_is_never_more_than_the_limit() {
+    fn reservations_never_exceed_the_limit() {
         let capacity = Capacity::new(Some(100));
         let (mut one, mut other) = (capacity.open(0), capacity.open(0));
         assert!(one.reserve(60) && !other.reserve(41) && other.reserve(40));
         assert_eq!(capacity.now().bytes, 100);
-        // One has added less than it might have, the other nothing at all.
+        // One transaction used less than it reserved, the other nothing.
         one.settle(50);
         other.settle(0);
         assert_eq!(capacity.now().bytes, 50);

@@ -1,5 +1,5 @@
-//! The one place that reads the wall clock. Stores that keep their own time
-//! take a [`Clock`], so that tests move it by hand.
+//! The only reader of the wall clock. Stores that keep their own time take a [`Clock`], which
+//! tests move by hand.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

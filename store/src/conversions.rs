@@ -1,5 +1,5 @@
-//! Transactions between the types that are generated from the WIT and the store's own: values
-//! move, nothing is decided. A macro, as the host and the rules each generate a set of types.
+//! Converts transactions between the types generated from the WIT and the store's own. It is a
+//! macro, as the host and the rules generate one set of types each.
 
 /// Implements the conversions for the generated module `$wit`.
 #[macro_export]

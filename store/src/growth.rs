@@ -1,30 +1,29 @@
-//! What a transaction does to the memory that a store takes, and the one rule by which a
-//! full store refuses it. Invariant: a store that is full applies every read, deletion,
-//! renewal and end of a session, so that it can become empty again.
+//! How transactions change the memory of a store, and the one rule by which a full store refuses
+//! them. Invariant: a full store accepts every read, deletion, renewal and end of a session, so
+//! that it can become empty again.
 
 use crate::Error;
 use crate::clock::Milliseconds;
 use crate::transaction::{Operation, Txn};
 
-/// What an operation does to the memory that a store takes.
+/// The effect of an operation on the memory of a store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Effect {
-    /// Reads, or gives what is there a new deadline or another key.
+    /// Reads, or changes a deadline or a key.
     Keeps,
-    /// Removes what is there.
+    /// Removes something.
     Frees,
-    /// Makes a key or a member that is absent. What it adds to one that is there, a
-    /// number at most, does not count: so a session is renewed in a full store too.
+    /// Adds a key or a member if it is absent. What it adds to a present one, at most a number,
+    /// does not count, so a session can be renewed in a full store.
     Makes,
-    /// Makes a key that is absent, or puts values in the place of others, which may be
-    /// shorter.
+    /// Adds a key if it is absent, or replaces values, by shorter ones perhaps.
     Writes,
     /// Appends an event to a log, which drops its oldest ones.
     Appends,
 }
 
 impl Operation {
-    /// What it does to the memory that a store takes.
+    /// The effect on the memory of a store.
     pub fn effect(&self) -> Effect {
         match self {
             Self::HashGet { .. }
@@ -44,15 +43,14 @@ impl Operation {
         }
     }
 
-    /// Whether it would make a member that has ended already: then it removes it.
-    pub fn is_of_the_past(&self, now: Milliseconds) -> bool {
+    /// Whether its deadline has passed, so that it removes the member instead of adding it.
+    pub fn has_passed(&self, now: Milliseconds) -> bool {
         matches!(self, Self::MemberSetUntil { expires_at, .. } if *expires_at <= now)
     }
 }
 
 impl Txn {
-    /// Whether a full store may have to refuse it. One that may not is never refused for
-    /// want of memory, whatever the store holds.
+    /// Whether a full store may refuse it. Other transactions are never refused for lack of memory.
     pub fn may_grow(&self) -> bool {
         let grows = |operation: &Operation| {
             matches!(operation.effect(), Effect::Makes | Effect::Writes | Effect::Appends)
@@ -61,30 +59,30 @@ impl Txn {
     }
 }
 
-/// What one branch of a transaction does to what a store holds before it. In
-/// `transaction.lua` stands the same for Redis.
+/// The effect of one branch of a transaction on the content of a store. `transaction.lua` computes
+/// the same for Redis.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Growth {
-    /// It makes a key or a member that is absent.
+    /// It adds a key or a member.
     pub makes: bool,
     /// It makes the values of a hash longer, or appends an event.
     pub enlarges: bool,
-    /// It removes something that is there: a session ends.
+    /// It removes something, so a session ends.
     pub frees: bool,
     /// The most bytes that it adds.
     pub bytes: u64,
 }
 
 impl Growth {
-    /// Whether a full store refuses it. The end of a session passes with the event that
-    /// reports it and the note of how it ended: it frees more than it adds, and sessions
-    /// that cannot end would keep the store full.
+    /// Whether a full store refuses it. The end of a session is accepted with its event and the
+    /// record of how it ended: it frees more than it adds, and sessions that cannot end would keep
+    /// the store full.
     pub fn needs_room(&self) -> bool {
         self.makes || (self.enlarges && !self.frees)
     }
 }
 
-/// A full store, named by what limits it, refused a transaction; nothing happened.
+/// The error of a full store, with the limit that it has reached. Nothing has happened.
 pub fn full(store: &str, limit: &str) -> Error {
     Error::Full(format!(
         "{store} is full ({limit} is reached); nothing was written. Reads, renewals, closes \
@@ -137,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn a_transaction_may_grow_when_one_of_its_operations_may() {
+    fn a_transaction_may_grow_if_one_of_its_operations_may() {
         for (operation, effect) in every_operation() {
             assert_eq!(operation.effect(), effect, "{operation:?}");
             let grows = !matches!(effect, Effect::Keeps | Effect::Frees);
@@ -149,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_store_refuses_what_makes_or_enlarges_and_lets_ends_pass() {
+    fn a_full_store_refuses_growth_and_accepts_the_end_of_sessions() {
         for (makes, enlarges, frees, refused) in [
             (false, false, false, false),
             (false, false, true, false),

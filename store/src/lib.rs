@@ -1,7 +1,7 @@
-//! Where sessions are kept: the transactions that the rules ask for, the [`Store`] trait, and the
-//! store in memory, which is the reference for every other one. A store applies transactions
-//! atomically and keeps time; it knows no kind of session. Nothing here does any I/O, and time
-//! passes as a [`clock::Clock`] says.
+//! Stores: the transactions that the rules send, the [`Store`] trait, and the store in memory,
+//! which is the reference for every other one. A store applies transactions atomically and has a
+//! clock; it knows no kind of session. Nothing here does any I/O, and time passes as a
+//! [`clock::Clock`] says.
 
 mod capacity;
 pub mod clock;
@@ -21,10 +21,10 @@ use std::pin::Pin;
 use crate::clock::Milliseconds;
 use crate::transaction::{Entry, Outcome, Shape, Txn};
 
-/// A future of a store's answer.
+/// The future of a store's reply.
 pub type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, Error>> + Send + 'a>>;
 
-/// Why a store has no answer.
+/// Why a store gives no outcome.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
     /// No answer, or not in time: the transaction may or may not have happened.
@@ -39,8 +39,8 @@ pub enum Error {
 }
 
 impl Error {
-    /// A key holds something else than the transaction expects of it.
-    pub fn holds_another(found: &str, expected: Shape) -> Self {
+    /// A key holds another type than the transaction expects.
+    pub fn wrong_type(found: &str, expected: Shape) -> Self {
         let expected = match expected {
             Shape::Hash => "a session",
             Shape::Set => "a set of sessions",
@@ -50,12 +50,12 @@ impl Error {
     }
 }
 
-/// The place of an event in its log; increasing, by the store's clock.
+/// The position of an event in its log; ids increase with the store's clock.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct EventId {
     /// When it was appended.
     pub milliseconds: Milliseconds,
-    /// Which of that millisecond.
+    /// Its number within that millisecond.
     pub sequence: u64,
 }
 
@@ -77,67 +77,67 @@ impl std::str::FromStr for EventId {
 /// An event of a log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event {
-    /// Its place.
+    /// Its id.
     pub id: EventId,
-    /// What happened.
+    /// Its fields.
     pub entries: Vec<Entry>,
 }
 
-/// A place in a log from where to read on.
+/// A position in a log to read from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogMark {
     /// The log.
     pub log: String,
-    /// The event behind which to read; the log's beginning when `None`.
+    /// The event to read after; the start of the log if `None`.
     pub after: Option<EventId>,
 }
 
-/// How far the newest event of a log may lie in the future of the store's clock. Events
-/// are in the order of their ids, so behind one of the future there is only the future:
-/// until the clock is there, no event of the log is of the present.
+/// How far the newest event of a log may lie in the future of the store's clock. Events are in
+/// the order of their ids, so all events after one of the future are of the future too. Until the
+/// clock catches up, new events would stay invisible.
 pub const EVENT_AHEAD_MS_MAX: Milliseconds = 1000;
 
-/// Some events of a log.
+/// A page of a log.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LogPage {
     /// The events, oldest first.
     pub events: Vec<Event>,
-    /// Events behind the mark were dropped before this; on Redis, may have been.
+    /// Whether events after the mark were dropped; on Redis, whether they may have been.
     pub trimmed: bool,
-    /// The last of these events lies more than [`EVENT_AHEAD_MS_MAX`] in the future: the
-    /// clock has gone back since it was appended.
+    /// Whether the last event lies more than [`EVENT_AHEAD_MS_MAX`] in the future, because the
+    /// clock was set back after it.
     pub ahead: bool,
 }
 
-/// Some events of some logs.
+/// A page of each of some logs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Logs {
-    /// The store's clock. Events before it are all there; of its millisecond more may
-    /// come.
+    /// The store's clock. All earlier events are in the logs; more may follow in this
+    /// millisecond.
     pub now: Milliseconds,
     /// A page for each mark, in order.
     pub pages: Vec<LogPage>,
 }
 
-/// How many keys a part of a count has met.
+/// One step of a count of keys.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeyCount {
-    /// So many.
+    /// The keys found in this step.
     pub keys: u64,
-    /// What asks for the next part; `None` when there is none.
+    /// The cursor of the next step; `None` if this was the last one.
     pub next: Option<String>,
 }
 
-/// How much memory the data of a store takes, events included, in bytes.
+/// The memory of the data of a store, events included, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MemoryUse {
-    /// What it takes now.
+    /// The memory in use.
     pub bytes: u64,
-    /// What it may take; `None` for as much as there is.
+    /// Its limit, if there is one.
     pub bytes_max: Option<u64>,
 }
 
-/// What a store takes.
+/// The transactions that a store accepts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Takes {
     /// Every transaction.
@@ -146,47 +146,47 @@ pub enum Takes {
     ReadsOnly,
 }
 
-/// Applies transactions: all of one or nothing of it, one after the other for
-/// each tag, in an order that respects what callers have seen.
+/// Applies transactions: each one wholly or not at all, and those of one tag one after the other,
+/// in an order that respects what callers have seen.
 pub trait Store: Send + Sync + 'static {
     /// Applies one transaction.
     fn execute(&self, txn: Txn) -> Answer<'_, Outcome>;
 
-    /// Events of each log behind a mark, at most `limit` of each.
+    /// Reads events of each log after a mark, at most `limit` of each.
     fn read_logs<'a>(&'a self, marks: &'a [LogMark], limit: usize) -> Answer<'a, Logs>;
 
-    /// Empties each of the logs whose newest event lies more than [`EVENT_AHEAD_MS_MAX`]
-    /// in the future, so that what is appended from now on is of the present.
+    /// Empties each of the logs whose newest event lies more than [`EVENT_AHEAD_MS_MAX`] in the
+    /// future, so that new events are visible at once.
     fn empty_logs_ahead<'a>(&'a self, logs: &'a [String]) -> Answer<'a, ()>;
 
-    /// Counts keys that begin with one of the prefixes, part by part, from an empty cursor.
-    /// About right: what changes meanwhile may be counted or not, and on Redis a key may be
-    /// met twice while its table grows.
+    /// Counts the keys with one of the prefixes, step by step, from an empty cursor. The count is
+    /// approximate: a key that changes meanwhile may be counted or not, and on Redis a key may be
+    /// counted twice while the table grows.
     fn count_keys<'a>(&'a self, prefixes: &'a [String], cursor: &'a str) -> Answer<'a, KeyCount>;
 
-    /// The memory that its data takes; `None` when that is another process's to know.
+    /// The memory of its data; `None` if the data is in another process.
     fn memory(&self) -> Option<MemoryUse> {
         None
     }
 
-    /// Why it does not answer, when it knows more than its errors say: for operators, and
-    /// without a secret.
+    /// Why it does not answer, if it knows more than its errors say. For operators, and without
+    /// secrets.
     fn obstacle(&self) -> Option<String> {
         None
     }
 
-    /// The servers that it is made of, each by its address and whether there is a connection
-    /// to it; none for a store in this process.
+    /// The servers that it consists of, each with its address and whether it is connected; empty
+    /// for a store in this process.
     fn nodes(&self) -> Vec<(String, bool)> {
         Vec::new()
     }
 
-    /// Whether the store answers, and what it takes now.
+    /// Checks whether the store answers, and what it accepts now.
     fn ping(&self) -> Answer<'_, Takes>;
 
-    /// Which history of changes the store follows; another one begins when a copy takes its
-    /// place, which may lack the latest changes. `None` while that is not known, or when
-    /// there can be no copy.
+    /// The history of changes that the store follows. Another one begins when a replica takes
+    /// over, which may lack the latest changes. `None` while it is unknown, or if there are no
+    /// replicas.
     fn history(&self) -> Option<String> {
         None
     }
@@ -194,6 +194,6 @@ pub trait Store: Send + Sync + 'static {
     /// Makes everything acknowledged so far survive a loss of power.
     fn flush(&self) -> Answer<'_, ()>;
 
-    /// What it is, for logs and metrics: `memory`, `embedded` or `redis`.
+    /// Its name in logs and metrics: `memory`, `embedded` or `redis`.
     fn name(&self) -> &'static str;
 }

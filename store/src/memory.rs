@@ -1,6 +1,5 @@
-//! The store in memory: the reference that the others are compared with, and
-//! what the embedded store keeps its data in. All keys of a tag live in one
-//! shard, so a transaction takes one short lock; nothing waits inside it.
+//! The store in memory: the reference for all other stores, and the data of the embedded one. All
+//! keys of a tag are in one shard, so a transaction takes one short lock, and never waits inside.
 
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
@@ -14,16 +13,16 @@ use crate::shard::Shard;
 use crate::transaction::{self, Outcome, Txn};
 use crate::{Answer, Error, KeyCount, LogMark, Logs, MemoryUse, Store, Takes};
 
-/// How many shards there are.
+/// The number of shards.
 pub const SHARDS: usize = 64;
-/// How often data past its deadline is looked for.
+/// How often expired values are removed.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
-/// The most keys that one sweep of a shard looks at while it holds the lock.
+/// The most keys that one sweep of a shard visits while it holds the lock.
 const SWEEP_BATCH: usize = 256;
-/// The most keys that a dump writes down while it holds the lock of a shard.
+/// The most keys that a dump records while it holds the lock of a shard.
 const DUMP_BATCH: usize = 64;
 
-/// A store that forgets everything when it is dropped.
+/// A store whose data is lost when it is dropped.
 pub struct Memory {
     shards: Box<[Mutex<Shard>]>,
     hasher: RandomState,
@@ -32,12 +31,12 @@ pub struct Memory {
 }
 
 impl Memory {
-    /// An empty store that goes by `clock` and takes as much memory as there is.
+    /// An empty store with this clock and no limit of memory.
     pub fn new(clock: Clock) -> Self {
         Self::limited(clock, None)
     }
 
-    /// An empty store that goes by `clock`, and takes so much memory at most.
+    /// An empty store with this clock and a limit of memory.
     pub fn limited(clock: Clock, bytes_max: Option<u64>) -> Self {
         Self {
             shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
@@ -47,16 +46,16 @@ impl Memory {
         }
     }
 
-    /// The same, whose data past its deadline is removed in the background.
+    /// The same, with removal of expired values in the background.
     pub fn swept(clock: Clock, bytes_max: Option<u64>) -> Arc<Self> {
         let memory = Arc::new(Self::limited(clock, bytes_max));
         sweep_in_background(Arc::downgrade(&memory), |memory| memory.sweep(false, |_, _| {}));
         memory
     }
 
-    /// Applies a transaction, hands the number of the shard and what changed to `record`
-    /// while the shard is still locked, so that records of one shard come in the order of
-    /// their transactions, and returns what `record` made of it.
+    /// Applies a transaction. Passes the number of the shard and the changes to `record` while the
+    /// shard is locked, so the records of a shard are in the order of its transactions. Returns the
+    /// result of `record` too.
     ///
     /// # Errors
     /// [`Error::Rejected`], [`Error::Full`]; then nothing has changed.
@@ -71,12 +70,12 @@ impl Memory {
         let mut account = self.capacity.open(shard.bytes());
         let executed = shard.execute(self.clock.now(), txn, &mut changes, &mut account);
         account.settle(shard.bytes());
-        // What a refused transaction has found dead is gone all the same.
+        // Expired values that a refused transaction has removed stay removed.
         let recorded = record(index, changes);
         Ok((executed?, recorded))
     }
 
-    /// Applies a transaction; nothing waits in a store in memory.
+    /// Applies a transaction; a store in memory never waits.
     ///
     /// # Errors
     /// [`Error::Rejected`], [`Error::Full`]; then nothing has changed.
@@ -84,8 +83,8 @@ impl Memory {
         self.apply(txn, Changes::new(false), |_, _| {}).map(|(outcome, ())| outcome)
     }
 
-    /// Removes values past their deadline that nobody has touched since, and
-    /// hands each shard's removals to `record` as [`Memory::apply`] does.
+    /// Removes expired values that no transaction has removed, and passes the removals of each
+    /// shard to `record` as [`Memory::apply`] does.
     pub fn sweep(&self, journaled: bool, mut record: impl FnMut(usize, Changes)) {
         for (index, shard) in self.shards.iter().enumerate() {
             loop {
@@ -104,7 +103,7 @@ impl Memory {
         }
     }
 
-    /// Empties logs of the future, and hands each shard's removals to `record` as
+    /// Empties logs of the future, and passes the removals of each shard to `record` as
     /// [`Memory::apply`] does; see [`Store::empty_logs_ahead`].
     pub fn empty_ahead(
         &self,
@@ -125,11 +124,11 @@ impl Memory {
         }
     }
 
-    /// Hands everything to `take` as the rows that make it, in parts with all rows of each of
-    /// their keys. No lock is held over the whole: what changes meanwhile may be in it or not.
+    /// Passes everything to `take` as rows, in parts that have all rows of their keys. No lock is
+    /// held for the whole time: changes made meanwhile may be included or not.
     ///
     /// # Errors
-    /// Those of `take`, which end it.
+    /// Those of `take`, which end the dump.
     pub fn dump<E>(&self, mut take: impl FnMut(Changes) -> Result<(), E>) -> Result<(), E> {
         for shard in &self.shards {
             let keys = lock(shard).keys();
@@ -144,13 +143,13 @@ impl Memory {
         Ok(())
     }
 
-    /// How many keys begin with one of the prefixes; see [`Store::count_keys`].
+    /// Counts the keys with one of the prefixes; see [`Store::count_keys`].
     pub fn keys(&self, prefixes: &[String]) -> KeyCount {
         let in_shard = |shard| lock(shard).count(prefixes);
         KeyCount { keys: self.shards.iter().map(in_shard).sum(), next: None }
     }
 
-    /// Puts something back that was recorded, in the shard of a tag.
+    /// Restores a record in the shard of a tag.
     pub fn restore(&self, tag: &str, restoring: impl FnOnce(&mut Shard)) {
         let mut shard = lock(&self.shards[self.index(tag)]);
         let account = self.capacity.open(shard.bytes());
@@ -158,7 +157,7 @@ impl Memory {
         account.settle(shard.bytes());
     }
 
-    /// The memory that its data takes.
+    /// The memory of its data.
     pub fn memory(&self) -> MemoryUse {
         self.capacity.now()
     }
@@ -169,10 +168,10 @@ impl Memory {
         (hash as usize) % SHARDS
     }
 
-    /// Events of logs; see [`Store::read_logs`]. Tells `seen` the number of each shard that
-    /// was looked at, while it is locked.
+    /// Reads events of logs; see [`Store::read_logs`]. Calls `seen` with the number of each shard
+    /// read, while it is locked.
     pub fn events(&self, marks: &[LogMark], limit: usize, mut seen: impl FnMut(usize)) -> Logs {
-        // Whoever has not begun to append when a shard is looked at is later than this.
+        // An event that is appended after its shard was read has this time or a later one.
         let now = self.clock.now();
         let page = |mark: &LogMark| {
             let index = self.index(transaction::tag(&mark.log));
@@ -202,8 +201,8 @@ pub fn sweep_in_background<T: Send + Sync + 'static>(
         .expect("a process that cannot start a thread cannot serve");
 }
 
-/// A panic inside a shard's lock would be a defect of this store; what was
-/// written before it is still consistent value by value.
+/// Ignores poisoning: a panic inside the lock is a defect of this store, and what was written
+/// before it is still consistent value by value.
 fn lock(shard: &Mutex<Shard>) -> MutexGuard<'_, Shard> {
     shard.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }

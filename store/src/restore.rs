@@ -1,4 +1,4 @@
-//! Puts back what rows say: the store in memory as it was when they were made.
+//! Restores a store in memory from rows.
 
 use bytes::Bytes;
 
@@ -7,11 +7,11 @@ use crate::memory::Memory;
 use crate::rows::{HASH, LOG, MalformedRow, SET, decode_entries, split};
 use crate::transaction::{self, Shape};
 
-/// Makes memory what a row says: what it holds is there, and what it removes is not. Rows say
-/// what is and not what to add, so some may be applied again, if those behind them are too.
+/// Restores one row: adds what it holds, or removes what it removes. A row holds a whole value and
+/// never an increment, so rows may be applied again if all later rows are applied again too.
 ///
 /// # Errors
-/// When the row is not one that [`Changes`](crate::rows::Changes) makes.
+/// If the row is not one that [`Changes`](crate::rows::Changes) makes.
 pub fn row(memory: &Memory, key: &[u8], value: Option<&[u8]>) -> Result<(), MalformedRow> {
     let (letter, name, suffix) = split(key).ok_or(MalformedRow)?;
     let text = |bytes| str::from_utf8(bytes).map_err(|_| MalformedRow);
@@ -24,14 +24,16 @@ pub fn row(memory: &Memory, key: &[u8], value: Option<&[u8]>) -> Result<(), Malf
     };
     let tag = transaction::tag(name);
     match (letter, suffix, value) {
-        (HASH, b"", None) => memory.restore(tag, |shard| shard.restore_removal(name, Shape::Hash)),
+        (HASH, b"", None) => {
+            memory.restore(tag, |shard| shard.restore_key_removal(name, Shape::Hash));
+        }
         (HASH, b"", Some(value)) => {
             let expires_at = Some(number(value)?).filter(|&at| at != 0);
             memory.restore(tag, |shard| shard.restore_deadline(name, expires_at));
         }
         (HASH, field, None) => {
             let field = text(field)?;
-            memory.restore(tag, |shard| shard.restore_no_field(name, field));
+            memory.restore(tag, |shard| shard.restore_field_removal(name, field));
         }
         (HASH, field, Some(value)) => {
             let (field, value) = (text(field)?, Bytes::copy_from_slice(value));
@@ -39,20 +41,22 @@ pub fn row(memory: &Memory, key: &[u8], value: Option<&[u8]>) -> Result<(), Malf
         }
         (SET, member, None) => {
             let member = text(member)?;
-            memory.restore(tag, |shard| shard.restore_no_member(name, member));
+            memory.restore(tag, |shard| shard.restore_member_removal(name, member));
         }
         (SET, member, Some(value)) => {
             let (member, expires_at) = (text(member)?, number(value)?);
             memory.restore(tag, |shard| shard.restore_member(name, member, expires_at));
         }
-        (LOG, b"", None) => memory.restore(tag, |shard| shard.restore_removal(name, Shape::Log)),
+        (LOG, b"", None) => {
+            memory.restore(tag, |shard| shard.restore_key_removal(name, Shape::Log));
+        }
         (LOG, b"", Some(value)) => {
             let dropped = id(value)?;
             memory.restore(tag, |shard| shard.restore_dropped(name, dropped));
         }
         (LOG, event, None) => {
             let at = id(event)?;
-            memory.restore(tag, |shard| shard.restore_no_event(name, at));
+            memory.restore(tag, |shard| shard.restore_event_removal(name, at));
         }
         (LOG, event, Some(value)) => {
             let entries = decode_entries(value).ok_or(MalformedRow)?;

@@ -1,7 +1,6 @@
-//! How values lie on disk: one row per field, deadline, member and event, so
-//! that a change writes what changed and no more. A row's key is a letter for
-//! the type, the length of the store's key in two bytes, that key, and the
-//! field, member or event number.
+//! The rows of values on disk: one for each field, deadline, member and event, so that a change
+//! writes only what changed. The key of a row is a letter for the type, the length of the store's
+//! key in two bytes, that key, and the field, member or event id.
 
 use bytes::{BufMut, Bytes, BytesMut};
 
@@ -21,8 +20,7 @@ pub struct Row {
     pub value: Option<Bytes>,
 }
 
-/// What a transaction changed, as rows; nothing is collected for a store that
-/// keeps no journal.
+/// The changes of a transaction, as rows. A store without a journal collects none.
 pub struct Changes(Option<Vec<Row>>);
 
 impl Changes {
@@ -47,41 +45,41 @@ impl Changes {
         }
     }
 
-    /// A field was written.
+    /// Records that a field was written.
     pub fn put_field(&mut self, key: &str, field: &str, value: &Bytes) {
         self.push(|| row_key(HASH, key, field.as_bytes()), || Some(value.clone()));
     }
 
-    /// A hash was made or has a new deadline.
+    /// Records that a hash was made or has a new deadline.
     pub fn put_deadline(&mut self, key: &str, expires_at: Option<Milliseconds>) {
         let value = || Some(Bytes::copy_from_slice(&expires_at.unwrap_or(0).to_be_bytes()));
         self.push(|| row_key(HASH, key, b""), value);
     }
 
-    /// A hash is gone.
+    /// Records that a hash was removed.
     pub fn remove_hash<'a>(&mut self, key: &str, fields: impl Iterator<Item = &'a str>) {
         for field in std::iter::once("").chain(fields) {
             self.push(|| row_key(HASH, key, field.as_bytes()), || None);
         }
     }
 
-    /// A member was put into a set.
+    /// Records that a member was added to a set.
     pub fn put_member(&mut self, key: &str, member: &str, expires_at: Milliseconds) {
         let value = || Some(Bytes::copy_from_slice(&expires_at.to_be_bytes()));
         self.push(|| row_key(SET, key, member.as_bytes()), value);
     }
 
-    /// A member is gone.
+    /// Records that a member was removed.
     pub fn remove_member(&mut self, key: &str, member: &str) {
         self.push(|| row_key(SET, key, member.as_bytes()), || None);
     }
 
-    /// An event was appended.
+    /// Records that an event was appended.
     pub fn put_event(&mut self, log: &str, id: EventId, entries: &[Entry]) {
         self.push(|| row_key(LOG, log, &event_suffix(id)), || Some(encode_entries(entries)));
     }
 
-    /// A log is gone, with its events and the id that was dropped last.
+    /// Records that a log was removed, with its events and the id of the last dropped event.
     pub fn remove_log(&mut self, log: &str, events: impl Iterator<Item = EventId>) {
         for id in events {
             self.push(|| row_key(LOG, log, &event_suffix(id)), || None);
@@ -89,21 +87,21 @@ impl Changes {
         self.push(|| row_key(LOG, log, b""), || None);
     }
 
-    /// The oldest event was dropped.
+    /// Records that the oldest event was dropped.
     pub fn drop_event(&mut self, log: &str, id: EventId) {
         self.push(|| row_key(LOG, log, &event_suffix(id)), || None);
         self.put_dropped(log, id);
     }
 
-    /// Which event was dropped last.
+    /// Records the last dropped event.
     pub fn put_dropped(&mut self, log: &str, id: EventId) {
         let value = || Some(Bytes::copy_from_slice(&event_suffix(id)));
         self.push(|| row_key(LOG, log, b""), value);
     }
 }
 
-/// The kind of a row's key, for people: what stands before its first colon. Never more of it,
-/// as the rest names somebody.
+/// The kind of a row's key, for people: the part before its first colon. The rest is not shown, as
+/// it may identify a user.
 pub fn kind(key: &[u8]) -> &str {
     let name = split(key).map_or("", |(_, name, _)| name);
     name.split_once(':').map_or("other", |(kind, _)| kind)
@@ -135,7 +133,7 @@ fn event_suffix(id: EventId) -> [u8; 16] {
     ((u128::from(id.milliseconds) << 64) | u128::from(id.sequence)).to_be_bytes()
 }
 
-/// Length and bytes of each name and value in turn.
+/// Encodes the length and the bytes of each name and value.
 fn encode_entries(entries: &[Entry]) -> Bytes {
     let mut out = BytesMut::new();
     for entry in entries {

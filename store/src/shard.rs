@@ -1,6 +1,6 @@
-//! The values of some tags and the rules of a transaction on them: plain data,
-//! time passed in, no lock, no I/O. Invariant: a refused transaction has
-//! changed nothing, and a value past its deadline is never seen.
+//! The values of some tags, and the rules of a transaction on them: plain data, with time passed
+//! in, no lock and no I/O. Invariant: a refused transaction has changed nothing, and a value past
+//! its deadline is never seen.
 
 mod growing;
 mod restoring;
@@ -21,8 +21,8 @@ use crate::{EVENT_AHEAD_MS_MAX, Error, Event, EventId, LogMark, LogPage};
 
 struct Slot {
     value: Value,
-    /// The earliest deadline that the queue holds for this key, if any. A
-    /// deadline that moves back leaves it as it is; the sweep asks the value.
+    /// The earliest deadline that the queue holds for this key. A later deadline does not change
+    /// the queue; the sweep checks the value.
     queued: Option<Milliseconds>,
 }
 
@@ -31,9 +31,9 @@ struct Slot {
 pub struct Shard {
     slots: HashMap<Box<str>, Slot>,
     queue: BTreeSet<(Milliseconds, Box<str>)>,
-    /// How many keys there are of each kind.
+    /// The number of keys of each kind.
     counts: HashMap<Box<str>, u64>,
-    /// What all of it takes.
+    /// The memory of all values.
     bytes: u64,
 }
 
@@ -42,7 +42,7 @@ fn is_ahead(now: Milliseconds, id: EventId) -> bool {
     id.milliseconds > now.saturating_add(EVENT_AHEAD_MS_MAX)
 }
 
-/// The kind of a key: what stands before its first colon, and that.
+/// The kind of a key: the part up to its first colon.
 fn kind(key: &str) -> &str {
     key.find(':').map_or("", |colon| &key[..=colon])
 }
@@ -51,9 +51,8 @@ impl Shard {
     /// Applies a checked transaction whose keys all belong to this shard.
     ///
     /// # Errors
-    /// [`Error::Rejected`] when a key holds another type than the transaction
-    /// expects; [`Error::Full`] when `account` has no room for what it adds; nothing has
-    /// changed then.
+    /// [`Error::Rejected`] if a key holds another type than the transaction expects;
+    /// [`Error::Full`] if `account` has no room for what it adds. Then nothing has changed.
     pub fn execute(
         &mut self,
         now: Milliseconds,
@@ -78,13 +77,13 @@ impl Shard {
         Ok(Outcome { succeeded, replies, now })
     }
 
-    /// What all of it takes, in bytes.
+    /// The memory of all values, in bytes.
     pub fn bytes(&self) -> u64 {
         self.bytes
     }
 
-    /// How many keys begin with one of the prefixes, those included that have ended and
-    /// were not swept yet. Quick for a prefix that ends with its only colon.
+    /// Counts the keys with one of the prefixes, including expired ones that are not swept yet.
+    /// Fast for a prefix that ends with its only colon.
     pub fn count(&self, prefixes: &[String]) -> u64 {
         let count = |prefix: &String| match self.counts.get(&**prefix) {
             Some(count) => *count,
@@ -94,7 +93,7 @@ impl Shard {
         prefixes.iter().map(count).sum()
     }
 
-    /// Events of a log behind `mark`, oldest first.
+    /// Events of a log after `mark`, oldest first.
     pub fn events(&self, now: Milliseconds, mark: &LogMark, limit: usize) -> LogPage {
         let Some(Slot { value: Value::Log(log), .. }) = self.slots.get(mark.log.as_str()) else {
             return LogPage::default();
@@ -119,8 +118,7 @@ impl Shard {
         }
     }
 
-    /// Looks after up to `limit` keys whose time has come, and removes what is past
-    /// its deadline. Returns how many it looked at.
+    /// Visits up to `limit` due keys, and removes expired values. Returns how many it visited.
     pub fn sweep(&mut self, now: Milliseconds, limit: usize, changes: &mut Changes) -> usize {
         let mut visited = 0;
         while visited < limit && self.queue.first().is_some_and(|(deadline, _)| *deadline <= now) {
@@ -135,11 +133,11 @@ impl Shard {
         visited
     }
 
-    /// A key may hold nothing, or a value of this shape.
+    /// Checks that a key holds nothing, or a value of this shape.
     fn expect(&self, key: &str, shape: Shape) -> Result<(), Error> {
         match self.slots.get(key) {
             Some(slot) if slot.value.shape() != shape => {
-                Err(Error::holds_another(slot.value.name(), shape))
+                Err(Error::wrong_type(slot.value.name(), shape))
             }
             _ => Ok(()),
         }
@@ -398,7 +396,7 @@ impl Shard {
         }
     }
 
-    /// Takes away what is past its deadline under one key.
+    /// Removes what has expired under one key.
     fn expire(&mut self, now: Milliseconds, key: &str, changes: &mut Changes) {
         let Some(slot) = self.slots.get(key) else { return };
         if slot.value.next_deadline().is_none_or(|deadline| deadline > now) {
@@ -421,7 +419,7 @@ impl Shard {
         }
     }
 
-    /// Makes sure that the sweep comes by when something under this key ends.
+    /// Makes sure that the sweep visits this key at its next deadline.
     fn enqueue(&mut self, key: &str) {
         let Some(slot) = self.slots.get_mut(key) else { return };
         let Some(deadline) = slot.value.next_deadline() else { return };
@@ -433,7 +431,7 @@ impl Shard {
         }
     }
 
-    /// Takes away everything under a key, and its place in the queue.
+    /// Removes everything under a key, and its entry in the queue.
     fn remove_slot(&mut self, key: &str) {
         let Some(slot) = self.slots.remove(key) else { return };
         self.bytes -= key_bytes(key) + slot.value.bytes();
@@ -514,7 +512,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_gone_leaves_no_trace() {
+    fn removed_keys_leave_no_trace() {
         let mut shard = Shard::default();
         for n in 0..100 {
             let (key, set_key) = (format!("k{n}{{t}}"), format!("s{n}{{t}}"));
@@ -538,14 +536,14 @@ mod tests {
     }
 
     #[test]
-    fn a_sweep_removes_what_nobody_touches() {
+    fn a_sweep_removes_expired_values() {
         let mut shard = Shard::default();
         run(&mut shard, 0, vec![set("short{t}", 10), set("long{t}", 100), set("moved{t}", 10)]);
         run(&mut shard, 5, vec![set("moved{t}", 200)]);
         let sweep = |shard: &mut Shard, now| shard.sweep(now, 256, &mut Changes::new(false));
         assert_eq!(sweep(&mut shard, 9), 0);
         assert_eq!(sweep(&mut shard, 10), 2);
-        assert_eq!(shard.slots.len(), 2, "what was given a new lifetime stays");
+        assert_eq!(shard.slots.len(), 2, "a renewed value stays");
         sweep(&mut shard, 100);
         assert_eq!(shard.slots.len(), 1);
         sweep(&mut shard, 205);

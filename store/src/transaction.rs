@@ -1,6 +1,5 @@
-//! Transactions: the one way to read and change a store. The types mirror the
-//! `store` interface of `wit/session.wit`, which says what each of them means.
-//! [`Txn::check`] refuses what no store could apply, so that stores need not.
+//! Transactions: the only way to read and change a store. The types mirror the `store` interface of
+//! `wit/session.wit`, which defines them. [`Txn::check`] refuses what no store can apply.
 
 use bytes::Bytes;
 
@@ -112,35 +111,35 @@ pub struct Member {
     pub expires_at: Milliseconds,
 }
 
-/// Where the members of a set stand once more, under another name.
+/// Another set that contains the members too, under prefixed names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Copies {
     /// The other set.
     pub key: String,
-    /// What stands before a member's name there.
+    /// The prefix of a member's name there.
     pub prefix: String,
 }
 
 /// One step of a transaction.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Operation {
-    /// Write fields of a hash; the others stay.
+    /// Writes fields of a hash and keeps the others.
     HashSet {
         /// The hash.
         key: String,
         /// The fields.
         entries: Vec<Entry>,
-        /// New lifetime; `None` keeps the present deadline.
+        /// The new lifetime; `None` keeps the deadline.
         ttl: Option<Milliseconds>,
     },
-    /// Read a hash; `fields` of `None` reads it whole.
+    /// Reads a hash; `fields` of `None` reads all fields.
     HashGet {
         /// The hash.
         key: String,
         /// The fields.
         fields: Option<Vec<String>>,
     },
-    /// Add to a field that counts, as [`added`] does.
+    /// Adds to a number in a field, as [`added`] does.
     HashAdd {
         /// The hash.
         key: String,
@@ -149,25 +148,25 @@ pub enum Operation {
         /// What to add.
         delta: u64,
     },
-    /// Write the store's clock into a field, in decimal milliseconds.
+    /// Writes the store's clock to a field, in decimal milliseconds.
     HashStamp {
         /// The hash.
         key: String,
         /// The field.
         field: String,
-        /// So much later than now.
+        /// How much later than now.
         later: Milliseconds,
     },
-    /// Delete a hash.
+    /// Deletes a hash.
     HashDelete(String),
-    /// Give a hash a new lifetime.
+    /// Gives a hash a new lifetime.
     HashExpire {
         /// The hash.
         key: String,
         /// The lifetime.
         ttl: Milliseconds,
     },
-    /// Move a hash to another key, in the place of a hash that is there.
+    /// Moves a hash to another key, and replaces a hash there.
     HashMove {
         /// The hash.
         key: String,
@@ -176,7 +175,7 @@ pub enum Operation {
         /// The lifetime there.
         ttl: Milliseconds,
     },
-    /// Put a member into a set, or give it a new deadline.
+    /// Adds a member to a set, or gives it a new deadline.
     MemberSet {
         /// The set.
         key: String,
@@ -185,7 +184,7 @@ pub enum Operation {
         /// Its lifetime.
         ttl: Milliseconds,
     },
-    /// Give a member that is alive a new deadline.
+    /// Gives a live member a new deadline.
     MemberRenew {
         /// The set.
         key: String,
@@ -194,7 +193,7 @@ pub enum Operation {
         /// Its lifetime.
         ttl: Milliseconds,
     },
-    /// Put a member into a set with this deadline; one that has passed removes it.
+    /// Adds a member with this deadline; removes it if the deadline has passed.
     MemberSetUntil {
         /// The set.
         key: String,
@@ -203,36 +202,36 @@ pub enum Operation {
         /// Its deadline.
         expires_at: Milliseconds,
     },
-    /// Remove a member.
+    /// Removes a member.
     MemberRemove {
         /// The set.
         key: String,
         /// The member.
         member: String,
     },
-    /// List live members.
+    /// Lists live members.
     MemberList {
         /// The set.
         key: String,
         /// The order.
         order: Order,
-        /// Continue behind this one.
+        /// The member to continue after.
         after: Option<Member>,
         /// At most this many.
         limit: u32,
     },
-    /// Remove all members, and the hash of each.
+    /// Removes all members, and the hash of each.
     MemberClear {
         /// The set.
         key: String,
         /// The member to keep.
         except: Option<String>,
-        /// Where the hash of a member is: this, then its name.
+        /// The prefix of the keys of the members' hashes; the name follows.
         record_prefix: Option<String>,
-        /// Where it is removed too.
+        /// Another set to remove them from.
         also_in: Option<Copies>,
     },
-    /// Append an event to a log.
+    /// Appends an event to a log.
     AppendEvent {
         /// The log.
         log: String,
@@ -243,7 +242,7 @@ pub enum Operation {
     },
 }
 
-/// If all compares hold, then `success`, else `failure`.
+/// If all compares hold, applies `success`, otherwise `failure`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Txn {
     /// The conditions.
@@ -252,12 +251,12 @@ pub struct Txn {
     pub success: Vec<Operation>,
     /// What to do otherwise.
     pub failure: Vec<Operation>,
-    /// No failover may undo what the outcome tells: a store with copies answers when as many
-    /// of them have it as its operator asks for.
+    /// Whether no failover may undo it: a store with replicas answers once as many of them have
+    /// the transaction as its operator requires.
     pub durable: bool,
 }
 
-/// A hash as read.
+/// A hash that was read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hash {
     /// Its fields, in no particular order.
@@ -266,7 +265,7 @@ pub struct Hash {
     pub expires_at: Option<Milliseconds>,
 }
 
-/// The answer to one operation.
+/// The reply to one operation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reply {
     /// A deadline, or none.
@@ -288,7 +287,7 @@ pub enum Reply {
     Appended(String),
 }
 
-/// What a transaction did.
+/// The result of a transaction.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Outcome {
     /// Whether all compares held.
@@ -300,7 +299,7 @@ pub struct Outcome {
 }
 
 impl Outcome {
-    /// How many bytes of names and values it has.
+    /// The length of its names and values, in bytes.
     pub fn bytes(&self) -> usize {
         let of_reply = |reply: &Reply| match reply {
             Reply::Record(Some(hash)) => {
@@ -321,7 +320,7 @@ impl Outcome {
     }
 }
 
-/// The part of a key that places it: all keys of a transaction share it.
+/// The part of a key that decides where it is stored. All keys of a transaction share it.
 pub fn tag(key: &str) -> &str {
     key.find('{')
         .and_then(|open| {
@@ -332,8 +331,8 @@ pub fn tag(key: &str) -> &str {
         .unwrap_or(key)
 }
 
-/// The number that a field counts: a plain number from 0 to [`NUMBER_MAX`], without
-/// leading zeros. Whatever else it holds counts 0.
+/// The number in a field: a plain number from 0 to [`NUMBER_MAX`], without leading zeros. Any other
+/// text counts as 0.
 pub fn counted(value: Option<&Bytes>) -> u64 {
     let text = value.and_then(|value| str::from_utf8(value).ok()).unwrap_or_default();
     let plain = text == "0" || !text.starts_with(['0', '+']);
@@ -341,13 +340,12 @@ pub fn counted(value: Option<&Bytes>) -> u64 {
     number.unwrap_or(0)
 }
 
-/// What a field counts after an addition; it begins anew rather than leave the range of
-/// a count.
+/// The number in a field after an addition. It restarts instead of exceeding the range.
 pub fn added(value: Option<&Bytes>, delta: u64) -> u64 {
     Some(counted(value) + delta).filter(|sum| *sum <= NUMBER_MAX).unwrap_or(delta)
 }
 
-/// The type of what lives under a key.
+/// The type of a key's value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Shape {
     /// Fields and one deadline.
@@ -359,7 +357,7 @@ pub enum Shape {
 }
 
 impl Compare {
-    /// The key it looks at, and what has to be there.
+    /// Its key, and the type that it expects.
     pub fn target(&self) -> (&str, Shape) {
         match self {
             Self::Exists(key)
@@ -374,7 +372,7 @@ impl Compare {
 }
 
 impl Operation {
-    /// The key it touches, and what has to be there.
+    /// Its key, and the type that it expects.
     pub fn target(&self) -> (&str, Shape) {
         match self {
             Self::HashSet { key, .. }
@@ -394,7 +392,7 @@ impl Operation {
         }
     }
 
-    /// What is wrong with it, whatever the store holds.
+    /// Why no store can apply it, if so.
     fn defect(&self) -> Option<&'static str> {
         let name = |name: &String| name.is_empty() || name.len() > NAME_BYTES_MAX;
         let lifetime = |ttl: &u64| *ttl == 0 || *ttl > TTL_MS_MAX;
@@ -435,7 +433,7 @@ impl Operation {
 }
 
 impl Txn {
-    /// Whether it changes nothing, whatever it finds.
+    /// Whether it never changes anything.
     pub fn only_reads(&self) -> bool {
         let reads = |operation: &Operation| {
             matches!(operation, Operation::HashGet { .. } | Operation::MemberList { .. })
@@ -443,7 +441,7 @@ impl Txn {
         self.success.iter().chain(&self.failure).all(reads)
     }
 
-    /// Every key it names, in whichever branch, and what has to be there.
+    /// Every key of both branches, with the expected types.
     pub fn targets(&self) -> impl Iterator<Item = (&str, Shape)> {
         let operations = || self.success.iter().chain(&self.failure);
         let others = operations().filter_map(|operation| match operation {
@@ -460,11 +458,11 @@ impl Txn {
             .chain(others)
     }
 
-    /// The tag that all keys share.
+    /// Returns the tag that all keys share.
     ///
     /// # Errors
-    /// [`Error::Rejected`] for a transaction that no store can apply: too large,
-    /// without a key, with several tags, or with one key of two types.
+    /// [`Error::Rejected`] for a transaction that no store can apply: too large, without a key,
+    /// with several tags, or with one key of two types.
     pub fn check(&self) -> Result<&str, Error> {
         let rejected = |why: &str| Error::Rejected(why.into());
         let branches = [&self.success, &self.failure];
@@ -512,7 +510,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_tag_is_what_the_first_braces_hold() {
+    fn a_tag_is_the_content_of_the_first_braces() {
         for (key, expected) in [
             ("plain", "plain"),
             ("lock:{a}", "a"),
@@ -526,7 +524,7 @@ mod tests {
     }
 
     #[test]
-    fn a_field_counts_when_it_holds_a_plain_number_and_begins_anew_at_the_end() {
+    fn a_field_counts_a_plain_number_and_restarts_beyond_the_limit() {
         let most = NUMBER_MAX.to_string();
         for (text, counts, one_more) in [
             ("0", 0, 1),

@@ -1,5 +1,5 @@
-//! What lives under a key of the memory store: a hash, an expiring set or a log.
-//! Plain data; whether it has ended, and what that means, is its shard's to say.
+//! The value of a key in the memory store: a hash, a set with deadlines or a log. Plain data; the
+//! shard decides what has expired.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::ops::Bound::{Excluded, Unbounded};
@@ -10,38 +10,38 @@ use crate::EventId;
 use crate::clock::Milliseconds;
 use crate::transaction::{Entry, Member, Order, Shape};
 
-/// About what a key takes beside its own bytes, which stand in a table and in the queue
-/// of the sweep. By this and the others the process takes 1.1 to 1.3 times what is counted.
+/// About the memory of a key besides its own bytes, which are in a table and in the queue of the
+/// sweep. By these constants the process uses 1.1 to 1.3 times the counted memory.
 const KEY_BYTES: u64 = 224;
-/// About what a field takes beside its name and its value.
+/// About the memory of a field besides its name and its value.
 const FIELD_BYTES: u64 = 96;
-/// About what a member takes beside its name, which stands in two tables.
+/// About the memory of a member besides its name, which is in two tables.
 const MEMBER_BYTES: u64 = 112;
-/// About what an event takes beside its entries.
+/// About the memory of an event besides its entries.
 const EVENT_BYTES: u64 = 64;
 
-/// What a key takes whose value is empty.
+/// The memory of a key with an empty value.
 pub fn key_bytes(key: &str) -> u64 {
     KEY_BYTES + 2 * key.len() as u64
 }
 
-/// What a field with a value of so many bytes takes.
+/// The memory of a field with a value of this length.
 pub fn field_bytes(field: &str, value_bytes: usize) -> u64 {
     FIELD_BYTES + (field.len() + value_bytes) as u64
 }
 
-/// What a member takes.
+/// The memory of a member.
 pub fn member_bytes(member: &str) -> u64 {
     MEMBER_BYTES + 2 * member.len() as u64
 }
 
-/// What an event takes.
+/// The memory of an event.
 pub fn event_bytes(entries: &[Entry]) -> u64 {
     let entry = |entry: &Entry| field_bytes(&entry.field, entry.value.len());
     EVENT_BYTES + entries.iter().map(entry).sum::<u64>()
 }
 
-/// A map of fields with one deadline.
+/// Fields with one deadline.
 #[derive(Default)]
 pub struct HashValue {
     /// The fields, in the order of their first writing.
@@ -64,13 +64,13 @@ pub struct SetValue {
 pub struct LogValue {
     /// The events with their ids.
     pub events: VecDeque<(EventId, Vec<Entry>)>,
-    /// The id given last.
+    /// The id of the last event.
     pub last: EventId,
-    /// The id of the event that was dropped last.
+    /// The id of the last dropped event.
     pub dropped: EventId,
 }
 
-/// One of the three.
+/// The value of a key.
 pub enum Value {
     /// Fields and one deadline.
     Hash(HashValue),
@@ -81,7 +81,7 @@ pub enum Value {
 }
 
 impl Value {
-    /// What it is called in messages.
+    /// Its type, in messages.
     pub fn name(&self) -> &'static str {
         match self {
             Self::Hash(_) => "hash",
@@ -90,7 +90,7 @@ impl Value {
         }
     }
 
-    /// Which of the three.
+    /// Its type.
     pub fn shape(&self) -> Shape {
         match self {
             Self::Hash(_) => Shape::Hash,
@@ -99,7 +99,7 @@ impl Value {
         }
     }
 
-    /// What it takes, without its key.
+    /// Its memory, without its key.
     pub fn bytes(&self) -> u64 {
         match self {
             Self::Hash(hash) => {
@@ -110,7 +110,7 @@ impl Value {
         }
     }
 
-    /// When something of it ends next.
+    /// The earliest deadline in it.
     pub fn next_deadline(&self) -> Option<Milliseconds> {
         match self {
             Self::Hash(hash) => hash.expires_at,
@@ -126,7 +126,7 @@ impl HashValue {
         self.fields.iter().find(|(name, _)| **name == *field).map(|(_, value)| value)
     }
 
-    /// Writes a field, and returns what it took before and takes now.
+    /// Writes a field, and returns its memory before and after.
     pub fn put(&mut self, field: String, value: Bytes) -> (u64, u64) {
         let after = field_bytes(&field, value.len());
         match self.fields.iter_mut().find(|(name, _)| **name == *field) {
@@ -144,7 +144,7 @@ impl HashValue {
 }
 
 impl SetValue {
-    /// Puts a member in, or gives it a new deadline; returns whether it is new.
+    /// Adds a member, or gives it a new deadline; returns whether it is new.
     pub fn insert(&mut self, name: &str, expires_at: Milliseconds) -> bool {
         let old = self.by_name.insert(name.into(), expires_at);
         if let Some(old) = old {
@@ -154,7 +154,7 @@ impl SetValue {
         old.is_none()
     }
 
-    /// Takes a member out; returns whether it was in.
+    /// Removes a member; returns whether it was in the set.
     pub fn remove(&mut self, name: &str) -> bool {
         let old = self.by_name.remove(name);
         if let Some(old) = old {
@@ -163,7 +163,7 @@ impl SetValue {
         old.is_some()
     }
 
-    /// Members in order, behind a mark.
+    /// Lists members in order, after a mark.
     pub fn list(&self, order: Order, after: Option<&Member>, limit: usize) -> Vec<Member> {
         let member = |(deadline, name): &(u64, Box<str>)| Member {
             name: name.to_string(),

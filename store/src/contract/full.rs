@@ -1,4 +1,4 @@
-//! What every store does when it is full.
+//! The promises of a full store.
 
 use super::*;
 use crate::LogMark;
@@ -19,7 +19,7 @@ fn append(text: &str) -> Operation {
     Operation::AppendEvent { log: "log{t}".into(), entries: entries(&[("n", text)]), keep: 1000 }
 }
 
-/// A store that is full, in which one session lives.
+/// Fills a store that has one session.
 pub async fn filled(f: &impl Subject) {
     f.perform(vec![
         set("k{t}", &[("a", "12"), ("n", "7")], Some(600_000)),
@@ -30,7 +30,7 @@ pub async fn filled(f: &impl Subject) {
     f.fill().await;
 }
 
-pub async fn a_full_store_refuses_whatever_adds_and_changes_nothing(f: &impl Subject) {
+pub async fn a_full_store_refuses_every_addition_and_changes_nothing(f: &impl Subject) {
     filled(f).await;
     for adds in [
         set("new{t}", &[("a", "1")], Some(600_000)),
@@ -43,10 +43,10 @@ pub async fn a_full_store_refuses_whatever_adds_and_changes_nothing(f: &impl Sub
         append("second"),
     ] {
         f.refused_as_full(vec![adds.clone()]).await;
-        // Whatever else the transaction does is not done either.
+        // The rest of the transaction is not applied either.
         let beside = vec![renew("s{t}", "m", 1), add("k{t}", "n", 1), adds.clone()];
         f.refused_as_full(beside).await;
-        // Nor has one that makes something ended what it removes.
+        // A transaction that adds something has not removed anything either.
         let makes = !matches!(&adds, Operation::AppendEvent { .. })
             && !matches!(&adds, Operation::HashSet { key, .. } if key == "k{t}");
         if makes {
@@ -71,7 +71,7 @@ pub async fn a_full_store_refuses_whatever_adds_and_changes_nothing(f: &impl Sub
 
 pub async fn a_full_store_reads_renews_and_deletes(f: &impl Subject) {
     filled(f).await;
-    // Alone a read is a plain command on Redis, beside a listing it is in the script.
+    // On Redis a read alone is a plain command; with a listing it is part of the script.
     assert!(f.hash("k{t}").await.is_some());
     f.perform(vec![get("k{t}"), list("s{t}", Order::SoonestFirst, 10)]).await;
     let renewed = vec![
@@ -82,7 +82,7 @@ pub async fn a_full_store_reads_renews_and_deletes(f: &impl Subject) {
         renew("s{t}", "m", 900_000),
         set("k{t}", &[("a", "34")], Some(900_000)),
     ];
-    // Whichever of them comes first.
+    // The order does not matter.
     for first in 0..renewed.len() {
         let mut operations = renewed.clone();
         operations.rotate_left(first);
@@ -91,7 +91,7 @@ pub async fn a_full_store_reads_renews_and_deletes(f: &impl Subject) {
     let outcome = f.run(Txn { success: vec![get("k{t}")], ..Txn::default() }).await;
     let [Reply::Record(Some(hash))] = &outcome.replies[..] else { panic!("a record") };
     assert!(hash.expires_at.unwrap() > outcome.now + 600_000);
-    // A write that is not taken, as a compare does not hold, reads what is in its way.
+    // If a compare fails, the failure branch may read.
     let conditional = Txn {
         compare: vec![Compare::Absent("k{t}".into())],
         success: vec![set("k{t}", &[("a", "1")], None)],
@@ -106,27 +106,28 @@ pub async fn a_full_store_reads_renews_and_deletes(f: &impl Subject) {
 
 pub async fn a_session_ends_in_a_full_store_with_its_event(f: &impl Subject) {
     filled(f).await;
-    // With a note of how it ended, whichever comes first.
-    let noted = vec![append("ended"), set("k{t}", &[("how", "closed")], None), remove("s{t}", "m")];
-    f.perform(noted).await;
+    // The record of how it ended is written too, in any order.
+    let with_reason =
+        vec![append("ended"), set("k{t}", &[("how", "closed")], None), remove("s{t}", "m")];
+    f.perform(with_reason).await;
     let hash = f.hash("k{t}").await.unwrap();
     assert!(fields(&hash).contains(&("how".into(), "closed".into())));
     assert!(f.members("s{t}").await.is_empty());
     f.perform(vec![append("gone"), Operation::HashDelete("k{t}".into())]).await;
     let marks = [LogMark { log: "log{t}".into(), after: None }];
     let logs = f.store().read_logs(&marks, 10).await.unwrap();
-    let told: Vec<_> = logs.pages[0].events.iter().map(|event| &event.entries).collect();
+    let found: Vec<_> = logs.pages[0].events.iter().map(|event| &event.entries).collect();
     assert_eq!(
-        told,
+        found,
         ["first", "ended", "gone"].map(|n| entries(&[("n", n)])).iter().collect::<Vec<_>>()
     );
-    // What ends nothing adds nothing, once there is no room again.
+    // A transaction that ends no session may not add an event to a full store.
     f.fill().await;
     let nothing = vec![remove("s{t}", "m"), Operation::HashDelete("k{t}".into()), append("again")];
     f.refused_as_full(nothing).await;
 }
 
-pub async fn a_store_that_has_room_again_takes_what_it_refused(f: &impl Subject) {
+pub async fn a_store_with_room_again_accepts_what_it_refused(f: &impl Subject) {
     filled(f).await;
     let create = || vec![set("new{t}", &[("a", "1")], Some(600_000)), append("created")];
     f.refused_as_full(create()).await;

@@ -1,6 +1,6 @@
-//! What every store must do, as tests that any store can be put to. A store under test is a
-//! [`Subject`]; [`contract_tests!`](crate::contract_tests) makes a test of each promise for it,
-//! and [`model`] compares it with the store in memory by random transactions.
+//! The contract of every store, as tests for any store. A store under test is a [`Subject`];
+//! [`contract_tests!`](crate::contract_tests) makes a test of each promise for it, and [`model`]
+//! compares it with the store in memory by random transactions.
 
 #![allow(clippy::unwrap_used, reason = "a test that meets the unexpected ends")]
 
@@ -18,9 +18,9 @@ use std::sync::Arc;
 use crate::transaction::{Compare, Entry, Hash, Operation, Order, Outcome, Reply, Txn};
 use crate::{Error, Store};
 
-/// The time at which a manual clock of a subject starts.
+/// The start time of a subject's manual clock.
 pub const EPOCH: u64 = 1_800_000_000_000;
-/// The memory that a subject which can be full may take, in bytes.
+/// The memory limit of a subject that can be full, in bytes.
 pub const BYTES_MAX: u64 = 4 << 20;
 
 /// Makes a test of each promise: `contract_tests!(on_memory, memory().await)` makes a module of
@@ -34,35 +34,35 @@ macro_rules! contract_tests {
             a_read_takes_all_fields_or_those_named
             a_hash_ends_at_its_deadline
             a_hash_without_a_lifetime_stays
-            a_lifetime_can_be_given_again
-            a_delete_says_whether_there_was_something
-            a_hash_moves_with_all_its_fields_in_the_place_of_another
+            a_lifetime_can_be_renewed
+            a_delete_reports_whether_the_hash_existed
+            a_hash_moves_with_all_its_fields_and_replaces_another
             compares_hold_as_documented
             one_branch_runs_and_the_other_does_not
-            a_counter_counts_and_mends_what_is_no_number
-            a_deadline_that_was_told_is_kept_and_one_that_has_passed_removes
+            a_counter_counts_and_restarts_if_it_is_not_a_number
+            a_given_deadline_is_kept_and_one_that_has_passed_removes_the_member
             a_stamp_is_the_time_of_the_transaction
             a_refused_transaction_changes_nothing
             members_end_one_by_one
             a_member_gets_a_new_deadline
             a_member_that_has_ended_is_not_renewed
-            a_listing_goes_on_behind_any_mark
+            a_listing_continues_after_any_member
             clearing_a_set_deletes_the_records_of_its_members
-            events_are_read_in_order_behind_any_of_them
-            large_and_binary_values_come_back_as_they_were
+            events_are_read_in_order_after_any_of_them
+            large_and_binary_values_are_returned_unchanged
             parallel_additions_are_all_counted
             a_limit_is_never_exceeded
             keys_of_several_tags_are_refused
-            keys_are_counted_by_what_they_begin_with
-            a_full_store_refuses_whatever_adds_and_changes_nothing
+            keys_are_counted_by_prefix
+            a_full_store_refuses_every_addition_and_changes_nothing
             a_full_store_reads_renews_and_deletes
             a_session_ends_in_a_full_store_with_its_event
-            a_store_that_has_room_again_takes_what_it_refused
+            a_store_with_room_again_accepts_what_it_refused
         }
     };
     (@each $store:ident, $subject:expr, $($promise:ident)+) => {
         mod $store {
-            #[allow(unused_imports, reason = "what makes the subject may need none of it")]
+            #[allow(unused_imports, reason = "the expression may need no import")]
             use super::*;
             $(#[tokio::test] async fn $promise() {
                 $crate::contract::$promise(&$subject).await;
@@ -71,16 +71,16 @@ macro_rules! contract_tests {
     };
 }
 
-/// A store under test, and what a test may do to it from outside.
+/// A store under test, and how a test acts on it from outside.
 #[allow(async_fn_in_trait, reason = "tests run each subject in one task")]
 pub trait Subject {
     /// The store.
     fn store(&self) -> &Arc<dyn Store>;
 
-    /// Lets the store's clock go on by at least so many milliseconds.
+    /// Advances the store's clock by at least this time.
     async fn pass(&self, milliseconds: u64);
 
-    /// Leaves no room for anything that adds; see [`fill`].
+    /// Leaves no room for additions; see [`fill`].
     async fn fill(&self);
 
     /// Makes room again; see [`make_room`].
@@ -126,7 +126,7 @@ pub trait Subject {
         }
     }
 
-    /// Sees that a transaction is refused for what it is.
+    /// Expects that a transaction is rejected.
     async fn rejected(&self, txn: Txn) {
         match self.store().execute(txn).await {
             Err(Error::Rejected(_)) => {}
@@ -134,7 +134,7 @@ pub trait Subject {
         }
     }
 
-    /// Sees that operations are refused as there is no room.
+    /// Expects that operations are refused for lack of memory.
     async fn refused_as_full(&self, success: Vec<Operation>) {
         match self.store().execute(Txn { success, ..Txn::default() }).await {
             Err(Error::Full(message)) => assert!(message.contains("still work"), "{message}"),
@@ -146,7 +146,7 @@ pub trait Subject {
 /// Fills a store that takes at most [`BYTES_MAX`].
 ///
 /// # Panics
-/// When it does not answer.
+/// If it does not answer.
 pub async fn fill(store: &dyn Store) {
     let mut size = 1 << 20;
     for number in 0.. {
@@ -157,7 +157,7 @@ pub async fn fill(store: &dyn Store) {
             answered => drop(answered.unwrap()),
         }
     }
-    // What is left is less than a field takes.
+    // The rest is smaller than a field.
     for length in 1.. {
         let longer = set("filling", &[("f0", &"x".repeat((1 << 20) + length))], None);
         match store.execute(Txn { success: vec![longer], ..Txn::default() }).await {
@@ -170,13 +170,13 @@ pub async fn fill(store: &dyn Store) {
 /// Makes room in a store that was filled.
 ///
 /// # Panics
-/// When it does not answer.
+/// If it does not answer.
 pub async fn make_room(store: &dyn Store) {
     let success = vec![Operation::HashDelete("filling".into())];
     store.execute(Txn { success, ..Txn::default() }).await.unwrap();
 }
 
-/// Reads a hash whole.
+/// Reads all fields of a hash.
 pub fn get(key: &str) -> Operation {
     Operation::HashGet { key: key.into(), fields: None }
 }
@@ -195,12 +195,12 @@ pub fn entries(fields: &[(&str, &str)]) -> Vec<Entry> {
     fields.iter().map(entry).collect()
 }
 
-/// Adds to a field that counts.
+/// Adds to a number in a field.
 pub fn add(key: &str, field: &str, delta: u64) -> Operation {
     Operation::HashAdd { key: key.into(), field: field.into(), delta }
 }
 
-/// Puts a member into a set.
+/// Adds a member to a set.
 pub fn put(key: &str, member: &str, ttl: u64) -> Operation {
     Operation::MemberSet { key: key.into(), member: member.into(), ttl }
 }

@@ -1,5 +1,5 @@
-//! Random transactions on a store and on memory: every outcome is the same, but
-//! for what hangs on the time of day.
+//! Random transactions on a store and on memory: every outcome must be the same, except what
+//! depends on the time of day.
 
 use proptest::prelude::*;
 use proptest::strategy::Strategy;
@@ -12,9 +12,9 @@ use crate::transaction::{Copies, Member};
 use crate::{LogMark, Logs};
 
 const HOUR: u64 = 3_600_000;
-/// Lifetimes differ by this much, so that orders do not hang on milliseconds.
+/// The step between lifetimes, so that orders do not depend on milliseconds.
 const STEP: u64 = 60_000;
-/// A deadline that is far behind all others, as it is.
+/// A deadline far after all others, compared as it is.
 const FAR: u64 = 5_000_000_000_000;
 
 fn name(names: &'static [&'static str]) -> impl Strategy<Value = String> {
@@ -104,7 +104,7 @@ fn operation() -> impl Strategy<Value = Operation> {
     ]
 }
 
-/// Transactions on a few keys, hashes and sets and logs alike.
+/// Transactions on a few keys of all types.
 pub fn transactions() -> impl Strategy<Value = Vec<Txn>> {
     let branch = || prop::collection::vec(operation(), 0..4);
     let txn = (prop::collection::vec(compare(), 0..3), branch(), branch())
@@ -128,7 +128,7 @@ pub fn transactions() -> impl Strategy<Value = Vec<Txn>> {
 /// An outcome without what depends on the time of day or on the order of fields.
 ///
 /// # Panics
-/// When the store was not available.
+/// If the store was not available.
 pub fn comparable(result: Result<Outcome, Error>) -> Result<(bool, Vec<Reply>), &'static str> {
     let Outcome { succeeded, mut replies, now } = match result {
         Ok(outcome) => outcome,
@@ -140,7 +140,7 @@ pub fn comparable(result: Result<Outcome, Error>) -> Result<(bool, Vec<Reply>), 
         FAR => FAR,
         at => (at - now + STEP / 2) / STEP * STEP,
     };
-    // What was stamped, and perhaps added to.
+    // A stamp, or a stamp with an addition.
     let stamped = |number: u64| (now..now + 10 * HOUR).contains(&number);
     for reply in &mut replies {
         match reply {
@@ -170,30 +170,30 @@ pub fn comparable(result: Result<Outcome, Error>) -> Result<(bool, Vec<Reply>), 
     Ok((succeeded, replies))
 }
 
-/// Stores that are compared with memory, a fresh one for each sequence of transactions.
+/// Stores that are compared with memory, a new one for each sequence of transactions.
 pub trait Subjects {
     /// A store, and what it lives on.
     type Subject;
 
-    /// A store with nothing in it.
+    /// An empty store.
     fn fresh(&self) -> Self::Subject;
 
     /// The store of a subject.
     fn store<'a>(&'a self, subject: &'a Self::Subject) -> &'a dyn Store;
 
-    /// What is done behind the transaction with this number, such as a restart.
+    /// An action after the transaction with this number, such as a restart.
     fn behind(&self, _transaction: usize, subject: Self::Subject) -> Self::Subject {
         subject
     }
 
-    /// Waits for an answer of a store.
+    /// Waits for a reply of a store.
     fn wait<T>(&self, answer: impl Future<Output = T>) -> T;
 }
 
 /// Runs `cases` sequences of transactions on memory and on other stores.
 ///
 /// # Panics
-/// When another store does something else than memory.
+/// If another store behaves differently than memory.
 pub fn compare_with_memory(subjects: &impl Subjects, cases: u32) {
     let config = Config { cases, failure_persistence: None, ..Config::default() };
     TestRunner::new(config)
@@ -212,7 +212,7 @@ pub fn compare_with_memory(subjects: &impl Subjects, cases: u32) {
                 let count = |logs: Logs| logs.pages[0].events.len();
                 let found = subjects.wait(store.read_logs(&marks, 100)).map(count);
                 let expected = subjects.wait(memory.read_logs(&marks, 100)).map(count);
-                // Memory has no events under a key of another type; Redis says so.
+                // Memory has no events under a key of another type; Redis reports an error.
                 prop_assert_eq!(found.unwrap_or(0), expected.unwrap_or(0));
             }
             Ok(())

@@ -1,4 +1,4 @@
-//! What every store must do. Keys of one test share the tag `t`.
+//! The promises of every store. The keys of one test share the tag `t`.
 
 use futures_util::future::join_all;
 
@@ -24,7 +24,7 @@ pub async fn a_read_takes_all_fields_or_those_named(f: &impl Subject) {
     for (wanted, expected) in [(vec!["a", "x", "c"], 2), (vec![], 0), (vec!["x"], 0)] {
         let wanted: Vec<String> = wanted.into_iter().map(Into::into).collect();
         let read = Operation::HashGet { key: "k{t}".into(), fields: Some(wanted) };
-        // Alone it is a plain command on Redis, beside a write it is in the script.
+        // On Redis a read alone is a plain command; with a write it is part of the script.
         for operations in [vec![read.clone()], vec![read, set("other{t}", &[("a", "1")], None)]] {
             let Reply::Record(Some(hash)) = f.perform(operations).await.remove(0) else {
                 panic!("the hash is there");
@@ -44,7 +44,7 @@ pub async fn a_hash_ends_at_its_deadline(f: &impl Subject) {
     f.pass(2001).await;
     assert!(f.holds(Compare::Absent("k{t}".into())).await);
     assert_eq!(f.hash("k{t}").await, None);
-    // What is written then begins anew.
+    // A later write makes a new hash.
     f.perform(vec![set("k{t}", &[("b", "2")], Some(60_000))]).await;
     assert_eq!(fields(&f.hash("k{t}").await.unwrap()), [("b".into(), "2".into())]);
 }
@@ -53,13 +53,13 @@ pub async fn a_hash_without_a_lifetime_stays(f: &impl Subject) {
     assert_eq!(f.perform(vec![set("k{t}", &[("a", "1")], None)]).await, [Reply::Deadline(None)]);
     let hash = f.hash("k{t}").await.unwrap();
     assert_eq!(hash.expires_at, None);
-    // A later write without one keeps the deadline that there is.
+    // A write without a lifetime keeps the deadline.
     f.perform(vec![set("k{t}", &[("a", "1")], Some(60_000))]).await;
     let replies = f.perform(vec![set("k{t}", &[("a", "2")], None)]).await;
     assert!(matches!(replies[..], [Reply::Deadline(Some(_))]));
 }
 
-pub async fn a_lifetime_can_be_given_again(f: &impl Subject) {
+pub async fn a_lifetime_can_be_renewed(f: &impl Subject) {
     let expire = || Operation::HashExpire { key: "k{t}".into(), ttl: 60_000 };
     assert_eq!(f.perform(vec![expire()]).await, [Reply::Deadline(None)]);
     assert_eq!(f.hash("k{t}").await, None);
@@ -70,7 +70,7 @@ pub async fn a_lifetime_can_be_given_again(f: &impl Subject) {
     assert!(f.hash("k{t}").await.is_some());
 }
 
-pub async fn a_delete_says_whether_there_was_something(f: &impl Subject) {
+pub async fn a_delete_reports_whether_the_hash_existed(f: &impl Subject) {
     f.perform(vec![set("k{t}", &[("a", "1")], None)]).await;
     let delete = || vec![Operation::HashDelete("k{t}".into())];
     assert_eq!(f.perform(delete()).await, [Reply::Existed(true)]);
@@ -78,7 +78,7 @@ pub async fn a_delete_says_whether_there_was_something(f: &impl Subject) {
     assert_eq!(f.hash("k{t}").await, None);
 }
 
-pub async fn a_hash_moves_with_all_its_fields_in_the_place_of_another(f: &impl Subject) {
+pub async fn a_hash_moves_with_all_its_fields_and_replaces_another(f: &impl Subject) {
     let to = |to: &str| Operation::HashMove { key: "k{t}".into(), to: to.into(), ttl: 60_000 };
     assert_eq!(f.perform(vec![to("l{t}")]).await, [Reply::Deadline(None)]);
     f.perform(vec![
@@ -98,7 +98,7 @@ pub async fn a_hash_moves_with_all_its_fields_in_the_place_of_another(f: &impl S
     assert_eq!(fields(moved), [("a".into(), "1".into()), ("b".into(), "2".into())]);
     f.pass(2001).await;
     assert!(f.hash("l{t}").await.is_some());
-    // An absent one leaves what is there.
+    // Moving an absent hash leaves the other one.
     assert_eq!(f.perform(vec![to("l{t}")]).await, [Reply::Deadline(None)]);
     assert!(f.hash("l{t}").await.is_some());
     f.rejected(Txn { success: vec![to("k{t}")], ..Txn::default() }).await;
@@ -191,7 +191,7 @@ pub async fn one_branch_runs_and_the_other_does_not(f: &impl Subject) {
     assert!(f.hash("m{t}").await.is_some());
 }
 
-pub async fn a_counter_counts_and_mends_what_is_no_number(f: &impl Subject) {
+pub async fn a_counter_counts_and_restarts_if_it_is_not_a_number(f: &impl Subject) {
     let counts = async |number| {
         f.holds(Compare::CountEquals { key: "k{t}".into(), field: "n".into(), number }).await
     };
@@ -219,7 +219,7 @@ pub async fn a_counter_counts_and_mends_what_is_no_number(f: &impl Subject) {
         assert_eq!(f.perform(vec![add("k{t}", "n", 1)]).await, [Reply::Number(1)], "{text}");
         assert_eq!(fields(&f.hash("k{t}").await.unwrap()), [("n".into(), "1".into())], "{text}");
     }
-    // The last number that every store can represent, and then from the beginning.
+    // The largest number that every store can represent; then the count restarts.
     f.perform(vec![set("k{t}", &[("n", "9007199254740990")], None)]).await;
     let last = 9_007_199_254_740_991;
     assert_eq!(f.perform(vec![add("k{t}", "n", 1)]).await, [Reply::Number(last)]);
@@ -227,7 +227,7 @@ pub async fn a_counter_counts_and_mends_what_is_no_number(f: &impl Subject) {
     assert_eq!(f.perform(vec![add("k{t}", "n", 1)]).await, [Reply::Number(1)]);
 }
 
-pub async fn a_deadline_that_was_told_is_kept_and_one_that_has_passed_removes(f: &impl Subject) {
+pub async fn a_given_deadline_is_kept_and_one_that_has_passed_removes_the_member(f: &impl Subject) {
     let until = |member: &str, expires_at| Operation::MemberSetUntil {
         key: "s{t}".into(),
         member: member.into(),
@@ -237,7 +237,7 @@ pub async fn a_deadline_that_was_told_is_kept_and_one_that_has_passed_removes(f:
     let later = Reply::Deadline(Some(now + 60_000));
     assert_eq!(f.perform(vec![until("a", now + 60_000)]).await, std::slice::from_ref(&later));
     f.pass(20).await;
-    // Again is the same, whatever the time.
+    // A repetition gives the same deadline at any time.
     assert_eq!(f.perform(vec![until("a", now + 60_000)]).await, [later]);
     f.perform(vec![until("b", now + 30_000), until("gone", now)]).await;
     assert_eq!(f.members("s{t}").await, ["b", "a"]);
@@ -321,8 +321,8 @@ pub async fn a_member_that_has_ended_is_not_renewed(f: &impl Subject) {
     assert_eq!(f.members("s{t}").await, ["b"]);
 }
 
-pub async fn a_listing_goes_on_behind_any_mark(f: &impl Subject) {
-    // Equal deadlines come from one transaction; then names decide.
+pub async fn a_listing_continues_after_any_member(f: &impl Subject) {
+    // Members of one transaction have equal deadlines, so names decide the order.
     let names = ["a", "b", "c", "d", "e", "B", "\u{e9}"];
     f.perform(names.iter().map(|name| put("s{t}", name, 60_000)).collect()).await;
     f.perform(vec![put("s{t}", "first", 30_000), put("s{t}", "last", 90_000)]).await;
@@ -353,7 +353,7 @@ pub async fn a_listing_goes_on_behind_any_mark(f: &impl Subject) {
             assert_eq!(seen, expected, "{order:?} by {limit}");
         }
     }
-    // A mark that is gone still marks its place; a limit of 0 only counts.
+    // A listing continues after a member that was removed; a limit of 0 only counts.
     let Reply::Members { members, .. } =
         f.perform(vec![list("s{t}", Order::SoonestFirst, 3)]).await.remove(0)
     else {
@@ -406,7 +406,7 @@ pub async fn clearing_a_set_deletes_the_records_of_its_members(f: &impl Subject)
     assert_eq!(f.hash("record{t}:b").await, None);
 }
 
-pub async fn events_are_read_in_order_behind_any_of_them(f: &impl Subject) {
+pub async fn events_are_read_in_order_after_any_of_them(f: &impl Subject) {
     let append = |n: u32| Operation::AppendEvent {
         log: "log{t}".into(),
         entries: entries(&[("n", &n.to_string())]),
@@ -421,25 +421,25 @@ pub async fn events_are_read_in_order_behind_any_of_them(f: &impl Subject) {
     }
     let read = async |log: &str, after: Option<&String>, limit| {
         let after = after.map(|id| id.parse().unwrap());
-        // A second log beside it changes nothing.
+        // A second log does not matter.
         let marks = [log, "other{t}"].map(|log| LogMark { log: log.into(), after });
         let logs = f.store().read_logs(&marks, limit).await.unwrap();
         assert!(logs.pages[0].events.iter().all(|event| event.id.milliseconds <= logs.now));
         assert_eq!((logs.pages.len(), &logs.pages[1]), (2, &LogPage::default()));
         logs.pages.into_iter().next().unwrap()
     };
-    let told = |page: LogPage| -> Vec<String> {
+    let ids_of = |page: LogPage| -> Vec<String> {
         assert!(!page.trimmed);
         page.events.iter().map(|event| event.id.to_string()).collect()
     };
     let all = read("log{t}", None, 100).await;
     assert_eq!(all.events[3].entries, entries(&[("n", "3")]));
-    assert_eq!(told(all), ids);
-    assert_eq!(told(read("log{t}", Some(&ids[3]), 2).await), ids[4..6]);
-    assert_eq!(told(read("log{t}", Some(&ids[9]), 5).await), [""; 0]);
-    assert_eq!(told(read("log{t}", Some(&"1-0".into()), 1).await), ids[..1]);
-    assert_eq!(told(read("absent{t}", None, 5).await), [""; 0]);
-    // About as many as wanted are kept: Redis trims by whole nodes.
+    assert_eq!(ids_of(all), ids);
+    assert_eq!(ids_of(read("log{t}", Some(&ids[3]), 2).await), ids[4..6]);
+    assert_eq!(ids_of(read("log{t}", Some(&ids[9]), 5).await), [""; 0]);
+    assert_eq!(ids_of(read("log{t}", Some(&"1-0".into()), 1).await), ids[..1]);
+    assert_eq!(ids_of(read("absent{t}", None, 5).await), [""; 0]);
+    // About as many events as requested are kept: Redis trims by whole nodes.
     for _ in 0..1000 {
         let append = Operation::AppendEvent {
             log: "log{t}".into(),
@@ -450,13 +450,13 @@ pub async fn events_are_read_in_order_behind_any_of_them(f: &impl Subject) {
     }
     let kept = read("log{t}", None, 10_000).await;
     assert!((100..=300).contains(&kept.events.len()), "{}", kept.events.len());
-    // Whoever had seen no more than the first few has missed some.
+    // A reader of the first few events has missed some.
     assert!(!kept.trimmed && read("log{t}", Some(&ids[3]), 1).await.trimmed);
     let last = kept.events[kept.events.len() - 2].id.to_string();
     assert!(!read("log{t}", Some(&last), 1).await.trimmed);
 }
 
-pub async fn large_and_binary_values_come_back_as_they_were(f: &impl Subject) {
+pub async fn large_and_binary_values_are_returned_unchanged(f: &impl Subject) {
     let value: Vec<u8> = (0..1 << 20).map(|n: u32| (n % 251) as u8).collect();
     let entry = Entry { field: "f".into(), value: value.into() };
     let write = Operation::HashSet { key: "k{t}".into(), entries: vec![entry.clone()], ttl: None };
@@ -489,7 +489,7 @@ pub async fn keys_of_several_tags_are_refused(f: &impl Subject) {
     f.rejected(Txn::default()).await;
 }
 
-pub async fn keys_are_counted_by_what_they_begin_with(f: &impl Subject) {
+pub async fn keys_are_counted_by_prefix(f: &impl Subject) {
     let count = async |prefixes: &[&str]| {
         let prefixes: Vec<String> = prefixes.iter().map(|&prefix| prefix.into()).collect();
         let (mut keys, mut cursor) = (0, Some(String::new()));

@@ -1,5 +1,5 @@
-//! What a transaction would add to the values of a shard, by what is there before it:
-//! all that a store with a limit has to know before it applies one. Changes nothing.
+//! What a transaction would add to the values of a shard, given their current state. A store with a
+//! limit needs it before it applies a transaction. Changes nothing.
 
 use bytes::Bytes;
 
@@ -13,11 +13,11 @@ use crate::value::{event_bytes, field_bytes, key_bytes, member_bytes};
 const NUMBER_BYTES_MAX: usize = 20;
 
 impl Shard {
-    /// What a branch would do to what is here now. Its operations are looked at one by
-    /// one, so of several on the same key the sum is the most that they may add.
+    /// The growth by a branch. Each operation is judged by itself, so for several operations on one
+    /// key the sum is an upper bound.
     pub(super) fn growth(&self, now: Milliseconds, branch: &[Operation]) -> Growth {
         let mut growth = Growth::default();
-        // What is made again in the same branch has not gone.
+        // A key that the same branch makes again frees nothing.
         let mut deleted: Vec<&str> = Vec::new();
         for operation in branch {
             let key = operation.target().0;
@@ -31,7 +31,7 @@ impl Shard {
                     }
                 }
                 Effect::Frees => growth.frees |= self.removes(operation),
-                Effect::Makes if operation.is_of_the_past(now) => {
+                Effect::Makes if operation.has_passed(now) => {
                     growth.frees |= self.removes(operation);
                 }
                 Effect::Makes => {
@@ -59,7 +59,7 @@ impl Shard {
         growth
     }
 
-    /// Whether there is something that it removes.
+    /// Whether the operation removes something.
     fn removes(&self, operation: &Operation) -> bool {
         match operation {
             Operation::HashDelete(key) => self.slots.contains_key(&**key),
@@ -77,7 +77,7 @@ impl Shard {
         }
     }
 
-    /// Whether it makes a member, and how many bytes it adds at most to what is there.
+    /// Whether the operation adds a member, and the most bytes that it adds to existing values.
     fn made_by(&self, operation: &Operation) -> (bool, u64) {
         match operation {
             Operation::MemberSet { key, member, .. }

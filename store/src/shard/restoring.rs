@@ -1,6 +1,6 @@
-//! What a journal does with the values of a shard: writes down what is there, and puts back
-//! what was recorded. Rows are applied in their order, some of them a second time: what a row
-//! meets may be newer than itself, and the rows behind it put that right.
+//! Records the values of a shard for a journal, and restores them. Rows are applied in order, some
+//! of them twice: the state that a row meets may be newer than the row, and the later rows correct
+//! that.
 
 use bytes::Bytes;
 
@@ -12,12 +12,12 @@ use crate::transaction::{Entry, Shape};
 use crate::value::{LogValue, Value, event_bytes, field_bytes};
 
 impl Shard {
-    /// The keys that are there, those included that have ended and were not swept yet.
+    /// All keys, including expired ones that are not swept yet.
     pub fn keys(&self) -> Vec<Box<str>> {
         self.slots.keys().cloned().collect()
     }
 
-    /// Writes down everything under a key.
+    /// Records everything under a key.
     pub fn record(&self, key: &str, changes: &mut Changes) {
         let Some(slot) = self.slots.get(key) else { return };
         match &slot.value {
@@ -38,54 +38,54 @@ impl Shard {
         }
     }
 
-    /// Takes away everything under a key, if it is of this shape.
-    pub fn restore_removal(&mut self, key: &str, shape: Shape) {
+    /// Removes everything under a key, if it is of this shape.
+    pub fn restore_key_removal(&mut self, key: &str, shape: Shape) {
         if self.slots.get(key).is_some_and(|slot| slot.value.shape() == shape) {
             self.remove_slot(key);
         }
     }
 
-    /// Puts back a field.
+    /// Restores a field.
     pub fn restore_field(&mut self, key: &str, field: &str, value: Bytes) {
-        self.make_way(key, Shape::Hash);
+        self.remove_other_shape(key, Shape::Hash);
         let (before, after) = self.hash(key).put(field.into(), value);
         self.bytes = self.bytes + after - before;
     }
 
-    /// Takes a field away.
-    pub fn restore_no_field(&mut self, key: &str, field: &str) {
+    /// Removes a field.
+    pub fn restore_field_removal(&mut self, key: &str, field: &str) {
         let Some(Slot { value: Value::Hash(hash), .. }) = self.slots.get_mut(key) else { return };
         let Some(at) = hash.fields.iter().position(|(name, _)| **name == *field) else { return };
         let (name, value) = hash.fields.remove(at);
         self.bytes -= field_bytes(&name, value.len());
     }
 
-    /// Puts back the deadline of a hash.
+    /// Restores the deadline of a hash.
     pub fn restore_deadline(&mut self, key: &str, expires_at: Option<Milliseconds>) {
-        self.make_way(key, Shape::Hash);
+        self.remove_other_shape(key, Shape::Hash);
         self.hash(key).expires_at = expires_at;
         self.enqueue(key);
     }
 
-    /// Puts back a member.
+    /// Restores a member.
     pub fn restore_member(&mut self, key: &str, member: &str, expires_at: Milliseconds) {
-        self.make_way(key, Shape::Set);
+        self.remove_other_shape(key, Shape::Set);
         self.put_member(key, member, expires_at);
         self.enqueue(key);
     }
 
-    /// Takes a member away.
-    pub fn restore_no_member(&mut self, key: &str, member: &str) {
+    /// Removes a member.
+    pub fn restore_member_removal(&mut self, key: &str, member: &str) {
         self.remove_members(key, &[member.into()], &mut Changes::new(false));
     }
 
-    /// Puts back an event.
+    /// Restores an event.
     pub fn restore_event(&mut self, key: &str, id: EventId, entries: Vec<Entry>) {
-        self.make_way(key, Shape::Log);
+        self.remove_other_shape(key, Shape::Log);
         let added = event_bytes(&entries);
         let log = self.log(key);
         log.last = log.last.max(id);
-        match place(log, id) {
+        match position(log, id) {
             Ok(at) => {
                 let old = std::mem::replace(&mut log.events[at].1, entries);
                 self.bytes -= event_bytes(&old);
@@ -96,33 +96,33 @@ impl Shard {
         self.bytes += added;
     }
 
-    /// Takes an event away.
-    pub fn restore_no_event(&mut self, key: &str, id: EventId) {
+    /// Removes an event.
+    pub fn restore_event_removal(&mut self, key: &str, id: EventId) {
         let Some(Slot { value: Value::Log(log), .. }) = self.slots.get_mut(key) else { return };
-        let Ok(at) = place(log, id) else { return };
+        let Ok(at) = position(log, id) else { return };
         if let Some((_, entries)) = log.events.remove(at) {
             self.bytes -= event_bytes(&entries);
         }
     }
 
-    /// Puts back which event was dropped last.
+    /// Restores the id of the last dropped event.
     pub fn restore_dropped(&mut self, key: &str, id: EventId) {
-        self.make_way(key, Shape::Log);
+        self.remove_other_shape(key, Shape::Log);
         let log = self.log(key);
         log.dropped = id;
         log.last = log.last.max(id);
     }
 
-    /// What comes later under a key may be of another shape.
-    fn make_way(&mut self, key: &str, shape: Shape) {
+    /// Removes a value of another shape, as the key may have changed its type later.
+    fn remove_other_shape(&mut self, key: &str, shape: Shape) {
         if self.slots.get(key).is_some_and(|slot| slot.value.shape() != shape) {
             self.remove_slot(key);
         }
     }
 }
 
-/// Where an event is, or would be.
-fn place(log: &LogValue, id: EventId) -> Result<usize, usize> {
+/// The index of an event, or the index at which it would be.
+fn position(log: &LogValue, id: EventId) -> Result<usize, usize> {
     match log.events.back() {
         Some((last, _)) if *last < id => Err(log.events.len()),
         _ => log.events.binary_search_by_key(&id, |(at, _)| *at),

@@ -539,7 +539,7 @@ fn failure(error: CallError) -> Error {
     };
     if let Some((_, rest)) = refusal(&error) {
         return match error.code() {
-            Some("HOLDS") => holds_another(rest),
+            Some("HOLDS") => wrong_type(rest),
             _ => growth::full("Redis", "maxmemory"),
         };
     }
@@ -590,14 +590,14 @@ fn failure(error: CallError) -> Error {
 }
 
 /// The error for a key of another type; `types` names the type found and the one expected.
-fn holds_another(types: &str) -> Error {
+fn wrong_type(types: &str) -> Error {
     let (found, expected) = types.split_once(' ').unwrap_or((types, "hash"));
     let expected = match expected {
         "zset" => Shape::Set,
         "stream" => Shape::Log,
         _ => Shape::Hash,
     };
-    Error::holds_another(if found == "zset" { "sorted set" } else { found }, expected)
+    Error::wrong_type(if found == "zset" { "sorted set" } else { found }, expected)
 }
 
 /// The kind of an error in a few words; the client library has none for some.
