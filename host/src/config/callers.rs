@@ -18,19 +18,15 @@ pub const PROBE: PortSettings = PortSettings { port: "PROBE_PORT", address: "BIN
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Callers")]
 pub struct Callers {
-    /// Memory that all bodies of requests and replies may take at once, with what is made
-    /// of them on their way.
+    /// Memory for all bodies of requests and replies at a time, with their copies.
     #[arg(long, env = "BODY_MEMORY", default_value = "128MiB", global = true,
           value_parser = given(values::body_memory))]
-    /// Memory for all bodies of requests and replies at a time, with their copies.
     body_memory: usize,
 
-    /// Age at which a network connection is asked to end, give or take a tenth; what goes
-    /// on over it is kept.
-    #[arg(long, env = "NETWORK_MAX_AGE", default_value = "1h", global = true,
-          value_parser = given(values::network_age))]
     /// Age at which a network connection is closed, plus or minus a tenth; requests in flight are
     /// answered.
+    #[arg(long, env = "NETWORK_MAX_AGE", default_value = "1h", global = true,
+          value_parser = given(values::network_age))]
     network_max_age: Duration,
 
     /// How long an HTTP/2 connection may be without a stream.
@@ -38,36 +34,30 @@ pub struct Callers {
           value_parser = given(values::network_age))]
     network_idle: Duration,
 
-    /// Network connections of one peer, an address or a /64 of IPv6; empty for an eighth of
-    /// all places, at least 256.
-    #[arg(long, env = "NETWORK_PER_PEER", default_value = "", global = true,
-          hide_default_value = true, value_parser = given(values::connections_of_peer))]
     /// Most network connections of one peer, an address or a /64 of IPv6; empty for an eighth of
     /// all connections, at least 256.
+    #[arg(long, env = "NETWORK_PER_PEER", default_value = "", global = true,
+          hide_default_value = true, value_parser = given(values::connections_of_peer))]
     network_per_peer: PerPeer,
 
-    /// Proxies, as CIDRs with commas between them, whose X-Forwarded-For names the peer.
+    /// Proxies whose X-Forwarded-For names the peer, as CIDRs separated by commas.
     #[arg(long, env = "TRUSTED_PROXIES", default_value = "", global = true,
           hide_default_value = true, value_parser = given(values::ranges))]
-    /// Proxies whose X-Forwarded-For names the peer, as CIDRs separated by commas.
     trusted_proxies: Ranges,
 
-    /// Port of probes alone, /livez and /readyz, on BIND_ADDRESS; 0 picks a free one.
+    /// Port of probes only, /livez and /readyz, on BIND_ADDRESS; 0 picks a free one.
     #[arg(long, env = "PROBE_PORT", default_value = "off", global = true,
           value_parser = given(values::probe_port))]
-    /// Port of probes only, /livez and /readyz, on BIND_ADDRESS; 0 picks a free one.
     probe_port: ProbePort,
 
-    /// Names, with commas between them, that the REST and admin ports are reached by.
+    /// Host names of the REST and admin ports, separated by commas.
     #[arg(long, env = "ALLOWED_HOSTS", default_value = "", global = true,
           hide_default_value = true, value_parser = given(values::hosts))]
-    /// Host names of the REST and admin ports, separated by commas.
     allowed_hosts: Texts,
 
-    /// Origins, each a scheme and a host, with commas between them, whose web pages may ask.
+    /// Origins whose web pages may send requests, each a scheme and a host, separated by commas.
     #[arg(long, env = "CORS_ORIGINS", default_value = "", global = true,
           hide_default_value = true, value_parser = given(values::origins))]
-    /// Origins whose web pages may send requests, each a scheme and a host, separated by commas.
     cors_origins: Texts,
 }
 

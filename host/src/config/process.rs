@@ -19,24 +19,20 @@ pub struct Process {
           value_parser = given(text))]
     pub app_name: String,
 
-    /// Name of this process among those that hold connections; empty for the name of the
-    /// machine.
-    #[arg(long, env = "POD_ID", default_value = "", global = true, hide_default_value = true,
-          value_parser = given(values::name))]
     /// Name of this process in the records of the connections that it holds; empty for the name
     /// of the machine.
+    #[arg(long, env = "POD_ID", default_value = "", global = true, hide_default_value = true,
+          value_parser = given(values::name))]
     pod_id: String,
 
-    /// What is logged: off, error, warn, info, debug or trace.
+    /// Level of the log: off, error, warn, info, debug or trace.
     #[arg(long, env = "LOG_LEVEL", default_value = "info", global = true,
           value_parser = given(values::level))]
-    /// Level of the log: off, error, warn, info, debug or trace.
     pub log_level: LevelFilter,
 
-    /// Form of the log: text or json.
+    /// Format of the log: text or json.
     #[arg(long, env = "LOG_FORMAT", default_value = "text", global = true,
           value_parser = given(values::format))]
-    /// Format of the log: text or json.
     pub log_format: LogFormat,
 
     /// Directory of daily log files; empty logs to standard error.

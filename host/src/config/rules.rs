@@ -11,20 +11,16 @@ use super::values;
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Rules")]
 pub struct Rules {
-    /// File of the component to run; empty runs the built-in one. A change of the file
-    /// is a swap, and so is a SIGHUP.
-    #[arg(long, env = "COMPONENT", default_value = "", global = true, hide_default_value = true,
-          value_parser = given(text))]
     /// File of the component; empty runs the built-in one. A change of the file is a swap, and
     /// so is SIGHUP.
+    #[arg(long, env = "COMPONENT", default_value = "", global = true, hide_default_value = true,
+          value_parser = given(text))]
     component: String,
 
-    /// Calls of the rules at the same time, of one address at most a quarter of them; each
-    /// needs an instance.
-    #[arg(long, env = "LOGIC_INSTANCES", default_value = "256", global = true,
-          value_parser = given(values::instances))]
     /// Most calls of the rules at a time, of one address at most a quarter of them; each needs
     /// an instance.
+    #[arg(long, env = "LOGIC_INSTANCES", default_value = "256", global = true,
+          value_parser = given(values::instances))]
     pub logic_instances: u32,
 }
 

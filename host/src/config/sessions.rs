@@ -22,28 +22,24 @@ pub struct Sessions {
           value_parser = given(values::lifetime))]
     pub session_lock_ttl: Duration,
 
-    /// Lifetime of a user's session, however much it is used.
+    /// Lifetime of a user's session, even if it is used.
     #[arg(long, env = "USER_SESSION_TTL", default_value = "8760h", global = true,
           value_parser = given(values::lifetime))]
-    /// Lifetime of a user's session, even if it is used.
     pub user_session_ttl: Duration,
 
-    /// How long a user's session lives without being used; 0s for as long as it may.
+    /// Lifetime of a user's session without use; 0s for no limit.
     #[arg(long, env = "USER_SESSION_IDLE", default_value = "0s", global = true,
           value_parser = given(values::idle))]
-    /// Lifetime of a user's session without use; 0s for no limit.
     pub user_session_idle: Duration,
 
-    /// How long it is known what became of a connection, after its last heartbeat.
+    /// How long the record of a connection is kept after its last heartbeat.
     #[arg(long, env = "CONNECTION_TTL", default_value = "30m", global = true,
           value_parser = given(values::lifetime))]
-    /// How long the record of a connection is kept after its last heartbeat.
     pub connection_ttl: Duration,
 
-    /// How often a connection that this process holds is kept.
+    /// Interval of the heartbeats of connections that this process holds.
     #[arg(long, env = "CONNECTION_HEARTBEAT", default_value = "30s", global = true,
           value_parser = given(values::interval))]
-    /// Interval of the heartbeats of connections that this process holds.
     pub connection_heartbeat: Duration,
 
     /// Lifetime of a connection after its last heartbeat: at least twice
@@ -57,16 +53,14 @@ pub struct Sessions {
           value_parser = given(values::lifetime))]
     pub viewing_ttl: Duration,
 
-    /// Viewing sessions at the same time, of a home that was given no number of its own.
+    /// Most viewing sessions at a time of a home without a limit of its own.
     #[arg(long, env = "VIEWING_MAX_SESSIONS", default_value = "2", global = true,
           value_parser = given(values::max_sessions))]
-    /// Most viewing sessions at a time of a home without a limit of its own.
     pub viewing_max_sessions: u32,
 
-    /// Events that are kept in each of the 64 logs, about.
+    /// About how many events each of the 64 logs keeps.
     #[arg(long, env = "EVENTS_KEPT", default_value = "10000", global = true,
           value_parser = given(values::events_kept))]
-    /// About how many events each of the 64 logs keeps.
     pub events_kept: u32,
 }
 

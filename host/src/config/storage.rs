@@ -50,17 +50,12 @@ pub struct Storage {
           hide_default_value = true, value_parser = given(super::given::text))]
     redis_password_file: String,
 
-    /// redis://user:password@host:port/database, instead of the ones above (without a
-    /// database it is 0);
-    /// redis-sentinel://host:port,host:port/service/database asks Sentinels for the server,
-    /// redis-cluster://host:port,host:port is a Cluster. With rediss in the place of redis,
-    /// over TLS.
-    #[arg(long, env = "REDIS_URL", default_value = "", global = true,
-          hide_default_value = true, hide_env_values = true, value_parser = SecretText)]
     /// redis://user:password@host:port/database, instead of the settings above (the default
     /// database is 0);
     /// redis-sentinel://host:port,host:port/service/database asks Sentinels for the server,
     /// redis-cluster://host:port,host:port is a Cluster. With rediss instead of redis, over TLS.
+    #[arg(long, env = "REDIS_URL", default_value = "", global = true,
+          hide_default_value = true, hide_env_values = true, value_parser = SecretText)]
     redis_url: String,
 
     /// File with the URL of Redis, read again at each new connection.
@@ -78,9 +73,6 @@ pub struct Storage {
     /// store.
     #[arg(long, env = "REDIS_WAIT_REPLICAS", default_value = "0", global = true,
           value_parser = given(values::replicas))]
-    /// How many replicas must acknowledge closes, terminations, slots, locks and
-    /// compare-and-set before they are answered; 0 waits for none. Not with the embedded
-    /// store.
     pub redis_wait_replicas: u32,
 
     /// Accept a Redis that evicts keys when it is full.
@@ -94,14 +86,11 @@ pub struct Storage {
           value_parser = given(values::not_empty))]
     pub data_dir: String,
 
-    /// Memory that the data of the embedded store may take, events included: bytes, KiB,
-    /// MiB or GiB, or off. Over it nothing is added; reads, renewals, closes and deletes
-    /// go on. Of no use with Redis, which has maxmemory.
-    #[arg(long, env = "MEMORY_MAX", default_value = "off", global = true,
-          value_parser = given(values::memory_limit))]
     /// Memory for the data of the embedded store, events included: bytes, KiB, MiB or GiB, or
     /// off. Beyond it nothing is added; reads, renewals, closes and deletes still work. Not
     /// for Redis, which has maxmemory.
+    #[arg(long, env = "MEMORY_MAX", default_value = "off", global = true,
+          value_parser = given(values::memory_limit))]
     pub memory_max: values::MemoryLimit,
 }
 

@@ -21,12 +21,10 @@ const PATH: &str = "/v1/traces";
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Traces")]
 pub struct Tracing {
-    /// Server of Elastic APM; traces go there over OTLP/HTTP. Empty sends none, unless
-    /// OTEL_EXPORTER_OTLP_ENDPOINT says where to.
-    #[arg(long, env = "ELASTIC_APM_SERVER_URL", default_value = "", global = true,
-          hide_default_value = true, hide_env_values = true, value_parser = given(text))]
     /// Server of Elastic APM, for traces over OTLP/HTTP. Empty sends none, unless
     /// OTEL_EXPORTER_OTLP_ENDPOINT is set.
+    #[arg(long, env = "ELASTIC_APM_SERVER_URL", default_value = "", global = true,
+          hide_default_value = true, hide_env_values = true, value_parser = given(text))]
     elastic_apm_server_url: String,
 
     /// Secret token of Elastic APM.
@@ -49,22 +47,19 @@ pub struct Tracing {
           hide_default_value = true, value_parser = given(values::name))]
     elastic_apm_environment: String,
 
-    /// How long Elastic APM may take to take spans. No request waits for it.
+    /// How long Elastic APM may take to accept spans. No request waits for it.
     #[arg(long, env = "ELASTIC_APM_SERVER_TIMEOUT", default_value = "30s", global = true,
           value_parser = given(|text| unless_empty(text, "30s", values::timeout)))]
-    /// How long Elastic APM may take to accept spans. No request waits for it.
     elastic_apm_server_timeout: Duration,
 
-    /// Collector of traces; they go to its /v1/traces.
+    /// Collector of traces; they go to its path /v1/traces.
     #[arg(long, env = "OTEL_EXPORTER_OTLP_ENDPOINT", default_value = "", global = true,
           hide_default_value = true, hide_env_values = true, value_parser = given(text))]
-    /// Collector of traces; they go to its path /v1/traces.
     otel_exporter_otlp_endpoint: String,
 
-    /// The same with the path in it.
+    /// Collector of traces, with the path.
     #[arg(long, env = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", default_value = "", global = true,
           hide_default_value = true, hide_env_values = true, value_parser = given(text))]
-    /// Collector of traces, with the path.
     otel_exporter_otlp_traces_endpoint: String,
 
     /// Headers for the collector: name=value,name=value, percent-encoded.
@@ -77,17 +72,15 @@ pub struct Tracing {
           hide_default_value = true, value_parser = given(text))]
     otel_exporter_otlp_headers_file: String,
 
-    /// How long the collector may take to take spans, in milliseconds.
+    /// How long the collector may take to accept spans, in milliseconds.
     #[arg(long, env = "OTEL_EXPORTER_OTLP_TIMEOUT", default_value = "10000", global = true,
           value_parser = given(|text| unless_empty(text, "10000", values::milliseconds)))]
-    /// How long the collector may take to accept spans, in milliseconds.
     otel_exporter_otlp_timeout: Duration,
 
-    /// How to speak to the collector: http/protobuf.
+    /// Protocol of the collector: http/protobuf.
     #[arg(long, env = "OTEL_EXPORTER_OTLP_PROTOCOL", default_value = "http/protobuf",
           global = true,
           value_parser = given(|text| unless_empty(text, "http/protobuf", values::protocol)))]
-    /// Protocol of the collector: http/protobuf.
     otel_exporter_otlp_protocol: String,
 
     /// Name of the service in traces.
@@ -95,25 +88,21 @@ pub struct Tracing {
           hide_default_value = true, value_parser = given(values::name))]
     otel_service_name: String,
 
-    /// Which requests are traced: always_on, always_off or traceidratio; parentbased_ before
-    /// it leaves the decision to a caller who traces.
+    /// Which requests are traced: always_on, always_off or traceidratio. With the prefix
+    /// parentbased_ the decision of a caller that traces holds.
     #[arg(long, env = "OTEL_TRACES_SAMPLER", default_value = "parentbased_always_on",
           global = true,
           value_parser = given(|text| unless_empty(text, "parentbased_always_on", values::sampler)))]
-    /// Which requests are traced: always_on, always_off or traceidratio. With the prefix
-    /// parentbased_ the decision of a caller that traces holds.
     otel_traces_sampler: String,
 
-    /// Which share of requests traceidratio traces.
+    /// Share of the requests that traceidratio traces.
     #[arg(long, env = "OTEL_TRACES_SAMPLER_ARG", default_value = "1", global = true,
           value_parser = given(|text| unless_empty(text, "1", values::share)))]
-    /// Share of the requests that traceidratio traces.
     otel_traces_sampler_arg: f64,
 
-    /// Where traces go by OpenTelemetry: otlp, or none for nowhere.
+    /// Exporter of traces: otlp, or none.
     #[arg(long, env = "OTEL_TRACES_EXPORTER", default_value = "otlp", global = true,
           value_parser = given(|text| unless_empty(text, "otlp", values::exporter)))]
-    /// Exporter of traces: otlp, or none.
     otel_traces_exporter: String,
 
     /// Send no traces, whatever else is set.
@@ -122,22 +111,19 @@ pub struct Tracing {
           num_args = 0..=1, default_missing_value = "true", require_equals = true)]
     otel_sdk_disabled: bool,
 
-    /// How many spans may wait to be sent; what does not fit is lost.
+    /// Most spans that wait to be sent; spans beyond it are lost.
     #[arg(long, env = "OTEL_BSP_MAX_QUEUE_SIZE", default_value = "2048", global = true,
           value_parser = given(|text| unless_empty(text, "2048", values::spans)))]
-    /// Most spans that wait to be sent; spans beyond it are lost.
     otel_bsp_max_queue_size: usize,
 
-    /// How many spans are sent together.
+    /// Most spans that are sent together.
     #[arg(long, env = "OTEL_BSP_MAX_EXPORT_BATCH_SIZE", default_value = "512", global = true,
           value_parser = given(|text| unless_empty(text, "512", values::spans)))]
-    /// Most spans that are sent together.
     otel_bsp_max_export_batch_size: usize,
 
     /// How long spans wait to be sent together, in milliseconds.
     #[arg(long, env = "OTEL_BSP_SCHEDULE_DELAY", default_value = "5000", global = true,
           value_parser = given(|text| unless_empty(text, "5000", values::delay)))]
-    /// How long spans wait to be sent together, in milliseconds.
     otel_bsp_schedule_delay: Duration,
 }
 

@@ -25,11 +25,10 @@ pub enum OpenError {
     /// It is a file, or below one.
     #[error("it is a file, or lies below one; name a directory, which is made when it is absent")]
     NotADirectory,
-    /// The process may not use it.
+    /// The process has no permission to use it.
     #[error(
         "the process may not read and write {0}; give its user the directory with all that is in it"
     )]
-    /// The process has no permission to use it.
     Denied(String),
     /// The disk has no room.
     #[error(
@@ -44,7 +43,6 @@ pub enum OpenError {
         "{0} is damaged; put a copy of the whole directory in its place, or begin with an \
          empty one, without what was in it"
     )]
-    /// A file is not what was written.
     Damaged(String),
     /// A file is not what was written, from an offset on.
     #[error("{file} is damaged at byte {offset}: {what}; {REPAIR}")]
@@ -59,12 +57,11 @@ pub enum OpenError {
     /// Its files are of a release before the journal.
     #[error("it holds the files of an earlier release, which the next start converts")]
     Former,
-    /// Its files are of another version.
+    /// Its files have another format version.
     #[error(
         "`version` says that its files have format {0}; this program reads its own format, and \
          converts format 3: start the program that wrote them, or begin with an empty directory"
     )]
-    /// Its files have another format version.
     Version(String),
     /// Its files are of another program.
     #[error(

@@ -56,12 +56,11 @@ enum Topology {
 /// Why a server is unsuitable for sessions.
 #[derive(Debug, thiserror::Error)]
 pub enum Unsuitable {
-    /// It would drop sessions to make room.
+    /// It drops sessions when it is full.
     #[error(
         "Redis evicts keys when it is full (maxmemory-policy {0}), so sessions would vanish; \
          set maxmemory-policy noeviction, or allow it with REDIS_ALLOW_EVICTION=true"
     )]
-    /// It drops sessions when it is full.
     Evicts(String),
     /// It lacks commands that are used here.
     #[error("Redis is version {0}; 7.0 or later is needed")]
