@@ -23,7 +23,7 @@ use crate::http::answer::{self, Answer};
 use crate::http::browsers;
 use crate::network::Network;
 use crate::network::connection::Connection;
-use crate::network::reply::Reply;
+use crate::network::reply::ReplyBody;
 use crate::network::stream::Stream;
 
 /// The path of the probe whether the process is alive.
@@ -101,7 +101,7 @@ async fn answer_one(
                 },
             };
             let answer = answer::peeked(&head, answer);
-            Ok::<_, Infallible>(answer.map(|body| Reply::new(body, exchange)))
+            Ok::<_, Infallible>(answer.map(|body| ReplyBody::new(body, exchange)))
         }
     });
     let mut http = http1::Builder::new();

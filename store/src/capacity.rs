@@ -29,22 +29,22 @@ impl Capacity {
         self.bytes_max.is_some()
     }
 
-    /// Opens an account for the changes of one shard, which uses `before` bytes. The account must
-    /// be settled with its memory afterwards.
-    pub fn open(&self, before: u64) -> Account<'_> {
-        Account { capacity: self, before, reserved: 0 }
+    /// Opens a reservation for the changes of one shard, which uses `before` bytes. It must be
+    /// settled with the memory of the shard afterwards.
+    pub fn open(&self, before: u64) -> Reservation<'_> {
+        Reservation { capacity: self, before, reserved: 0 }
     }
 }
 
-/// The changes of one shard while it is locked.
+/// The memory that the changes of one locked shard may use.
 #[derive(Debug)]
-pub struct Account<'a> {
+pub struct Reservation<'a> {
     capacity: &'a Capacity,
     before: u64,
     reserved: u64,
 }
 
-impl Account<'_> {
+impl Reservation<'_> {
     /// Whether memory must be reserved before it is used.
     pub fn is_limited(&self) -> bool {
         self.capacity.is_limited()
@@ -62,7 +62,7 @@ impl Account<'_> {
         has_room
     }
 
-    /// Closes the account: the shard uses `after` bytes now.
+    /// Closes the reservation: the shard uses `after` bytes now.
     pub fn settle(self, after: u64) {
         let taken = &self.capacity.bytes;
         let expected = self.before + self.reserved;
@@ -98,9 +98,9 @@ mod tests {
     #[test]
     fn without_a_limit_everything_fits_and_is_counted() {
         let capacity = Capacity::new(None);
-        let mut account = capacity.open(0);
-        assert!(account.reserve(u64::MAX) && !account.is_limited());
-        account.settle(7);
+        let mut reservation = capacity.open(0);
+        assert!(reservation.reserve(u64::MAX) && !reservation.is_limited());
+        reservation.settle(7);
         assert_eq!(capacity.now(), MemoryUse { bytes: 7, bytes_max: None });
     }
 }

@@ -67,9 +67,9 @@ impl Memory {
     ) -> Result<(Outcome, R), Error> {
         let index = self.index(txn.check()?);
         let mut shard = lock(&self.shards[index]);
-        let mut account = self.capacity.open(shard.bytes());
-        let executed = shard.execute(self.clock.now(), txn, &mut changes, &mut account);
-        account.settle(shard.bytes());
+        let mut reservation = self.capacity.open(shard.bytes());
+        let executed = shard.execute(self.clock.now(), txn, &mut changes, &mut reservation);
+        reservation.settle(shard.bytes());
         // Expired values that a refused transaction has removed stay removed.
         let recorded = record(index, changes);
         Ok((executed?, recorded))
@@ -90,9 +90,9 @@ impl Memory {
             loop {
                 let mut changes = Changes::new(journaled);
                 let mut shard = lock(shard);
-                let account = self.capacity.open(shard.bytes());
+                let reservation = self.capacity.open(shard.bytes());
                 let visited = shard.sweep(self.clock.now(), SWEEP_BATCH, &mut changes);
-                account.settle(shard.bytes());
+                reservation.settle(shard.bytes());
                 if !changes.is_empty() {
                     record(index, changes);
                 }
@@ -115,9 +115,9 @@ impl Memory {
             let mut changes = Changes::new(journaled);
             let index = self.index(transaction::tag(log));
             let mut shard = lock(&self.shards[index]);
-            let account = self.capacity.open(shard.bytes());
+            let reservation = self.capacity.open(shard.bytes());
             shard.empty_if_ahead(self.clock.now(), log, &mut changes);
-            account.settle(shard.bytes());
+            reservation.settle(shard.bytes());
             if !changes.is_empty() {
                 record(index, changes);
             }
@@ -152,9 +152,9 @@ impl Memory {
     /// Restores a record in the shard of a tag.
     pub fn restore(&self, tag: &str, restoring: impl FnOnce(&mut Shard)) {
         let mut shard = lock(&self.shards[self.index(tag)]);
-        let account = self.capacity.open(shard.bytes());
+        let reservation = self.capacity.open(shard.bytes());
         restoring(&mut shard);
-        account.settle(shard.bytes());
+        reservation.settle(shard.bytes());
     }
 
     /// The memory of its data.

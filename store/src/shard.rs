@@ -9,7 +9,7 @@ use std::collections::{BTreeSet, HashMap};
 
 use bytes::Bytes;
 
-use crate::capacity::Account;
+use crate::capacity::Reservation;
 use crate::clock::Milliseconds;
 use crate::growth;
 use crate::rows::Changes;
@@ -52,13 +52,13 @@ impl Shard {
     ///
     /// # Errors
     /// [`Error::Rejected`] if a key holds another type than the transaction expects;
-    /// [`Error::Full`] if `account` has no room for what it adds. Then nothing has changed.
+    /// [`Error::Full`] if `reservation` has no room for what it adds. Then nothing has changed.
     pub fn execute(
         &mut self,
         now: Milliseconds,
         txn: Txn,
         changes: &mut Changes,
-        account: &mut Account<'_>,
+        reservation: &mut Reservation<'_>,
     ) -> Result<Outcome, Error> {
         for (key, shape) in txn.targets() {
             self.expire(now, key, changes);
@@ -66,9 +66,9 @@ impl Shard {
         }
         let succeeded = txn.compare.iter().all(|compare| self.holds(compare));
         let branch = if succeeded { txn.success } else { txn.failure };
-        if account.is_limited() {
+        if reservation.is_limited() {
             let growth = self.growth(now, &branch);
-            if growth.needs_room() && !account.reserve(growth.bytes) {
+            if growth.needs_room() && !reservation.reserve(growth.bytes) {
                 return Err(growth::full("The store", "MEMORY_MAX"));
             }
         }
@@ -502,8 +502,8 @@ mod tests {
     fn run(shard: &mut Shard, now: Milliseconds, success: Vec<Operation>) {
         let txn = Txn { success, ..Txn::default() };
         let capacity = Capacity::new(None);
-        let mut account = capacity.open(0);
-        shard.execute(now, txn, &mut Changes::new(false), &mut account).expect("accepted");
+        let mut reservation = capacity.open(0);
+        shard.execute(now, txn, &mut Changes::new(false), &mut reservation).expect("accepted");
     }
 
     fn set(key: &str, ttl: Milliseconds) -> Operation {

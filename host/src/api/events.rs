@@ -77,7 +77,7 @@ struct Wanted {
 }
 
 impl Wanted {
-    fn has(&self, event: &events::Event) -> bool {
+    fn has(&self, event: &events::FeedEvent) -> bool {
         let type_ = event.text("type");
         let of_type = self.types.is_empty() || self.types.iter().any(|wanted| wanted == type_);
         of_type && self.user_id.as_deref().is_none_or(|user_id| user_id == event.text("user_id"))
@@ -175,7 +175,7 @@ async fn tell_on(
     }
 }
 
-fn event_of(event: &events::Event) -> v1::Event {
+fn event_of(event: &events::FeedEvent) -> v1::Event {
     let text = |field: &str| event.text(field).to_owned();
     v1::Event {
         id: event.cursor.to_string(),

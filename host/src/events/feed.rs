@@ -12,7 +12,7 @@ use tokio::sync::{Notify, watch};
 
 use crate::events::baseline::{self, Baseline};
 use crate::events::watch::{Watch, Watches};
-use crate::events::{Cursor, Event};
+use crate::events::{Cursor, FeedEvent};
 use crate::logic::maintenance::LogCatalog;
 use crate::logic::{Failure, Logic};
 use crate::telemetry::{Metrics, StoreOperation, StoreOutcome};
@@ -38,7 +38,7 @@ const BATCH_MAX: usize = 256;
 #[derive(Clone, Debug)]
 pub enum FeedItem {
     /// An event.
-    Event(Arc<Event>),
+    Event(Arc<FeedEvent>),
     /// Events after this cursor may be missing.
     Gap(Cursor),
 }
@@ -68,7 +68,7 @@ pub struct Feed {
 /// The cached events: all events after `from` up to `to`.
 #[derive(Default)]
 struct Latest {
-    events: VecDeque<Arc<Event>>,
+    events: VecDeque<Arc<FeedEvent>>,
     from: Cursor,
     to: Cursor,
     /// The baseline of the logs at the last read.
@@ -283,7 +283,7 @@ impl Feed {
             if let Some(last) = page.events.last().filter(|_| page.events.len() == PAGE) {
                 to = to.min(Cursor { id: last.id, log: number });
             }
-            let events = page.events.into_iter().map(|event| Event::new(number, event));
+            let events = page.events.into_iter().map(|event| FeedEvent::new(number, event));
             items.extend(events.map(|event| FeedItem::Event(Arc::new(event))));
         }
         items.retain(|item| item.cursor() > from && item.cursor() <= to);

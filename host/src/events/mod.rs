@@ -22,13 +22,13 @@ use session_store::transaction::Entry;
 
 /// An event as the rules wrote it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Event {
+pub struct FeedEvent {
     /// Its position among the events of all logs, which is also its id.
     pub cursor: Cursor,
     entries: Vec<Entry>,
 }
 
-impl Event {
+impl FeedEvent {
     fn new(log: u16, event: session_store::Event) -> Self {
         Self { cursor: Cursor { id: event.id, log }, entries: event.entries }
     }

@@ -14,7 +14,7 @@ use super::exchange::Exchange;
 use super::memory::WaitQueue;
 use super::{CONNECTION_SHARE_DIVISOR, Network, Peer};
 
-/// What a connection takes from the accounts at once and keeps while it is in use. So small
+/// What a connection takes from the budgets at once and keeps while it is in use. So small
 /// requests do not write to memory that other workers write to.
 const GRANT_BYTES: usize = 16 << 10;
 
@@ -52,13 +52,13 @@ struct Ledger {
     used: usize,
     /// The slot of the one request that may exceed the connection's share.
     oversized: Option<usize>,
-    /// The bytes taken from the accounts of the peer and of the network.
+    /// The bytes taken from the budgets of the peer and of the network.
     granted: usize,
 }
 
 /// The limit on memory that a request has reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum MemoryLimit {
+pub enum ReachedLimit {
     /// The share of its connection.
     Connection,
     /// The share of its peer.
@@ -126,14 +126,14 @@ impl Connection {
     /// Takes memory for the request in a slot, which holds `own` bytes already. One request on
     /// each connection may exceed the connection's share, and the peer's share if the peer has
     /// nothing else in flight. So the largest request fits.
-    pub(super) fn take(&self, slot: usize, own: usize, bytes: usize) -> Result<(), MemoryLimit> {
+    pub(super) fn take(&self, slot: usize, own: usize, bytes: usize) -> Result<(), ReachedLimit> {
         let mut ledger = self.ledger();
         let used = ledger.used.saturating_add(bytes);
         let share = self.network.limits.body_memory / CONNECTION_SHARE_DIVISOR;
         let fits = used <= share;
         let others = ledger.used - own;
         if !fits && (others > share || ledger.oversized.is_some_and(|other| other != slot)) {
-            return Err(MemoryLimit::Connection);
+            return Err(ReachedLimit::Connection);
         }
         if used > ledger.granted {
             let missing = used - ledger.granted;
@@ -190,13 +190,13 @@ impl Connection {
         self.network.memory.put_back(spare);
     }
 
-    fn grant(&self, bytes: usize, alone: Option<usize>) -> Result<(), MemoryLimit> {
+    fn grant(&self, bytes: usize, alone: Option<usize>) -> Result<(), ReachedLimit> {
         if !self.peer.memory.take(bytes, alone) {
-            return Err(MemoryLimit::Peer);
+            return Err(ReachedLimit::Peer);
         }
         if !self.network.memory.take(bytes, None) {
             self.peer.memory.put_back(bytes);
-            return Err(MemoryLimit::Total);
+            return Err(ReachedLimit::Total);
         }
         Ok(())
     }
@@ -206,11 +206,11 @@ impl Connection {
     }
 
     /// The queue of the requests that wait for a limit.
-    pub(super) fn queue_of(&self, full: MemoryLimit) -> &WaitQueue {
+    pub(super) fn queue_of(&self, full: ReachedLimit) -> &WaitQueue {
         match full {
-            MemoryLimit::Connection => &self.queue,
-            MemoryLimit::Peer => &self.peer.memory.queue,
-            MemoryLimit::Total => &self.network.memory.queue,
+            ReachedLimit::Connection => &self.queue,
+            ReachedLimit::Peer => &self.peer.memory.queue,
+            ReachedLimit::Total => &self.network.memory.queue,
         }
     }
 

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::Peer;
 use super::address;
-use super::connection::{Connection, MemoryLimit};
+use super::connection::{Connection, ReachedLimit};
 use super::memory::{WAIT_MAX, WaitQueue};
 
 pub(super) const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -114,9 +114,9 @@ impl Exchange {
         self.forwarded.get().unwrap_or(&self.connection.peer)
     }
 
-    fn queue_of(&self, full: MemoryLimit) -> &WaitQueue {
+    fn queue_of(&self, full: ReachedLimit) -> &WaitQueue {
         match full {
-            MemoryLimit::Peer => &self.peer().memory.queue,
+            ReachedLimit::Peer => &self.peer().memory.queue,
             _ => self.connection.queue_of(full),
         }
     }
@@ -127,7 +127,7 @@ impl Exchange {
     ///
     /// # Errors
     /// The limit that leaves no room.
-    pub async fn admit(&self) -> Result<(), MemoryLimit> {
+    pub async fn admit(&self) -> Result<(), ReachedLimit> {
         let expected = self.peer().expected_bytes.load(Ordering::Relaxed);
         let needed = expected.max(BASE_BYTES);
         let Err(mut full) = self.grow_to(needed) else { return Ok(()) };
@@ -155,7 +155,7 @@ impl Exchange {
     ///
     /// # Errors
     /// The limit that leaves no room; the caller must drop the bytes.
-    pub fn receive(&self, bytes: usize) -> Result<(), MemoryLimit> {
+    pub fn receive(&self, bytes: usize) -> Result<(), ReachedLimit> {
         self.need(bytes.saturating_mul(REQUEST_FACTOR))
     }
 
@@ -163,7 +163,7 @@ impl Exchange {
     ///
     /// # Errors
     /// The limit that leaves no room; the caller must drop the bytes.
-    pub fn hold(&self, to_store: bool, bytes: usize) -> Result<(), MemoryLimit> {
+    pub fn hold(&self, to_store: bool, bytes: usize) -> Result<(), ReachedLimit> {
         if to_store { self.receive(bytes) } else { self.need(bytes) }
     }
 
@@ -179,7 +179,7 @@ impl Exchange {
     ///
     /// # Errors
     /// The limit that leaves no room; the caller must drop the bytes.
-    pub fn need(&self, bytes: usize) -> Result<(), MemoryLimit> {
+    pub fn need(&self, bytes: usize) -> Result<(), ReachedLimit> {
         let needed = self.needed.load(Ordering::Relaxed).saturating_add(bytes);
         self.needed.store(needed, Ordering::Relaxed);
         self.grow_to(needed)
@@ -257,7 +257,7 @@ impl Exchange {
         self.charged.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    fn grow_to(&self, bytes: usize) -> Result<(), MemoryLimit> {
+    fn grow_to(&self, bytes: usize) -> Result<(), ReachedLimit> {
         let charged = self.charged.load(Ordering::Relaxed);
         if bytes > charged {
             let more = bytes - charged;
@@ -266,7 +266,7 @@ impl Exchange {
                 && !peer.memory.take(more, Some(charged))
             {
                 self.connection.put_back(more);
-                return Err(MemoryLimit::Peer);
+                return Err(ReachedLimit::Peer);
             }
             self.charged.store(bytes, Ordering::Relaxed);
         }
@@ -382,7 +382,7 @@ pub fn within<F: Future>(exchange: Arc<Exchange>, work: F) -> impl Future<Output
 ///
 /// # Errors
 /// The limit that leaves no room; the caller must drop the reply.
-pub fn store_replied(bytes: usize, changed: bool) -> Result<(), MemoryLimit> {
+pub fn store_replied(bytes: usize, changed: bool) -> Result<(), ReachedLimit> {
     let need = bytes.saturating_mul(STORE_FACTOR);
     let charge = |exchange: &Arc<Exchange>| match exchange.need(need) {
         Err(_) if exchange.has_changed(changed) => {
@@ -444,7 +444,7 @@ mod tests {
         let other = one.begin();
         assert_eq!(
             other.need(2 * MIB),
-            Err(MemoryLimit::Connection),
+            Err(ReachedLimit::Connection),
             "one request exceeds the share"
         );
         let more: Vec<_> = (0..8).map(|_| connection(&network, 1)).collect();
@@ -456,7 +456,7 @@ mod tests {
                 (exchange, result)
             })
             .collect();
-        assert!(full.iter().any(|(_, result)| *result == Err(MemoryLimit::Peer)));
+        assert!(full.iter().any(|(_, result)| *result == Err(ReachedLimit::Peer)));
         let another = connection(&network, 2).begin();
         another.need(MIB).expect("another peer has a share of its own");
     }
@@ -472,7 +472,7 @@ mod tests {
         holding[0].need(MIB * 3 / 4).expect("there is room");
         holding[1].need(MIB).expect("one request exceeds the share");
         let next = one.begin();
-        assert_eq!(next.admit().await, Err(MemoryLimit::Connection), "the wait has ended");
+        assert_eq!(next.admit().await, Err(ReachedLimit::Connection), "the wait has ended");
         let waiting = tokio::spawn(async move { next.admit().await });
         tokio::task::yield_now().await;
         drop(holding);

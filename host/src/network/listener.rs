@@ -23,7 +23,7 @@ const QUEUE_MAX: u32 = 4096;
 #[cfg(target_os = "linux")]
 const UNACKNOWLEDGED_MS_MAX: u32 = 60_000;
 /// The system's buffer for unread replies of one connection; the system reserves twice as much.
-/// Without a limit it grows to megabytes, which no account would count.
+/// Without a limit it grows to megabytes, which no budget would count.
 const SEND_BUFFER_BYTES: u32 = 128 << 10;
 /// The pause after a failed accept.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);

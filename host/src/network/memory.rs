@@ -1,5 +1,5 @@
-//! Accounts of limited resources: bytes of memory, calls, subscriptions. A request that exceeds
-//! an account is refused or waits in a queue. Nothing is allocated here.
+//! Budgets of limited resources: bytes of memory, calls, subscriptions. A request that exceeds a
+//! budget is refused or waits in a queue. Nothing is allocated here.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -12,20 +12,20 @@ pub const WAIT_MAX: Duration = Duration::from_millis(500);
 const WAITING_MAX: usize = 1024;
 
 /// A limited amount of a resource.
-pub struct Account {
+pub struct Budget {
     limit: usize,
     used: AtomicUsize,
     /// The requests that wait for the resource.
     pub queue: WaitQueue,
 }
 
-impl Account {
-    /// An unused account.
+impl Budget {
+    /// An unused budget.
     pub fn new(limit: usize) -> Self {
         Self { limit, used: AtomicUsize::new(0), queue: WaitQueue::default() }
     }
 
-    /// Takes an amount if it fits. A sole user of the account, whose `own` amount is all that
+    /// Takes an amount if it fits. A sole user of the budget, whose `own` amount is all that
     /// is used, may exceed the limit.
     pub fn take(&self, amount: usize, own: Option<usize>) -> bool {
         let taken = |used: usize| {
@@ -126,43 +126,43 @@ mod tests {
     use std::sync::Arc;
 
     #[test]
-    fn an_account_grants_up_to_its_limit_and_more_to_a_sole_user() {
-        let account = Account::new(10);
-        assert!(account.take(6, None));
-        assert!(!account.take(5, None) && !account.take(5, Some(5)));
-        assert!(account.take(5, Some(6)));
-        assert_eq!((account.used(), account.is_busy()), (11, true));
-        account.put_back(11);
-        assert!(account.take(10, None) && !account.take(1, None));
+    fn a_budget_grants_up_to_its_limit_and_more_to_a_sole_user() {
+        let budget = Budget::new(10);
+        assert!(budget.take(6, None));
+        assert!(!budget.take(5, None) && !budget.take(5, Some(5)));
+        assert!(budget.take(5, Some(6)));
+        assert_eq!((budget.used(), budget.is_busy()), (11, true));
+        budget.put_back(11);
+        assert!(budget.take(10, None) && !budget.take(1, None));
     }
 
     #[tokio::test(start_paused = true)]
     async fn waiters_for_memory_are_served_in_turn() {
-        let account = Arc::new(Account::new(10));
-        assert!(account.take(10, None));
+        let budget = Arc::new(Budget::new(10));
+        assert!(budget.take(10, None));
         let wait = |bytes| {
-            let account = Arc::clone(&account);
-            tokio::spawn(async move { account.queue.wait(|| !account.take(bytes, None)).await })
+            let budget = Arc::clone(&budget);
+            tokio::spawn(async move { budget.queue.wait(|| !budget.take(bytes, None)).await })
         };
         let waiting = [wait(4), wait(4), wait(4)];
         tokio::task::yield_now().await;
-        account.put_back(10);
+        budget.put_back(10);
         let [first, second, third] = waiting;
         assert!(first.await.expect("no panic").is_ok());
         assert!(second.await.expect("no panic").is_ok());
         assert!(!third.is_finished());
-        account.put_back(4);
+        budget.put_back(4);
         assert!(third.await.expect("no panic").is_ok());
-        assert_eq!(account.queue.waiting.load(Ordering::SeqCst), 0);
+        assert_eq!(budget.queue.waiting.load(Ordering::SeqCst), 0);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_queue_refuses_waiters_beyond_its_limit() {
-        let account = Arc::new(Account::new(0));
+        let budget = Arc::new(Budget::new(0));
         let waiting: Vec<_> = (0..=WAITING_MAX)
             .map(|_| {
-                let account = Arc::clone(&account);
-                tokio::spawn(async move { account.queue.wait(|| true).await })
+                let budget = Arc::clone(&budget);
+                tokio::spawn(async move { budget.queue.wait(|| true).await })
             })
             .collect();
         for _ in 0..WAITING_MAX {

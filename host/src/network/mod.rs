@@ -26,7 +26,7 @@ use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use address::{Range, peer_of};
-use memory::Account;
+use memory::Budget;
 
 /// How long the body of a request may take to arrive.
 pub const BODY_TIMEOUT: Duration = Duration::from_secs(30);
@@ -70,22 +70,22 @@ pub struct Limits {
 /// The state that all network connections of the process share.
 pub struct Network {
     limits: Limits,
-    memory: Account,
+    memory: Budget,
     /// Uncharged replies that are unread.
-    uncharged: Account,
+    uncharged: Budget,
     /// In parts with a lock each: behind a trusted proxy every request looks up its peer.
     peers: [Mutex<HashMap<IpAddr, Arc<Peer>>>; PEER_SHARDS],
 }
 
 /// The quotas of one client: an IPv4 address, or an IPv6 network.
 pub struct Peer {
-    memory: Account,
+    memory: Budget,
     /// Its calls of the rules in flight. One count for all workers, as a client may send all its
     /// requests over one connection, and so to one worker.
-    calls: Account,
-    subscriptions: Account,
+    calls: Budget,
+    subscriptions: Budget,
     /// Uncharged replies to it that are unread.
-    uncharged: Account,
+    uncharged: Budget,
     /// The time until which its connections are refused.
     blocked_until: Mutex<Option<Instant>>,
     /// The memory that its larger requests have needed lately, in bytes.
@@ -98,8 +98,8 @@ pub struct Peer {
 impl Network {
     /// A network without connections.
     pub fn new(limits: Limits) -> Arc<Self> {
-        let memory = Account::new(limits.body_memory);
-        let uncharged = Account::new(UNCHARGED_MAX);
+        let memory = Budget::new(limits.body_memory);
+        let uncharged = Budget::new(UNCHARGED_MAX);
         Arc::new(Self { limits, memory, uncharged, peers: Default::default() })
     }
 
@@ -149,16 +149,16 @@ impl Peer {
 
     /// A trusted proxy, which forwards the requests of many clients.
     fn of_proxy() -> Self {
-        let uncharged = Account::new(usize::MAX);
+        let uncharged = Budget::new(usize::MAX);
         Self { uncharged, ..Self::new(usize::MAX, usize::MAX, usize::MAX) }
     }
 
     fn new(memory: usize, calls: usize, subscriptions: usize) -> Self {
         Self {
-            memory: Account::new(memory),
-            calls: Account::new(calls),
-            subscriptions: Account::new(subscriptions),
-            uncharged: Account::new(UNCHARGED_PER_PEER),
+            memory: Budget::new(memory),
+            calls: Budget::new(calls),
+            subscriptions: Budget::new(subscriptions),
+            uncharged: Budget::new(UNCHARGED_PER_PEER),
             blocked_until: Mutex::default(),
             expected_bytes: AtomicUsize::new(0),
             inflation: Arc::new(Semaphore::new(1)),

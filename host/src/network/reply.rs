@@ -16,7 +16,7 @@ const PART_BYTES_MAX: usize = 64 << 10;
 
 pin_project_lite::pin_project! {
     /// A body that belongs to an exchange.
-    pub struct Reply<B> {
+    pub struct ReplyBody<B> {
         #[pin]
         body: B,
         // The bytes of the body so far.
@@ -26,7 +26,7 @@ pin_project_lite::pin_project! {
     }
 }
 
-impl<B: Body<Data = Bytes>> Reply<B> {
+impl<B: Body<Data = Bytes>> ReplyBody<B> {
     /// The body of the exchange's reply.
     pub fn new(body: B, exchange: Arc<Exchange>) -> Self {
         if let Some(bytes) = body.size_hint().exact() {
@@ -37,7 +37,7 @@ impl<B: Body<Data = Bytes>> Reply<B> {
     }
 }
 
-impl<B: Body<Data = Bytes>> Body for Reply<B> {
+impl<B: Body<Data = Bytes>> Body for ReplyBody<B> {
     type Data = Bytes;
     type Error = B::Error;
 

@@ -22,7 +22,7 @@ use tokio::time::Instant;
 use super::connection::Connection;
 use super::exchange::Exchange;
 use super::listener::{Admission, Connections};
-use super::reply::Reply;
+use super::reply::ReplyBody;
 use super::stream::{Refuse, Stream};
 
 /// How long a client may take to send the head of its first or next request.
@@ -126,7 +126,7 @@ async fn serve_one<H, F, B>(
             if !multiplexed && exchange.is_last() {
                 reply.headers_mut().insert(CONNECTION, CLOSE);
             }
-            Ok::<_, Infallible>(reply.map(|body| Reply::new(body, exchange)))
+            Ok::<_, Infallible>(reply.map(|body| ReplyBody::new(body, exchange)))
         }
     });
     let mut http = pin!(builder.serve_connection(TokioIo::new(stream), service));

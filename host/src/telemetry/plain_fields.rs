@@ -86,9 +86,9 @@ mod tests {
     use super::*;
 
     #[derive(Clone, Default)]
-    struct Written(Arc<Mutex<Vec<u8>>>);
+    struct CapturedLog(Arc<Mutex<Vec<u8>>>);
 
-    impl std::io::Write for Written {
+    impl std::io::Write for CapturedLog {
         fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
             self.0.lock().expect("no panic").extend_from_slice(bytes);
             Ok(bytes.len())
@@ -99,7 +99,7 @@ mod tests {
         }
     }
 
-    impl MakeWriter<'_> for Written {
+    impl MakeWriter<'_> for CapturedLog {
         type Writer = Self;
 
         fn make_writer(&self) -> Self {
@@ -116,8 +116,8 @@ mod tests {
 
     #[test]
     fn lines_are_those_of_the_library() {
-        let [ours, theirs] = [Written::default(), Written::default()];
-        let layer = |written: &Written| {
+        let [ours, theirs] = [CapturedLog::default(), CapturedLog::default()];
+        let layer = |written: &CapturedLog| {
             let layer = tracing_subscriber::fmt::layer().with_writer(written.clone());
             layer.with_ansi(false).without_time()
         };
@@ -125,7 +125,7 @@ mod tests {
         tracing::subscriber::with_default(registry, log);
         let registry = tracing_subscriber::registry().with(layer(&theirs));
         tracing::subscriber::with_default(registry, log);
-        let text = |written: &Written| {
+        let text = |written: &CapturedLog| {
             String::from_utf8(written.0.lock().expect("no panic").clone()).expect("UTF-8")
         };
         assert!(text(&ours).contains("protocol=\"rest\" id=7"), "{}", text(&ours));

@@ -13,7 +13,7 @@ use crate::store::embedded::directory::{
 use crate::store::embedded::frame::{FileKind, FrameKind, HEADER_BYTES, Header, Identity, Origin};
 use crate::store::embedded::manifest::{Ended, JournalEntry, Manifest, SnapshotEntry};
 use crate::store::embedded::obstacle::{OpenError, span};
-use crate::store::embedded::reader::{Reader, Step, Tally};
+use crate::store::embedded::reader::{NextFrame, Reader, Tally};
 use crate::store::embedded::recovery::{self, Loss, Reading};
 use crate::store::embedded::{former, snapshot, start};
 use session_store::clock::Clock;
@@ -277,7 +277,7 @@ fn identity(path: &Path, files: &[(FileKind, u32)]) -> io::Result<Option<Identit
 /// The number of the first frame with rows.
 fn first_sequence(path: &Path, origin: Origin) -> io::Result<Option<u64>> {
     let mut reader = Reader::open(path, origin)?;
-    while let Step::Frame(header) = reader.next()? {
+    while let NextFrame::Frame(header) = reader.next()? {
         if header.kind == FrameKind::Rows {
             return Ok(Some(header.sequence));
         }
@@ -291,7 +291,7 @@ fn last_frame(reader: &mut Reader, before: u64) -> io::Result<(Option<u64>, bool
     let mut last = None;
     loop {
         let offset = reader.offset();
-        let Step::Frame(header) = reader.next()? else { return Ok((last, false)) };
+        let NextFrame::Frame(header) = reader.next()? else { return Ok((last, false)) };
         match header.kind {
             FrameKind::Head => {}
             FrameKind::Rows if header.sequence >= before => {

@@ -100,7 +100,7 @@ pub fn read(directory: &Path, identity: Identity) -> io::Result<StoredMarks> {
         [Some(one), Some(other)] => {
             StoredMarks::Both(if one.number > other.number { one.mark } else { other.mark })
         }
-        [Some(Written { mark, .. }), None] | [None, Some(Written { mark, .. })] => {
+        [Some(StoredMark { mark, .. }), None] | [None, Some(StoredMark { mark, .. })] => {
             StoredMarks::One(mark)
         }
         [None, None] => StoredMarks::Damaged,
@@ -114,7 +114,7 @@ pub fn is_of_a_frame(directory: &Path) -> bool {
 }
 
 /// The two copies in a file, as far as they are whole.
-fn both(bytes: &[u8]) -> [Option<Written>; 2] {
+fn both(bytes: &[u8]) -> [Option<StoredMark>; 2] {
     OFFSETS.map(|offset| decode(bytes.get(usize::try_from(offset).ok()?..)?.first_chunk()?))
 }
 
@@ -132,21 +132,21 @@ fn encode(identity: Identity, number: u64, mark: Mark) -> [u8; MARK_BYTES] {
 }
 
 /// A copy as it is on the disk.
-struct Written {
+struct StoredMark {
     identity: Identity,
     /// The higher one is the later one.
     number: u64,
     mark: Mark,
 }
 
-fn decode(bytes: &[u8; MARK_BYTES]) -> Option<Written> {
+fn decode(bytes: &[u8; MARK_BYTES]) -> Option<StoredMark> {
     let checksum = crc32fast::hash(&bytes[..MARK_BYTES - 4]);
     if bytes[MARK_BYTES - 4..] != checksum.to_be_bytes() {
         return None;
     }
     let long = |at: usize| bytes[at..].first_chunk().map(|it| u64::from_be_bytes(*it));
     let mark = Mark { sequence: long(16)?, milliseconds: long(24)?, closed: bytes[35] == 1 };
-    Some(Written { identity: *bytes.first_chunk()?, number: long(8)?, mark })
+    Some(StoredMark { identity: *bytes.first_chunk()?, number: long(8)?, mark })
 }
 
 #[cfg(test)]

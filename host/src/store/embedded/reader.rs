@@ -17,7 +17,7 @@ use session_store::rows;
 const SEARCH_BYTES: usize = 1 << 20;
 
 /// What stands where the next frame should begin.
-pub enum Step {
+pub enum NextFrame {
     /// A frame.
     Frame(Header),
     /// The end of the file.
@@ -75,29 +75,29 @@ impl Reader {
     ///
     /// # Errors
     /// What the system refuses.
-    pub fn next(&mut self) -> io::Result<Step> {
+    pub fn next(&mut self) -> io::Result<NextFrame> {
         if self.offset >= self.length {
-            return Ok(Step::End);
+            return Ok(NextFrame::End);
         }
         if self.length - self.offset < HEADER_BYTES as u64 {
-            return Ok(Step::Bad("it ends within the header of a frame"));
+            return Ok(NextFrame::Bad("it ends within the header of a frame"));
         }
         let mut header = [0; HEADER_BYTES];
         self.file.read_exact_at(&mut header, self.offset)?;
         let Some(header) = Header::decode(&header, &self.origin) else {
-            return Ok(Step::Bad("the checksum of a frame header does not match"));
+            return Ok(NextFrame::Bad("the checksum of a frame header does not match"));
         };
         let start = self.offset + HEADER_BYTES as u64;
         if self.length - start < u64::from(header.length) {
-            return Ok(Step::Bad("it ends within a frame"));
+            return Ok(NextFrame::Bad("it ends within a frame"));
         }
         self.rows.resize(header.length as usize, 0);
         self.file.read_exact_at(&mut self.rows, start)?;
         if crc32fast::hash(&self.rows) != header.checksum {
-            return Ok(Step::Bad("the checksum of a frame does not match"));
+            return Ok(NextFrame::Bad("the checksum of a frame does not match"));
         }
         self.offset = start + u64::from(header.length);
-        Ok(Step::Frame(header))
+        Ok(NextFrame::Frame(header))
     }
 
     /// The next offset, at or after `from`, with a whole header.
@@ -179,7 +179,7 @@ impl Tally {
             self.header(&header);
             reader.go_to(found);
             at = match reader.next()? {
-                Step::Frame(header) => {
+                NextFrame::Frame(header) => {
                     self.frame(&header);
                     // Malformed rows do not matter for a count.
                     let counted = each_row(reader.rows(), &mut |key, _| {
@@ -189,7 +189,7 @@ impl Tally {
                     drop(counted);
                     reader.offset()
                 }
-                Step::End | Step::Bad(_) => found + 1,
+                NextFrame::End | NextFrame::Bad(_) => found + 1,
             };
         }
         Ok(())

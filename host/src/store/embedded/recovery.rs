@@ -12,7 +12,7 @@ use crate::store::embedded::frame::{
 use crate::store::embedded::manifest::{Ended, JournalEntry, Manifest, SnapshotEntry};
 use crate::store::embedded::mark::{self, StoredMarks};
 use crate::store::embedded::obstacle::OpenError;
-use crate::store::embedded::reader::{Reader, Step, Tally};
+use crate::store::embedded::reader::{NextFrame, Reader, Tally};
 use session_store::clock::Milliseconds;
 
 const MISSING: &str = "it is missing";
@@ -86,7 +86,7 @@ pub fn read(
     let marks = mark::read(directory, manifest.identity).map_err(refused)?;
     let mark = marks.mark().unwrap_or_default();
     let covers = manifest.snapshot.map_or(0, |snapshot| snapshot.covers);
-    let mut state = State {
+    let mut state = Recovery {
         directory,
         manifest,
         take,
@@ -121,7 +121,7 @@ pub fn read(
     Ok(state.finish())
 }
 
-struct State<'a> {
+struct Recovery<'a> {
     directory: &'a Path,
     manifest: &'a Manifest,
     take: &'a mut TakeRow<'a>,
@@ -132,7 +132,7 @@ struct State<'a> {
     reading: Reading,
 }
 
-impl State<'_> {
+impl Recovery<'_> {
     fn damage(&mut self, file: String, offset: u64, bytes: u64, what: &'static str) {
         let loss = Loss { file, offset, bytes, what, tally: Tally::default() };
         self.reading.damages.push(loss);
@@ -178,16 +178,16 @@ impl State<'_> {
             let offset = reader.offset();
             let step = reader.next().map_err(|error| self.refused(&error, &file))?;
             let what = match step {
-                Step::Frame(header) if header.sequence == next => {
+                NextFrame::Frame(header) if header.sequence == next => {
                     self.apply(&reader, &header, &mut tally)?;
                     self.reading.last_at = Some(header.milliseconds);
                     next += 1;
                     has_ended = header.kind == FrameKind::End;
                     continue;
                 }
-                Step::Frame(_) => NOT_NEXT,
-                Step::End => ENDS_EARLY,
-                Step::Bad(what) => what,
+                NextFrame::Frame(_) => NOT_NEXT,
+                NextFrame::End => ENDS_EARLY,
+                NextFrame::Bad(what) => what,
             };
             let found = reader.find(offset + 1).map_err(|error| self.refused(&error, &file))?;
             let end = found.map_or(entry.length.max(reader.length()), |(at, _)| at);
@@ -254,21 +254,23 @@ impl State<'_> {
             }
             let step = reader.next().map_err(|error| self.refused(&error, &file))?;
             match step {
-                Step::Frame(header) if is_head && header.kind == FrameKind::Head => {
+                NextFrame::Frame(header) if is_head && header.kind == FrameKind::Head => {
                     is_head = false;
                 }
-                Step::Frame(header) if !is_head && header.sequence == self.reading.sequence + 1 => {
+                NextFrame::Frame(header)
+                    if !is_head && header.sequence == self.reading.sequence + 1 =>
+                {
                     self.apply(reader, &header, tally)?;
                     self.reading.sequence = header.sequence;
                     self.reading.last_at = Some(header.milliseconds);
                 }
-                Step::Frame(_) => break (offset, NOT_NEXT),
-                Step::End if entry.ended.is_none() && !is_head => {
+                NextFrame::Frame(_) => break (offset, NOT_NEXT),
+                NextFrame::End if entry.ended.is_none() && !is_head => {
                     self.ended(entry.number, file, offset);
                     return Ok(());
                 }
-                Step::End => break (offset, ENDS_EARLY),
-                Step::Bad(what) => break (offset, what),
+                NextFrame::End => break (offset, ENDS_EARLY),
+                NextFrame::Bad(what) => break (offset, what),
             }
         };
         let mut rest = Tally::default();

@@ -10,7 +10,7 @@ use std::vec::IntoIter;
 use redis::aio::MultiplexedConnection;
 use redis::{Cmd, ErrorKind, FromRedisValue, Pipeline, RedisError, Script, ServerErrorKind, Value};
 
-use crate::store::redis::group::{Group, ReplicaWait};
+use crate::store::redis::group::{CommandGroup, ReplicaWait};
 use crate::store::redis::reply;
 use session_store::Takes;
 use session_store::clock::Milliseconds;
@@ -26,7 +26,7 @@ pub struct Commands {
     connection: MultiplexedConnection,
     numbers: Numbers,
     /// Sends scripts that wait for replicas.
-    group: Option<Group>,
+    group: Option<CommandGroup>,
     /// The keys are being moved here from another node of a Cluster.
     asking: bool,
 }
@@ -72,8 +72,9 @@ impl Commands {
             Err(error) => return Err(error),
         };
         let numbers = Numbers { next: Arc::new((first + 1).into()), repeat };
-        let group = replica_wait
-            .map(|replica_wait| Group::new(connection.clone(), numbers.clone(), replica_wait));
+        let group = replica_wait.map(|replica_wait| {
+            CommandGroup::new(connection.clone(), numbers.clone(), replica_wait)
+        });
         Ok(Self { connection, numbers, group, asking: false })
     }
 

@@ -30,7 +30,7 @@ pub struct ReplicaWait {
 
 /// Sends commands over one connection.
 #[derive(Clone)]
-pub struct Group(mpsc::Sender<Job>);
+pub struct CommandGroup(mpsc::Sender<Job>);
 
 struct Job {
     command: Cmd,
@@ -38,7 +38,7 @@ struct Job {
     done: oneshot::Sender<Result<Value, RedisError>>,
 }
 
-impl Group {
+impl CommandGroup {
     /// A group of commands over a connection, sent by a task on the current runtime.
     pub fn new(
         connection: MultiplexedConnection,
@@ -87,7 +87,6 @@ async fn send_all(
             Ok(answers) => {
                 for (job, answer) in jobs.drain(..).zip(answers) {
                     // The caller may have stopped waiting.
-                    // A caller that has gone does not wait for its answer.
                     drop(job.done.send(answer));
                 }
             }

@@ -26,7 +26,7 @@ const LENT_NUMBER: u64 = 0;
 
 /// A connection that reconnects whenever it is lost. At times there is none.
 pub struct Link {
-    state: watch::Sender<State>,
+    state: watch::Sender<LinkState>,
     timeouts: AtomicU32,
     keeper: JoinHandle<()>,
 }
@@ -38,7 +38,7 @@ pub struct LinkConnection {
     number: u64,
 }
 
-enum State {
+enum LinkState {
     /// No attempt has ended yet.
     Starting,
     Up {
@@ -65,7 +65,7 @@ impl Link {
     /// A link of `connector`, kept by a task on the current runtime. A connection without a reply
     /// for `timeout` is given up.
     pub fn new(connector: Connector, timeout: Duration, move_signal: MoveSignal) -> Self {
-        Self::from_state(connector, timeout, move_signal, State::Starting, None)
+        Self::from_state(connector, timeout, move_signal, LinkState::Starting, None)
     }
 
     /// Another link to the same server. It borrows this link's connection until it has its own,
@@ -78,10 +78,10 @@ impl Link {
     ) -> Self {
         let lender = self.state.subscribe();
         let state = match &*lender.borrow() {
-            State::Up { commands, .. } => {
-                State::Up { commands: commands.clone(), number: LENT_NUMBER, history: None }
+            LinkState::Up { commands, .. } => {
+                LinkState::Up { commands: commands.clone(), number: LENT_NUMBER, history: None }
             }
-            State::Starting | State::Down(_) => State::Starting,
+            LinkState::Starting | LinkState::Down(_) => LinkState::Starting,
         };
         Self::from_state(connector, timeout, move_signal, state, Some(lender))
     }
@@ -90,8 +90,8 @@ impl Link {
         connector: Connector,
         timeout: Duration,
         move_signal: MoveSignal,
-        state: State,
-        lender: Option<watch::Receiver<State>>,
+        state: LinkState,
+        lender: Option<watch::Receiver<LinkState>>,
     ) -> Self {
         let (state, watched) = watch::channel(state);
         let keeping = keep(connector, timeout, move_signal, state.clone(), watched, lender);
@@ -109,7 +109,7 @@ impl Link {
             return known;
         }
         let mut watched = self.state.subscribe();
-        let tried = watched.wait_for(|state| !matches!(state, State::Starting)).await;
+        let tried = watched.wait_for(|state| !matches!(state, LinkState::Starting)).await;
         let tried = tried.map_err(|_| Disconnected)?;
         LinkConnection::of(&tried).unwrap_or(Err(Disconnected))
     }
@@ -118,20 +118,20 @@ impl Link {
     /// with a lender.
     pub fn history(&self) -> Option<Arc<str>> {
         match &*self.state.borrow() {
-            State::Up { history, .. } => history.clone(),
-            State::Starting | State::Down(_) => None,
+            LinkState::Up { history, .. } => history.clone(),
+            LinkState::Starting | LinkState::Down(_) => None,
         }
     }
 
     /// Whether there is a connection.
     pub fn is_up(&self) -> bool {
-        matches!(*self.state.borrow(), State::Up { .. })
+        matches!(*self.state.borrow(), LinkState::Up { .. })
     }
 
     /// Why there is no connection, if an attempt has failed.
     pub fn obstacle(&self) -> Option<String> {
         match &*self.state.borrow() {
-            State::Down(why) if !why.is_empty() => Some(why.to_string()),
+            LinkState::Down(why) if !why.is_empty() => Some(why.to_string()),
             _ => None,
         }
     }
@@ -154,9 +154,9 @@ impl Link {
     /// Gives up the connection of this number, if it is still the current one.
     pub fn lost(&self, lost: u64) {
         self.state.send_if_modified(|state| {
-            let present = matches!(state, State::Up { number, .. } if *number == lost);
+            let present = matches!(state, LinkState::Up { number, .. } if *number == lost);
             if present {
-                *state = State::Down(Arc::default());
+                *state = LinkState::Down(Arc::default());
             }
             present
         });
@@ -165,13 +165,13 @@ impl Link {
 
 impl LinkConnection {
     /// The connection of a state; `None` before the first attempt has ended.
-    fn of(state: &State) -> Option<Result<Self, Disconnected>> {
+    fn of(state: &LinkState) -> Option<Result<Self, Disconnected>> {
         match state {
-            State::Starting => None,
-            State::Up { commands, number, .. } => {
+            LinkState::Starting => None,
+            LinkState::Up { commands, number, .. } => {
                 Some(Ok(Self { commands: commands.clone(), number: *number }))
             }
-            State::Down(_) => Some(Err(Disconnected)),
+            LinkState::Down(_) => Some(Err(Disconnected)),
         }
     }
 
@@ -192,9 +192,9 @@ async fn keep(
     connector: Connector,
     timeout: Duration,
     move_signal: MoveSignal,
-    state: watch::Sender<State>,
-    mut watched: watch::Receiver<State>,
-    lender: Option<watch::Receiver<State>>,
+    state: watch::Sender<LinkState>,
+    mut watched: watch::Receiver<LinkState>,
+    lender: Option<watch::Receiver<LinkState>>,
 ) {
     let mut delay = RECONNECT_DELAY_MIN;
     let mut logged = false;
@@ -204,9 +204,9 @@ async fn keep(
             Ok((commands, mut watch, history)) => {
                 delay = RECONNECT_DELAY_MIN;
                 logged = false;
-                state.send_replace(State::Up { commands: commands.clone(), number, history });
+                state.send_replace(LinkState::Up { commands: commands.clone(), number, history });
                 let saw_move = tokio::select! {
-                    lost = watched.wait_for(|state| matches!(state, State::Down(_))) => {
+                    lost = watched.wait_for(|state| matches!(state, LinkState::Down(_))) => {
                         if lost.is_err() {
                             return;
                         }
@@ -217,7 +217,7 @@ async fn keep(
                     // as this task holds a sender.
                     _ = moved.changed() => false,
                 };
-                state.send_replace(State::Down(Arc::default()));
+                state.send_replace(LinkState::Down(Arc::default()));
                 if saw_move {
                     move_signal.0.send_replace(());
                 }
@@ -233,10 +233,10 @@ async fn keep(
                 let is_kept =
                     lender.as_ref().is_some_and(|it| matches!(it.has_changed(), Ok(false)));
                 state.send_if_modified(|state| {
-                    if is_kept && matches!(state, State::Up { number: LENT_NUMBER, .. }) {
+                    if is_kept && matches!(state, LinkState::Up { number: LENT_NUMBER, .. }) {
                         return false;
                     }
-                    *state = State::Down(obstacle(&error));
+                    *state = LinkState::Down(obstacle(&error));
                     true
                 });
                 tokio::time::sleep(delay).await;

@@ -553,7 +553,6 @@ fn failure(error: CallError) -> Error {
             | ServerErrorKind::Moved
             | ServerErrorKind::Ask
             // The script cache was flushed between loading and running.
-            // Forgotten again between loading and running.
             | ServerErrorKind::NoScript,
         ) => Error::Unavailable(format!("Redis is not ready: {}", words(&error))),
         ErrorKind::Extension if error.code() == Some("OOM") => growth::full("Redis", "maxmemory"),
