@@ -129,7 +129,7 @@ async fn a_subscriber_receives_a_gap_when_the_store_loses_its_baseline() {
     append(&store, 5, "before", 50).await;
     clock.advance(1);
     assert_eq!(types(&live.next().await.expect("read")), ["before"]);
-    let seen = live.at();
+    let seen = live.cursor();
     let success = vec![Operation::HashDelete("EVENTS:BORN".into())];
     store.execute(Txn { success, ..Txn::default() }).await.expect("deleted");
     clock.advance(1000);
@@ -167,7 +167,7 @@ async fn events_arrive_at_once_after_one_gap_when_the_clock_is_set_back() {
         clock.advance(1);
         let before = types_until(&mut live, &clock, "before").await;
         assert!(before.iter().all(|type_| type_ == "before"));
-        let seen = live.at();
+        let seen = live.cursor();
         clock.set(clock.now() - back);
         // The gap arrives before there is any new event.
         assert_eq!(types(&live.next().await.expect("read")), ["gap"]);
