@@ -7,9 +7,8 @@ use clap::Args;
 
 use super::early_exit::PortSettings;
 use super::given::given;
-use super::values;
+use super::values::{self, PerPeer, ProbePort, Ranges, Texts};
 use crate::network;
-use crate::network::address::Range;
 
 /// The settings of the probe port.
 pub const PROBE: PortSettings = PortSettings { port: "PROBE_PORT", address: "BIND_ADDRESS" };
@@ -60,19 +59,6 @@ pub struct Callers {
           hide_default_value = true, value_parser = given(values::origins))]
     cors_origins: Texts,
 }
-
-/// The most connections of one peer; `None` for a share of all.
-#[derive(Clone, Copy, Debug)]
-pub struct PerPeer(pub Option<usize>);
-/// Ranges of addresses.
-#[derive(Clone, Debug)]
-pub struct Ranges(pub Vec<Range>);
-/// A port, or `None` if it is off.
-#[derive(Clone, Copy, Debug)]
-pub struct ProbePort(pub Option<u16>);
-/// A list of texts.
-#[derive(Clone, Debug)]
-pub struct Texts(pub Vec<String>);
 
 impl Callers {
     /// The limits of network connections, for a number of calls of the rules and of subscriptions.

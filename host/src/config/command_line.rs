@@ -7,7 +7,8 @@ use clap::{Arg, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use clap_complete::Shell;
 
 use super::early_exit::EarlyExit;
-use super::{Settings, secret};
+use super::secret;
+use super::settings::Settings;
 
 /// The name of the program.
 const NAME: &str = "session-manager";

@@ -11,11 +11,10 @@ mod process;
 mod rules;
 mod secret;
 mod sessions;
+mod settings;
 mod storage;
 mod traces;
 mod values;
-
-use clap::Args;
 
 pub use callers::{Callers, PROBE};
 pub use command_line::{Command, Subject, completions};
@@ -24,42 +23,9 @@ pub use network::{ADMIN, GRPC, Ports, REST};
 pub use process::Process;
 pub use rules::Rules;
 pub use sessions::Sessions;
+pub use settings::Settings;
 pub use storage::{Storage, StoreChoice};
-
-use crate::telemetry::traces::Export;
-
-/// The DATA_DIR of a store that keeps nothing.
-pub const IN_MEMORY: &str = ":memory:";
-
-/// All settings, by topic. A new one belongs to the group of its topic, and is read through
-/// `given`, or as a secret.
-#[derive(Args, Clone, Debug)]
-pub struct Settings {
-    /// Names and log.
-    #[command(flatten)]
-    pub process: Process,
-    /// Addresses and ports.
-    #[command(flatten)]
-    pub network: Ports,
-    /// The limits of callers.
-    #[command(flatten)]
-    pub callers: Callers,
-    /// The store.
-    #[command(flatten)]
-    pub storage: Storage,
-    /// Lifetimes and limits.
-    #[command(flatten)]
-    pub sessions: Sessions,
-    /// The component.
-    #[command(flatten)]
-    pub rules: Rules,
-    /// The export of traces.
-    #[command(flatten)]
-    tracing: traces::Tracing,
-    /// Warnings to log at the start.
-    #[arg(skip)]
-    pub warnings: Vec<String>,
-}
+pub use values::IN_MEMORY;
 
 impl Settings {
     /// Reads flags and environment variables. Settings that only serving needs are checked only for
@@ -77,19 +43,6 @@ impl Settings {
             settings.traces()?;
         }
         Ok((command, settings))
-    }
-
-    /// The export of traces; `None` if traces are off.
-    ///
-    /// # Errors
-    /// If a token or the headers for the collector are not valid.
-    pub fn traces(&self) -> Result<Option<Export>, EarlyExit> {
-        self.tracing.export(&self.process.app_name, self.process.pod_id())
-    }
-
-    /// The settings of the component, as the world's documentation lists them.
-    pub fn for_component(&self) -> Vec<(String, String)> {
-        self.sessions.for_component()
     }
 }
 

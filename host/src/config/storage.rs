@@ -8,7 +8,7 @@ use clap::Args;
 use super::early_exit::EarlyExit;
 use super::given::{SecretText, given};
 use super::secret::Secret;
-use super::{IN_MEMORY, values};
+use super::values::{self, IN_MEMORY};
 use crate::store::redis::{Address, Locator};
 
 /// The accepted forms of REDIS_URL.

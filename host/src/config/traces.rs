@@ -9,9 +9,10 @@ use clap::Args;
 use http::{HeaderName, HeaderValue};
 use percent_encoding::percent_decode_str;
 
+use super::early_exit::EarlyExit;
 use super::given::{SecretText, given, text};
 use super::secret::Secret;
-use super::{EarlyExit, values};
+use super::values;
 use crate::telemetry::traces::{Export, Sampling};
 
 /// The path of a collector for traces.

@@ -7,10 +7,25 @@ use http::Uri;
 use http::uri::Authority;
 use tracing_subscriber::filter::LevelFilter;
 
-use super::IN_MEMORY;
-use super::callers::{PerPeer, ProbePort, Ranges, Texts};
 use super::early_exit::any_of;
+use crate::network::address::Range;
 use crate::telemetry::{self, LogFormat};
+
+/// The DATA_DIR of a store that keeps nothing.
+pub const IN_MEMORY: &str = ":memory:";
+
+/// The most connections of one peer; `None` for a share of all.
+#[derive(Clone, Copy, Debug)]
+pub struct PerPeer(pub Option<usize>);
+/// Ranges of addresses.
+#[derive(Clone, Debug)]
+pub struct Ranges(pub Vec<Range>);
+/// A port, or `None` if it is off.
+#[derive(Clone, Copy, Debug)]
+pub struct ProbePort(pub Option<u16>);
+/// A list of texts.
+#[derive(Clone, Debug)]
+pub struct Texts(pub Vec<String>);
 
 /// An IP address.
 pub fn address(text: &str) -> Result<IpAddr, String> {

@@ -10,6 +10,7 @@ mod frame;
 mod inspection;
 mod manifest;
 mod mark;
+mod names;
 mod obstacle;
 mod reader;
 mod recovery;

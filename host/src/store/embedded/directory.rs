@@ -9,18 +9,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::store::embedded::frame::FileKind;
+use crate::store::embedded::names::{LOCK_FILE, MANIFEST_FILE, VERSION_FILE};
 use crate::store::embedded::obstacle::{self, OpenError};
-
-/// The file that is locked by the process that uses the directory.
-pub const LOCK_FILE: &str = "lock";
-/// The file that names the others.
-pub const MANIFEST_FILE: &str = "manifest";
-/// The file that records how far the journal is synced.
-pub const SYNCED_FILE: &str = "synced";
-/// The file that names the program and the format version of the others.
-pub const VERSION_FILE: &str = "version";
-/// Its content. A release before the journal takes it for another program's.
-pub const VERSION_TEXT: &str = "session-manager data 1\n";
 
 /// The highest number of a journal or snapshot. A file with a higher number is not ours.
 const NUMBER_MAX: u32 = u32::MAX / 2;

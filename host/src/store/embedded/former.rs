@@ -9,23 +9,19 @@ use std::sync::atomic::AtomicBool;
 
 use fjall::{Database, KeyspaceCreateOptions};
 
-use crate::store::embedded::directory::{
-    self, Directory, LOCK_FILE, MANIFEST_FILE, SyncFile, VERSION_FILE, VERSION_TEXT, numbered,
-};
+use crate::store::embedded::directory::{self, Directory, SyncFile, numbered};
 use crate::store::embedded::frame::FileKind;
 use crate::store::embedded::manifest::SnapshotEntry;
-use crate::store::embedded::obstacle::{OpenError, files};
+use crate::store::embedded::names::{KEPT_DIRECTORY, TABLES};
+use crate::store::embedded::names::{LOCK_FILE, MANIFEST_FILE, VERSION_FILE, VERSION_TEXT};
+use crate::store::embedded::obstacle::{ADVICE, OpenError, files, in_tables};
 use crate::store::embedded::{snapshot, start};
 use session_store::clock::Clock;
 use session_store::memory::Memory;
 use session_store::restore;
 
-/// The directory that keeps the old files.
-pub const KEPT_DIRECTORY: &str = "before-conversion";
 /// The content of the old version file.
 const FORMER_VERSION: &[u8] = b"FJL\x03";
-/// The old directory of tables, which hold what has left the journal.
-const TABLES: &str = "keyspaces";
 /// The table that lists the others.
 const CATALOG: &str = "0";
 /// The file of a table that lists its files.
@@ -34,8 +30,6 @@ const CURRENT: &str = "current";
 const JOURNAL_EXTENSION: &str = "jnl";
 /// The number of the snapshot that a conversion makes.
 const SNAPSHOT_NUMBER: u32 = 1;
-/// The advice when one of the old files is missing.
-const ADVICE: &str = "put a copy of the whole directory in its place, or begin with an empty one";
 /// Rows are read once, so they need no larger cache.
 const CACHE_BYTES: u64 = 4 << 20;
 
@@ -203,18 +197,6 @@ fn system<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a std::i
 /// Whether a file is shorter than written, or has other content.
 fn is_damage(error: &std::io::Error) -> bool {
     matches!(error.kind(), ErrorKind::UnexpectedEof | ErrorKind::InvalidData)
-}
-
-/// The error for a missing file; the library does not report which one it is.
-pub fn missing(directory: &Path) -> OpenError {
-    let has_tables = directory.join(TABLES).exists();
-    let file = if has_tables { in_tables() } else { format!("`{TABLES}`") };
-    OpenError::Missing(file, ADVICE)
-}
-
-/// The name of any file of the tables.
-fn in_tables() -> String {
-    format!("a file below `{TABLES}`")
 }
 
 /// The names of the old journal files; the library does not report which one is damaged.

@@ -7,11 +7,11 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
-use crate::store::embedded::directory::{
-    self, Directory, MANIFEST_FILE, SYNCED_FILE, SyncFile, VERSION_FILE, numbered, sync_file,
-};
+use crate::store::embedded::directory::{self, Directory, SyncFile, numbered, sync_file};
 use crate::store::embedded::frame::{FileKind, FrameKind, HEADER_BYTES, Header, Identity, Origin};
 use crate::store::embedded::manifest::{Ended, JournalEntry, Manifest, SnapshotEntry};
+use crate::store::embedded::names::KEPT_PREFIX;
+use crate::store::embedded::names::{MANIFEST_FILE, SYNCED_FILE, VERSION_FILE};
 use crate::store::embedded::obstacle::{OpenError, span};
 use crate::store::embedded::reader::{NextFrame, Reader, Tally};
 use crate::store::embedded::recovery::{self, Loss, Reading};
@@ -19,9 +19,6 @@ use crate::store::embedded::{former, snapshot, start};
 use session_store::clock::Clock;
 use session_store::memory::Memory;
 use session_store::restore;
-
-/// The prefix of the directories in which a repair keeps the old files.
-pub const KEPT_PREFIX: &str = "before-repair-";
 
 /// The state of a directory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

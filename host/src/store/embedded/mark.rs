@@ -10,8 +10,9 @@ use std::path::Path;
 
 use bytes::BufMut;
 
-use crate::store::embedded::directory::{Directory, SYNCED_FILE};
+use crate::store::embedded::directory::Directory;
 use crate::store::embedded::frame::Identity;
+use crate::store::embedded::names::SYNCED_FILE;
 use session_store::clock::Milliseconds;
 
 /// The length of a mark, in bytes.

@@ -5,9 +5,7 @@ use std::fs::OpenOptions;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use crate::store::embedded::directory::{LOCK_FILE, MANIFEST_FILE, VERSION_FILE, VERSION_TEXT};
-use crate::store::embedded::former;
-use crate::store::embedded::recovery::Loss;
+use crate::store::embedded::names::{LOCK_FILE, MANIFEST_FILE, TABLES, VERSION_FILE, VERSION_TEXT};
 use session_store::clock::Milliseconds;
 use session_store::rows::MalformedRow;
 
@@ -15,6 +13,10 @@ use session_store::rows::MalformedRow;
 const REPAIR: &str = "nothing was changed: put a copy of the whole directory in its place, or run \
      `session-manager check-data`, which lists what is readable, and rebuilds the directory from \
      that with `--repair`";
+
+/// The advice when one of the old files is missing.
+pub const ADVICE: &str =
+    "put a copy of the whole directory in its place, or begin with an empty one";
 
 /// Why a directory cannot be opened as a store.
 #[derive(Debug, thiserror::Error)]
@@ -103,12 +105,6 @@ impl OpenError {
         }
     }
 
-    /// The error for a loss.
-    pub fn of_loss(loss: &Loss) -> Self {
-        let Loss { file, offset, what, .. } = loss;
-        Self::DamagedAt { file: format!("`{file}`"), offset: *offset, what }
-    }
-
     /// The manifest is missing.
     pub fn no_manifest() -> Self {
         Self::Missing(format!("`{MANIFEST_FILE}`"), REPAIR)
@@ -161,7 +157,7 @@ fn missing(directory: &Path) -> OpenError {
         let advice = "when no other process uses the directory, make it again: an empty file";
         return OpenError::Missing(format!("`{LOCK_FILE}`"), advice);
     }
-    former::missing(directory)
+    missing_of_former(directory)
 }
 
 /// The first file that the process may not read or write, else the directory.
@@ -194,6 +190,18 @@ pub fn files(directory: &Path) -> Vec<PathBuf> {
         }
     }
     files
+}
+
+/// The error for a missing file; the library does not report which one it is.
+pub fn missing_of_former(directory: &Path) -> OpenError {
+    let has_tables = directory.join(TABLES).exists();
+    let file = if has_tables { in_tables() } else { format!("`{TABLES}`") };
+    OpenError::Missing(file, ADVICE)
+}
+
+/// The name of any file of the tables.
+pub fn in_tables() -> String {
+    format!("a file below `{TABLES}`")
 }
 
 #[cfg(test)]

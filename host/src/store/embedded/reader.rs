@@ -46,11 +46,6 @@ impl Reader {
         Ok(Self { file, origin, length, offset: 0, rows: Vec::new() })
     }
 
-    /// The file.
-    pub fn file(&self) -> &File {
-        &self.file
-    }
-
     /// How long the file is.
     pub fn length(&self) -> u64 {
         self.length

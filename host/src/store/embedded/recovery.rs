@@ -5,12 +5,13 @@
 use std::io;
 use std::path::Path;
 
-use crate::store::embedded::directory::{self, MANIFEST_FILE, SYNCED_FILE};
+use crate::store::embedded::directory;
 use crate::store::embedded::frame::{
     FileKind, FrameKind, HEADER_BYTES, Header, Origin, TakeRow, each_row,
 };
 use crate::store::embedded::manifest::{Ended, JournalEntry, Manifest, SnapshotEntry};
 use crate::store::embedded::mark::{self, StoredMarks};
+use crate::store::embedded::names::{MANIFEST_FILE, SYNCED_FILE};
 use crate::store::embedded::obstacle::OpenError;
 use crate::store::embedded::reader::{NextFrame, Reader, Tally};
 use session_store::clock::Milliseconds;
@@ -32,6 +33,14 @@ pub struct Loss {
     pub what: &'static str,
     /// What can still be read of them.
     pub tally: Tally,
+}
+
+impl Loss {
+    /// The error for a loss.
+    pub fn error(&self) -> OpenError {
+        let Loss { file, offset, what, .. } = self;
+        OpenError::DamagedAt { file: format!("`{file}`"), offset: *offset, what }
+    }
 }
 
 /// The content of a file.

@@ -10,9 +10,10 @@ use std::sync::mpsc;
 
 use tokio::sync::oneshot;
 
-use crate::store::embedded::directory::{Directory, MANIFEST_FILE, SyncFile};
+use crate::store::embedded::directory::{Directory, SyncFile};
 use crate::store::embedded::frame::{FileKind, Frame, FrameKind, Header, Origin};
 use crate::store::embedded::manifest::{JournalEntry, Manifest, SnapshotEntry};
+use crate::store::embedded::names::MANIFEST_FILE;
 use crate::store::embedded::obstacle;
 use crate::store::embedded::start;
 use crate::store::embedded::writer::{Journal, Message, Synced};

@@ -7,16 +7,15 @@ use std::fs::File;
 use std::io::{self, ErrorKind, Write};
 use std::path::Path;
 
-use crate::store::embedded::directory::{
-    Directory, MANIFEST_FILE, SYNCED_FILE, VERSION_FILE, VERSION_TEXT, numbered,
-};
+use crate::store::embedded::directory::{Directory, numbered};
 use crate::store::embedded::frame::{FileKind, Frame, FrameKind, HEADER_BYTES, Header, Origin};
 use crate::store::embedded::manifest::{JournalEntry, Manifest, Unreadable};
 use crate::store::embedded::mark::{self, Mark, Marks, StoredMarks};
+use crate::store::embedded::names::{KEPT_DIRECTORY, KEPT_PREFIX};
+use crate::store::embedded::names::{MANIFEST_FILE, SYNCED_FILE, VERSION_FILE, VERSION_TEXT};
 use crate::store::embedded::obstacle::{OpenError, span};
 use crate::store::embedded::recovery::{self, Reading};
 use crate::store::embedded::writer::Journal;
-use crate::store::embedded::{former, inspection};
 use session_store::clock::Clock;
 use session_store::memory::Memory;
 use session_store::restore;
@@ -51,7 +50,7 @@ pub fn open(directory: &Directory, memory: &Memory, clock: &Clock) -> Result<Sta
     let restore = &mut |key: &[u8], value: Option<&[u8]>| restore::row(memory, key, value);
     let reading = recovery::read(directory.path(), &manifest, restore)?;
     if let Some(loss) = reading.damages.first() {
-        return Err(OpenError::of_loss(loss));
+        return Err(loss.error());
     }
     report(&reading);
     let manifest = continued(directory, &manifest, &reading).map_err(refused)?;
@@ -86,7 +85,7 @@ pub fn read_manifest(directory: &Path) -> Result<Option<Manifest>, OpenError> {
 fn is_used(directory: &Path) -> bool {
     let is_kept = |name: OsString| {
         let name = name.to_string_lossy();
-        name == former::KEPT_DIRECTORY || name.starts_with(inspection::KEPT_PREFIX)
+        name == KEPT_DIRECTORY || name.starts_with(KEPT_PREFIX)
     };
     let names = std::fs::read_dir(directory).into_iter().flatten().flatten();
     directory.join(VERSION_FILE).exists()

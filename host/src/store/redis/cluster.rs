@@ -15,10 +15,12 @@ use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use crate::store::redis::commands::{Commands, mismatch};
-use crate::store::redis::connector::{Connector, NodeAddress};
+use crate::store::redis::commands::Commands;
+use crate::store::redis::connector::Connector;
 use crate::store::redis::group::ReplicaWait;
+use crate::store::redis::node::NodeAddress;
 use crate::store::redis::reply;
+use crate::store::redis::reply::mismatch;
 use crate::store::redis::server::{CallError, CallOptions, Server};
 use session_store::transaction;
 

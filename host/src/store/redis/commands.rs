@@ -4,14 +4,14 @@
 //! its reply repeats, and a reply with another number ends the connection.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::vec::IntoIter;
 
 use redis::aio::MultiplexedConnection;
 use redis::{Cmd, ErrorKind, FromRedisValue, Pipeline, RedisError, Script, ServerErrorKind, Value};
 
 use crate::store::redis::group::{CommandGroup, ReplicaWait};
-use crate::store::redis::reply;
+use crate::store::redis::numbers::Numbers;
+use crate::store::redis::reply::{self, mismatch};
 use session_store::Takes;
 use session_store::clock::Milliseconds;
 
@@ -29,27 +29,6 @@ pub struct Commands {
     group: Option<CommandGroup>,
     /// The keys are being moved here from another node of a Cluster.
     asking: bool,
-}
-
-/// The numbers of the commands on one connection.
-#[derive(Clone)]
-pub struct Numbers {
-    next: Arc<AtomicU64>,
-    /// The command that repeats a number: ECHO, or PING if the user may not run ECHO. A server
-    /// that cannot write to its disk refuses a PING.
-    pub repeat: &'static str,
-}
-
-impl Numbers {
-    /// The number of the next command.
-    pub fn next(&self) -> u64 {
-        self.next.fetch_add(1, Ordering::Relaxed)
-    }
-}
-
-/// A reply that does not match its command.
-pub fn mismatch() -> RedisError {
-    (ErrorKind::UnexpectedReturnType, "the reply does not match the command").into()
 }
 
 impl Commands {
@@ -71,7 +50,7 @@ impl Commands {
             Err(error) if error.code() == Some("NOPERM") => "PING",
             Err(error) => return Err(error),
         };
-        let numbers = Numbers { next: Arc::new((first + 1).into()), repeat };
+        let numbers = Numbers::after(first, repeat);
         let group = replica_wait.map(|replica_wait| {
             CommandGroup::new(connection.clone(), numbers.clone(), replica_wait)
         });

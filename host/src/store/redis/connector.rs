@@ -1,7 +1,6 @@
 //! Connects to a server: the one of the address, the one that Sentinels name, or a node of a
 //! Cluster.
 
-use std::fmt;
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
@@ -10,14 +9,15 @@ use redis::io::tcp::TcpSettings;
 use redis::io::tcp::socket2::TcpKeepalive;
 use redis::sentinel::{SentinelClient, SentinelClientBuilder, SentinelServerType};
 use redis::{
-    AsyncConnectionConfig, Client, ConnectionAddr, ConnectionInfo, ErrorKind, IntoConnectionInfo,
-    RedisError, TlsMode,
+    AsyncConnectionConfig, Client, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, RedisError,
+    TlsMode,
 };
 
 use crate::store::redis::address::{Address, Sentinels};
 use crate::store::redis::commands::Commands;
 use crate::store::redis::group::ReplicaWait;
 use crate::store::redis::locator::Locator;
+use crate::store::redis::node::{NodeAddress, unusable};
 
 /// How many commands a connection queues before callers wait.
 const PIPELINE_BUFFER: usize = 1024;
@@ -39,52 +39,6 @@ pub struct Connector {
     timeout: Duration,
     /// The replicas that must have what goes over its connections.
     replica_wait: Option<ReplicaWait>,
-}
-
-/// The address of a node of a Cluster, as the nodes report it.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct NodeAddress {
-    /// A host name or an IP address.
-    pub host: String,
-    /// Its port.
-    pub port: u16,
-}
-
-impl NodeAddress {
-    /// The address in a redirect. Without a host it is on the host of `from`.
-    pub fn redirected(text: &str, from: Option<&Self>) -> Option<Self> {
-        let (host, port) = text.rsplit_once(':')?;
-        let host = if host.is_empty() { from?.host.clone() } else { host.to_owned() };
-        Some(Self { host, port: port.parse().ok()? })
-    }
-
-    fn of(info: &ConnectionInfo) -> Option<Self> {
-        match info.addr() {
-            ConnectionAddr::Tcp(host, port) | ConnectionAddr::TcpTls { host, port, .. } => {
-                Some(Self { host: host.clone(), port: *port })
-            }
-            _ => None,
-        }
-    }
-
-    /// The node, with the settings of `like`.
-    fn info(&self, like: &ConnectionInfo) -> Result<ConnectionInfo, RedisError> {
-        let mut address = like.addr().clone();
-        match &mut address {
-            ConnectionAddr::Tcp(host, port) | ConnectionAddr::TcpTls { host, port, .. } => {
-                host.clone_from(&self.host);
-                *port = self.port;
-            }
-            _ => return Err(unusable()),
-        }
-        Ok(address.into_connection_info()?.set_redis_settings(like.redis_settings().clone()))
-    }
-}
-
-impl fmt::Display for NodeAddress {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "{}:{}", self.host, self.port)
-    }
 }
 
 impl Connector {
@@ -320,11 +274,6 @@ impl Sentinels {
 /// A peer that acknowledges nothing for this time counts as gone.
 fn tcp(timeout: Duration) -> TcpSettings {
     TcpSettings::default().set_nodelay(true).set_user_timeout(timeout.max(UNACKNOWLEDGED_MIN))
-}
-
-fn unusable() -> RedisError {
-    (ErrorKind::InvalidClientConfig, "the address of Redis is of another kind than at the start")
-        .into()
 }
 
 fn timed_out() -> RedisError {

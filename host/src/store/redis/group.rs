@@ -11,8 +11,9 @@ use redis::aio::MultiplexedConnection;
 use redis::{Cmd, Pipeline, RedisError, Value};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::store::redis::commands::{Numbers, mismatch};
+use crate::store::redis::numbers::Numbers;
 use crate::store::redis::reply;
+use crate::store::redis::reply::mismatch;
 
 /// The most commands in one pipeline.
 const TOGETHER_MAX: usize = 128;

@@ -6,13 +6,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use redis::RedisError;
+use redis::{ErrorKind, RedisError, ServerErrorKind};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::store::redis::commands::Commands;
 use crate::store::redis::connector::{Connector, PrimaryWatch};
-use crate::store::redis::server::ends_connection;
 
 /// How often a connection is pinged.
 const PING_INTERVAL: Duration = Duration::from_secs(1);
@@ -301,4 +300,17 @@ async fn end(mut commands: Commands, watch: &mut PrimaryWatch, timeout: Duration
             return EndReason::Moved;
         }
     }
+}
+
+/// Whether an error ends the connection: it is broken, a reply does not match its command, or the
+/// server is no longer the primary and refuses writes.
+pub fn ends_connection(error: &RedisError) -> bool {
+    error.is_io_error()
+        || error.is_unrecoverable_error()
+        || matches!(
+            error.kind(),
+            ErrorKind::Parse
+                | ErrorKind::UnexpectedReturnType
+                | ErrorKind::Server(ServerErrorKind::ReadOnly)
+        )
 }

@@ -2,12 +2,17 @@
 //! form than its command asks for, which is a defect of the script or the server.
 
 use bytes::Bytes;
-use redis::Value;
+use redis::{ErrorKind, RedisError, Value};
 
-use crate::store::redis::connector::NodeAddress;
+use crate::store::redis::node::NodeAddress;
 use session_store::clock::Milliseconds;
 use session_store::transaction::{Entry, Hash, Member, Operation, Outcome, Reply, Txn};
 use session_store::{Event, LogPage, Logs};
+
+/// A reply that does not match its command.
+pub fn mismatch() -> RedisError {
+    (ErrorKind::UnexpectedReturnType, "the reply does not match the command").into()
+}
 
 /// Whether a reply repeats the number of its command.
 pub fn repeats(value: &Value, number: u64) -> bool {

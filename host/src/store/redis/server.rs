@@ -4,13 +4,14 @@
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use redis::{ErrorKind, RedisError, ServerErrorKind};
+use redis::RedisError;
 use tokio::time::Instant;
 
 use crate::store::redis::commands::Commands;
-use crate::store::redis::connector::{Connector, NodeAddress};
+use crate::store::redis::connector::Connector;
 use crate::store::redis::group::ReplicaWait;
-use crate::store::redis::link::{Disconnected, Link, MoveSignal};
+use crate::store::redis::link::{Disconnected, Link, MoveSignal, ends_connection};
+use crate::store::redis::node::NodeAddress;
 use crate::workers::{self, PerWorker};
 
 /// A server, or the one that Sentinels name now.
@@ -142,17 +143,4 @@ impl Server {
             }
         }
     }
-}
-
-/// Whether an error ends the connection: it is broken, a reply does not match its command, or the
-/// server is no longer the primary and refuses writes.
-pub fn ends_connection(error: &RedisError) -> bool {
-    error.is_io_error()
-        || error.is_unrecoverable_error()
-        || matches!(
-            error.kind(),
-            ErrorKind::Parse
-                | ErrorKind::UnexpectedReturnType
-                | ErrorKind::Server(ServerErrorKind::ReadOnly)
-        )
 }

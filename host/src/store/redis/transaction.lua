@@ -1,4 +1,4 @@
--- Applies one transaction atomically; what it means is said in wit/session.wit,
+-- Applies one transaction atomically; what it means is said in wit/store.wit,
 -- how it is encoded in script.rs. Whatever can refuse the transaction is checked
 -- before anything is written, as a script that fails is not rolled back.
 -- Deadlines are milliseconds of this server's clock.
