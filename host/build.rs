@@ -5,6 +5,11 @@
 
 #[path = "proto/files.rs"]
 mod files;
+#[path = "build/operations.rs"]
+mod operations;
+#[allow(dead_code, reason = "the host uses the rest")]
+#[path = "src/services.rs"]
+mod services;
 
 use std::fs::File;
 use std::io::Cursor;
@@ -15,6 +20,7 @@ use anyhow::{Context, Result, bail, ensure};
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use prost_build::Config;
+use prost_reflect::DescriptorPool;
 
 const TARGET: &str = "wasm32-wasip2";
 const PROFILE: &str = "component";
@@ -119,13 +125,20 @@ fn swagger_ui() -> Result<()> {
     Ok(())
 }
 
-/// Rust code, and the descriptors for reflection, REST and OpenAPI.
+/// Rust code, the tables of operations and replies, and the descriptors for reflection, REST
+/// and OpenAPI.
 fn protos() -> Result<()> {
-    println!("cargo::rerun-if-changed=proto");
+    for source in ["proto", "build", "src/services.rs"] {
+        println!("cargo::rerun-if-changed={source}");
+    }
     let mut compiler = protox::Compiler::new(["proto"])?;
     compiler.include_imports(true).include_source_info(true).open_files(files::FILES)?;
     let out = PathBuf::from(std::env::var("OUT_DIR")?);
-    std::fs::write(out.join("descriptors.bin"), compiler.encode_file_descriptor_set())?;
+    let descriptors = compiler.encode_file_descriptor_set();
+    let pool = DescriptorPool::decode(&descriptors[..])?;
+    std::fs::write(out.join("operations.rs"), operations::table(&pool)?)?;
+    std::fs::write(out.join("replies.rs"), operations::replies(&pool)?)?;
+    std::fs::write(out.join("descriptors.bin"), descriptors)?;
     let mut config = Config::new();
     config.bytes(["."]).btree_map(["."]);
     tonic_prost_build::configure()

@@ -6,8 +6,8 @@ mod replay;
 
 use crate::booking_types::{Condition, Field, LockGrant, Session, StoredField, Write, Written};
 use crate::catalog::Kind;
-use crate::fault::{fault, fault_with, field_name, invalid, quote, refuse, violation};
-use crate::faults::{Fault, Reason, Violation};
+use crate::fault::{Reason, fault, fault_with, field_name, invalid, quote, refuse, violation};
+use crate::faults::{Fault, Violation};
 use crate::imports::{Durable, Imports};
 use crate::keys::{self, TOKEN_FIELD, VERSION_FIELD};
 use crate::policy::Policy;
@@ -459,7 +459,9 @@ fn locked(lock: Option<&Hash>, now_ms: u64) -> Fault {
         }
         None => ("The lock of this lock_token has ended; lock the session again.", 0),
     };
-    fault_with(Reason::SessionLocked, message, "remainingMs", remaining_ms.to_string())
+    let locked =
+        fault_with(Reason::SessionLocked, message, "remainingMs", remaining_ms.to_string());
+    Fault { retry_after_ms: Some(remaining_ms), ..locked }
 }
 
 /// The number of writes; whatever is no plain number is none, and so it is in the store.

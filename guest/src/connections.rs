@@ -28,8 +28,8 @@ use self::registration::CONNECTIONS_MAX;
 use crate::connections_types::Connection;
 use crate::events::Type;
 use crate::expiry::{Expiry, Kind, Queued};
-use crate::fault::refuse;
-use crate::faults::{Fault, Reason};
+use crate::fault::{Reason, is_any, refuse};
+use crate::faults::Fault;
 use crate::imports::{Durable, Imports};
 use crate::keys::{self, Partition, check_id, check_text};
 use crate::policy::Policy;
@@ -331,7 +331,7 @@ fn of_user(imports: &impl Imports, user_id: &str) -> Result<Vec<(String, Record)
 /// Whether a fault says that a connection is not alive.
 fn is_over(fault: &Fault) -> bool {
     use Reason::{SessionExpired, SessionNotFound, SessionTerminated};
-    matches!(fault.reason, SessionNotFound | SessionExpired | SessionTerminated)
+    is_any(fault, &[SessionNotFound, SessionExpired, SessionTerminated])
 }
 
 /// How connections expire: when no heartbeat comes.

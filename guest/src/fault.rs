@@ -1,7 +1,7 @@
 //! The ways a rule says no. Texts name what is wrong and what is accepted, and
 //! never carry a token, a whole session key or a value.
 
-use crate::faults::{Detail, Fault, Reason, Violation};
+use crate::faults::{Detail, Ending, Fault, Violation};
 use crate::store::StoreError;
 
 /// The most violations one fault lists.
@@ -9,9 +9,76 @@ const VIOLATIONS_MAX: usize = 100;
 /// The most characters of a name from the request that a text repeats.
 const NAME_CHARACTERS_MAX: usize = 64;
 
+/// Why a rule refuses, as `wit/faults.wit` says. The contract has them as text, because the
+/// set grows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "documented in wit/faults.wit")]
+pub enum Reason {
+    InvalidRequest,
+    UnknownContext,
+    SessionNotFound,
+    SessionExpired,
+    SessionTerminated,
+    DeviceNotRegistered,
+    VersionMismatch,
+    SessionLocked,
+    SessionExists,
+    SessionLimitReached,
+    IdempotencyConflict,
+    StoreUnavailable,
+    StoreRejected,
+    StoreFull,
+}
+
+impl Reason {
+    /// Its text in the contract.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::InvalidRequest => "INVALID_REQUEST",
+            Self::UnknownContext => "UNKNOWN_CONTEXT",
+            Self::SessionNotFound => "SESSION_NOT_FOUND",
+            Self::SessionExpired => "SESSION_EXPIRED",
+            Self::SessionTerminated => "SESSION_TERMINATED",
+            Self::DeviceNotRegistered => "DEVICE_NOT_REGISTERED",
+            Self::VersionMismatch => "VERSION_MISMATCH",
+            Self::SessionLocked => "SESSION_LOCKED",
+            Self::SessionExists => "SESSION_EXISTS",
+            Self::SessionLimitReached => "SESSION_LIMIT_REACHED",
+            Self::IdempotencyConflict => "IDEMPOTENCY_CONFLICT",
+            Self::StoreUnavailable => "STORE_UNAVAILABLE",
+            Self::StoreRejected => "STORE_REJECTED",
+            Self::StoreFull => "STORE_FULL",
+        }
+    }
+}
+
+/// Whether a fault has one of these reasons.
+pub fn is_any(fault: &Fault, reasons: &[Reason]) -> bool {
+    reasons.iter().any(|reason| fault.reason == *reason)
+}
+
+impl PartialEq<Reason> for String {
+    fn eq(&self, reason: &Reason) -> bool {
+        self == reason.name()
+    }
+}
+
 /// A fault with one sentence and nothing more.
 pub fn fault(reason: Reason, message: impl Into<String>) -> Fault {
-    Fault { reason, message: message.into(), metadata: Vec::new(), violations: Vec::new() }
+    Fault {
+        reason: reason.name().into(),
+        message: message.into(),
+        metadata: Vec::new(),
+        violations: Vec::new(),
+        ending: None,
+        retry_after_ms: None,
+    }
+}
+
+/// The fault for a session that was ended.
+pub fn terminated(message: impl Into<String>, how: &str, reason: &str, by: &str) -> Fault {
+    let ending = Ending { how: how.into(), reason: reason.into(), by: by.into() };
+    Fault { ending: Some(ending), ..fault(Reason::SessionTerminated, message) }
 }
 
 /// A fault with one fact.
@@ -21,8 +88,8 @@ pub fn fault_with(reason: Reason, message: impl Into<String>, name: &str, value:
     fault
 }
 
-/// The fault for a limit that is reached. Libraries that try again after
-/// `RESOURCE_EXHAUSTED` are told that it does not help: a session has to end first.
+/// The fault for a limit that is reached. `retry` is for libraries that repeat a call after
+/// `RESOURCE_EXHAUSTED`: repeating does not help, because a session has to end first.
 pub fn at_limit(message: impl Into<String>, limit: u32) -> Fault {
     let mut fault = fault_with(Reason::SessionLimitReached, message, "limit", limit.to_string());
     fault.metadata.push(Detail { name: "retry".into(), value: "false".into() });
@@ -45,7 +112,7 @@ pub fn invalid(mut violations: Vec<Violation>) -> Fault {
         }
         [] => "the request is not valid".into(),
     };
-    Fault { reason: Reason::InvalidRequest, message, metadata: Vec::new(), violations }
+    Fault { violations, ..fault(Reason::InvalidRequest, message) }
 }
 
 /// Refuses a request that breaks rules of form.

@@ -137,8 +137,8 @@ impl Partition {
     }
 }
 
-/// The hash that tells since when there are logs.
-pub const BORN: &str = "EVENTS:BORN";
+/// The hash that exists as long as the logs do.
+pub const BASELINE: &str = "EVENTS:BORN";
 
 /// The hash with the user who may have a connection of a chosen id now. It expires unless it is
 /// renewed.

@@ -30,7 +30,7 @@ const UNKNOWN_RETRY_MS: u64 = 60 * 1000;
 pub fn describe_logs() -> LogCatalog {
     LogCatalog {
         logs: Partition::all().map(Partition::log).collect(),
-        born: keys::BORN.into(),
+        baseline: keys::BASELINE.into(),
         types: Type::ALL.iter().map(|type_| type_.name().into()).collect(),
     }
 }

@@ -5,8 +5,8 @@
 
 use crate::events::{Event, Type};
 use crate::expiry::{self, Expiry, Kind, Queued};
-use crate::fault::{at_limit, fault, refuse, violation};
-use crate::faults::{Fault, Reason};
+use crate::fault::{Reason, at_limit, fault, is_any, refuse, violation};
+use crate::faults::Fault;
 use crate::imports::{Durable, Imports};
 use crate::keys::{self, Partition, User as Keys, check_id};
 use crate::policy::Policy;
@@ -291,7 +291,7 @@ fn seen(
     });
     let mut done = match transaction.execute(imports) {
         // It was read; a store that takes no writes now does not change that.
-        Err(Fault { reason: Reason::StoreUnavailable | Reason::StoreFull, .. }) => {
+        Err(fault) if is_any(&fault, &[Reason::StoreUnavailable, Reason::StoreFull]) => {
             return Ok(session);
         }
         done => done?,

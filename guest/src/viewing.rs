@@ -18,8 +18,8 @@ use self::home::{
 };
 use crate::events::{Event, Type};
 use crate::expiry::{Expiry, Kind, Queued};
-use crate::fault::{fault, fault_with, refuse, violation};
-use crate::faults::{Detail, Fault, Reason, Violation};
+use crate::fault::{Reason, fault, refuse, terminated, violation};
+use crate::faults::{Fault, Violation};
 use crate::imports::{Durable, Imports};
 use crate::keys::{self, Home as Keys, check_id};
 use crate::policy::Policy;
@@ -194,14 +194,8 @@ pub fn heartbeat(
     let Some(device_id) = text(&record, ENDED_BY_FIELD) else {
         return Err(fault(Reason::SessionExpired, "Cannot renew expired session!"));
     };
-    let mut ended = fault_with(
-        Reason::SessionTerminated,
-        "Cannot renew replaced session! Another device has taken its place.",
-        "reason",
-        REPLACED.into(),
-    );
-    ended.metadata.push(Detail { name: "by".into(), value: device_id });
-    Err(ended)
+    let message = "Cannot renew replaced session! Another device has taken its place.";
+    Err(terminated(message, "replaced", REPLACED, &device_id))
 }
 
 /// Gives a slot back, whether or not it is held.

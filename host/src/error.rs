@@ -63,7 +63,9 @@ pub enum Reason {
     SwapInProgress,
     /// There is no generation to roll back to, or another one runs by now.
     RollbackRefused,
-    /// The rules exceeded their time limit.
+    /// The running component does not export the kind.
+    NotServed,
+    /// The rules ran for too long.
     LogicTimeout,
     /// The rules or the store failed unexpectedly.
     LogicFailed,
@@ -112,7 +114,7 @@ pub struct Row {
 }
 
 /// The table, in the order of [`Reason`].
-pub const TABLE: [Row; 28] = {
+pub const TABLE: [Row; 29] = {
     use Reason as R;
     const fn row(
         reason: Reason,
@@ -166,6 +168,7 @@ pub const TABLE: [Row; 28] = {
         row(R::ComponentRefused, "COMPONENT_REFUSED", Code::InvalidArgument, UNPROCESSABLE, 0),
         row(R::SwapInProgress, "SWAP_IN_PROGRESS", Code::Aborted, CONFLICT, 5000),
         row(R::RollbackRefused, "ROLLBACK_REFUSED", Code::Aborted, CONFLICT, 0),
+        row(R::NotServed, "NOT_SERVED", Code::Unimplemented, MISSING_METHOD, 0),
         row(R::LogicTimeout, "LOGIC_TIMEOUT", Code::DeadlineExceeded, SLOW, 0),
         row(R::LogicFailed, "LOGIC_FAILED", Code::Internal, BROKEN, 0),
     ]
@@ -177,7 +180,13 @@ impl Reason {
         &TABLE[self as usize]
     }
 
-    /// Whether only the admin port uses it.
+    /// The reason of this name that a rule may refuse with.
+    pub fn of_rules(name: &str) -> Option<Self> {
+        let named = TABLE.iter().find(|row| row.name == name).map(|row| row.reason);
+        named.filter(|reason| !reason.is_for_operators())
+    }
+
+    /// Whether only the admin port answers with it.
     pub fn is_for_operators(self) -> bool {
         matches!(self, Self::ComponentRefused | Self::SwapInProgress | Self::RollbackRefused)
     }
@@ -204,12 +213,21 @@ pub struct Error {
     pub metadata: Vec<(String, String)>,
     /// Every violation, for [`Reason::InvalidRequest`].
     pub violations: Vec<Violation>,
+    /// After how many milliseconds the same request may succeed, when that is known better than
+    /// the table does; 0 when repeating it does not help.
+    pub retry_after_ms: Option<u64>,
 }
 
 impl Error {
     /// An error with one sentence.
     pub fn new(reason: Reason, message: impl Into<String>) -> Self {
-        Self { reason, message: message.into(), metadata: Vec::new(), violations: Vec::new() }
+        Self {
+            reason,
+            message: message.into(),
+            metadata: Vec::new(),
+            violations: Vec::new(),
+            retry_after_ms: None,
+        }
     }
 
     /// There is no memory for the bodies of a request now.
@@ -218,7 +236,14 @@ impl Error {
         Self::new(Reason::Overloaded, message)
     }
 
-    /// A request with one violation.
+    /// A request for a kind that the running component does not export.
+    pub fn not_served(kind: &str) -> Self {
+        let message = format!("The running component does not serve {kind}.");
+        let metadata = vec![("kind".into(), kind.into())];
+        Self { metadata, ..Self::new(Reason::NotServed, message) }
+    }
+
+    /// A request that breaks one rule.
     pub fn invalid(field: impl Into<String>, description: impl Into<String>) -> Self {
         Self::violations(vec![Violation { field: field.into(), description: description.into() }])
     }
@@ -243,15 +268,12 @@ impl Error {
         self.reason.row()
     }
 
-    /// The delay before a retry: the rest of a lock if there is one, otherwise the advice of the
-    /// table. A lock without a rest has ended, and a retry with its token does not help.
+    /// How long to wait before trying again; `None` when repeating the request does not help.
     pub fn retry(&self) -> Option<Duration> {
-        let advice = self.row().retry?;
-        let remaining = self.metadata.iter().find(|(name, _)| name == "remainingMs");
-        match remaining.and_then(|(_, value)| value.parse().ok()) {
-            None => Some(advice),
+        match self.retry_after_ms {
+            None => self.row().retry,
             Some(0) => None,
-            Some(left_ms) => Some(Duration::from_millis(left_ms)),
+            Some(after_ms) => Some(Duration::from_millis(after_ms)),
         }
     }
 }
@@ -268,18 +290,26 @@ mod tests {
     }
 
     #[test]
-    fn the_rest_of_a_lock_replaces_the_advice_and_no_rest_means_no_retry() {
-        for (metadata, expected) in [
-            (vec![], Some(500)),
-            (vec![("remainingMs".into(), "1200".into())], Some(1200)),
-            (vec![("remainingMs".into(), "0".into())], None),
-        ] {
-            let error = Error { metadata, ..Error::new(Reason::SessionLocked, "") };
+    fn an_error_may_know_better_than_the_table_when_to_try_again() {
+        for (retry_after_ms, expected) in
+            [(None, Some(500)), (Some(1200), Some(1200)), (Some(0), None)]
+        {
+            let error = Error { retry_after_ms, ..Error::new(Reason::SessionLocked, "") };
             assert_eq!(error.retry(), expected.map(Duration::from_millis));
         }
     }
 
-    /// Users depend on the table: a change here is a change for them.
+    #[test]
+    fn rules_may_refuse_with_reasons_of_callers_alone() {
+        assert_eq!(Reason::of_rules("SESSION_LOCKED"), Some(Reason::SessionLocked));
+        for name in
+            ["COMPONENT_REFUSED", "SWAP_IN_PROGRESS", "session_locked", "STORE_REJECTED", ""]
+        {
+            assert_eq!(Reason::of_rules(name), None, "{name}");
+        }
+    }
+
+    /// The table as users depend on it: a change here is a change for them.
     #[test]
     fn the_table_is_what_users_depend_on() {
         let rendered: Vec<String> = TABLE
@@ -316,6 +346,7 @@ mod tests {
             "COMPONENT_REFUSED 3 422 -",
             "SWAP_IN_PROGRESS 10 409 5s",
             "ROLLBACK_REFUSED 10 409 -",
+            "NOT_SERVED 12 501 -",
             "LOGIC_TIMEOUT 4 504 -",
             "LOGIC_FAILED 13 500 -",
         ];

@@ -20,6 +20,7 @@ pub mod privacy;
 pub mod probes;
 pub mod proto;
 pub mod serve;
+pub mod services;
 pub mod store;
 pub mod telemetry;
 pub mod terminal;

@@ -66,3 +66,7 @@ pub mod session {
 
 /// A serialized `google.protobuf.FileDescriptorSet` of the whole contract.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
+
+// All operations of the contract, for the macros of the wires; see `build/operations.rs`.
+include!(concat!(env!("OUT_DIR"), "/operations.rs"));
+pub(crate) use operations;

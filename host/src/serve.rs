@@ -22,10 +22,11 @@ use crate::component_file::ComponentFile;
 use crate::config::{self, PortSettings, Settings, StoreChoice};
 use crate::events::{self, Feed};
 use crate::http::browsers::Browsers;
-use crate::logic::{self, Limits, Logic, Source};
+use crate::logic::{self, Interface, Limits, Logic, Source};
 use crate::network::limiter::Limiter;
 use crate::network::listener::{self, Acceptor, Loads};
 use crate::network::{self, Network};
+use crate::services::SERVICES;
 use crate::store::embedded::Embedded;
 use crate::store::redis::Redis;
 use crate::telemetry::Metrics;
@@ -188,7 +189,7 @@ pub async fn start(settings: &Settings) -> Result<Running> {
         report_health(&wires, &health, Some(status), &mut waiting).await;
         // Watchers have received the last status. Their streams end when it is removed.
         let mut health = health;
-        for service in grpc::SERVICES {
+        for service in services().map(|(name, _)| name) {
             health.clear_service_status(service).await;
         }
         Ok(())
@@ -465,14 +466,24 @@ async fn refuse_unsuitable(redis: Arc<Redis>, mut stopped: watch::Receiver<bool>
     }
 }
 
-/// Reports the health of the store to gRPC, the metrics and the log. Returns the status that gRPC
-/// was given now or before, as its watchers are notified of changes only.
+/// The services that gRPC health reports, and the kind that each needs. The empty name stands
+/// for the whole server.
+fn services() -> impl Iterator<Item = (&'static str, Option<&'static str>)> {
+    let services = SERVICES.iter().map(|service| (service.name, Some(service.kind)));
+    std::iter::once(("", None)).chain(services)
+}
+
+/// What gRPC health reports of a service: nothing of one that the component does not serve.
+type Reported = Vec<Option<ServingStatus>>;
+
+/// Reports the health of the store to gRPC health, the metrics and the log. Returns the last
+/// report to gRPC health, which publishes changes only.
 async fn report_health(
     wires: &Wires,
     health: &HealthReporter,
-    before: Option<ServingStatus>,
+    before: Option<Reported>,
     waiting: &mut Waiting,
-) -> ServingStatus {
+) -> Reported {
     let Wires { api, metrics, stopping, .. } = wires;
     let up = api.health().await;
     let was_up = metrics.store_up.get() == 1;
@@ -499,10 +510,19 @@ async fn report_health(
     }
     let serving = up.is_ok() && !stopping.load(Ordering::Relaxed);
     let status = if serving { ServingStatus::Serving } else { ServingStatus::NotServing };
-    if before != Some(status) {
-        for service in grpc::SERVICES {
-            health.set_service_status(service, status).await;
+    let generation = api.logic.generation();
+    let is_served = |kind: Option<&str>| {
+        kind.and_then(Interface::named).is_none_or(|kind| generation.serves(kind))
+    };
+    let now: Reported = services().map(|(_, kind)| is_served(kind).then_some(status)).collect();
+    let mut health = health.clone();
+    for (index, (service, _)) in services().enumerate() {
+        let before = before.as_ref().and_then(|before| before[index]);
+        match now[index] {
+            now if now == before => {}
+            Some(now) => health.set_service_status(service, now).await,
+            None => health.clear_service_status(service).await,
         }
     }
-    status
+    now
 }

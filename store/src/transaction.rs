@@ -1,5 +1,5 @@
 //! Transactions: the only way to read and change a store. The types mirror the `store` interface of
-//! `wit/session.wit`, which defines them. [`Txn::check`] refuses what no store can apply.
+//! `wit/store.wit`, which defines them. [`Txn::check`] refuses what no store can apply.
 
 use bytes::Bytes;
 

@@ -48,6 +48,7 @@ pub fn changed(name: &str, changes: &[Change<'_>]) -> Vec<u8> {
         return component;
     }
     let copy = variants.join("copy");
+    remove_others(&copy, &source);
     for (file, text) in &source {
         write_if_new(&copy.join(file), text);
     }
@@ -87,10 +88,25 @@ pub fn take_dependencies(target: &Path) {
     std::fs::rename(partial, target).expect("the directory is renamed");
 }
 
+/// The directories that the component is built from.
+const SOURCES: [&str; 3] = ["guest", "store", "wit"];
+
+/// Removes what an earlier copy has and the source has not: a former file of the contract would
+/// be part of it.
+fn remove_others(copy: &Path, source: &[(PathBuf, String)]) {
+    let mut copied = Vec::new();
+    for directory in SOURCES.iter().filter(|directory| copy.join(directory).exists()) {
+        list(&copy.join(directory), Path::new(directory), &mut copied);
+    }
+    for file in copied.iter().filter(|file| source.iter().all(|(known, _)| known != *file)) {
+        std::fs::remove_file(copy.join(file)).expect("a file of the copy");
+    }
+}
+
 /// The files of the guest, its contract and its workspace, with changes.
 fn changed_source(changes: &[Change<'_>]) -> Vec<(PathBuf, String)> {
     let mut files = vec!["Cargo.lock".into(), "Cargo.toml".into()];
-    for directory in ["guest", "store", "wit"] {
+    for directory in SOURCES {
         list(&workspace().join(directory), Path::new(directory), &mut files);
     }
     files.sort();

@@ -24,7 +24,7 @@ fn sources(directory: &str) -> Vec<(String, String)> {
 
 #[test]
 fn rooms_of_the_host_import_only_what_lies_behind_them() {
-    let leaves = ["clock", "error", "network", "telemetry", "proto", "workers"];
+    let leaves = ["clock", "error", "network", "telemetry", "proto", "services", "workers"];
     let behind: &[(&str, &[&str])] = &[
         (
             "main",
@@ -79,6 +79,7 @@ fn rooms_of_the_host_import_only_what_lies_behind_them() {
         ("network", &[]),
         ("telemetry", &[]),
         ("proto", &[]),
+        ("services", &[]),
         ("workers", &[]),
     ];
     for (module, used) in modules::read(&workspace().join("host/src")) {
@@ -93,8 +94,10 @@ fn rooms_of_the_host_import_only_what_lies_behind_them() {
 
 #[test]
 fn no_modules_use_one_another_in_a_circle() {
-    for sources in ["client/src", "guest/src", "store/src"] {
-        let cycles = modules::cycles(&modules::read(&workspace().join(sources)));
+    for sources in ["client/src", "guest/src", "host/src", "store/src"] {
+        let mut cycles = modules::cycles(&modules::read(&workspace().join(sources)));
+        // A network connection and its exchanges hold one another.
+        cycles.retain(|cycle| cycle.iter().any(|module| module[0] != "network"));
         assert!(cycles.is_empty(), "{sources}: {cycles:?}");
     }
 }

@@ -22,6 +22,7 @@ mod hostile;
 mod house;
 mod http;
 mod idempotency;
+mod kinds;
 mod lifecycle;
 mod logic;
 mod network;

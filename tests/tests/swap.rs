@@ -107,7 +107,7 @@ async fn each_bad_component_is_refused_at_its_gate_and_the_running_one_stays() {
         (
             built_for("1.0.0"),
             "imports",
-            &["it is built for session:manager 1.x, build again", "wit/session.wit"],
+            &["it is built for session:manager 1.x, build again", "wit/ of this host"],
         ),
         (built_for("3.1.0"), "imports", &["it is built for session:manager 3.x"]),
         (build("networked"), "imports", &["it imports wasi:sockets/tcp@0.2"]),
@@ -300,6 +300,8 @@ async fn a_misbehaving_component_fails_only_its_own_calls() {
         ("sleep", "LOGIC_FAILED", 500),
         ("loop", "LOGIC_TIMEOUT", 504),
         ("garbage", "LOGIC_FAILED", 500),
+        // A reason that this host does not know.
+        ("future", "LOGIC_FAILED", 500),
     ] {
         let refusal = get(context).await.unwrap_err();
         assert_eq!((refusal.reason.as_str(), refusal.http), (reason, status), "{context}");

@@ -30,6 +30,10 @@ fn clone() -> PathBuf {
     ];
     std::fs::create_dir_all(&clone).unwrap();
     for path in tracked {
+        // An earlier copy may have files that the repository has no more.
+        if clone.join(path).is_dir() {
+            std::fs::remove_dir_all(clone.join(path)).unwrap();
+        }
         let status = Command::new("cp")
             .args(["--recursive", "--no-target-directory"])
             .arg(workspace().join(path))

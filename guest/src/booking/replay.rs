@@ -6,8 +6,8 @@
 use crate::store::{Entry, Hash};
 use sha2::{Digest, Sha256};
 
-use crate::fault::fault;
-use crate::faults::{Fault, Reason};
+use crate::fault::{Reason, fault};
+use crate::faults::Fault;
 use crate::keys;
 use crate::transaction::{Branch, Conditions, Handle, entry, text};
 

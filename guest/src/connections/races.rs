@@ -12,7 +12,7 @@ use session_store::transaction::{Outcome, Txn};
 
 use super::lease::SKEW_MS;
 use super::{Only, close, get, heartbeat, presence, register, terminate_user};
-use crate::faults::Reason;
+use crate::fault::Reason;
 use crate::imports::Imports;
 use crate::keys::Partition;
 use crate::policy::Policy;
@@ -277,7 +277,7 @@ fn a_lifetime_that_was_changed_keeps_nobody_out() {
     assert_eq!(register(&world, &longer), Ok(POLICY.connection_stale_ms));
     world.clock.advance(POLICY.connection_stale_ms);
     let late = heartbeat(&world, &POLICY, ID, Only::default());
-    assert_eq!(late.map_err(|fault| fault.reason), Err(Reason::SessionExpired));
+    assert_eq!(late.unwrap_err().reason, Reason::SessionExpired);
     assert!(close(&world, &POLICY, ID, "", "", Only::default()).is_ok());
     assert_eq!(register(&world, &POLICY), Ok(POLICY.connection_stale_ms));
     let told = ["connection.created", "connection.expired", "connection.created"];

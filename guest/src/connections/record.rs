@@ -5,8 +5,8 @@
 use crate::connections_types::Connection;
 use crate::events::Type;
 use crate::expiry::{Kind, Queued};
-use crate::fault::{fault, fault_with};
-use crate::faults::{Detail, Fault, Reason};
+use crate::fault::{self, Reason, fault};
+use crate::faults::Fault;
 use crate::imports::Imports;
 use crate::keys::Partition;
 use crate::store::Hash;
@@ -231,14 +231,9 @@ pub fn exists() -> Fault {
     fault(Reason::SessionExists, "Another user has a connection of this id.")
 }
 
-/// The fault for a connection that somebody has ended, or moved.
+/// The fault for a connection that was ended, or moved.
 pub fn terminated(how: &str, reason: &str, by: &str) -> Fault {
-    let message = format!("The connection was {how}.");
-    let mut fault = fault_with(Reason::SessionTerminated, message, "how", how.into());
-    for (name, value) in [("reason", reason), ("by", by)] {
-        fault.metadata.push(Detail { name: name.into(), value: value.into() });
-    }
-    fault
+    fault::terminated(format!("The connection was {how}."), how, reason, by)
 }
 
 /// The fault for a connection that others change again and again meanwhile.

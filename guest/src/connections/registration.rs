@@ -9,8 +9,7 @@ use crate::connections::record::{
 };
 use crate::connections_types::Connection;
 use crate::events::{Event, Type};
-use crate::fault::{at_limit, invalid, quote, refuse, violation};
-use crate::faults::Reason::{SessionLimitReached, SessionTerminated};
+use crate::fault::{Reason, at_limit, invalid, is_any, quote, refuse, violation};
 use crate::faults::{Fault, Violation};
 use crate::imports::Imports;
 use crate::keys::{self, Partition, check_id};
@@ -155,7 +154,8 @@ impl Registration<'_> {
         });
         let written =
             self.write(imports, policy, &epoch, before, Life::Leased { now_ms, until_ms });
-        if let Err(Fault { reason: SessionTerminated | SessionLimitReached, .. }) = written {
+        let over = [Reason::SessionTerminated, Reason::SessionLimitReached];
+        if written.as_ref().is_err_and(|fault| is_any(fault, &over)) {
             // Nothing of the user's is alive under the id. A release that fails is made up for
             // by the end of the lease.
             let _ = lease::release(imports, self.session_id, &epoch);

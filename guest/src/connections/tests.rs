@@ -26,7 +26,7 @@ fn beat(world: &World, session_id: &str) -> Result<Connection, Fault> {
     heartbeat(world, &POLICY, session_id, ANY)
 }
 
-fn reason<T: std::fmt::Debug>(result: Result<T, Fault>) -> Reason {
+fn reason<T: std::fmt::Debug>(result: Result<T, Fault>) -> String {
     result.unwrap_err().reason
 }
 
@@ -191,9 +191,9 @@ fn a_stream_whose_connection_has_moved_learns_where_to() {
     chosen(&world, "u", "another pod").unwrap();
     let only = Only { user_id: Some("u"), epoch: Some(&first.epoch) };
     let fault = heartbeat(&world, &POLICY, ID, only).unwrap_err();
-    let fact = |name| fault.metadata.iter().find(|fact| fact.name == name).map(|it| &*it.value);
+    let ending = fault.ending.as_ref().map(|ending| (&*ending.how, &*ending.by));
     assert_eq!(fault.reason, Reason::SessionTerminated);
-    assert_eq!((fact("how"), fact("by")), (Some("moved"), Some("another pod")));
+    assert_eq!(ending, Some(("moved", "another pod")));
     assert_eq!(list_pod(&world, &POLICY, "pod", "").unwrap().connections, []);
 }
 
@@ -231,8 +231,7 @@ fn a_drain_ends_what_is_on_the_pod_and_its_user_registers_again_at_once() {
     let drained = drain_pod(&world, &POLICY, "pod", "", &cursor).unwrap();
     assert_eq!((drained.closed, presence(&world, "u")), (2, Ok(0)));
     let fault = get(&world, &POLICY, ID, ANY).unwrap_err();
-    let how = fault.metadata.iter().find(|fact| fact.name == "how").map(|fact| &*fact.value);
-    assert_eq!(how, Some("drained"));
+    assert_eq!(fault.ending.map(|ending| ending.how).as_deref(), Some("drained"));
     assert!(chosen(&world, "u", "another pod").is_ok());
 }
 

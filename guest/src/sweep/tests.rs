@@ -9,7 +9,7 @@ use super::*;
 use crate::connections::{self, Only};
 use crate::connections_types::Connection;
 use crate::expiry::Kind;
-use crate::faults::Reason;
+use crate::fault::Reason;
 use crate::keys::{Home, User};
 use crate::testing::{EPOCH_MS, World, field};
 use crate::users;
@@ -108,7 +108,10 @@ fn when_nothing_is_due_that_is_all() {
 #[test]
 fn a_log_that_does_not_exist_is_not_swept() {
     let fault = sweep(&World::new(), &POLICY, 64).unwrap_err();
-    assert_eq!((fault.reason, &*fault.violations[0].field), (Reason::InvalidRequest, "log"));
+    assert_eq!(
+        (&*fault.reason, &*fault.violations[0].field),
+        (Reason::InvalidRequest.name(), "log")
+    );
     assert_eq!(describe_logs().logs.len(), 64);
 }
 

@@ -8,8 +8,8 @@
 
 use std::collections::BTreeSet;
 
-use crate::fault::fault;
-use crate::faults::{Fault, Reason};
+use crate::fault::{Reason, fault};
+use crate::faults::Fault;
 use crate::imports::Imports;
 use crate::keys::User as Keys;
 use crate::store::{Member, Order};

@@ -1,7 +1,7 @@
 //! Devices, each of which belongs to one account.
 
-use crate::fault::{fault, refuse};
-use crate::faults::{Fault, Reason};
+use crate::fault::{Reason, fault, refuse};
+use crate::faults::Fault;
 use crate::imports::Imports;
 use crate::keys::{self, check_id};
 use crate::transaction::{Transaction, entry, read, text};

@@ -1,8 +1,8 @@
 //! A home: how many sessions it is allowed, and who holds its slots.
 
 use crate::events::Event;
-use crate::fault::{at_limit, fault};
-use crate::faults::{Detail, Fault, Reason};
+use crate::fault::{Reason, at_limit, fault};
+use crate::faults::{Detail, Fault};
 use crate::imports::Imports;
 use crate::keys::Home as Keys;
 use crate::policy::Policy;

@@ -200,8 +200,9 @@ fn a_taken_over_session_is_remembered_as_long_as_its_device_may_not_ask() {
         world.clock.advance(advance_ms);
         let fault = keep(&world, &tv).unwrap_err();
         assert_eq!(fault.reason, Reason::SessionTerminated);
-        let facts = [fact(&fault, "reason"), fact(&fault, "by")];
-        assert_eq!(facts, [Some(REPLACED.into()), Some("phone".into())]);
+        let ending = fault.ending.as_ref().map(|ending| (&*ending.how, &*ending.reason));
+        assert_eq!(ending, Some(("replaced", REPLACED)));
+        assert_eq!(fault.ending.map(|ending| ending.by).as_deref(), Some("phone"));
     }
     world.clock.advance(1);
     assert_eq!(keep(&world, &tv).unwrap_err().reason, Reason::SessionNotFound);

@@ -121,6 +121,7 @@ fn report(logic: &Logic, generation: &Generation, passed: Option<&Passed>) -> Va
             "fields": fields.collect::<Vec<_>>(),
         })
     });
+    let interfaces = generation.served().iter().map(|interface| interface.name());
     let mut report = json!({
         "generation": generation.number,
         "digest": generation.digest(),
@@ -129,6 +130,7 @@ fn report(logic: &Logic, generation: &Generation, passed: Option<&Passed>) -> Va
         "size_bytes": generation.size(),
         "loaded_at": timestamp(generation.since).to_string(),
         "instances": { "live": live, "idle": idle },
+        "interfaces": interfaces.collect::<Vec<_>>(),
         "contexts": contexts.collect::<Vec<_>>(),
         "history": logic.past().iter().map(past).collect::<Vec<_>>(),
         "quarantine": logic.quarantined(),

@@ -1,14 +1,22 @@
 //! Booking sessions.
 
+mod contexts;
+
 use std::time::Duration;
 
 use bytes::Bytes;
 
 use crate::api::{Api, given, idempotency, timestamp};
 use crate::error::Error;
-use crate::logic::{self, Condition, Kind, Session, Write, Written};
+use crate::logic::{self, Condition, Interface, Kind, Session, Write, Written};
 use crate::proto::session::booking::v1;
-use crate::proto::sessionmanager::DefaultResponse;
+use crate::proto::sessionmanager::{DefaultResponse, EmptyRequest};
+pub use contexts::{
+    delete_session, delete_session_cititrans, delete_session_ez_pay, delete_session_rent_revamp,
+    delete_session_reschedule, get_session, get_session_cititrans, get_session_ez_pay,
+    get_session_rent_revamp, get_session_reschedule, set_session, set_session_cititrans,
+    set_session_ez_pay, set_session_rent_revamp, set_session_reschedule,
+};
 
 /// The most fields of one write.
 const FIELDS_MAX: usize = 256;
@@ -143,9 +151,26 @@ pub async fn unlock(api: &Api, request: v1::UnlockRequest) -> Result<DefaultResp
     Ok(done())
 }
 
+/// Answers when the store does.
+///
+/// # Errors
+/// `STORE_UNAVAILABLE`.
+pub async fn health_check(api: &Api, _: EmptyRequest) -> Result<DefaultResponse, Error> {
+    api.health().await.map(|_| done())
+}
+
 /// Lists the contexts of the running component.
-pub fn contexts(api: &Api) -> v1::ListContextsReply {
+///
+/// # Errors
+/// `NOT_SERVED`.
+pub async fn list_contexts(
+    api: &Api,
+    _: v1::ListContextsRequest,
+) -> Result<v1::ListContextsReply, Error> {
     let generation = api.logic.generation();
+    if !generation.serves(Interface::Booking) {
+        return Err(Error::not_served(Interface::Booking.name()));
+    }
     let contexts = generation.description().contexts.iter().map(|context| v1::Context {
         name: context.name.clone(),
         key_prefix: context.key_prefix.clone(),
@@ -161,7 +186,7 @@ pub fn contexts(api: &Api) -> v1::ListContextsReply {
             .collect(),
         ttl: Duration::from_millis(context.ttl_ms).try_into().ok(),
     });
-    v1::ListContextsReply { contexts: contexts.collect() }
+    Ok(v1::ListContextsReply { contexts: contexts.collect() })
 }
 
 /// What an operation without data answers.

@@ -9,6 +9,7 @@ use tracing::Instrument;
 use crate::api::streams::{self, Replies};
 use crate::api::{Api, given, timestamp};
 use crate::error::{Error, Reason};
+use crate::logic::Failure;
 use crate::logic::connections::Connection;
 use crate::proto::session::connections::v1;
 use crate::proto::session::connections::v1::connect_reply::Event;
@@ -121,7 +122,10 @@ pub async fn terminate(
 ///
 /// # Errors
 /// `INVALID_REQUEST`, or the service itself.
-pub async fn presence(api: &Api, request: v1::GetPresenceRequest) -> Result<v1::Presence, Error> {
+pub async fn get_presence(
+    api: &Api,
+    request: v1::GetPresenceRequest,
+) -> Result<v1::Presence, Error> {
     let connections = api.logic.connections_presence(&request.user_id).await?;
     Ok(v1::Presence { online: connections > 0, connections })
 }
@@ -180,7 +184,7 @@ pub async fn drain(api: &Api, request: v1::DrainRequest) -> Result<v1::DrainRepl
 ///
 /// # Errors
 /// The service itself.
-pub async fn stats(api: &Api) -> Result<v1::Stats, Error> {
+pub async fn get_stats(api: &Api, _: v1::GetStatsRequest) -> Result<v1::Stats, Error> {
     let mut stats = v1::Stats::default();
     let mut pods = std::collections::BTreeMap::<String, (u32, u32)>::new();
     let mut cursor = Some(String::new());
@@ -326,7 +330,7 @@ impl Held {
                 drop(self.told.try_send(reply(Event::Heartbeat(kept))));
                 Ok(true)
             }
-            Err(failure) => Over::check(&failure.into()).map(|()| false),
+            Err(failure) => Over::check(failure).map(|()| false),
         }
     }
 
@@ -335,7 +339,7 @@ impl Held {
         let Connection { user_id, session_id, epoch, .. } = &self.connection;
         match self.api.logic.connections_get(session_id, Some(user_id), Some(epoch)).await {
             Ok(_) => Ok(()),
-            Err(failure) => Over::check(&failure.into()),
+            Err(failure) => Over::check(failure),
         }
     }
 
@@ -355,21 +359,19 @@ impl Over {
         Self::Closing(v1::Ended { reason: reason.into(), by: String::new() })
     }
 
-    /// What an error means for a connection that is held: that it is over, or nothing.
-    fn check(error: &Error) -> Result<(), Self> {
-        let fact = |name: &str| {
-            let found = error.metadata.iter().find(|(known, _)| known == name);
-            found.map(|(_, value)| value.clone()).unwrap_or_default()
-        };
-        match error.reason {
-            Reason::SessionTerminated => {
-                let ended = v1::Ended { reason: fact("reason"), by: fact("by") };
-                // When its pod is given up, its client is not.
-                let drained = fact("how") == "drained";
-                Err(if drained { Self::Closing(ended) } else { Self::Terminated(ended) })
+    /// What a failure means for a held connection: that it is over, or nothing.
+    fn check(failure: Failure) -> Result<(), Self> {
+        let Failure::Fault(fault) = failure else { return Ok(()) };
+        match Reason::of_rules(&fault.reason) {
+            Some(Reason::SessionTerminated) => {
+                let ending = fault.ending.map(|ending| (ending.how, ending.reason, ending.by));
+                let (how, reason, by) = ending.unwrap_or_default();
+                let ended = v1::Ended { reason, by };
+                // The client of a drained pod may come back, to another pod.
+                Err(if how == "drained" { Self::Closing(ended) } else { Self::Terminated(ended) })
             }
-            Reason::SessionExpired | Reason::SessionNotFound => {
-                Err(Self::closing(error.row().name))
+            Some(over @ (Reason::SessionExpired | Reason::SessionNotFound)) => {
+                Err(Self::closing(over.row().name))
             }
             _ => Ok(()),
         }

@@ -65,12 +65,12 @@ pub fn given(text: String) -> Option<String> {
 impl From<Failure> for Error {
     fn from(failure: Failure) -> Self {
         match failure {
-            Failure::Fault(logic::Fault { reason: logic::Reason::StoreUnavailable, .. })
-                if exchange::ran_out() =>
-            {
-                Self::no_memory()
+            Failure::Fault(fault) => {
+                let error = Self::from(fault);
+                let ran_out = error.reason == Reason::StoreUnavailable && exchange::ran_out();
+                if ran_out { Self::no_memory() } else { error }
             }
-            Failure::Fault(fault) => fault.into(),
+            Failure::NotServed(interface) => Self::not_served(interface.name()),
             Failure::Overloaded => Self::new(
                 Reason::Overloaded,
                 "Too many requests are in flight; try again in a moment.",
@@ -85,23 +85,17 @@ impl From<Failure> for Error {
 
 impl From<logic::Fault> for Error {
     fn from(fault: logic::Fault) -> Self {
-        use logic::Reason as R;
-        let reason = match fault.reason {
-            R::InvalidRequest => Reason::InvalidRequest,
-            R::UnknownContext => Reason::UnknownContext,
-            R::SessionNotFound => Reason::SessionNotFound,
-            R::SessionExpired => Reason::SessionExpired,
-            R::SessionTerminated => Reason::SessionTerminated,
-            R::DeviceNotRegistered => Reason::DeviceNotRegistered,
-            R::VersionMismatch => Reason::VersionMismatch,
-            R::SessionLocked => Reason::SessionLocked,
-            R::SessionExists => Reason::SessionExists,
-            R::SessionLimitReached => Reason::SessionLimitReached,
-            R::StoreUnavailable => Reason::StoreUnavailable,
-            R::StoreRejected => Reason::LogicFailed,
-            R::StoreFull => Reason::StoreFull,
-            R::IdempotencyConflict => Reason::IdempotencyConflict,
-        };
+        // What rules and store disagree about is no fault of the caller, nor is a reason that is
+        // newer than this host.
+        let reason = Reason::of_rules(&fault.reason).unwrap_or_else(|| {
+            tracing::warn!(reason = fault.reason, "the component refused with an unknown reason");
+            Reason::LogicFailed
+        });
+        let mut metadata: Vec<_> = fault.metadata.into_iter().map(|d| (d.name, d.value)).collect();
+        if let Some(logic::Ending { how, reason, by }) = fault.ending {
+            let facts = [("how", how), ("reason", reason), ("by", by)];
+            metadata.extend(facts.map(|(name, value)| (name.to_owned(), value)));
+        }
         let violation = |violation: logic::Violation| Violation {
             field: violation.field,
             description: violation.description,
@@ -109,8 +103,9 @@ impl From<logic::Fault> for Error {
         Self {
             reason,
             message: fault.message,
-            metadata: fault.metadata.into_iter().map(|d| (d.name, d.value)).collect(),
+            metadata,
             violations: fault.violations.into_iter().map(violation).collect(),
+            retry_after_ms: fault.retry_after_ms,
         }
     }
 }

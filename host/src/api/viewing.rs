@@ -15,7 +15,7 @@ use crate::proto::com::example::smdevice::{
 ///
 /// # Errors
 /// `INVALID_REQUEST`, `SESSION_LIMIT_REACHED`, or the service itself.
-pub async fn create(api: &Api, request: SessionSetup) -> Result<SessionResponse, Error> {
+pub async fn create_session(api: &Api, request: SessionSetup) -> Result<SessionResponse, Error> {
     let SessionSetup { account_id, device_id, replace } = request;
     let setup = Setup { account_id, device_id, replace };
     Ok(granted(api.logic.viewing_create(&setup).await?))
@@ -24,8 +24,8 @@ pub async fn create(api: &Api, request: SessionSetup) -> Result<SessionResponse,
 /// Takes a session of the home that a device belongs to.
 ///
 /// # Errors
-/// `DEVICE_NOT_REGISTERED`, and as [`create`].
-pub async fn create_with_device(
+/// `DEVICE_NOT_REGISTERED`, and as [`create_session`].
+pub async fn create_session_with_device(
     api: &Api,
     request: SessionSetupWithDevice,
 ) -> Result<SessionResponse, Error> {
@@ -38,7 +38,7 @@ pub async fn create_with_device(
 /// # Errors
 /// `INVALID_REQUEST`, `SESSION_NOT_FOUND`, `SESSION_EXPIRED`, `SESSION_TERMINATED`, or
 /// the service itself.
-pub async fn heartbeat(api: &Api, request: HeartBeatSession) -> Result<SessionResponse, Error> {
+pub async fn heart_beat(api: &Api, request: HeartBeatSession) -> Result<SessionResponse, Error> {
     let HeartBeatSession { account_id, session_id } = request;
     Ok(granted(api.logic.viewing_heartbeat(&account_id, &session_id).await?))
 }
@@ -55,7 +55,7 @@ pub async fn tear_down(api: &Api, request: TearDownSession) -> Result<(), Error>
 ///
 /// # Errors
 /// `INVALID_REQUEST`, or the service itself.
-pub async fn set_max(api: &Api, request: MaxSession) -> Result<(), Error> {
+pub async fn set_max_session(api: &Api, request: MaxSession) -> Result<(), Error> {
     Ok(api.logic.viewing_set_max(&request.account_id, request.max_nb_of_session).await?)
 }
 
@@ -63,7 +63,7 @@ pub async fn set_max(api: &Api, request: MaxSession) -> Result<(), Error> {
 ///
 /// # Errors
 /// `INVALID_REQUEST`, or the service itself.
-pub async fn home(api: &Api, request: GetHomeInfo) -> Result<Home, Error> {
+pub async fn get_home(api: &Api, request: GetHomeInfo) -> Result<Home, Error> {
     let home = api.logic.viewing_home(&request.account_id).await?;
     let sessions = home.sessions.into_iter().map(|viewer| Session {
         device_id: viewer.device_id,
@@ -96,7 +96,7 @@ pub async fn delete_device(api: &Api, request: DeleteDeviceParam) -> Result<(), 
 ///
 /// # Errors
 /// `INVALID_REQUEST`, `DEVICE_NOT_REGISTERED`, or the service itself.
-pub async fn device(api: &Api, request: GetDeviceInfo) -> Result<DeviceInfo, Error> {
+pub async fn get_device(api: &Api, request: GetDeviceInfo) -> Result<DeviceInfo, Error> {
     let account_id = api.logic.viewing_device(&request.device_id).await?;
     Ok(DeviceInfo { account_id })
 }

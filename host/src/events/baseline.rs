@@ -6,7 +6,7 @@
 
 use bytes::Bytes;
 
-use crate::events::text;
+use crate::events::event::text;
 use session_store::clock::Milliseconds;
 use session_store::transaction::{Compare, Entry, Operation, Outcome, Reply, Txn};
 use session_store::{Error, Store};

@@ -11,8 +11,9 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Notify, watch};
 
 use crate::events::baseline::{self, Baseline};
+use crate::events::cursor::Cursor;
+use crate::events::event::FeedEvent;
 use crate::events::watch::{Watch, Watches};
-use crate::events::{Cursor, FeedEvent};
 use crate::logic::maintenance::LogCatalog;
 use crate::logic::{Failure, Logic};
 use crate::telemetry::{Metrics, StoreOperation, StoreOutcome};
@@ -246,7 +247,7 @@ impl Feed {
     /// A cursor that all events from now on come after, and the baseline of the logs.
     async fn now(&self) -> Result<(Cursor, Milliseconds), ReadError> {
         let catalog = self.logic.describe_logs().await.map_err(ReadError::Logic)?;
-        let mut baseline = self.baseline(&catalog.born).await?;
+        let mut baseline = self.baseline(&catalog.baseline).await?;
         let now = self.logs(&[], 1).await?.now;
         // This empties logs that are ahead of the clock, which would hide new events.
         let (read, _) = self.current_pages(&catalog, &mut baseline, Cursor::before(now)).await?;
@@ -262,7 +263,7 @@ impl Feed {
     async fn read(&self, from: Cursor, known: Option<Milliseconds>) -> Result<Batch, ReadError> {
         let catalog = self.logic.describe_logs().await.map_err(ReadError::Logic)?;
         // Read before the logs: if they are lost in between, the next read finds the gap.
-        let mut baseline = self.baseline(&catalog.born).await?;
+        let mut baseline = self.baseline(&catalog.baseline).await?;
         let (mut read, mut emptied) = self.current_pages(&catalog, &mut baseline, from).await?;
         // After the clock is set back, new events have ids below the cursor.
         let was_set_back = from > Cursor::before(read.now);
@@ -319,7 +320,7 @@ impl Feed {
         }
         tracing::warn!("the clock of the store has gone back: the logs of events begin anew");
         // Stamped before the logs are emptied: a reader of empty logs finds the new baseline.
-        let renewed = baseline::renew(&*self.store, &catalog.born, baseline).await;
+        let renewed = baseline::renew(&*self.store, &catalog.baseline, baseline).await;
         *baseline = renewed.map_err(ReadError::Store)?;
         self.store.empty_logs_ahead(&catalog.logs).await.map_err(ReadError::Store)?;
         Ok((self.pages(&catalog.logs, from).await?, true))

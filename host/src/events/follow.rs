@@ -7,7 +7,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::events::{ReadError, baseline};
+use crate::events::baseline;
+use crate::events::feed::ReadError;
 use crate::logic::{Failure, Logic};
 use session_store::Store;
 
@@ -21,7 +22,7 @@ pub async fn follow(store: Arc<dyn Store>, logic: Arc<Logic>) {
     let mut follower = Follower::default();
     loop {
         tokio::time::sleep(INTERVAL).await;
-        let key = async { logic.describe_logs().await.map(|catalog| catalog.born) };
+        let key = async { logic.describe_logs().await.map(|catalog| catalog.baseline) };
         if let Err(error) = follower.check(&*store, key).await {
             tracing::debug!(?error, "the baseline of the event logs was not renewed");
         }

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::logic::{Failure, Logic, Reason};
+use crate::error::Reason;
+use crate::logic::{Failure, Logic};
 use crate::telemetry::Metrics;
 
 /// The shortest time between two sweeps of a host.
@@ -59,7 +60,9 @@ async fn once(logic: &Logic) -> Result<SweepTotals, Failure> {
                     }
                 }
                 // A fault of one log, such as a damaged entry, must not stop the others.
-                Err(Failure::Fault(fault)) if fault.reason != Reason::StoreUnavailable => {
+                Err(Failure::Fault(fault))
+                    if Reason::of_rules(&fault.reason) != Some(Reason::StoreUnavailable) =>
+                {
                     tracing::warn!(log, error = fault.message, "a log was not swept");
                     break;
                 }

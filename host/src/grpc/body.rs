@@ -13,7 +13,8 @@ use tokio::time::Sleep;
 use tonic::Status;
 
 use crate::error::Error;
-use crate::grpc::{MESSAGE_BYTES_MAX, status};
+use crate::grpc::answer::{self, MESSAGE_BYTES_MAX};
+use crate::grpc::status;
 use crate::network::BODY_TIMEOUT;
 use crate::network::exchange::Exchange;
 use crate::network::gunzip::{Gunzip, Refused};
@@ -109,7 +110,7 @@ impl Unpacking {
 
 fn refusal(refused: Refused) -> Status {
     status::from(&match refused {
-        Refused::TooLarge => super::too_large(),
+        Refused::TooLarge => answer::too_large(),
         Refused::NotGzip => Error::invalid("message", "is not the gzip that grpc-encoding says"),
         Refused::NoMemory => Error::no_memory(),
     })

@@ -19,8 +19,10 @@ use tracing::Instrument;
 
 use crate::api::idempotency;
 use crate::error::{Error, Reason};
+use crate::grpc::answer::too_large;
 use crate::grpc::body::Received;
-use crate::grpc::{status, too_large};
+use crate::grpc::reflection::Reflection;
+use crate::grpc::status;
 use crate::network::exchange::{self, Exchange};
 use crate::network::stream::SERVICE_HEADER;
 use crate::proto::DESCRIPTORS;
@@ -40,6 +42,7 @@ const GRPC: &[u8] = b"application/grpc";
 /// The services, and what is known of their methods.
 pub struct Observed {
     routes: Routes,
+    reflection: Reflection,
     /// By path of the contract.
     methods: HashMap<String, Method>,
     /// What is not in the contract shares one label, so that callers cannot make
@@ -59,7 +62,7 @@ impl Observed {
     ///
     /// # Panics
     /// Never: the descriptors were made by the build.
-    pub fn new(routes: Routes, metrics: &Metrics) -> Arc<Self> {
+    pub fn new(routes: Routes, reflection: Reflection, metrics: &Metrics) -> Arc<Self> {
         let counts: &Counts = metrics.counts();
         let pool = DescriptorPool::decode(DESCRIPTORS).expect("the build compiled the descriptors");
         let operation = |name: &str| Arc::new(counts.operation("grpc", name, name_of(Code::Ok)));
@@ -71,6 +74,7 @@ impl Observed {
         });
         Arc::new(Self {
             routes,
+            reflection,
             methods: methods.collect(),
             other: operation("other"),
             reflections: Arc::new(Semaphore::new(REFLECTIONS_MAX)),
@@ -172,7 +176,10 @@ impl Observed {
         }
         let asks_often = streams == Streams::Few;
         let request = request.map(|body| Received::new(body, exchange, is_gzip, asks_often));
-        let mut routes = self.routes.clone();
+        let mut routes = match streams {
+            Streams::Few => self.reflection.routes(),
+            _ => self.routes.clone(),
+        };
         let called = match key {
             Some(key) => idempotency::within(key, routes.call(request)).await,
             None => routes.call(request).await,

@@ -4,12 +4,26 @@
 
 use std::io::Write;
 
+use prost_types::Timestamp;
+
 use crate::api::timestamp;
 use session_store::clock::Milliseconds;
 
 const DAY_MS: u64 = 86_400_000;
 /// The first instant whose year has five digits.
 const YEAR_10000_MS: u64 = 253_402_300_800_000;
+
+/// Appends an instant of a reply, without quotes.
+pub fn write_timestamp(out: &mut Vec<u8>, at: &Timestamp) {
+    let seconds = u64::try_from(at.seconds).ok().and_then(|seconds| seconds.checked_mul(1000));
+    match (seconds, u64::try_from(at.nanos)) {
+        (Some(of_seconds), Ok(nanos)) if nanos % 1_000_000 == 0 => {
+            write(out, of_seconds + nanos / 1_000_000);
+        }
+        // Writing to memory does not fail.
+        _ => drop(write!(out, "{at}")),
+    }
+}
 
 /// Appends an instant, without quotes.
 pub fn write(out: &mut Vec<u8>, at: Milliseconds) {

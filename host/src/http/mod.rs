@@ -13,6 +13,7 @@ mod encoding;
 mod instant;
 mod json;
 mod openapi;
+mod reply;
 mod routes;
 mod sse;
 pub mod target;
@@ -266,16 +267,16 @@ impl Rest {
                 if !violations.is_empty() {
                     return Err(wanting(&route.method.input(), violations, calling).await.into());
                 }
-                Ok(reply_of(route, &calling.await?))
+                Ok(answer_of(route, calling.await?))
             }
             Action::Stream { call, .. } => {
                 let (message, violations) = message()?;
                 if !violations.is_empty() {
                     return Err(Error::violations(violations).into());
                 }
-                let pieces = call(self.api.clone(), message).await?;
+                let events = call(self.api.clone(), message).await?;
                 exchange.begin_stream();
-                Ok(answer::events(sse::encoded(route.method.output(), pieces)))
+                Ok(answer::events(events))
             }
             Action::SetFlat => {
                 no_query(query)?;
@@ -283,7 +284,7 @@ impl Rest {
                 let key = parameter("session_key");
                 let condition = conditions::read(&head.headers)?;
                 let written = booking::set(&self.api, context, key, condition, &body).await?;
-                let mut answer = reply(route, &written);
+                let mut answer = answer::json(reply::json(&written));
                 conditions::tag(&mut answer, written.version());
                 Ok(answer)
             }
@@ -305,7 +306,9 @@ impl Rest {
                 let request = DeleteRequest::decode(message);
                 let request =
                     request.map_err(|error| Error::invalid("query", error.to_string()))?;
-                Ok(reply(route, &booking::delete(&self.api, condition, request).await?))
+                Ok(answer::json(reply::json(
+                    &booking::delete(&self.api, condition, request).await?,
+                )))
             }
         }
     }
@@ -342,13 +345,10 @@ async fn wanting(
     Error::violations(violations)
 }
 
-fn reply(route: &Route, message: &impl Message) -> Answer {
-    reply_of(route, &message.encode_to_vec())
-}
-
-fn reply_of(route: &Route, message: &[u8]) -> Answer {
-    let (only, camel_case) = (route.response_body.as_ref(), route.camel_case);
-    answer::json(transcode::reply(route.method.output(), message, only, camel_case))
+fn answer_of(route: &Route, reply: Vec<u8>) -> Answer {
+    let Some(only) = &route.response_body else { return answer::json(reply) };
+    let member = if route.camel_case { only.json_name() } else { only.name() };
+    answer::json(reply::only(member, &reply))
 }
 
 fn no_query(query: &str) -> Result<(), Error> {

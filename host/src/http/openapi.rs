@@ -47,16 +47,21 @@ impl OpenApi {
         {
             return rendered.1.clone();
         }
-        let document = render(&self.routes, &generation.description().contexts);
+        let document = render(&self.routes, generation);
         let bytes = Bytes::from(document.to_string());
         self.rendered.store(Some(std::sync::Arc::new((generation.number, bytes.clone()))));
         bytes
     }
 }
 
-fn render(routes: &[Route], contexts: &[Context]) -> Value {
+fn render(routes: &[Route], generation: &Generation) -> Value {
     let mut document = Document::default();
-    for route in routes {
+    let contexts = &generation.description().contexts;
+    // The health of the service needs no component.
+    let is_served = |route: &&Route| {
+        route.template == "/health" || route.kind.is_none_or(|kind| generation.serves(kind))
+    };
+    for route in routes.iter().filter(is_served) {
         if route.template.contains("{context}") {
             for context in contexts {
                 document.add(route, Some(context));

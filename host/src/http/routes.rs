@@ -1,11 +1,10 @@
 //! The routes of the REST wire, read from the `google.api.http` annotations of
-//! the contract: which path and method call which operation. Only what an
-//! operation does with a decoded request stands here, one line each.
+//! the contract: which path and method call which operation.
 
 use std::pin::Pin;
 use std::sync::Arc;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use bytes::Bytes;
 use http::Method;
 use prost::Message;
@@ -14,19 +13,19 @@ use prost_reflect::{
 };
 
 use crate::api::streams::Replies;
-use crate::api::{Api, booking, connections, events, users, viewing};
+use crate::api::{self, Api, connections, events};
 use crate::error::Error;
-use crate::http::sse::{Pieces, Told, pieces};
-use crate::proto::session::booking::v1::ListContextsRequest;
-use crate::proto::session::connections::v1::GetStatsRequest;
-use crate::proto::sessionmanager::EmptyRequest;
+use crate::http::reply::{self, Json};
+use crate::http::sse::{AsEvent, ServerSentEvents, server_sent_events};
+use crate::logic::Interface;
+use crate::services::{self, Service};
 use crate::telemetry::{Counts, Operation};
 
-/// A reply message's bytes, some time.
+/// A reply in JSON, some time.
 pub type Reply = Pin<Box<dyn Future<Output = Result<Vec<u8>, Error>> + Send>>;
 
 /// Server-sent events, some time.
-pub type Going = Pin<Box<dyn Future<Output = Result<Pieces, Error>> + Send>>;
+pub type Stream = Pin<Box<dyn Future<Output = Result<ServerSentEvents, Error>> + Send>>;
 
 /// What a route does with a request.
 pub enum Action {
@@ -35,7 +34,7 @@ pub enum Action {
     /// Decode by the descriptor, call, and go on encoding what comes.
     Stream {
         /// What it calls.
-        call: Box<dyn Fn(Api, Bytes) -> Going + Send + Sync>,
+        call: Box<dyn Fn(Api, Bytes) -> Stream + Send + Sync>,
         /// The field that the header Last-Event-ID stands for.
         last_event_id: &'static str,
         /// Whether the header counts when both are given: a browser that comes back asks
@@ -73,18 +72,26 @@ pub struct Route {
     /// The field of the reply that is the whole answer, when it is not the reply
     /// itself.
     pub response_body: Option<FieldDescriptor>,
-    /// Whether names are told in lowerCamelCase, as proto3 JSON does by itself, or as
-    /// they stand in the contract.
+    /// Whether JSON names are in lowerCamelCase, as proto3 JSON has them, or as they stand in
+    /// the contract.
     pub camel_case: bool,
-    /// Whether its answers may be compressed: not those that hold a secret, which somebody
-    /// who can add to one and see its length could guess.
+    /// Whether its answers may be compressed.
     pub compressible: bool,
+    /// The interface of the component that the operation needs.
+    pub kind: Option<Interface>,
     /// The operation.
     pub method: MethodDescriptor,
     /// `package.Service/Method`, for metrics and logs.
     pub operation: String,
     /// What it does.
     pub action: Action,
+}
+
+impl Route {
+    /// Whether conditions in the headers of a request count.
+    pub fn has_conditions(&self) -> bool {
+        matches!(self.action, Action::SetFlat | Action::DeleteFlat)
+    }
 }
 
 /// The routes of one path, each with what it counts.
@@ -188,36 +195,25 @@ fn route(method: &MethodDescriptor, rule: &DynamicMessage) -> Result<Route> {
         "" => None,
         name => Some(field_of(method.output(), name)?),
     };
-    let operation = format!("{}/{}", method.parent_service().full_name(), method.name());
+    let template = text(name).unwrap_or_default();
+    let service = method.parent_service();
+    let name = service.full_name();
+    let operation = format!("{name}/{}", method.name());
+    let service = Service::named(name).with_context(|| format!("{name} is of no kind"))?;
     Ok(Route {
         required: required(method)?,
         response_body,
-        compressible: compressible(&operation),
-        camel_case: CAMEL_CASE.contains(&method.parent_file().package_name()),
+        compressible: !services::is_secret(&operation),
+        camel_case: service.camel_case,
+        kind: Interface::named(service.kind),
         http_method,
-        template: text(name).unwrap_or_default(),
+        template,
         body,
         method: method.clone(),
         action: action(&operation)?,
         operation,
     })
 }
-
-/// Whether the answers of an operation may be compressed.
-pub fn compressible(operation: &str) -> bool {
-    const SECRET: [&str; 6] = [
-        "session.booking.v1.Booking/Lock",
-        "session.connections.v1.Connections/Register",
-        "session.connections.v1.Connections/Connect",
-        "session.events.v1.Events/Subscribe",
-        "com.example.sm.SM/CreateSession",
-        "com.example.smdevice.Device/CreateSessionWithDevice",
-    ];
-    !operation.starts_with("session.users.v1.UserSessions/") && !SECRET.contains(&operation)
-}
-
-/// The packages whose clients expect lowerCamelCase.
-const CAMEL_CASE: [&str; 2] = ["com.example.sm", "com.example.smdevice"];
 
 /// The fields of the request that are annotated as required.
 fn required(method: &MethodDescriptor) -> Result<Vec<FieldDescriptor>> {
@@ -227,8 +223,8 @@ fn required(method: &MethodDescriptor) -> Result<Vec<FieldDescriptor>> {
         .context("the descriptors hold google.api.field_behavior")?;
     let is_required = |field: &FieldDescriptor| {
         let options = field.options();
-        let told = options.get_extension(&behavior);
-        told.as_list().is_some_and(|told| told.contains(&Value::EnumNumber(REQUIRED)))
+        let behavior = options.get_extension(&behavior);
+        behavior.as_list().is_some_and(|list| list.contains(&Value::EnumNumber(REQUIRED)))
     };
     Ok(method.input().fields().filter(is_required).collect())
 }
@@ -239,131 +235,58 @@ const REQUIRED: i32 = 2;
 /// What each annotated operation does.
 fn action(operation: &str) -> Result<Action> {
     Ok(match operation {
-        "sessionmanager.SessionManager/HealthCheck" => {
-            unary(|api, _: EmptyRequest| async move { api.health().await.map(|_| booking::done()) })
-        }
         "session.booking.v1.Booking/Set" => Action::SetFlat,
         "session.booking.v1.Booking/Get" => Action::GetFlat,
         "session.booking.v1.Booking/Delete" => Action::DeleteFlat,
-        "session.booking.v1.Booking/Lock" => {
-            unary(|api, request| async move { booking::lock(&api, request).await })
-        }
-        "session.booking.v1.Booking/Unlock" => {
-            unary(|api, request| async move { booking::unlock(&api, request).await })
-        }
-        "session.booking.v1.Booking/ListContexts" => {
-            unary(|api, _: ListContextsRequest| async move { Ok(booking::contexts(&api)) })
-        }
-        "session.connections.v1.Connections/Register" => {
-            unary(|api, request| async move { connections::register(&api, request).await })
-        }
-        "session.connections.v1.Connections/Get" => {
-            unary(|api, request| async move { connections::get(&api, request).await })
-        }
-        "session.connections.v1.Connections/Heartbeat" => {
-            unary(|api, request| async move { connections::heartbeat(&api, request).await })
-        }
-        "session.connections.v1.Connections/HeartbeatPod" => {
-            unary(|api, request| async move { connections::heartbeat_pod(&api, request).await })
-        }
-        "session.connections.v1.Connections/Close" => {
-            unary(|api, request| async move { connections::close(&api, request).await })
-        }
-        "session.connections.v1.Connections/ListByUser" => {
-            unary(|api, request| async move { connections::list_by_user(&api, request).await })
-        }
-        "session.connections.v1.Connections/Terminate" => {
-            unary(|api, request| async move { connections::terminate(&api, request).await })
-        }
-        "session.connections.v1.Connections/GetPresence" => {
-            unary(|api, request| async move { connections::presence(&api, request).await })
-        }
-        "session.connections.v1.Connections/ListByPod" => {
-            unary(|api, request| async move { connections::list_by_pod(&api, request).await })
-        }
-        "session.connections.v1.Connections/Drain" => {
-            unary(|api, request| async move { connections::drain(&api, request).await })
-        }
-        "session.connections.v1.Connections/GetStats" => {
-            unary(|api, _: GetStatsRequest| async move { connections::stats(&api).await })
-        }
         "session.connections.v1.Connections/Connect" => {
-            going("session_id", false, |api, request| async move {
+            stream("session_id", false, |api, request| async move {
                 connections::connect(&api, request).await
             })
         }
         "session.events.v1.Events/Subscribe" => {
-            going(
+            stream(
                 "after",
                 true,
                 |api, request| async move { events::subscribe(&api, request).await },
             )
         }
-        "session.users.v1.UserSessions/Create" => {
-            unary(|api, request| async move { users::create(&api, request).await })
-        }
-        "session.users.v1.UserSessions/Get" => {
-            unary(|api, request| async move { users::get(&api, request).await })
-        }
-        "session.users.v1.UserSessions/List" => {
-            unary(|api, request| async move { users::list(&api, request).await })
-        }
-        "session.users.v1.UserSessions/ListById" => {
-            unary(|api, request| async move { users::list_by_id(&api, request).await })
-        }
-        "session.users.v1.UserSessions/Update" => {
-            unary(|api, request| async move { users::update(&api, request).await })
-        }
-        "session.users.v1.UserSessions/Delete" => {
-            unary(|api, request| async move { users::delete(&api, request).await })
-        }
-        "session.users.v1.UserSessions/DeleteAll" => {
-            unary(|api, request| async move { users::delete_all(&api, request).await })
-        }
-        "com.example.sm.SM/CreateSession" => {
-            unary(|api, request| async move { viewing::create(&api, request).await })
-        }
-        "com.example.sm.SM/HeartBeat" => {
-            unary(|api, request| async move { viewing::heartbeat(&api, request).await })
-        }
-        "com.example.sm.SM/TearDown" => {
-            unary(|api, request| async move { viewing::tear_down(&api, request).await })
-        }
-        "com.example.sm.SM/SetMaxSession" => {
-            unary(|api, request| async move { viewing::set_max(&api, request).await })
-        }
-        "com.example.sm.SM/GetHome" => {
-            unary(|api, request| async move { viewing::home(&api, request).await })
-        }
-        "com.example.smdevice.Device/CreateSessionWithDevice" => {
-            unary(|api, request| async move { viewing::create_with_device(&api, request).await })
-        }
-        "com.example.smdevice.Device/CreateDevice" => {
-            unary(|api, request| async move { viewing::create_device(&api, request).await })
-        }
-        "com.example.smdevice.Device/DeleteDevice" => {
-            unary(|api, request| async move { viewing::delete_device(&api, request).await })
-        }
-        "com.example.smdevice.Device/GetDevice" => {
-            unary(|api, request| async move { viewing::device(&api, request).await })
-        }
-        unserved => bail!("{unserved} is annotated, but nothing serves it"),
+        _ => call(operation).with_context(|| format!("{operation} has an unknown path"))?,
     })
 }
+
+macro_rules! calls {
+    ($($service:path => $module:ident {
+        routed { $($answer:ident $operation:literal $call:ident($request:ty) -> $reply:ty;)* }
+        unrouted { $($unrouted:tt)* }
+        streams { $($streams:tt)* }
+    })*) => {
+        /// The call of a unary operation by its name, if the contract has it.
+        fn call(operation: &str) -> Option<Action> {
+            Some(match operation {
+                $($($operation => unary::<$request, $reply, _>(|api, request| async move {
+                    api::$module::$call(&api, request).await
+                }),)*)*
+                _ => return None,
+            })
+        }
+    };
+}
+
+crate::proto::operations!(calls);
 
 fn unary<Q, R, F>(call: impl Fn(Api, Q) -> F + Send + Sync + 'static) -> Action
 where
     Q: Message + Default,
-    R: Message,
+    R: Json,
     F: Future<Output = Result<R, Error>> + Send + 'static,
 {
     Action::Unary(Box::new(move |api, bytes| match Q::decode(bytes) {
         Ok(request) => {
             let call = call(api, request);
-            Box::pin(async move { call.await.map(|reply| reply.encode_to_vec()) })
+            Box::pin(async move { call.await.map(|reply| reply::json(&reply)) })
         }
-        // The bytes were encoded by the descriptor of Q, so this is a limit of
-        // the decoder that the sender ran into.
+        // The bytes were encoded by the descriptor of Q, so the request exceeds a limit of the
+        // decoder.
         Err(error) => {
             let error = Error::invalid("body", error.to_string());
             Box::pin(std::future::ready(Err(error)))
@@ -371,21 +294,21 @@ where
     }))
 }
 
-fn going<Q, R, F>(
+fn stream<Q, R, F>(
     last_event_id: &'static str,
     header_counts: bool,
     call: impl Fn(Api, Q) -> F + Send + Sync + 'static,
 ) -> Action
 where
     Q: Message + Default,
-    R: Told,
+    R: AsEvent,
     F: Future<Output = Result<Replies<R>, Error>> + Send + 'static,
 {
-    let call = move |api, bytes| -> Going {
+    let call = move |api, bytes| -> Stream {
         match Q::decode(bytes) {
             Ok(request) => {
                 let call = call(api, request);
-                Box::pin(async move { call.await.map(pieces) })
+                Box::pin(async move { call.await.map(server_sent_events) })
             }
             // As above.
             Err(error) => {

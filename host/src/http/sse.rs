@@ -1,107 +1,95 @@
-//! Server-sent events: replies that go on, each as an event of the name of what has
-//! happened, with proto3 JSON for data.
+//! Server-sent events: the replies of a stream, each as an event with proto3 JSON for data.
 
 use std::pin::Pin;
 
 use bytes::Bytes;
-use prost::Message;
-use prost_reflect::{Kind, MessageDescriptor};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_stream::{Stream, StreamExt};
 
 use crate::api::streams::Replies;
-use crate::http::transcode;
+use crate::http::reply::{Json, json};
 use crate::proto::session::connections::v1::ConnectReply;
 use crate::proto::session::connections::v1::connect_reply::Event;
 use crate::proto::session::events::v1::SubscribeReply;
-use crate::proto::session::events::v1::subscribe_reply::Item as Happened;
+use crate::proto::session::events::v1::subscribe_reply::Item;
 
-/// When clients of a service that stops are to come back: after so long, and up to so
-/// much later.
+/// Reconnect delay on shutdown: base plus jitter.
 const RETRY_MS: u32 = 500;
-const RETRY_MORE_MS: u32 = 3000;
+const RETRY_JITTER_MS: u32 = 3000;
 
-/// What there is to tell, not yet encoded.
-pub type Pieces = Pin<Box<dyn Stream<Item = Piece> + Send>>;
+/// The events of one answer, encoded.
+pub type ServerSentEvents = Pin<Box<dyn Stream<Item = Bytes> + Send>>;
 
 /// One event.
-pub struct Piece {
-    /// The field of the reply that it is; of none, only its id is told.
-    field: &'static str,
-    /// What it is called, when it is not called as the field.
-    name: Option<String>,
-    /// What a client says that it has seen when it comes back.
+#[derive(Default)]
+pub struct ServerSentEvent {
+    /// Its name and its data; none for an event that only sets the last id.
+    content: Option<(String, Vec<u8>)>,
+    /// What a client sends as Last-Event-ID when it reconnects.
     id: Option<String>,
-    /// The message in the field.
-    message: Vec<u8>,
-    /// Whether the client is to come back, and not at once with all others.
+    /// Whether it announces the end of the stream, after which the client reconnects.
     closing: bool,
 }
 
-impl Piece {
-    fn new(field: &'static str, message: Vec<u8>) -> Self {
-        Self { field, name: None, id: None, message, closing: false }
+impl ServerSentEvent {
+    fn new(name: impl Into<String>, data: &impl Json) -> Self {
+        Self { content: Some((name.into(), json(data))), ..Self::default() }
     }
 }
 
-/// When a client is to come back, in milliseconds.
+/// The reconnect delay, in milliseconds.
 fn retry() -> u32 {
-    RETRY_MS + getrandom::u32().unwrap_or_default() % RETRY_MORE_MS
+    RETRY_MS + getrandom::u32().unwrap_or_default() % RETRY_JITTER_MS
 }
 
-/// A reply that can be told as an event.
-pub trait Told: Send + 'static {
-    /// The event; `None` for a reply that says nothing.
-    fn piece(self) -> Option<Piece>;
+/// A reply that is an event.
+pub trait AsEvent: Send + 'static {
+    /// The event; `None` for an empty reply.
+    fn event(self) -> Option<ServerSentEvent>;
 }
 
-impl Told for ConnectReply {
-    fn piece(self) -> Option<Piece> {
+impl AsEvent for ConnectReply {
+    fn event(self) -> Option<ServerSentEvent> {
         Some(match self.event? {
             Event::Connected(connection) => {
-                let id = Some(connection.session_id.clone());
-                Piece { id, ..Piece::new("connected", connection.encode_to_vec()) }
+                let event = ServerSentEvent::new("connected", &connection);
+                ServerSentEvent { id: Some(connection.session_id), ..event }
             }
-            Event::Heartbeat(kept) => Piece::new("heartbeat", kept.encode_to_vec()),
-            Event::Terminated(ended) => Piece::new("terminated", ended.encode_to_vec()),
+            Event::Heartbeat(kept) => ServerSentEvent::new("heartbeat", &kept),
+            Event::Terminated(ended) => ServerSentEvent::new("terminated", &ended),
             Event::Closing(ended) => {
-                Piece { closing: true, ..Piece::new("closing", ended.encode_to_vec()) }
+                ServerSentEvent { closing: true, ..ServerSentEvent::new("closing", &ended) }
             }
         })
     }
 }
 
-impl Told for SubscribeReply {
-    fn piece(self) -> Option<Piece> {
+impl AsEvent for SubscribeReply {
+    fn event(self) -> Option<ServerSentEvent> {
         Some(match self.item? {
-            Happened::Event(event) => {
-                let message = event.encode_to_vec();
-                let (name, id) = (Some(event.r#type), Some(event.id));
-                Piece { name, id, ..Piece::new("event", message) }
+            Item::Event(event) => {
+                let named = ServerSentEvent::new(event.r#type.as_str(), &event);
+                ServerSentEvent { id: Some(event.id), ..named }
             }
-            Happened::Gap(gap) => Piece::new("gap", gap.encode_to_vec()),
-            // A browser keeps an id that comes without an event, and tells nobody.
-            Happened::Position(position) => {
-                Piece { id: Some(position.after), ..Piece::new("", Vec::new()) }
+            Item::Gap(gap) => ServerSentEvent::new("gap", &gap),
+            // A browser remembers an id without content, and raises no event.
+            Item::Position(position) => {
+                ServerSentEvent { id: Some(position.after), ..ServerSentEvent::default() }
             }
-            Happened::Closing(closing) => {
-                Piece { closing: true, ..Piece::new("closing", closing.encode_to_vec()) }
+            Item::Closing(closing) => {
+                ServerSentEvent { closing: true, ..ServerSentEvent::new("closing", &closing) }
             }
         })
     }
 }
 
 /// The replies as events.
-pub fn pieces<T: Told>(replies: Replies<T>) -> Pieces {
-    Box::pin(ReceiverStream::new(replies).filter_map(Told::piece))
+pub fn server_sent_events<T: AsEvent>(replies: Replies<T>) -> ServerSentEvents {
+    let events = ReceiverStream::new(replies).filter_map(AsEvent::event);
+    Box::pin(events.map(|event| text(&event).into()))
 }
 
-/// The events as text; `reply` is the message that their fields are of.
-pub fn encoded(reply: MessageDescriptor, pieces: Pieces) -> impl Stream<Item = Bytes> + Send {
-    pieces.map(move |piece| text(&reply, &piece).into())
-}
-
-fn text(reply: &MessageDescriptor, piece: &Piece) -> Vec<u8> {
+fn text(event: &ServerSentEvent) -> Vec<u8> {
     let mut text = Vec::with_capacity(512);
     let mut line = |name: &str, value: &[u8]| {
         text.extend_from_slice(name.as_bytes());
@@ -110,20 +98,15 @@ fn text(reply: &MessageDescriptor, piece: &Piece) -> Vec<u8> {
         text.extend(value.iter().filter(|byte| !byte.is_ascii_control()));
         text.push(b'\n');
     };
-    if let Some(id) = &piece.id {
+    if let Some(id) = &event.id {
         line("id", id.as_bytes());
     }
-    if piece.closing {
+    if event.closing {
         line("retry", retry().to_string().as_bytes());
     }
-    if piece.field.is_empty() {
-        text.push(b'\n');
-        return text;
-    }
-    line("event", piece.name.as_deref().unwrap_or(piece.field).as_bytes());
-    let message = reply.get_field_by_name(piece.field).map(|field| field.kind());
-    if let Some(Kind::Message(message)) = message {
-        line("data", &transcode::reply(message, &piece.message, None, false));
+    if let Some((name, data)) = &event.content {
+        line("event", name.as_bytes());
+        line("data", data);
     }
     text.push(b'\n');
     text
@@ -132,49 +115,43 @@ fn text(reply: &MessageDescriptor, piece: &Piece) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::proto::DESCRIPTORS;
     use crate::proto::session::connections::v1::{Connection, Ended};
     use crate::proto::session::events::v1::{self, Closing, Gap, Position};
-    use prost_reflect::DescriptorPool;
 
-    fn told(reply: &str, piece: Option<Piece>) -> String {
-        let pool = DescriptorPool::decode(DESCRIPTORS).expect("descriptors");
-        let reply = pool.get_message_by_name(reply).expect(reply);
-        String::from_utf8(text(&reply, &piece.expect("a piece"))).expect("text")
+    fn sent(reply: impl AsEvent) -> String {
+        String::from_utf8(text(&reply.event().expect("an event"))).expect("text")
     }
 
     #[test]
     fn a_reply_is_an_event_with_json_for_data() {
-        let of = "session.connections.v1.ConnectReply";
         let connection = Connection { session_id: "s".into(), ..Connection::default() };
         let connected = ConnectReply { event: Some(Event::Connected(connection)) };
-        let text = told(of, connected.piece());
+        let text = sent(connected);
         assert!(text.starts_with("id: s\nevent: connected\ndata: {\"user_id\":\"\","), "{text}");
         assert!(text.ends_with("}\n\n"), "{text}");
         let ended = Ended { reason: "a\nb".into(), by: String::new() };
         let terminated = ConnectReply { event: Some(Event::Terminated(ended)) };
         assert_eq!(
-            told(of, terminated.piece()),
+            sent(terminated),
             "event: terminated\ndata: {\"reason\":\"a\\nb\",\"by\":\"\"}\n\n"
         );
-        assert!(ConnectReply { event: None }.piece().is_none());
+        assert!(ConnectReply { event: None }.event().is_none());
     }
 
     #[test]
     fn an_event_is_called_by_its_type_and_a_gap_has_no_id() {
-        let of = "session.events.v1.SubscribeReply";
         let event =
             v1::Event { id: "1-2-3".into(), r#type: "user\n.x".into(), ..v1::Event::default() };
-        let text = told(of, SubscribeReply { item: Some(Happened::Event(event)) }.piece());
+        let text = sent(SubscribeReply { item: Some(Item::Event(event)) });
         assert!(text.starts_with("id: 1-2-3\nevent: user.x\ndata: {"), "{text}");
         let gap = Gap { after: "1-2-3".into() };
-        let text = told(of, SubscribeReply { item: Some(Happened::Gap(gap)) }.piece());
+        let text = sent(SubscribeReply { item: Some(Item::Gap(gap)) });
         assert_eq!(text, "event: gap\ndata: {\"after\":\"1-2-3\"}\n\n");
         let position = Position { after: "5".into() };
-        let text = told(of, SubscribeReply { item: Some(Happened::Position(position)) }.piece());
+        let text = sent(SubscribeReply { item: Some(Item::Position(position)) });
         assert_eq!(text, "id: 5\n\n");
         let closing = Closing { reason: "r".into() };
-        let text = told(of, SubscribeReply { item: Some(Happened::Closing(closing)) }.piece());
+        let text = sent(SubscribeReply { item: Some(Item::Closing(closing)) });
         assert!(text.starts_with("retry: "), "{text}");
     }
 }

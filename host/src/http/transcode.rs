@@ -1,9 +1,7 @@
-//! JSON to protobuf and back for one message, by its descriptor: proto3 JSON in
-//! both cases of names, every breach collected, path and query parameters put
-//! where they belong.
+//! Requests from JSON to protobuf, by their descriptors: proto3 JSON in both cases of names, every
+//! violation collected, path and query parameters set in their fields.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
 use std::fmt::Display;
 
 use bytes::Bytes;
@@ -11,9 +9,8 @@ use percent_encoding::percent_decode_str;
 use prost::Message;
 use prost_reflect::{
     DeserializeOptions, DynamicMessage, FieldDescriptor, Kind, MessageDescriptor, ReflectMessage,
-    SerializeOptions, Value,
+    Value,
 };
-use serde_json::value::RawValue;
 
 use crate::error::{Error, Violation};
 use crate::http::json;
@@ -256,40 +253,12 @@ fn integer(least: impl Display, most: impl Display) -> String {
     format!("integer from {least} to {most}")
 }
 
-/// A reply message's bytes as proto3 JSON, or one field of it: names in
-/// lowerCamelCase or as they stand in the contract, unset fields with their default
-/// unless they are optional.
-///
-/// # Panics
-/// Never: the bytes were encoded from a message of this descriptor.
-pub fn reply(
-    descriptor: MessageDescriptor,
-    message: &[u8],
-    only: Option<&FieldDescriptor>,
-    camel_case: bool,
-) -> Vec<u8> {
-    let message = DynamicMessage::decode(descriptor, message)
-        .expect("the bytes were encoded from a message of this type");
-    let options =
-        SerializeOptions::new().use_proto_field_name(!camel_case).skip_default_fields(false);
-    let mut out = Vec::with_capacity(256);
-    message
-        .serialize_with_options(&mut serde_json::Serializer::new(&mut out), &options)
-        .expect("writing to memory does not fail");
-    let Some(only) = only else { return out };
-    let name = if camel_case { only.json_name() } else { only.name() };
-    let mut members: HashMap<&str, &RawValue> =
-        serde_json::from_slice(&out).expect("a message is an object");
-    members.remove(name).map_or_else(Vec::new, |value| value.get().into())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::booking;
     use crate::proto::DESCRIPTORS;
-    use crate::proto::com::example::sm::{Home, Session, SessionSetup};
-    use crate::proto::session::booking::v1::{DeleteRequest, LockReply};
+    use crate::proto::com::example::sm::SessionSetup;
+    use crate::proto::session::booking::v1::DeleteRequest;
     use crate::proto::session::users::v1::UpdateRequest;
     use prost_reflect::DescriptorPool;
 
@@ -417,29 +386,5 @@ mod tests {
         }
         let list = format!("{of}an array, each item: string");
         assert_eq!(told("com.example.sm.SessionSetup", r#"{"replace":[5]}"#), list);
-    }
-
-    #[test]
-    fn replies_have_defaults_for_unset_fields_but_not_for_optional_ones() {
-        let done = booking::done().encode_to_vec();
-        let json = reply(descriptor("sessionmanager.DefaultResponse"), &done, None, false);
-        assert_eq!(String::from_utf8_lossy(&json), r#"{"code":"200","message":"OK"}"#);
-        let lock = LockReply::default().encode_to_vec();
-        let json = reply(descriptor("session.booking.v1.LockReply"), &lock, None, false);
-        assert_eq!(String::from_utf8_lossy(&json), r#"{"lock_token":""}"#);
-    }
-
-    #[test]
-    fn a_reply_may_be_one_field_and_in_camel_case() {
-        let session = Session { device_id: "d".into(), session_id: "s".into(), expiration: 7 };
-        let home = Home { sessions: vec![session], nb_active_sessions: 0 }.encode_to_vec();
-        let home_type = descriptor("com.example.sm.Home");
-        let json = reply(home_type.clone(), &home, None, true);
-        let sessions = r#"[{"deviceId":"d","sessionId":"s","expiration":"7"}]"#;
-        let expected = format!(r#"{{"sessions":{sessions},"nbActiveSessions":0}}"#);
-        assert_eq!(String::from_utf8_lossy(&json), expected);
-        let only = home_type.get_field_by_name("sessions").expect("a field");
-        let json = reply(home_type, &home, Some(&only), true);
-        assert_eq!(String::from_utf8_lossy(&json), sessions);
     }
 }

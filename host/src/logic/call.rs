@@ -16,10 +16,21 @@ macro_rules! call {
                     Ok(mut lease) => {
                         let calling = async {
                             let warm = lease.warm();
-                            let exports = warm.exports.$interface();
                             let store = &mut warm.store;
-                            let result = exports.$function(store, $($argument),*).await;
-                            let result = lease.end(result);
+                            let result = match &warm.exports.$interface {
+                                Some(exports) => {
+                                    exports.$function(store, $($argument),*).await.map(Some)
+                                }
+                                None => Ok(None),
+                            };
+                            let result = lease.end(result).and_then(|reply| {
+                                let missing = || {
+                                    let name = stringify!($interface);
+                                    let interface = $crate::logic::exports::Interface::named(name);
+                                    interface.expect("the world has an interface of this name")
+                                };
+                                reply.ok_or_else(|| $crate::logic::failure::Failure::NotServed(missing()))
+                            });
                             if let Err(failure) = &result {
                                 $crate::telemetry::traces::step_failed(failure.name());
                             }

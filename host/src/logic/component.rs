@@ -2,22 +2,18 @@
 //! for, what it finds when it looks around, and its first instance.
 
 use std::io::Write;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use sha2::{Digest, Sha256};
-use wasmtime::component::{Component, HasSelf, Linker};
+use wasmtime::component::{Component, HasSelf, InstancePre, Linker};
 use wasmtime::{
     Config, Engine, EngineWeak, InstanceAllocationStrategy, OptLevel, PoolingAllocationConfig,
     RegallocAlgorithm, Store,
 };
 
-use crate::logic::Limits;
-use crate::logic::bindings::{SessionManager, SessionManagerPre, session};
+use crate::logic::bindings::session;
+use crate::logic::exports::{Exports, Indices, Interface};
 use crate::logic::instance::{Instance, TABLE_ELEMENTS_MAX};
 
-/// How often running guests are looked at.
-pub const TICK: Duration = Duration::from_millis(10);
 /// The most core instances of one instance: as many as there may be modules.
 const CORE_INSTANCES_MAX: u32 = 48;
 /// The most memories and tables of one instance.
@@ -28,7 +24,8 @@ pub const TABLES_MAX: u32 = 16;
 /// engine gathers while it compiles goes when the component does.
 pub struct Loaded {
     engine: Engine,
-    pre: SessionManagerPre<Instance>,
+    pre: InstancePre<Instance>,
+    indices: Indices,
 }
 
 /// An instance and the sandbox it runs in.
@@ -36,7 +33,7 @@ pub struct Warm {
     /// The sandbox.
     pub store: Store<Instance>,
     /// The exports.
-    pub exports: SessionManager,
+    pub exports: Exports,
 }
 
 /// A compiled component: code for this engine, and what an instance of it needs.
@@ -122,11 +119,11 @@ fn config() -> Config {
 ///
 /// # Errors
 /// When the machine does not offer the address space.
-pub fn load(artifact: &Artifact, limits: &Limits) -> Result<Compiled, String> {
+pub fn load(artifact: &Artifact, instances: u32, memory_bytes: usize) -> Result<Compiled, String> {
     artifact.check()?;
     let mut pool = PoolingAllocationConfig::new();
     // One more, for the instance on trial.
-    let slots = limits.instances + 1;
+    let slots = instances + 1;
     pool.total_component_instances(slots)
         .total_core_instances(slots * CORE_INSTANCES_MAX)
         .max_core_instances_per_component(CORE_INSTANCES_MAX)
@@ -136,14 +133,13 @@ pub fn load(artifact: &Artifact, limits: &Limits) -> Result<Compiled, String> {
         .max_tables_per_component(artifact.tables)
         .table_elements(TABLE_ELEMENTS_MAX)
         .total_stacks(slots)
-        .max_memory_size(limits.memory_bytes);
+        .max_memory_size(memory_bytes);
     let mut config = config();
     config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool));
     let engine = Engine::new(&config).map_err(|error| {
         format!(
-            "this host has no address space for {} more instances, fewer LOGIC_INSTANCES need \
-             less: {error:#}",
-            limits.instances
+            "this host has no address space for {instances} more instances, fewer LOGIC_INSTANCES \
+             need less: {error:#}"
         )
     })?;
     // SAFETY: the code comes from this program's own compiler, in this process or in one
@@ -155,18 +151,24 @@ pub fn load(artifact: &Artifact, limits: &Limits) -> Result<Compiled, String> {
 }
 
 impl Compiled {
-    /// Binds the imports of the component to the host.
+    /// Binds the imports of the component to the host, and the host to its exports, of which
+    /// the optional ones are `served`.
     ///
     /// # Errors
     /// When it imports what the host does not have, or has with another type.
-    pub fn link(self) -> wasmtime::Result<Loaded> {
-        let linker = linker(&self.engine)?;
-        let pre = linker.instantiate_pre(&self.component).and_then(SessionManagerPre::new)?;
-        Ok(Loaded { engine: self.engine, pre })
+    pub fn link(self, served: &[Interface]) -> wasmtime::Result<Loaded> {
+        let pre = linker(&self.engine)?.instantiate_pre(&self.component)?;
+        let indices = Indices::find(&pre, served)?;
+        Ok(Loaded { engine: self.engine, pre, indices })
     }
 }
 
 impl Loaded {
+    /// The engine of its instances, for the ticker.
+    pub fn engine(&self) -> EngineWeak {
+        self.engine.weak()
+    }
+
     /// A fresh instance.
     ///
     /// # Errors
@@ -177,7 +179,8 @@ impl Loaded {
         store.epoch_deadline_callback(|mut context| Ok(context.data_mut().meter.tick()));
         store.data_mut().meter.start();
         store.set_epoch_deadline(1);
-        let exports = self.pre.instantiate_async(&mut store).await?;
+        let instance = self.pre.instantiate_async(&mut store).await?;
+        let exports = self.indices.load(&mut store, &instance)?;
         Ok(Warm { store, exports })
     }
 }
@@ -185,50 +188,6 @@ impl Loaded {
 /// SHA-256, in hexadecimal.
 pub fn digest(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-/// Ticks for the engines of all components, so that running guests are looked at.
-pub struct Ticker {
-    engines: Mutex<Vec<EngineWeak>>,
-}
-
-impl Ticker {
-    /// A thread that ticks for as long as the ticker lives.
-    ///
-    /// # Errors
-    /// When the system has no thread to give.
-    pub fn start() -> std::io::Result<Arc<Self>> {
-        let ticker = Arc::new(Self { engines: Mutex::default() });
-        let weak = Arc::downgrade(&ticker);
-        std::thread::Builder::new().name("logic-ticker".into()).spawn(move || {
-            while let Some(ticker) = weak.upgrade() {
-                ticker.tick();
-                drop(ticker);
-                std::thread::sleep(TICK);
-            }
-        })?;
-        Ok(ticker)
-    }
-
-    /// Ticks for a component from now on, for as long as it lives.
-    pub fn add(&self, loaded: &Loaded) {
-        self.lock().push(loaded.engine.weak());
-    }
-
-    fn tick(&self) {
-        self.lock().retain(|engine| match engine.upgrade() {
-            Some(engine) => {
-                engine.increment_epoch();
-                true
-            }
-            None => false,
-        });
-    }
-
-    /// No code panics while it holds this lock.
-    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<EngineWeak>> {
-        self.engines.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 fn linker(engine: &Engine) -> wasmtime::Result<Linker<Instance>> {

@@ -7,9 +7,10 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
+use crate::logic::bindings::exports::session::manager::catalog::Description;
+use crate::logic::exports::Interface;
 use crate::logic::pool::{Pool, Provisions};
-use crate::logic::trial::Program;
-use crate::logic::{Description, Source};
+use crate::logic::trial::{Program, Source};
 use session_store::clock::{Clock, Milliseconds};
 
 /// How long a new generation is watched.
@@ -116,6 +117,16 @@ impl Generation {
     /// What the component says of itself.
     pub fn description(&self) -> &Description {
         &self.program.description
+    }
+
+    /// The optional interfaces that the component exports.
+    pub fn served(&self) -> &[Interface] {
+        &self.program.served
+    }
+
+    /// Whether the component exports an interface.
+    pub fn serves(&self, interface: Interface) -> bool {
+        self.served().contains(&interface)
     }
 
     /// Instances that exist, and those of them that wait for a call.

@@ -19,8 +19,8 @@ use session_guest::viewing_types as viewing;
 
 use crate::logic::imports::store_is_withheld;
 use crate::logic::{
-    Condition, Failure, Fault, Field, Kind, LockGrant, Logic, Reason, Session, Setup, Slot,
-    StoredField, Value, Violation, Write, Written,
+    Condition, Failure, Fault, Field, Kind, LockGrant, Logic, Session, Setup, Slot, StoredField,
+    Value, Violation, Write, Written,
 };
 use session_store::transaction as own;
 
@@ -294,10 +294,12 @@ fn kind(kind: session_guest::catalog::Kind) -> Kind {
 /// Benchmarks make no faults; what they are is not looked at.
 fn failure(fault: faults::Fault) -> Failure {
     Failure::Fault(Fault {
-        reason: Reason::InvalidRequest,
+        reason: fault.reason,
         message: fault.message,
         metadata: Vec::new(),
         violations: Vec::new(),
+        ending: None,
+        retry_after_ms: fault.retry_after_ms,
     })
 }
 

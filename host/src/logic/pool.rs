@@ -10,9 +10,10 @@ use std::time::Instant;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 use crate::logic::component::Warm;
+use crate::logic::failure::Failure;
 use crate::logic::instance::Instance;
+use crate::logic::limits::Limits;
 use crate::logic::trial::Program;
-use crate::logic::{Failure, Limits};
 use crate::telemetry::Metrics;
 use crate::workers::PerWorker;
 use session_store::Store;
@@ -234,10 +235,17 @@ impl Pool {
 
     async fn start(&self, place: OwnedSemaphorePermit) -> Result<Idle, Failure> {
         let Provisions { store, settings, limits, metrics, .. } = &*self.provisions;
+        let Limits { memory_bytes, cpu, .. } = *limits;
         let metrics = &metrics.counts().logic;
         let lines = Arc::clone(&self.program.log_lines);
-        let instance =
-            Instance::new(Arc::clone(store), settings, limits, Arc::clone(metrics), lines);
+        let instance = Instance::new(
+            Arc::clone(store),
+            settings,
+            memory_bytes,
+            cpu,
+            Arc::clone(metrics),
+            lines,
+        );
         let warm = self.program.loaded.instantiate(instance).await.map_err(|error| {
             tracing::error!(error = format!("{error:#}"), "an instance does not start");
             metrics.trapped.inc();

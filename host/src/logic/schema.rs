@@ -3,7 +3,7 @@
 
 use std::collections::HashSet;
 
-use crate::logic::{Context, Description, Kind};
+use crate::logic::bindings::exports::session::manager::catalog::{Context, Description, Kind};
 
 /// The most contexts of a component, and the most fields of a context.
 const CONTEXTS_MAX: usize = 256;

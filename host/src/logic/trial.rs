@@ -7,12 +7,16 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
+use crate::logic::bindings::exports::session::manager::catalog::Description;
 use crate::logic::compiler::Compiler;
-use crate::logic::component::{self, Loaded, Ticker};
+use crate::logic::component::{self, Loaded};
+use crate::logic::exports::Interface;
 use crate::logic::gates::{COMPONENT_BYTES_MAX, Gate, Passed, Refusal, TOO_LARGE};
 use crate::logic::instance::Instance;
+use crate::logic::limits::Limits;
+use crate::logic::meter::Ticker;
+use crate::logic::schema;
 use crate::logic::world::{self, World};
-use crate::logic::{Description, Limits, Source, schema};
 use crate::telemetry::Metrics;
 use session_store::transaction::{Outcome, Txn};
 use session_store::{Answer, Error, KeyCount, LogMark, Logs, Store, Takes};
@@ -25,6 +29,28 @@ const NICENESS: i32 = 10;
 /// Compilers like to call themselves.
 const STACK_BYTES: usize = 8 << 20;
 
+/// Where a component came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// The host was built with it.
+    BuiltIn,
+    /// The file that COMPONENT names.
+    File,
+    /// An operator sent it.
+    Upload,
+}
+
+impl Source {
+    /// Its name in reports, logs and metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::BuiltIn => "built-in",
+            Self::File => "file",
+            Self::Upload => "upload",
+        }
+    }
+}
+
 /// A component that has passed all gates that it can pass alone.
 pub struct Program {
     /// SHA-256 of its bytes, in hexadecimal.
@@ -35,6 +61,8 @@ pub struct Program {
     pub source: Source,
     /// What it says of itself.
     pub description: Description,
+    /// The optional interfaces that it exports.
+    pub served: Vec<Interface>,
     /// How many lines its instances have logged.
     pub(super) log_lines: Arc<AtomicU32>,
     pub(super) loaded: Loaded,
@@ -100,23 +128,24 @@ impl Trial {
             world.imports()?;
             Ok(world)
         })?;
-        passed.gate(Gate::Exports, || world.exports())?;
+        let served = passed.gate(Gate::Exports, || world.exports())?;
         let compiled = passed.gate(Gate::Compiles, || {
             let compiler = match source {
                 Source::BuiltIn => &Compiler::Here,
                 Source::File | Source::Upload => &self.limits.compiler,
             };
             let artifact = compiler.compile(bytes, self.limits.compile, self.alone)?;
-            component::load(&artifact, &self.limits)
+            component::load(&artifact, self.limits.instances, self.limits.memory_bytes)
         })?;
         // The names were found before; now their types are compared as well.
-        let loaded =
-            compiled.link().map_err(|error| Refusal::new(Gate::Imports, format!("{error:#}")))?;
-        self.ticker.add(&loaded);
+        let loaded = compiled
+            .link(&served)
+            .map_err(|error| Refusal::new(Gate::Imports, format!("{error:#}")))?;
+        self.ticker.add(loaded.engine());
         let description = self.describe(&loaded, passed)?;
         passed.gate(Gate::Describes, || schema::makes_sense(&description))?;
         let (size, log_lines) = (bytes.len(), Arc::default());
-        Ok(Program { digest, size, source, description, log_lines, loaded })
+        Ok(Program { digest, size, source, description, served, log_lines, loaded })
     }
 
     /// Starts an instance and asks it what it is.
@@ -127,9 +156,10 @@ impl Trial {
         let metrics = Arc::clone(&self.metrics.counts().logic);
         let started = Instant::now();
         let starting = async {
-            let (settings, limits) = (&self.settings, &self.limits);
+            let Limits { memory_bytes, cpu, .. } = self.limits;
             let lines = Arc::default();
-            let instance = Instance::new(Arc::new(NoStore), settings, limits, metrics, lines);
+            let instance =
+                Instance::new(Arc::new(NoStore), &self.settings, memory_bytes, cpu, metrics, lines);
             tokio::time::timeout(PATIENCE, loaded.instantiate(instance)).await
         };
         let mut warm = runtime
@@ -145,8 +175,8 @@ impl Trial {
         warm.store.data_mut().meter.start();
         warm.store.set_epoch_deadline(1);
         let describing = async {
-            let catalog = warm.exports.session_manager_catalog();
-            tokio::time::timeout(PATIENCE, catalog.call_describe(&mut warm.store)).await
+            let describing = warm.exports.catalog.call_describe(&mut warm.store);
+            tokio::time::timeout(PATIENCE, describing).await
         };
         runtime
             .block_on(describing)

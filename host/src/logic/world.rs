@@ -12,6 +12,7 @@ use wit_parser::{
 };
 
 use crate::logic::component::{MEMORIES_MAX, TABLES_MAX};
+use crate::logic::exports::Interface;
 
 /// What the names of our own interfaces begin with.
 const CONTRACT: &str = "session:manager/";
@@ -39,15 +40,17 @@ const BREACHES_MAX: usize = 20;
 static DEMANDED: LazyLock<World> = LazyLock::new(|| {
     let demanded = || {
         let mut resolve = Resolve::default();
-        push(
-            &mut resolve,
-            &[
-                ("config/store.wit", include_str!("../../../wit/deps/config/store.wit")),
-                ("config/world.wit", include_str!("../../../wit/deps/config/world.wit")),
-            ],
-        )?;
-        let package =
-            push(&mut resolve, &[("session.wit", include_str!("../../../wit/session.wit"))])?;
+        macro_rules! files {
+            ($($name:literal)*) => {
+                &[$(($name, include_str!(concat!("../../../wit/", $name)))),*]
+            };
+        }
+        push(&mut resolve, files!("deps/config/store.wit" "deps/config/world.wit"))?;
+        let files = files!(
+            "world.wit" "faults.wit" "store.wit" "tokens.wit" "catalog.wit" "booking.wit"
+            "connections.wit" "maintenance.wit" "users.wit" "viewing.wit"
+        );
+        let package = push(&mut resolve, files)?;
         let world = resolve.select_world(&[package], Some("session-manager"))?;
         anyhow::Ok(World { resolve, world })
     };
@@ -151,7 +154,7 @@ impl World {
         if let Some(other) = self.majors().into_iter().find(|major| *major != ours) {
             return Err(format!(
                 "it is built for session:manager {other}.x, build again with the \
-                 wit/session.wit of this host, which is for {ours}.x"
+                 wit/ of this host, which is for {ours}.x"
             ));
         }
         let imports = self.resolve.worlds[self.world].imports.keys();
@@ -163,19 +166,44 @@ impl World {
         all_well(&foreign)
     }
 
-    /// Whether it exports all that is demanded, with the types demanded.
+    /// Which of the optional interfaces it exports. Whatever it exports has all functions, with
+    /// the types of this host.
     ///
     /// # Errors
     /// Every export that is missing or differs, by its name and the type it is to
     /// have.
-    pub fn exports(&self) -> Result<(), String> {
+    pub fn exports(&self) -> Result<Vec<Interface>, String> {
         let demanded = &*DEMANDED;
-        let mut breaches = Vec::new();
+        let (mut served, mut breaches) = (Vec::new(), Vec::new());
         for key in demanded.resolve.worlds[demanded.world].exports.keys() {
-            let WorldKey::Interface(interface) = key else { continue };
-            demanded.demand(*interface, self, &mut breaches);
+            let WorldKey::Interface(id) = key else { continue };
+            let name = demanded.interface_name(*id);
+            let optional = Interface::named(&name);
+            match (self.exported(&name), optional) {
+                (Some(exported), _) => {
+                    served.extend(optional);
+                    demanded.demand(*id, self, exported, &mut breaches);
+                }
+                (None, None) => {
+                    let name = demanded.resolve.id_of(*id).unwrap_or_default();
+                    breaches.push(format!("it does not export {name}"));
+                }
+                (None, Some(_)) => {}
+            }
         }
-        all_well(&breaches)
+        let expiring = [Interface::Connections, Interface::Users, Interface::Viewing];
+        let expiring = expiring.into_iter().find(|kind| served.contains(kind));
+        if let Some(kind) = expiring.filter(|_| !served.contains(&Interface::Maintenance)) {
+            let kind = kind.name();
+            breaches.push(format!("it exports {kind} without maintenance, by which {kind} expire"));
+        }
+        all_well(&breaches)?;
+        Ok(served)
+    }
+
+    /// The name of an interface of this contract, without package and version.
+    fn interface_name(&self, id: InterfaceId) -> String {
+        self.resolve.interfaces[id].name.clone().unwrap_or_default()
     }
 
     /// The major versions of the contract that its imports and exports are of.
@@ -189,12 +217,15 @@ impl World {
         names.filter_map(|key| major(self.resolve.name_world_key(key))).collect()
     }
 
-    fn demand(&self, interface: InterfaceId, given: &Self, breaches: &mut Vec<String>) {
+    /// Compares the functions of an interface with those that are `exported` for it.
+    fn demand(
+        &self,
+        interface: InterfaceId,
+        given: &Self,
+        exported: InterfaceId,
+        breaches: &mut Vec<String>,
+    ) {
         let name = self.resolve.id_of(interface).unwrap_or_default();
-        let Some(exported) = given.exported(&name) else {
-            breaches.push(format!("it does not export {name}"));
-            return;
-        };
         for (function, demanded) in &self.resolve.interfaces[interface].functions {
             let signature = self.signature(demanded);
             match given.resolve.interfaces[exported].functions.get(function) {
@@ -213,12 +244,14 @@ impl World {
         }
     }
 
+    /// What it exports as an interface of the contract, whatever the minor version: the major
+    /// one was compared before.
     fn exported(&self, name: &str) -> Option<InterfaceId> {
-        self.resolve.worlds[self.world].exports.values().find_map(|item| match item {
-            WorldItem::Interface { id, .. } => {
-                (self.resolve.id_of(*id).as_deref() == Some(name)).then_some(*id)
-            }
-            _ => None,
+        self.resolve.worlds[self.world].exports.iter().find_map(|(key, item)| {
+            let WorldItem::Interface { id, .. } = item else { return None };
+            let full = self.resolve.name_world_key(key);
+            let (unversioned, _) = full.strip_prefix(CONTRACT)?.split_once('@')?;
+            (unversioned == name).then_some(*id)
         })
     }
 
@@ -401,6 +434,40 @@ fn all_well(breaches: &[String]) -> Result<(), String> {
         count => {
             let told = breaches[..BREACHES_MAX].join("; ");
             Err(format!("{told}; and {} more", count - BREACHES_MAX))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A world that exports interfaces of the contract.
+    fn exporting(interfaces: &[&str]) -> World {
+        let mut resolve = DEMANDED.resolve.clone();
+        let export = |name: &&str| format!("export session:manager/{name}@2.0.0;");
+        let exports: String = interfaces.iter().map(export).collect();
+        let text = format!("package test:partial; world partial {{ {exports} }}");
+        let package = push(&mut resolve, &[("partial.wit", &text)]).expect("valid WIT");
+        let world = resolve.select_world(&[package], Some("partial")).expect("a world");
+        World { resolve, world }
+    }
+
+    #[test]
+    fn a_component_exports_the_catalog_and_any_kinds_but_none_that_expires_without_maintenance() {
+        let all = exporting(&["catalog", "booking", "maintenance", "users"]).exports();
+        let served = [Interface::Booking, Interface::Maintenance, Interface::Users];
+        assert_eq!(all, Ok(served.to_vec()));
+        assert_eq!(exporting(&["catalog"]).exports(), Ok(Vec::new()));
+        let uncatalogued = exporting(&["booking"]).exports();
+        let message = "it does not export session:manager/catalog@2.0.0";
+        assert_eq!(uncatalogued, Err(message.into()));
+        for kind in ["connections", "users", "viewing"] {
+            let refused = exporting(&["catalog", kind]).exports().expect_err(kind);
+            assert!(
+                refused.contains(&format!("it exports {kind} without maintenance")),
+                "{refused}"
+            );
         }
     }
 }

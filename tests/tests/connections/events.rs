@@ -38,7 +38,7 @@ async fn publish_all(client: &Client) -> String {
     let login =
         |user: &str| json!({ "session_attributes": { "user_id": user, "device_id": "phone" } });
     let id = text(&client.users("Create", login("alice")).await.unwrap(), "session_id");
-    register_as(&client, "bob", "pod", "tab-of-bob").await.unwrap();
+    register_as(client, "bob", "pod", "tab-of-bob").await.unwrap();
     wait::next_millisecond().await;
     client.users("Delete", json!({ "session_id": id })).await.unwrap();
     wait::next_millisecond().await;

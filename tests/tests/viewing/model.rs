@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use proptest::prelude::*;
-use session_manager::logic::{BUILT_IN, Failure, Limits, Logic, Reason, Setup, Source};
+use session_manager::logic::{BUILT_IN, Failure, Limits, Logic, Setup, Source};
 use session_manager::telemetry::Metrics;
 use session_store::clock::Clock;
 use session_store::memory::Memory;
@@ -40,7 +40,7 @@ async fn many_homes_do_not_affect_one_another() {
         logic.viewing_create(&setup(number, "phone")).await.unwrap();
         let refused = logic.viewing_create(&setup(number, "tablet")).await;
         assert!(
-            matches!(refused, Err(Failure::Fault(fault)) if fault.reason == Reason::SessionLimitReached)
+            matches!(refused, Err(Failure::Fault(fault)) if fault.reason == "SESSION_LIMIT_REACHED")
         );
     }
     clock.advance(120_000);

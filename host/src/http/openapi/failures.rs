@@ -3,7 +3,6 @@
 
 use serde_json::{Map, Value, json};
 
-use super::operations::has_conditions;
 use super::schemas::reference;
 use crate::error::{Row, TABLE};
 use crate::http::routes::{BodyRule, Route};
@@ -28,7 +27,7 @@ pub fn add(responses: &mut Map<String, Value>, route: &Route) {
         &ALWAYS[..],
         some(&NAMED, route.template.contains('{') || route.template == "/session"),
         some(&CHANGED, changes),
-        some(&CONDITIONAL, has_conditions(route)),
+        some(&CONDITIONAL, route.has_conditions()),
         some(&SENT, sends),
     ];
     for status in statuses.concat() {

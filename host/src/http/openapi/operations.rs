@@ -63,7 +63,7 @@ fn parameters(schemas: &mut Schemas, route: &Route) -> Vec<Value> {
             "schema": { "type": "string" },
         }));
     }
-    if has_conditions(route) {
+    if route.has_conditions() {
         in_path.push(condition(
             "If-Match",
             "The version that the session has to have, as `ETag` told it, or `*` for any.",
@@ -88,11 +88,6 @@ fn parameters(schemas: &mut Schemas, route: &Route) -> Vec<Value> {
 fn has_replays(route: &Route) -> bool {
     matches!(route.action, Action::SetFlat | Action::GetFlat | Action::DeleteFlat)
         || route.method.full_name() == "session.booking.v1.Booking.Lock"
-}
-
-/// Whether conditions in the headers of a request count.
-pub fn has_conditions(route: &Route) -> bool {
-    matches!(route.action, Action::SetFlat | Action::DeleteFlat)
 }
 
 fn condition(name: &str, description: &str, pattern: &str) -> Value {

@@ -1,5 +1,6 @@
-//! A component whose `get` does what the name of the context says: it traps, never returns, uses
-//! up the memory, sleeps, returns nonsense, or calls the store. It refuses everything else.
+//! A component of one kind, booking, whose `get` does what the name of the context says: it
+//! traps, never returns, uses up the memory, sleeps, returns nonsense, refuses for a reason that
+//! no host knows, or calls the store. It refuses everything else.
 
 #[allow(
     unsafe_code,
@@ -11,7 +12,17 @@
 mod bindings {
     wit_bindgen::generate!({
         path: "../../../wit",
-        world: "session-manager",
+        inline: r#"
+            package test:misbehaving;
+
+            world misbehaving {
+                import session:manager/store@2.0.0;
+
+                export session:manager/booking@2.0.0;
+                export session:manager/catalog@2.0.0;
+            }
+        "#,
+        world: "test:misbehaving/misbehaving",
         generate_all,
     });
 }
@@ -26,27 +37,23 @@ mod component {
     use super::bindings::exports::session::manager::catalog::{
         Description, Guest as Catalog, Kind,
     };
-    use super::bindings::exports::session::manager::connections::{
-        Connection, Count, Drained, Guest as Connections, Page, Renewed,
-    };
-    use super::bindings::exports::session::manager::maintenance::{
-        Guest as Maintenance, LogCatalog, Swept,
-    };
-    use super::bindings::exports::session::manager::users::{self, Guest as Users};
-    use super::bindings::exports::session::manager::viewing::{
-        Guest as Viewing, Home, Setup, Slot,
-    };
-    use super::bindings::session::manager::faults::{Fault, Reason};
+    use super::bindings::session::manager::faults::Fault;
     use super::bindings::session::manager::store::{self, HashGet, Operation, Txn};
 
     struct Component;
 
     fn refused<T>() -> Result<T, Fault> {
+        refused_for("UNKNOWN_CONTEXT")
+    }
+
+    fn refused_for<T>(reason: &str) -> Result<T, Fault> {
         Err(Fault {
-            reason: Reason::UnknownContext,
+            reason: reason.into(),
             message: "nothing of the kind".into(),
             metadata: Vec::new(),
             violations: Vec::new(),
+            ending: None,
+            retry_after_ms: None,
         })
     }
 
@@ -82,6 +89,7 @@ mod component {
                     version: u64::MAX,
                     expires_at_ms: Some(u64::MAX),
                 }),
+                "future" => refused_for("REASON_OF_THE_FUTURE"),
                 "ask" => {
                     let read = Operation::HashGet(HashGet { key: session_key, fields: None });
                     // The answer does not matter, only whether there is one.
@@ -121,136 +129,6 @@ mod component {
         }
 
         fn unlock(_: String, _: String, _: String) -> Result<(), Fault> {
-            refused()
-        }
-    }
-
-    impl Connections for Component {
-        fn register(_: String, _: String, _: Option<String>) -> Result<Connection, Fault> {
-            refused()
-        }
-
-        fn get(_: String, _: Option<String>, _: Option<String>) -> Result<Connection, Fault> {
-            refused()
-        }
-
-        fn heartbeat(_: String, _: Option<String>, _: Option<String>) -> Result<Connection, Fault> {
-            refused()
-        }
-
-        fn heartbeat_pod(_: String, _: Option<Vec<String>>, _: String) -> Result<Renewed, Fault> {
-            refused()
-        }
-
-        fn close(
-            _: String,
-            _: String,
-            _: String,
-            _: Option<String>,
-            _: Option<String>,
-        ) -> Result<(), Fault> {
-            refused()
-        }
-
-        fn list_user(_: String) -> Result<Vec<Connection>, Fault> {
-            refused()
-        }
-
-        fn terminate_user(_: String, _: String, _: String) -> Result<u32, Fault> {
-            refused()
-        }
-
-        fn presence(_: String) -> Result<u32, Fault> {
-            refused()
-        }
-
-        fn list_pod(_: String, _: String) -> Result<Page, Fault> {
-            refused()
-        }
-
-        fn drain_pod(_: String, _: String, _: String) -> Result<Drained, Fault> {
-            refused()
-        }
-
-        fn stats(_: String) -> Result<Count, Fault> {
-            refused()
-        }
-    }
-
-    impl Maintenance for Component {
-        fn describe_logs() -> LogCatalog {
-            LogCatalog { logs: Vec::new(), born: "BORN".into(), types: Vec::new() }
-        }
-
-        fn sweep(_: u32) -> Result<Swept, Fault> {
-            Ok(Swept { expired: 0, more: false, left: Vec::new() })
-        }
-    }
-
-    impl Users for Component {
-        fn create(_: users::Attributes) -> Result<String, Fault> {
-            refused()
-        }
-
-        fn get(_: String) -> Result<users::Session, Fault> {
-            refused()
-        }
-
-        fn list(_: String, _: i32, _: String) -> Result<users::Page, Fault> {
-            refused()
-        }
-
-        fn update(
-            _: String,
-            _: users::Attributes,
-            _: Vec<String>,
-        ) -> Result<users::Session, Fault> {
-            refused()
-        }
-
-        fn close(_: String) -> Result<(), Fault> {
-            refused()
-        }
-
-        fn close_all(_: String, _: Option<String>) -> Result<u32, Fault> {
-            refused()
-        }
-    }
-
-    impl Viewing for Component {
-        fn create(_: Setup) -> Result<Slot, Fault> {
-            refused()
-        }
-
-        fn create_for_device(_: String, _: Vec<String>) -> Result<Slot, Fault> {
-            refused()
-        }
-
-        fn heartbeat(_: String, _: String) -> Result<Slot, Fault> {
-            refused()
-        }
-
-        fn tear_down(_: String, _: String) -> Result<(), Fault> {
-            refused()
-        }
-
-        fn set_max(_: String, _: i32) -> Result<(), Fault> {
-            refused()
-        }
-
-        fn get_home(_: String) -> Result<Home, Fault> {
-            refused()
-        }
-
-        fn register_device(_: String, _: String) -> Result<(), Fault> {
-            refused()
-        }
-
-        fn forget_device(_: String) -> Result<(), Fault> {
-            refused()
-        }
-
-        fn get_device(_: String) -> Result<String, Fault> {
             refused()
         }
     }
