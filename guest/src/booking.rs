@@ -1,6 +1,6 @@
-//! The rules of booking sessions: named documents written step by step, gone
-//! some minutes after the last write. Every rule is one transaction, so nothing
-//! is ever half done, and needs no retry.
+//! The rules of booking sessions: named documents that are written step by step, and end
+//! some minutes after the last write. Every rule is one transaction, so no change is half
+//! done, and no rule retries.
 
 mod replay;
 
@@ -22,9 +22,9 @@ use replay::Replay;
 /// The most fields that one write may name.
 const FIELDS_MAX: usize = 256;
 const KEY_FIELD: &str = "session_key";
-/// What a caller who asks again gives the request by, as its violations name it.
+/// The idempotency key, as violations name it.
 const REQUEST_FIELD: &str = "idempotency-key";
-/// What is kept of an answer that may be asked for again.
+// The fields of an answer that is kept for a caller that asks again.
 const REPLAYED_VERSION_FIELD: &str = "version";
 const REPLAYED_ENDS_FIELD: &str = "expires_at";
 /// The largest version: the largest number that a field of the store counts.
@@ -65,9 +65,9 @@ pub fn set(imports: &impl Imports, policy: &Policy, mut write: Write) -> Result<
     let key = keys::session(context, &write.session_key);
     let lock = keys::lock(&key);
     let condition = write.condition;
-    // Which version an unconditional write makes is not known before. It overwrites whatever is
-    // there, so repeating it adds no new kind of risk. Of a session whose key is made now nobody
-    // asks again, as another request has another key.
+    // The version that an unconditional write makes is not known before. The write overwrites any
+    // value, so a repeat adds no new kind of risk. If the key is made now, a repeat gets another
+    // key, so its answer is not kept.
     let made = match condition {
         _ if is_made => None,
         Condition { exists: Some(false), .. } => Some(1),
@@ -115,8 +115,8 @@ pub fn set(imports: &impl Imports, policy: &Policy, mut write: Write) -> Result<
         && let Some(answer) = replay.answer(done.take(answer)?)?
     {
         let version = instant(&answer, REPLAYED_VERSION_FIELD);
-        let known = version.zip(instant(&answer, REPLAYED_ENDS_FIELD));
-        let (version, expires_at_ms) = known.ok_or_else(unexpected_replies)?;
+        let kept = version.zip(instant(&answer, REPLAYED_ENDS_FIELD));
+        let (version, expires_at_ms) = kept.ok_or_else(unexpected_replies)?;
         return Ok(Written { session_key: write.session_key, version, expires_at_ms });
     }
     let refused = refused(condition, found, &mut done, write.lock_token.as_deref(), "written")?;
@@ -162,7 +162,7 @@ pub fn get(
             let mut done = transaction.execute(&Durable(imports))?;
             match done.succeeded {
                 true => done.take(last)?,
-                // What this request has read before comes before what is there now.
+                // A repeat of this request gets the session that the first one has read.
                 false => match done.take(before)? {
                     None => done.take(other)?,
                     read => read,
@@ -223,11 +223,11 @@ pub fn delete(
     Err(refused.unwrap_or_else(unexpected_replies))
 }
 
-/// Locks a session, whether or not it exists. Whoever has chosen the token and holds the
-/// lock already is told so again.
+/// Locks a session, whether or not it exists. A caller that has chosen the token of the lock
+/// that exists gets the same answer again.
 ///
 /// # Errors
-/// `unknown-context`; `invalid-request`; `session-locked` when somebody has;
+/// `unknown-context`; `invalid-request`; `session-locked` when another caller holds the lock;
 /// `idempotency-conflict`; `store-unavailable`.
 pub fn lock(
     imports: &impl Imports,
@@ -286,11 +286,11 @@ pub fn lock(
     }
 }
 
-/// Gives a lock back. Without a lock, and so when it has ended by itself, there is nothing
-/// to do: whoever asks again after a lost reply is answered the same.
+/// Gives a lock back. It succeeds without a lock, for instance when the lock has ended by
+/// itself: a caller that asks again after a lost reply gets the same answer.
 ///
 /// # Errors
-/// `unknown-context`; `invalid-request`; `session-locked` when somebody else
+/// `unknown-context`; `invalid-request`; `session-locked` when another caller
 /// holds it; `store-unavailable`.
 pub fn unlock(
     imports: &impl Imports,
@@ -333,7 +333,7 @@ fn valid(session_key: &str, idempotency_key: Option<&str>) -> Result<(), Fault> 
     refuse(violations)
 }
 
-/// Checks what a caller gives the request by that it may ask again.
+/// Checks the idempotency key of a request.
 fn check_request(idempotency_key: Option<&str>, violations: &mut Vec<Violation>) {
     if let Some(request) = idempotency_key {
         keys::check_chosen(REQUEST_FIELD, request, violations);
@@ -378,7 +378,7 @@ fn outgrown() -> Violation {
     violation("fields", format!("make the session larger than {SESSION_BYTES_MAX} bytes"))
 }
 
-/// A condition as an argument by which a request with an idempotency key is known again.
+/// A condition as an argument of a request with an idempotency key.
 fn as_argument(condition: Condition) -> String {
     format!("{:?} {:?}", condition.version, condition.exists)
 }
@@ -395,7 +395,7 @@ fn require(when: &mut Conditions, condition: Condition, key: &str) {
     }
 }
 
-/// Requires that the caller holds the lock, or says nothing of one and there is none.
+/// Requires that the caller holds the lock, or names none and there is none.
 fn require_open_lock(when: &mut Conditions, lock: &str, lock_token: Option<&str>) {
     match lock_token {
         None => when.absent(lock),
@@ -403,7 +403,7 @@ fn require_open_lock(when: &mut Conditions, lock: &str, lock_token: Option<&str>
     }
 }
 
-/// What is read of the lock and the session when a change is refused.
+/// The lock and the session, as they are read when a change is refused.
 #[derive(Clone, Copy)]
 struct Found {
     lock: Handle<Option<Hash>>,
@@ -464,7 +464,7 @@ fn locked(lock: Option<&Hash>, now_ms: u64) -> Fault {
     Fault { retry_after_ms: Some(remaining_ms), ..locked }
 }
 
-/// The number of writes; whatever is no plain number is none, and so it is in the store.
+/// The number of writes. A value that is not a plain number counts as none, as in the store.
 fn version(hash: &Hash) -> u64 {
     hash.entries
         .iter()

@@ -1,10 +1,10 @@
 //! Connections of users. A connection has a record, and is a member of the expiring sets of its
-//! user and of its pod, which both end a short while after its last heartbeat; the record outlives
-//! them, to say what became of it. All of it is in the partition of the user, and changes in one
-//! transaction, so that presence and the counts of pods never drift apart.
+//! user and of its pod. Both members end a short while after its last heartbeat. The record
+//! outlives them, to say how the connection ended. All of this is in the partition of the user,
+//! and changes in one transaction, so presence and the counts of pods always agree.
 //!
-//! An id that the service has made names the partition. On one that somebody has chosen, a
-//! lease in the partition of the id says whose it is (`lease`).
+//! An id that the service has made names the partition. For an id that a caller has chosen, a
+//! lease in the partition of the id says which user owns it (`lease`).
 
 mod change;
 mod lease;
@@ -36,7 +36,7 @@ use crate::policy::Policy;
 use crate::store::{Hash, Order};
 use crate::transaction::{Branch, Conditions, Transaction, entry, instant, text};
 
-/// Which connection is meant, when not whichever has the id.
+/// Restricts a call to one connection of an id.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Only<'a> {
     /// That of this user.
@@ -61,7 +61,7 @@ pub fn get(
     Ok(found.record.connection(policy.connection_stale_ms, session_id.into()))
 }
 
-/// Has a connection that is alive live on for another lifetime.
+/// Keeps a connection that is alive for another lifetime.
 ///
 /// # Errors
 /// As [`get`].
@@ -98,8 +98,9 @@ pub fn heartbeat(
     Err(contended())
 }
 
-/// Has a connection of a chosen id live on in two transactions, which is possible when its lease
-/// was taken by the registration that has written it; none when it has to be looked for.
+/// Keeps a connection of a chosen id in two transactions. That is possible when the registration
+/// that wrote the connection has also taken its lease; none when the connection has to be found
+/// otherwise.
 fn heartbeat_under_lease(
     imports: &impl Imports,
     policy: &Policy,
@@ -125,7 +126,8 @@ fn heartbeat_under_lease(
     if done.succeeded {
         return Ok(Some(record.connection(policy.connection_stale_ms, session_id.into())));
     }
-    // The registration that holds the lease is over, so its heartbeats keep nobody out.
+    // The connection of the registration that holds the lease has ended. The lease is given back,
+    // so that these heartbeats do not keep other users from the id.
     if record.epoch == holder.epoch && !record.is_alive(done.now_ms) {
         lease::release(imports, session_id, &holder.epoch)?;
     }
@@ -225,9 +227,9 @@ pub fn terminate_user(
             release(imports, id, record)?;
             count += 1;
         }
-        // Those that moved meanwhile are still there; those that came since may stay.
+        // Connections that moved meanwhile are tried again. Those that are new may stay.
         let mut left = of_user(imports, user_id)?;
-        left.retain(|(id, _)| found.iter().any(|(known, _)| known == id));
+        left.retain(|(id, _)| found.iter().any(|(found_id, _)| found_id == id));
         if left.is_empty() {
             return Ok(count);
         }
@@ -334,7 +336,7 @@ fn is_over(fault: &Fault) -> bool {
     is_any(fault, &[SessionNotFound, SessionExpired, SessionTerminated])
 }
 
-/// How connections expire: when no heartbeat comes.
+/// How connections expire: when no heartbeat has come in time.
 pub struct Connections;
 
 impl Expiry for Connections {

@@ -1,5 +1,5 @@
-//! Transactions between the types of the component and the store's own, for who links the rules
-//! natively.
+//! Conversions of transactions between the types of the component and those of the store, for
+//! programs that link the rules natively.
 
 session_store::wit_conversions!(crate::store);
 

@@ -1,5 +1,5 @@
-//! What happens to sessions, told to whoever has to act on it: one log for each
-//! partition, to which an event is appended in the transaction that makes the change.
+//! Events of sessions, for subscribers: one log for each partition. An event is appended in
+//! the transaction that makes the change.
 
 use sha2::{Digest, Sha256};
 
@@ -25,7 +25,7 @@ macro_rules! types {
             /// All of them.
             pub const ALL: &[Self] = &[$(Self::$type_,)*];
 
-            /// What it is called in a log.
+            /// Its name in a log.
             pub fn name(self) -> &'static str {
                 match self {
                     $(Self::$type_ => $name,)*
@@ -52,7 +52,7 @@ types! {
     ConnectionMoved = "connection.moved",
     /// A connection was closed by its user, or with its pod.
     ConnectionClosed = "connection.closed",
-    /// A connection was ended by somebody else.
+    /// A connection was ended by another caller than its user.
     ConnectionTerminated = "connection.terminated",
     /// A connection ended as no heartbeat came.
     ConnectionExpired = "connection.expired",
@@ -108,8 +108,8 @@ impl<'a> Event<'a> {
         Self { session_id, ..Self::new(type_, user_id) }
     }
 
-    /// Publishes a refusal. It changes nothing, so its caller is refused even if nobody
-    /// receives it.
+    /// Publishes a refusal. A refusal changes nothing, so the caller gets it even if the event
+    /// is lost.
     pub fn publish_alone(&self, imports: &impl Imports, policy: &Policy, partition: Partition) {
         let mut transaction = Transaction::new();
         self.publish(&mut transaction.then, policy, partition);
@@ -140,7 +140,7 @@ impl<'a> Event<'a> {
     }
 }
 
-/// What tells a session to those who know its id, and nobody else.
+/// Identifies a session to callers that have its id, and to no others.
 fn hash(session_id: &str) -> String {
     let digest = Sha256::digest(session_id.as_bytes());
     digest[..HASH_BYTES].iter().map(|byte| format!("{byte:02x}")).collect()
@@ -152,7 +152,7 @@ mod tests {
     use crate::testing::{World, entry};
 
     #[test]
-    fn an_event_tells_a_session_without_its_id() {
+    fn an_event_identifies_a_session_without_its_id() {
         let event = Event { by: "tv", ..Event::of(Type::ViewingTerminated, "home", "0123456789") };
         let policy = Policy { events_kept: 7, ..Policy::DEFAULTS };
         let world = World::new();

@@ -1,7 +1,7 @@
-//! The expiry queue. No transaction happens when a session ends because nothing comes, so each
-//! session is queued, in the transaction that begins it, by when it is due. There is one queue,
-//! an expiring set, for each kind and partition; the sweep takes due sessions off it in the
-//! transaction that publishes their expiry, so each expiry is published once.
+//! The expiry queue. A session without a heartbeat or a use ends without a transaction. So the
+//! transaction that begins a session also queues it, by when it is due. There is one queue, an
+//! expiring set, for each kind and partition. The sweep takes a due session off it in the
+//! transaction that publishes the expiry, so each expiry is published once.
 
 use crate::events::Type;
 use crate::keys::Partition;
@@ -24,7 +24,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// What it is called in keys and in figures.
+    /// Its name in keys and in metrics.
     pub fn name(self) -> &'static str {
         match self {
             Self::User => "user",
@@ -53,8 +53,8 @@ pub struct Queued<'a> {
 }
 
 impl<'a> Queued<'a> {
-    /// The session that a member of a queue stands for; none for what newer rules may have put
-    /// there.
+    /// The session that a member of a queue names; none for a member that only newer rules
+    /// understand.
     pub fn of_member(partition: Partition, kind: Kind, member: &'a str) -> Option<Self> {
         let (subject, session_id) = member.split_once('\n')?;
         let is_here = Partition::of(subject) == partition;
@@ -66,17 +66,17 @@ impl<'a> Queued<'a> {
         self.kind.queue(self.partition)
     }
 
-    /// What it is called in the queue.
+    /// Its name in the queue.
     pub fn member(&self) -> String {
         prefix(self.subject) + self.session_id
     }
 
-    /// Queues it, due in so long.
+    /// Queues it, due after this time.
     pub fn enqueue(&self, branch: &mut Branch, ttl_ms: u64) {
         branch.put(self.queue(), self.member(), ttl_ms + OVERDUE_RETENTION_MS);
     }
 
-    /// Has it due in so long, if it is still queued.
+    /// Makes it due after this time, if it is still queued.
     pub fn postpone(&self, branch: &mut Branch, ttl_ms: u64) {
         branch.renew(self.queue(), self.member(), ttl_ms + OVERDUE_RETENTION_MS);
     }
@@ -97,7 +97,7 @@ impl<'a> Queued<'a> {
     }
 }
 
-/// What comes before the ids of one subject's sessions in a queue. No id of a subject has a line
+/// The text before the ids of one subject's sessions in a queue. No id of a subject has a line
 /// break.
 pub fn prefix(subject: &str) -> String {
     format!("{subject}\n")
@@ -111,7 +111,7 @@ pub trait Expiry: Sync {
     /// The set of the subject's live sessions: one that is in it has not expired.
     fn live(&self, session: Queued<'_>) -> String;
 
-    /// The key of its record, and the fields that the others need of it.
+    /// The key of its record, and the fields that the other methods need.
     fn record(&self, session: Queued<'_>) -> (String, &'static [&'static str]);
 
     /// Whether the record is of this very session, and not of another one of the same id.
@@ -119,16 +119,16 @@ pub trait Expiry: Sync {
         true
     }
 
-    /// When it expires unless something comes, in milliseconds since the Unix epoch.
+    /// When it expires without a use or a heartbeat, in milliseconds since the Unix epoch.
     fn expires_at_ms(&self, policy: &Policy, session: Queued<'_>, record: &Hash) -> u64;
 
-    /// Requires more than that it is queued and not live.
+    /// Adds conditions beside those that it is queued and not live.
     fn require(&self, _when: &mut Conditions, _session: Queued<'_>, _record: Option<&Hash>) {}
 
     /// The event that publishes its expiry.
     fn event(&self) -> Type;
 
-    /// Removes or marks what is left of it, beside the queue and the set of live sessions.
+    /// Removes or marks its other data, beside the queue and the set of live sessions.
     fn clean_up(
         &self,
         _branch: &mut Branch,

@@ -1,5 +1,5 @@
-//! The ways a rule says no. Texts name what is wrong and what is accepted, and
-//! never carry a token, a whole session key or a value.
+//! The faults with which a rule refuses. Texts name what is wrong and what is accepted.
+//! They never contain a token, a whole session key or a value.
 
 use crate::faults::{Detail, Ending, Fault, Violation};
 use crate::store::StoreError;

@@ -1,6 +1,6 @@
-//! What the rules may reach for: the store, the token generator and the settings. The component
-//! binds it to the host; tests and the native benchmark bind it to memory. Rules have no other
-//! source of time, randomness or state.
+//! The imports of the rules: the store, the token generator and the settings. The component
+//! binds them to the host; tests and the native benchmark bind them to memory. Rules have no
+//! other source of time, randomness or state.
 
 use crate::store::{Outcome, StoreError, Txn};
 
@@ -28,8 +28,8 @@ pub trait Imports {
 }
 
 /// The imports of a rule whose outcome no failover of the store may undo: a session ends, or a
-/// slot, a lock or a version becomes somebody's. The same rule says that it has happened before,
-/// so all of its transactions are durable, also those that only read.
+/// caller gets a slot, a lock or a version. The same rule may answer that the change has happened
+/// before, so all of its transactions are durable, also those that only read.
 pub struct Durable<'a, I>(pub &'a I);
 
 impl<I: Imports> Imports for Durable<'_, I> {

@@ -13,7 +13,7 @@ use crate::schema::Context;
 pub const VERSION_FIELD: &str = "_version";
 /// The field of a lock that holds its token.
 pub const TOKEN_FIELD: &str = "token";
-/// How many characters a text has that the caller chooses so that nobody else has it.
+/// How many characters a text that the caller chooses must have, so that no other caller has it.
 const CHOSEN_CHARACTERS_MIN: usize = 16;
 const CHOSEN_CHARACTERS_MAX: usize = 128;
 /// The most characters a session key may have.
@@ -36,7 +36,7 @@ pub fn replay(session: &str, operation: &str, request: &str) -> String {
     ["SESSION_REPLAY:{", session, "}:", operation, ":", request].concat()
 }
 
-/// Checks a text that the caller chooses so that nobody else has it.
+/// Checks a text that the caller chooses so that no other caller has it.
 pub fn check_chosen(field: &str, chosen: &str, violations: &mut Vec<Violation>) {
     let is_visible = chosen.bytes().all(|byte| byte.is_ascii_graphic());
     if !is_visible || !(CHOSEN_CHARACTERS_MIN..=CHOSEN_CHARACTERS_MAX).contains(&chosen.len()) {
@@ -81,12 +81,12 @@ impl Partition {
         Some(u32::from(self.0) + 1).filter(|next| *next < PARTITIONS)
     }
 
-    /// The log of what happens to its subjects.
+    /// The log of the events of its subjects.
     pub fn log(self) -> String {
         self.key("EVENTS", "")
     }
 
-    /// The expiring set of its sessions of a kind by when they have to be looked after.
+    /// The expiring set of its sessions of a kind, by when they are due.
     pub fn due(self, kind: &str) -> String {
         self.key("DUE", kind)
     }
@@ -122,8 +122,8 @@ impl Partition {
 
     /// The one that a character of an id stands for.
     fn in_character(character: u8) -> Option<Self> {
-        let place = BASE64URL.iter().position(|byte| *byte == character)?;
-        Some(Self(place as u8))
+        let index = BASE64URL.iter().position(|byte| *byte == character)?;
+        Some(Self(index as u8))
     }
 
     fn tag(self) -> String {
@@ -180,7 +180,7 @@ pub fn partition_of_made(session_id: &str) -> Option<Partition> {
 pub struct Home {
     /// The partition of the account.
     pub partition: Partition,
-    /// The hash of what is known of the home itself.
+    /// The hash of the home itself.
     pub home: String,
     /// The expiring set of the sessions that hold a slot.
     pub slots: String,
@@ -286,12 +286,12 @@ const PARTITIONS: u32 = 64;
 /// The most bytes that the id of an account, a user or a device may have.
 pub const ID_BYTES_MAX: usize = 256;
 
-/// Tells what is wrong with the id of an account, a user, a device or a pod.
+/// Checks the id of an account, a user, a device or a pod.
 pub fn check_id(field: &str, id: &str, violations: &mut Vec<Violation>) {
     violations.extend(id_violation(id).map(|description| violation(field, description)));
 }
 
-/// What is wrong with the id of an account, a user or a device, or `None`.
+/// The violation of an id of an account, a user or a device, or `None`.
 fn id_violation(id: &str) -> Option<String> {
     if id.is_empty() {
         return Some("must not be empty".into());
@@ -299,13 +299,13 @@ fn id_violation(id: &str) -> Option<String> {
     text_violation(id, ID_BYTES_MAX)
 }
 
-/// Tells what is wrong with a text for people.
+/// Checks a text that people read.
 pub fn check_text(field: &str, text: &str, bytes_max: usize, violations: &mut Vec<Violation>) {
     let description = text_violation(text, bytes_max);
     violations.extend(description.map(|description| violation(field, description)));
 }
 
-/// What is wrong with a text that is shown, or `None`.
+/// The violation of a text that people read, or `None`.
 fn text_violation(text: &str, bytes_max: usize) -> Option<String> {
     if text.len() > bytes_max {
         return Some(format!("has {} bytes, at most {bytes_max} are accepted", text.len()));
@@ -317,28 +317,28 @@ fn text_violation(text: &str, bytes_max: usize) -> Option<String> {
 pub fn control_violation(text: &str) -> Option<String> {
     let mut characters = text.chars().enumerate();
     let (index, control) = characters.find(|(_, character)| character.is_control())?;
-    let place = index + 1;
-    Some(format!("contains the control character {control:?} at character {place}"))
+    let position = index + 1;
+    Some(format!("contains the control character {control:?} at character {position}"))
 }
 
 /// Whether a text is a UUID in its canonical form.
 pub fn is_uuid(text: &str) -> bool {
-    let dash = |place| matches!(place, 8 | 13 | 18 | 23);
-    let fits = |(place, byte): (usize, u8)| match byte {
-        b'-' => dash(place),
-        b'0'..=b'9' | b'a'..=b'f' => !dash(place),
+    let dash = |index| matches!(index, 8 | 13 | 18 | 23);
+    let fits = |(index, byte): (usize, u8)| match byte {
+        b'-' => dash(index),
+        b'0'..=b'9' | b'a'..=b'f' => !dash(index),
         _ => false,
     };
     text.len() == 36 && text.bytes().enumerate().all(fits)
 }
 
-/// Tells what is wrong with a session key.
+/// Checks a session key.
 pub fn check_session_key(field: &str, session_key: &str, violations: &mut Vec<Violation>) {
     let description = session_key_violation(session_key);
     violations.extend(description.map(|description| violation(field, description)));
 }
 
-/// What is wrong with a session key, or `None`.
+/// The violation of a session key, or `None`.
 pub fn session_key_violation(session_key: &str) -> Option<String> {
     if session_key.is_empty() {
         return Some("must not be empty".into());

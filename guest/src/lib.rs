@@ -47,7 +47,7 @@ pub use bindings::exports::session::manager::viewing as viewing_types;
 pub use bindings::session::manager::faults;
 pub use bindings::session::manager::store;
 
-/// What the component says of itself.
+/// The description of the component.
 pub fn describe(policy: &policy::Policy) -> catalog::Description {
     let contexts = schema::CONTEXTS.iter().map(|context| catalog::Context {
         name: context.name.into(),

@@ -11,22 +11,22 @@ pub struct Policy {
     pub session_lock_ttl_ms: u64,
     /// A user's session after its beginning.
     pub user_session_ttl_ms: u64,
-    /// A user's session after its last use; 0 when that does not matter.
+    /// A user's session after its last use; 0 when there is no idle limit.
     pub user_session_idle_ms: u64,
-    /// How long it is known what became of a connection, after its last heartbeat.
+    /// The record of a connection after its last heartbeat.
     pub connection_ttl_ms: u64,
-    /// A connection after its last heartbeat; at most the above.
+    /// A connection after its last heartbeat; at most as long as its record.
     pub connection_stale_ms: u64,
     /// A viewing session after its last heartbeat.
     pub viewing_ttl_ms: u64,
-    /// Viewing sessions of a home that was given no number of its own.
+    /// The most viewing sessions of a home without a limit of its own.
     pub viewing_max_sessions: u32,
-    /// Events of each log.
+    /// How many events each log keeps.
     pub events_kept: u32,
 }
 
 impl Policy {
-    /// What holds for a setting that is absent.
+    /// The values of settings that are absent.
     pub const DEFAULTS: Self = Self {
         session_ttl_ms: 15 * 60 * 1000,
         session_lock_ttl_ms: 3000,

@@ -1,5 +1,6 @@
 //! The sweep: a pass over the sessions of a partition that are due. It publishes the expiry of
-//! those that are over, each once, although every host sweeps, and postpones the others.
+//! those that have ended, and queues the others again. Every host sweeps, yet each expiry is
+//! published once.
 
 use crate::connections::Connections;
 use crate::events::{Event, Type};
@@ -21,7 +22,7 @@ const KINDS: [&dyn Expiry; 3] = [&Logins, &Connections, &Slots];
 const SWEPT_MAX: u32 = 128;
 /// How many sessions one transaction expires; each needs up to three compares.
 const BATCH: usize = 21;
-/// When to look again at one that has begun anew while its expiry was published.
+/// When to look again at a session that began again before its expiry was published.
 const RETRY_MS: u64 = 1000;
 /// When to look again at an entry that these rules do not understand.
 const UNKNOWN_RETRY_MS: u64 = 60 * 1000;
@@ -58,7 +59,7 @@ pub fn sweep(imports: &impl Imports, policy: &Policy, log: u32) -> Result<Swept,
     for (expiry, member) in &due {
         match Queued::of_member(partition, expiry.kind(), member) {
             Some(queued) => sessions.push(Due { expiry: *expiry, queued, record: None }),
-            // It may mean something to newer rules.
+            // Newer rules may understand it.
             None => {
                 let ttl_ms = UNKNOWN_RETRY_MS + OVERDUE_RETENTION_MS;
                 postponed.then.renew(expiry.kind().queue(partition), member.as_str(), ttl_ms);
@@ -132,7 +133,7 @@ fn read_records(imports: &impl Imports, sessions: &mut [Due<'_>]) -> Result<u64,
     Ok(done.now_ms)
 }
 
-/// Expires those sessions that are really over, and returns how many those are.
+/// Expires the sessions that have ended for certain, and returns how many.
 fn expire(imports: &impl Imports, policy: &Policy, sessions: &[Due<'_>]) -> Result<u32, Fault> {
     let mut expired = 0;
     by_halves(sessions, BATCH, |_, batch| {
@@ -148,7 +149,7 @@ fn expire(imports: &impl Imports, policy: &Policy, sessions: &[Due<'_>]) -> Resu
         let succeeded = transaction.execute(imports)?.succeeded;
         match batch {
             _ if succeeded => expired += batch.len() as u32,
-            // Another host has published it, or the session has begun anew.
+            // Another host has published it, or the session has begun again.
             [only] => {
                 let mut transaction = Transaction::new();
                 only.queued.postpone(&mut transaction.then, RETRY_MS);
@@ -169,8 +170,8 @@ fn publish(
     session: Queued<'_>,
     record: Option<&Hash>,
 ) {
-    let known = |field| record.and_then(|record| text(record, field)).unwrap_or_default();
-    let (device_id, pod_id) = (known("device_id"), known("pod_id"));
+    let field_text = |field| record.and_then(|record| text(record, field)).unwrap_or_default();
+    let (device_id, pod_id) = (field_text("device_id"), field_text("pod_id"));
     let event = Event::of(expiry.event(), session.subject, session.session_id);
     Event { device_id: &device_id, pod_id: &pod_id, ..event }.publish(
         branch,
@@ -180,7 +181,7 @@ fn publish(
 }
 
 impl Due<'_> {
-    /// When it expires unless something comes; 0 when nothing of it is left.
+    /// When it expires without a use or a heartbeat; 0 when it has no record.
     fn expires_at_ms(&self, policy: &Policy) -> u64 {
         let expires_at_ms = |record| self.expiry.expires_at_ms(policy, self.queued, record);
         self.record.as_ref().map_or(0, expires_at_ms)

@@ -18,7 +18,7 @@ use crate::store;
 /// When the world begins, in milliseconds since the Unix epoch.
 pub const EPOCH_MS: u64 = 1_800_000_000_000;
 
-/// A store of its own, and whatever else the rules reach for.
+/// A store of its own, and the other imports of the rules.
 pub struct World {
     /// The store's clock.
     pub clock: Clock,
@@ -28,7 +28,7 @@ pub struct World {
     interruption: Mutex<Option<(usize, Interruption)>>,
 }
 
-/// What happens before a transaction, which is answered with its error if it has one.
+/// An interruption before a transaction. If it has an error, that is the store's answer.
 type Interruption = Box<dyn FnOnce(&World) -> Result<(), Error> + Send>;
 
 impl World {
@@ -44,13 +44,13 @@ impl World {
         }
     }
 
-    /// Has the store apply `count` transactions, and answer the next one with an error; nothing
-    /// of it happens.
+    /// Makes the store apply `count` transactions, and answer the next one with an error without
+    /// applying it.
     pub fn fail_after(&self, count: usize, error: Error) {
         self.interrupt_after(count, move |_| Err(error));
     }
 
-    /// Has something happen between two transactions of a rule: when `count` of them are
+    /// Makes something happen between two transactions of a rule: when `count` of them are
     /// applied and the next one is about to be.
     pub fn meanwhile_after(&self, count: usize, act: impl FnOnce(&Self) + Send + 'static) {
         self.interrupt_after(count, move |world| {
@@ -64,7 +64,7 @@ impl World {
         count: usize,
         interruption: impl FnOnce(&Self) -> Result<(), Error> + Send + 'static,
     ) {
-        let mut pending = self.interruption.lock().expect("nobody panics with it");
+        let mut pending = self.interruption.lock().expect("no thread panics with it");
         *pending = Some((count, Box::new(interruption)));
     }
 
@@ -132,7 +132,7 @@ impl World {
 impl Imports for World {
     fn execute(&self, txn: &store::Txn) -> Result<store::Outcome, store::StoreError> {
         self.executed.fetch_add(1, Ordering::Relaxed);
-        let mut pending = self.interruption.lock().expect("nobody panics with it");
+        let mut pending = self.interruption.lock().expect("no thread panics with it");
         let due = pending.take_if(|(left, _)| *left == 0);
         if let Some((left, _)) = &mut *pending {
             *left -= 1;

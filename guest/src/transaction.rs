@@ -1,4 +1,4 @@
-//! One transaction of a rule: what has to hold, what is done then, and what is done otherwise.
+//! One transaction of a rule: its conditions, the operations if all hold, and the others.
 //! Each operation gives a [`Handle`] to its reply, so no rule counts replies.
 
 use std::marker::PhantomData;
@@ -15,11 +15,11 @@ use crate::store::{
 /// A transaction that is being put together.
 #[derive(Debug)]
 pub struct Transaction {
-    /// What has to hold.
+    /// The conditions.
     pub when: Conditions,
-    /// What is done when all of it holds.
+    /// The operations if all conditions hold.
     pub then: Branch,
-    /// What is done when some of it does not hold.
+    /// The operations if at least one condition does not hold.
     pub otherwise: Branch,
 }
 
@@ -158,7 +158,7 @@ impl Conditions {
         self.0.push(Compare::CountEquals(test));
     }
 
-    /// The values of a hash, but for some fields, have at most so many bytes together.
+    /// The values of a hash, without some fields, have at most this many bytes together.
     pub fn size_at_most(&mut self, key: impl Into<String>, except: Vec<String>, limit: u64) {
         self.0.push(Compare::SizeAtMost(SizeBound { key: key.into(), except, limit }));
     }
@@ -224,7 +224,7 @@ impl Branch {
         self.push(Operation::HashAdd(HashAdd { key: key.into(), field: field.into(), delta }))
     }
 
-    /// Writes the store's clock into a field, or a time so much later.
+    /// Writes the store's clock into a field, or a time that is later by this much.
     pub fn stamp(&mut self, key: impl Into<String>, field: &str, later_ms: u64) -> Handle<u64> {
         self.push(Operation::HashStamp(HashStamp {
             key: key.into(),
@@ -320,13 +320,13 @@ impl Branch {
         }))
     }
 
-    /// Appends an event to a log, which keeps about so many.
+    /// Appends an event to a log, which keeps about this many.
     pub fn append(&mut self, log: String, entries: Vec<Entry>, keep: u32) {
         let _: Handle<()> = self.push(Operation::AppendEvent(Event { log, entries, keep }));
     }
 }
 
-/// What the reply to an operation becomes.
+/// The type that the reply to an operation becomes.
 pub trait FromReply: Sized {
     /// None for a reply of another kind.
     fn from_reply(reply: Reply) -> Option<Self>;
@@ -436,8 +436,8 @@ pub fn by_halves<T>(
 
 #[cfg(test)]
 mod tests {
-    //! What a handle gives of a reply and when it gives nothing, that each operation is replied to
-    //! as its handle says, and which batches `by_halves` applies.
+    //! Tests of what a handle returns for a reply and when it returns nothing, of the reply to
+    //! each operation, and of the batches that `by_halves` applies.
 
     use session_store::Error;
 
@@ -602,7 +602,7 @@ mod tests {
         assert_eq!(world.executed(), 1);
     }
 
-    /// The batches that are applied of so many items, and whether each succeeds: one with a
+    /// The batches that are applied for this many items, and whether each succeeds: one with a
     /// refused item does not.
     fn batches(items: usize, batch_max: usize, refused: &[usize]) -> Vec<(Vec<usize>, bool)> {
         let items: Vec<_> = (0..items).collect();

@@ -1,7 +1,7 @@
-//! Logins of users. Each session has a record, found by its id alone; a user's ids
-//! are the members of an expiring set in the same partition, each with the deadline of
-//! its record, so that all of them are counted and closed in one step, and none outlives
-//! its session there. A second set has the order in which they are listed.
+//! Logins of users. Each session has a record, found by its id alone. A user's ids are the
+//! members of an expiring set in the same partition, each with the deadline of its record.
+//! So all of them are counted and closed in one step, and no member outlives its session. A
+//! second set has the order in which they are listed.
 
 use crate::events::{Event, Type};
 use crate::expiry::{self, Expiry, Kind, Queued};
@@ -25,9 +25,9 @@ pub use listing::list;
 
 /// The most sessions of one user.
 pub const SESSIONS_MAX: u32 = 20_000;
-/// How often at most it is noted that a session was seen.
+/// The least time between two writes of when a session was last seen.
 const SEEN_EVERY_MS: u64 = 60 * 1000;
-/// The same as a share of the idle limit.
+/// The same time as a share of the idle limit.
 const SEEN_EVERY_SHARE: u64 = 8;
 
 /// Begins a session and returns its id.
@@ -61,7 +61,7 @@ pub fn create(
     begin.stamp(record.as_str(), CREATED_FIELD, 0);
     begin.stamp(record, ENDS_FIELD, policy.user_session_ttl_ms);
     begin.put(keys.sessions.as_str(), session_id.as_str(), ttl_ms);
-    order::place(begin, &keys, &session_id);
+    order::insert(begin, &keys, &session_id);
     queued(partition, user_id, &session_id).enqueue(begin, ttl_ms);
     event(Type::UserCreated, &session_id).publish(begin, policy, partition);
     if transaction.execute(imports)?.succeeded {
@@ -85,7 +85,7 @@ pub fn get(imports: &impl Imports, policy: &Policy, session_id: &str) -> Result<
     seen(imports, policy, &record, &hash, done.now_ms)
 }
 
-/// Changes some attributes of a session that exists, and takes back those named in `clear`.
+/// Changes some attributes of a session that exists, and removes those named in `clear`.
 ///
 /// # Errors
 /// `invalid-request`; `session-not-found`; `session-exists` when it is another
@@ -138,16 +138,16 @@ pub fn close(imports: &impl Imports, policy: &Policy, session_id: &str) -> Resul
     let imports = &Durable(imports);
     let record = keys::user_session(session_id).ok_or_else(not_found)?;
     let (found, _) = read(imports, record.as_str(), &[USER_FIELD, DEVICE_FIELD])?;
-    let known = |field| found.as_ref().and_then(|hash| text(hash, field));
-    let user_id = known(USER_FIELD).ok_or_else(not_found)?;
-    let device_id = known(DEVICE_FIELD).unwrap_or_default();
+    let field_text = |field| found.as_ref().and_then(|hash| text(hash, field));
+    let user_id = field_text(USER_FIELD).ok_or_else(not_found)?;
+    let device_id = field_text(DEVICE_FIELD).unwrap_or_default();
     let keys = Keys::of(&user_id);
     let event = Event::of(Type::UserClosed, &user_id, session_id);
     let mut transaction = Transaction::new();
     transaction.when.exists(record.as_str());
     let close = &mut transaction.then;
     close.delete(record);
-    order::leave(close, &keys, session_id);
+    order::remove(close, &keys, session_id);
     close.remove(keys.sessions, session_id);
     queued(keys.partition, &user_id, session_id).dequeue(close);
     Event { device_id: &device_id, ..event }.publish(close, policy, keys.partition);
@@ -230,7 +230,7 @@ impl Expiry for Logins {
     }
 
     fn record(&self, session: Queued<'_>) -> (String, &'static [&'static str]) {
-        // What is no id of one has no record.
+        // An id of another form has no record.
         let record = keys::user_session(session.session_id);
         let nowhere = || Keys::of(session.subject).session("");
         (record.unwrap_or_else(nowhere), &[USER_FIELD, DEVICE_FIELD])
@@ -245,12 +245,12 @@ impl Expiry for Logins {
     }
 
     fn clean_up(&self, branch: &mut Branch, _: &Policy, session: Queued<'_>, _: Option<&Hash>) {
-        order::leave(branch, &Keys::of(session.subject), session.session_id);
+        order::remove(branch, &Keys::of(session.subject), session.session_id);
     }
 }
 
-/// A session that was just read or updated. That it was is noted now and then, and
-/// lets it live on when it has an idle limit.
+/// A session that was just read or updated. At intervals this writes when it was last seen,
+/// and renews a session that has an idle limit.
 fn seen(
     imports: &impl Imports,
     policy: &Policy,
@@ -260,13 +260,14 @@ fn seen(
 ) -> Result<Session, Fault> {
     let session = session(hash);
     let ends_ms = instant(hash, ENDS_FIELD).unwrap_or(u64::MAX);
-    // The deadline of the record is reckoned from a moment after this was decided.
+    // The deadline of the record counts from a moment after the end was decided, so the record
+    // may outlive the session.
     if now_ms >= ends_ms {
         return Err(not_found());
     }
     let session = Session { expires_at_ms: session.expires_at_ms.min(ends_ms), ..session };
     let last_seen_ms = instant(hash, SEEN_FIELD).unwrap_or(session.created_at_ms);
-    // What an idle limit of before has left of its life may be less than it has now.
+    // The record may end earlier than the present idle limit allows, if the limit was shorter.
     let due_ms = match policy.user_session_idle_ms {
         0 => ends_ms,
         _ => ends_ms.min(last_seen_ms + idle_ttl_ms(policy)),
@@ -290,7 +291,7 @@ fn seen(
         transaction.then.expire(record, ttl_ms)
     });
     let mut done = match transaction.execute(imports) {
-        // It was read; a store that takes no writes now does not change that.
+        // The read succeeded, even if the store takes no writes now.
         Err(fault) if is_any(&fault, &[Reason::StoreUnavailable, Reason::StoreFull]) => {
             return Ok(session);
         }
@@ -330,8 +331,9 @@ fn first_ttl_ms(policy: &Policy) -> u64 {
     }
 }
 
-/// How long a session lives on when it is seen: no use within the idle limit may come
-/// too late because the one before was not noted.
+/// How long a session lives on when it is seen: longer than the idle limit by the time between
+/// two writes. Otherwise a use within the limit could come too late, because the use before it
+/// was not written.
 fn idle_ttl_ms(policy: &Policy) -> u64 {
     policy.user_session_idle_ms + seen_every_ms(policy)
 }

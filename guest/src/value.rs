@@ -1,7 +1,7 @@
 //! Values of fields between their wire encoding and their stored bytes. A
 //! document is stored as it came; text in UTF-8; a boolean as `1` or `0`; a
-//! number in decimal. What is read back may come from other programs, so the
-//! way out accepts more than the way in.
+//! number in decimal. Other programs may have written a stored value, so a
+//! read accepts more than a write.
 
 use base64::Engine;
 use base64::alphabet;
@@ -46,7 +46,7 @@ pub fn to_stored(field: &Field, value: Value) -> Result<Option<Vec<u8>>, String>
                 Value::Json(text) => serde_json::from_slice(&text)
                     .map_err(|_| "must be a JSON string".to_string())?,
             };
-            // What is shown to people somewhere else is not to break out of its line.
+            // Other programs show these texts, and a line break or an escape could forge lines.
             if let Some(violation) = control_violation(&text) {
                 return Err(violation);
             }
@@ -55,7 +55,7 @@ pub fn to_stored(field: &Field, value: Value) -> Result<Option<Vec<u8>>, String>
         (Kind::Boolean, value) => {
             let stored = match &value {
                 Value::Bytes(text) => boolean(text),
-                // JSON has words of its own for it.
+                // JSON has true and false: it does not accept 1 and 0.
                 Value::Json(text) => boolean(text).filter(|_| text.len() > 1),
             };
             stored.ok_or_else(|| "must be a boolean: true or false".to_string())?.to_vec()
@@ -70,7 +70,7 @@ pub fn to_stored(field: &Field, value: Value) -> Result<Option<Vec<u8>>, String>
 }
 
 /// The stored bytes as a reply carries them: canonical scalars, documents as
-/// they are; `None` when another program left what its type cannot hold.
+/// they are; `None` when another program wrote a value that the type cannot hold.
 pub fn from_stored(kind: Kind, stored: Vec<u8>) -> Option<Vec<u8>> {
     match kind {
         Kind::Document => Some(stored),
@@ -84,10 +84,10 @@ pub fn from_stored(kind: Kind, stored: Vec<u8>) -> Option<Vec<u8>> {
     }
 }
 
-/// What reads as true where a boolean is stored: our own way of writing it, and those of
-/// other programs.
+/// The stored texts that mean true: the one that we write first, then those of other
+/// programs.
 pub const TRUE: [&[u8]; 6] = [b"1", b"true", b"TRUE", b"True", b"t", b"T"];
-/// What reads as false.
+/// The stored texts that mean false.
 const FALSE: [&[u8]; 6] = [b"0", b"false", b"FALSE", b"False", b"f", b"F"];
 
 /// A boolean as it is stored, from the texts that a request may have.
@@ -118,7 +118,7 @@ fn document_from_json(text: Vec<u8>) -> Result<Vec<u8>, String> {
     if !opening.is_some_and(|rest| rest.starts_with(b"\"$bytes\"")) {
         return Ok(text);
     }
-    // What is larger than any bytes in base64 is no document either way.
+    // It is larger than the largest document in base64: the check of the size refuses it.
     if text.len() > ENCODED_BYTES_MAX {
         return Ok(text);
     }

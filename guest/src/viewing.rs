@@ -1,8 +1,8 @@
-//! Viewing slots: at most so many streams per home at the same time. A slot is a
-//! member of the home's expiring set, so it is free the moment its deadline has
-//! passed, whoever sweeps or does not; the limit is a compare of the transaction
-//! that takes a slot, so it is exact however many take one. Beside the set, each
-//! session has a record that outlives it for a while, to tell what became of it.
+//! Viewing slots: a limit on the streams that a home plays at the same time. A slot is a
+//! member of the home's expiring set, so it is free the moment its deadline has passed, with
+//! or without a sweep. The limit is a compare of the transaction that takes a slot, so it is
+//! exact however many take one. Beside the set, each session has a record. It outlives the
+//! session for a while, to say how the session ended.
 
 mod devices;
 mod home;
@@ -29,9 +29,9 @@ use crate::viewing_types::{Home, Setup, Slot, Viewer};
 
 /// The most sessions that one create may take over.
 const REPLACE_MAX: usize = 16;
-/// How long it is known what became of a session.
+/// How long the record says how a session ended.
 pub const KNOWN_MS: u64 = 10 * 60 * 1000;
-/// How often a create tries again when somebody changes what it has read.
+/// How often a create tries again when another call changes what it has read.
 const ATTEMPTS: u32 = 10;
 const ENDED_BY_FIELD: &str = "ended_by";
 /// Why a session has ended whose slot was taken over.
@@ -56,7 +56,7 @@ pub fn create(imports: &impl Imports, policy: &Policy, setup: Setup) -> Result<S
     let keys = Keys::of(&account_id);
     for _ in 0..ATTEMPTS {
         let (allowed, alive, now_ms) = look(imports, policy, &keys, !replace.is_empty())?;
-        // What has ended already makes room by itself.
+        // A session that has ended already makes room by itself.
         let replaced: Vec<&str> = replace
             .iter()
             .map(String::as_str)
@@ -180,7 +180,7 @@ pub fn heartbeat(
     let record = keys.session(&session_id);
     let mut transaction = Transaction::new();
     transaction.when.member(keys.slots.as_str(), session_id.as_str());
-    // A slot whose holder nobody knows is not kept: it ends by itself.
+    // A slot whose holder is unknown is not renewed: it ends by itself.
     transaction.when.exists(record.as_str());
     let kept = transaction.then.put(keys.slots, session_id.as_str(), policy.viewing_ttl_ms);
     transaction.then.expire(record.as_str(), policy.viewing_ttl_ms + KNOWN_MS);
@@ -228,7 +228,7 @@ pub fn tear_down(
     transaction.execute(imports).map(drop)
 }
 
-/// Allows a home so many sessions from now on; nobody is ended.
+/// Sets how many sessions a home may have from now on. It ends no session.
 ///
 /// # Errors
 /// `invalid-request`; `store-unavailable`.

@@ -1,6 +1,6 @@
-//! The answer of a change, for a caller that asks again as it does not know whether the first
-//! request has come. It is kept for some seconds under the caller's idempotency key, beside
-//! the session, and written in the transaction of the change: it is there exactly when the
+//! The answer of a change, for a caller that asks again because it does not know whether the
+//! first request has arrived. It is kept for some seconds under the caller's idempotency key,
+//! beside the session. The transaction of the change writes it, so it exists exactly when the
 //! change has happened.
 
 use crate::store::{Entry, Hash};
@@ -48,7 +48,7 @@ impl Replay {
         then.write(self.key.as_str(), entries, KEPT_MS);
     }
 
-    /// Keeps a time that lies so much later than the change.
+    /// Keeps a time that is later than the change by this much.
     pub fn keep_time(&self, then: &mut Branch, field: &str, later_ms: u64) {
         then.stamp(self.key.as_str(), field, later_ms);
     }
@@ -78,7 +78,7 @@ impl Replay {
     }
 }
 
-/// A text that stands for these parts and no others.
+/// A text that differs for all other parts.
 fn digest<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> String {
     let mut digest = Sha256::new();
     for part in parts {

@@ -19,11 +19,11 @@ const LOCK: &str = "SESSION_LOCK:{SESSION_PRE_ORDER:k}";
 const MINE: &str = "the-token-of-my-lock";
 const THEIRS: &str = "the-token-of-their-lock";
 
-/// Fields of a hash; none of them is a hash that is not there.
+/// Fields of a hash; without fields there is no hash.
 type Fields<'a> = &'a [(&'a str, &'a str)];
 
 const NOTHING: Fields = &[];
-/// What another program wrote, which counts no versions.
+/// A session that another program wrote, without a version.
 const UNVERSIONED: Fields = &[("FLEET_LIST_REQUEST", "0")];
 const AT_3: Fields = &[("FLEET_LIST_REQUEST", "0"), ("_version", "3")];
 
@@ -57,7 +57,7 @@ fn put(world: &World, key: &str, fields: Fields) {
     }
 }
 
-/// A world with these fields in the pre-order session, whose lock somebody has taken.
+/// A world with these fields in the pre-order session, whose lock another caller holds.
 fn world_with(fields: Fields, holder: Option<&str>) -> World {
     let world = World::new();
     put(&world, PRE_ORDER, fields);
@@ -200,7 +200,7 @@ fn a_refused_write_or_delete_says_which_condition_failed() {
 }
 
 #[test]
-fn a_write_that_demands_nothing_there_says_what_is_there() {
+fn a_refused_write_of_a_new_session_says_which_session_exists() {
     for (session, current) in [(UNVERSIONED, "0"), (AT_3, "3")] {
         let world = world_with(session, None);
         let condition = Condition { version: None, exists: Some(false) };
@@ -224,7 +224,7 @@ fn a_lock_that_has_ended_is_given_back_all_the_same() {
     unlock_once(&world, MINE).expect("nothing to do");
     lock(&world, &POLICY, "pre-order", "k", Some(THEIRS), None).expect("locked");
     world.clock.advance(1000);
-    // Somebody else has locked it since.
+    // Another caller has locked it since.
     let fault = unlock_once(&world, MINE).expect_err("not mine");
     assert_eq!((&*fault.reason, &*fault.metadata[0].value), (Reason::SessionLocked.name(), "2000"));
     assert_eq!(world.hash(LOCK), stored(&[("token", THEIRS)]));
@@ -317,7 +317,7 @@ fn a_read_answers_what_the_schema_knows() {
 
 #[test]
 fn a_one_time_session_is_deleted_by_the_transaction_that_reads_it() {
-    // What reads as true acts as true, and nothing else does.
+    // Every stored text that means true has this effect, and no other does.
     for text in ["1", "true", "TRUE", "True", "t", "T", "0", "false", "F", "yes", ""] {
         let world = World::new();
         let fields = [("DELETE_AFTER_GET", text), ("ORDER_ID", "42"), ("_version", "1")];
@@ -363,7 +363,7 @@ fn an_outage_is_never_a_missing_session() {
         unlock(down(), "pre-order", "k", MINE).expect_err("down").reason,
     ];
     assert_eq!(reasons, [Reason::StoreUnavailable; 6]);
-    // None of them asks again.
+    // None of these rules tries again.
     assert_eq!(world.executed(), 6);
     for context in ["pre-order", "reschedule"] {
         let fault = get_once(&world, context).expect_err("missing");

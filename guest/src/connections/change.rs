@@ -14,27 +14,27 @@ use crate::transaction::{Branch, Conditions, Transaction, by_halves, entry};
 /// How many connections one transaction changes; each needs two compares.
 const BATCH: usize = 32;
 
-/// A connection to be changed, if it is still alive and where it was found.
+/// A connection to change, if it is still alive and on the same pod.
 #[derive(Clone, Copy, Debug)]
 pub struct Target<'a> {
     /// The partition of its user.
     pub partition: Partition,
-    /// Whose it is.
+    /// Its user.
     pub user_id: &'a str,
     /// Its id.
     pub session_id: &'a str,
     /// The pod that holds it.
     pub pod_id: &'a str,
-    /// The registration that it has to be; none for any.
+    /// The epoch of the registration that it must be; none for any.
     pub epoch: Option<&'a str>,
 }
 
-/// How long a connection lives on that has a heartbeat.
+/// How long a connection lives on after a heartbeat.
 #[derive(Clone, Copy, Debug)]
 pub enum Life {
-    /// For `CONNECTION_STALE`, as nobody else can have its id.
+    /// For `CONNECTION_STALE`, as no other user can have its id.
     Full,
-    /// For `CONNECTION_STALE` after a time, as far as the lease on its id lets it.
+    /// For `CONNECTION_STALE` after a time, as far as the lease on its id allows.
     Leased {
         /// The store's clock before.
         now_ms: u64,
@@ -44,7 +44,7 @@ pub enum Life {
 }
 
 impl Life {
-    /// Until when it lives that has a heartbeat at a time of the store's clock.
+    /// Until when a connection lives that has a heartbeat at a time of the store's clock.
     pub fn alive_until_ms(self, policy: &Policy, now_ms: u64) -> u64 {
         match self {
             Self::Full => now_ms + policy.connection_stale_ms,
@@ -75,7 +75,7 @@ impl<'a> Target<'a> {
         }
     }
 
-    /// Has it live on.
+    /// Keeps it for another lifetime.
     pub fn keep(&self, branch: &mut Branch, policy: &Policy, life: Life) {
         let stale_ms = policy.connection_stale_ms;
         let of_user = (self.partition.connections(self.user_id), self.session_id.to_owned());
@@ -146,8 +146,8 @@ pub fn end(
     Ok(ended)
 }
 
-/// Has the connections of one partition and pod live on that are still as they were found, and
-/// says which, and the store's clock.
+/// Keeps the connections of one partition and pod that are still as they were found. Returns
+/// which, and the store's clock.
 ///
 /// # Errors
 /// `store-unavailable`.

@@ -2,11 +2,11 @@
 //! whose it is; the connection itself is in the partition of its user.
 //!
 //! Invariants, on one store's clock:
-//! - Only the user who holds the lease on an id has a live connection of it: a connection is
-//!   alive at most until [`SKEW_MS`] before the lease ends that it was last renewed under.
-//! - A lease is taken when nobody or the same user holds it, in one transaction.
+//! - Only the user who holds the lease on an id has a live connection of it. A connection was
+//!   last renewed under some lease, and is alive at most until [`SKEW_MS`] before that lease ends.
+//! - A lease is taken when no user or the same user holds it, in one transaction.
 //! - A lease is given back only after the connection has ended, and only by the registration
-//!   that has taken it last, so nobody gives back what a later registration counts on.
+//!   that has taken it last. So an earlier registration cannot give back the lease of a later one.
 //!
 //! When a holder crashes, another user gets the id once the lease has ended: `CONNECTION_STALE`
 //! and [`SKEW_MS`] after the last heartbeat.
@@ -22,7 +22,7 @@ use crate::transaction::{Transaction, by_halves, entry, read, read_all, text, un
 /// How far the clocks of two servers of a store may be apart.
 pub const SKEW_MS: u64 = 5000;
 
-/// A registration, as the lease has it.
+/// The registration that a lease names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Holder {
     /// Its epoch.
@@ -47,12 +47,12 @@ fn ttl_ms(policy: &Policy) -> u64 {
     policy.connection_stale_ms + SKEW_MS
 }
 
-/// How long it is known who had an id last: as long as the record is.
+/// How long the store keeps who had an id last: as long as the record.
 fn owner_ttl_ms(policy: &Policy) -> u64 {
     policy.connection_ttl_ms + ttl_ms(policy)
 }
 
-/// How long a connection may be alive that has a heartbeat now, under a lease that ends then.
+/// How long a connection may live after a heartbeat now, under a lease that ends then.
 pub fn alive_until_ms(policy: &Policy, now_ms: u64, leased_until_ms: u64) -> u64 {
     let leased_ms = leased_until_ms.saturating_sub(SKEW_MS);
     leased_ms.min(now_ms + policy.connection_stale_ms)
@@ -106,7 +106,7 @@ pub fn release(imports: &impl Imports, session_id: &str, epoch: &str) -> Result<
 /// A lease as it was found.
 #[derive(Debug)]
 pub struct Held {
-    /// Whose it is.
+    /// Its user.
     pub user_id: String,
     /// The registration that has taken it.
     pub holder: Holder,
@@ -116,8 +116,8 @@ pub struct Held {
     pub now_ms: u64,
 }
 
-/// Renews the lease on an id, whoever holds it, or only if it is this user; none when there is
-/// none.
+/// Renews the lease on an id: for any holder, or only if this user holds it. None when there is
+/// no such lease.
 ///
 /// # Errors
 /// `store-unavailable`.

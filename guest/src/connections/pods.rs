@@ -1,5 +1,5 @@
-//! What is about a pod, whose connections are spread over all partitions: it goes part by
-//! part, each in one partition.
+//! Operations on a pod. Its connections are spread over all partitions, so each operation
+//! proceeds in parts, each in one partition.
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -42,7 +42,7 @@ pub fn heartbeat_pod(
 ) -> Result<Renewed, Fault> {
     let mut violations = Vec::new();
     check_id(POD_FIELD, pod_id, &mut violations);
-    let (partition, mark) = place_in_part(cursor, &mut violations);
+    let (partition, mark) = parse_cursor(cursor, &mut violations);
     if let Some(session_ids) = &session_ids {
         if session_ids.len() > IDS_MAX {
             let description =
@@ -59,8 +59,8 @@ pub fn heartbeat_pod(
     }
 }
 
-/// The connections of a pod in one part, which has some unless it is the last: partitions
-/// where the pod has none are passed over.
+/// The connections of a pod in one part. Partitions where the pod has none are skipped, so only
+/// the last part may be empty.
 ///
 /// # Errors
 /// `invalid-request`; `store-unavailable`.
@@ -72,16 +72,16 @@ pub fn list_pod(
 ) -> Result<Page, Fault> {
     let mut violations = Vec::new();
     check_id(POD_FIELD, pod_id, &mut violations);
-    let (mut partition, mut mark) = place_in_part(cursor, &mut violations);
+    let (mut partition, mut mark) = parse_cursor(cursor, &mut violations);
     refuse(violations)?;
-    // Each round goes on behind the one before, up to the end of the last partition.
+    // Each round continues behind the one before, up to the end of the last partition.
     loop {
         let page = members(imports, partition.pod(pod_id), mark, PART_MAX)?.0;
         let members = page.members;
         let mut found = alive(imports, partition, &names(&members))?;
         found.retain(|(_, record)| record.pod_id == pod_id);
         let last = members.last().filter(|_| members.len() == PART_MAX as usize);
-        let next = next_place(partition, last);
+        let next = next_cursor(partition, last);
         if !found.is_empty() || next.is_none() {
             let stale_ms = policy.connection_stale_ms;
             let connection = |(id, record): (String, Record)| record.connection(stale_ms, id);
@@ -109,7 +109,7 @@ pub fn drain_pod(
     let mut violations = Vec::new();
     check_id(POD_FIELD, pod_id, &mut violations);
     check_text("reason", reason, REASON_BYTES_MAX, &mut violations);
-    let (partition, _) = place_in_part(cursor, &mut violations);
+    let (partition, _) = parse_cursor(cursor, &mut violations);
     refuse(violations)?;
     let transaction::Page { members, live } =
         members(imports, partition.pod(pod_id), None, DRAINED_MAX)?.0;
@@ -121,7 +121,7 @@ pub fn drain_pod(
     let ended = end(imports, policy, &targets, &ending)?;
     let closed = ended.into_iter().filter(|ended| *ended).count() as u32;
     let more = closed > 0 && live > members.len() as u32;
-    let next = if more { Some(cursor.into()) } else { next_place(partition, None) };
+    let next = if more { Some(cursor.into()) } else { next_cursor(partition, None) };
     Ok(Drained { closed, next })
 }
 
@@ -131,10 +131,10 @@ pub fn drain_pod(
 /// `invalid-request`; `store-unavailable`.
 pub fn stats(imports: &impl Imports, cursor: &str) -> Result<Count, Fault> {
     let mut violations = Vec::new();
-    let (partition, _) = place_in_part(cursor, &mut violations);
+    let (partition, _) = parse_cursor(cursor, &mut violations);
     refuse(violations)?;
     let mut counted =
-        Count { connections: 0, users: 0, pods: Vec::new(), next: next_place(partition, None) };
+        Count { connections: 0, users: 0, pods: Vec::new(), next: next_cursor(partition, None) };
     let mut online: Vec<String> = Vec::new();
     for (pod, members) in all_of_pods(imports, partition)? {
         let users = members.iter().filter_map(|name| Some(name.split_once('\n')?.0.to_owned()));
@@ -155,8 +155,8 @@ pub fn stats(imports: &impl Imports, cursor: &str) -> Result<Count, Fault> {
     Ok(counted)
 }
 
-/// The pods of a partition with all of their members, as of one moment, so that one who
-/// moves is counted once.
+/// The pods of a partition with all of their members at one moment. A connection that moves is
+/// counted once.
 fn all_of_pods(
     imports: &impl Imports,
     partition: Partition,
@@ -192,8 +192,8 @@ fn all_of_pods(
     pods.into_iter().map(of_pod).collect()
 }
 
-/// Keeps connections of a pod in one partition: those that would end before a time, which
-/// is that of the first part, and all of them there.
+/// Keeps connections of a pod in one partition: those that would end before `until_ms`. The
+/// first part has no such time, and keeps all.
 fn renew_part(
     imports: &impl Imports,
     policy: &Policy,
@@ -203,7 +203,7 @@ fn renew_part(
 ) -> Result<Renewed, Fault> {
     let (page, now_ms) = members(imports, partition.pod(pod_id), None, PART_MAX)?;
     let mut members = page.members;
-    // What is kept from now on ends later than that.
+    // Connections that are kept from now on end later than that.
     let until_ms = until_ms.unwrap_or(now_ms + policy.connection_stale_ms);
     let full = members.len() == PART_MAX as usize;
     let listed = members.len();
@@ -214,15 +214,15 @@ fn renew_part(
         .filter_map(|member| Target::listed(partition, pod_id, &member.name))
         .collect();
     let kept = keep(imports, policy, targets)?.len() as u32;
-    // Nothing that would end then has a name.
+    // An empty name comes before all members that end at this time.
     let until = Member { name: String::new(), expires_at_ms: until_ms };
-    // When none was kept, all of them have changed, and whoever did that keeps them.
-    let next = next_place(partition, Some(until).filter(|_| more && kept > 0).as_ref());
+    // When none was kept, other calls have changed all of them, and keep them.
+    let next = next_cursor(partition, Some(until).filter(|_| more && kept > 0).as_ref());
     Ok(Renewed { kept, gone: Vec::new(), next })
 }
 
-/// Has connections of one partition and pod live on, with the leases on their ids, and returns
-/// the ids of those that do.
+/// Keeps connections of one partition and pod, with the leases on their ids, and returns the
+/// ids of those that were kept.
 fn keep<'a>(
     imports: &impl Imports,
     policy: &Policy,
@@ -238,8 +238,7 @@ fn keep<'a>(
     Ok(kept.map(|((target, _), _)| target.session_id).collect())
 }
 
-/// How long those connections may live on whose ids somebody has chosen: their leases are
-/// renewed first.
+/// How long connections of chosen ids may live on. Their leases are renewed first.
 fn under_leases<'a>(
     imports: &impl Imports,
     policy: &Policy,
@@ -261,7 +260,7 @@ fn renew_named(
     pod_id: &str,
     session_ids: Vec<String>,
 ) -> Result<Renewed, Fault> {
-    // By the partition of their users; of an id that was made only that is known.
+    // By the partition of their users. An id that the service has made says only the partition.
     let mut named: Vec<(Partition, String, &str)> = Vec::with_capacity(session_ids.len());
     let mut chosen: Vec<(Partition, &str)> = Vec::new();
     for id in &session_ids {
@@ -304,7 +303,7 @@ fn renew_named(
     Ok(Renewed { kept, gone, next: None })
 }
 
-/// The users and ids that members of a pod stand for.
+/// The users and ids that the members of a pod's set name.
 fn names(members: &[Member]) -> Vec<(&str, &str)> {
     members.iter().filter_map(|member| member.name.split_once('\n')).collect()
 }
@@ -346,8 +345,8 @@ fn all_members(imports: &impl Imports, key: &str) -> Result<Vec<String>, Fault> 
     }
 }
 
-/// Where a part goes on: in a partition, behind a member of it or at its beginning.
-fn next_place(partition: Partition, behind: Option<&Member>) -> Option<String> {
+/// The cursor of the next part: in a partition, behind a member of it or at its beginning.
+fn next_cursor(partition: Partition, behind: Option<&Member>) -> Option<String> {
     match behind {
         None => partition.next().map(|next| next.to_string()),
         Some(Member { name, expires_at_ms }) => {
@@ -357,9 +356,9 @@ fn next_place(partition: Partition, behind: Option<&Member>) -> Option<String> {
     }
 }
 
-/// The place that a cursor names; an empty one names the beginning.
-fn place_in_part(cursor: &str, violations: &mut Vec<Violation>) -> (Partition, Option<Member>) {
-    let place = || {
+/// The partition and the member that a cursor names; an empty cursor names the beginning.
+fn parse_cursor(cursor: &str, violations: &mut Vec<Violation>) -> (Partition, Option<Member>) {
+    let position = || {
         let mut parts = cursor.splitn(3, '.');
         let partition = Partition::numbered(parts.next()?.parse().ok()?)?;
         let Some(expires_at) = parts.next() else { return Some((partition, None)) };
@@ -371,7 +370,7 @@ fn place_in_part(cursor: &str, violations: &mut Vec<Violation>) -> (Partition, O
     let begin = (Partition::of(""), None);
     match cursor {
         "" => (Partition::numbered(0).unwrap_or(begin.0), None),
-        _ => place().unwrap_or_else(|| {
+        _ => position().unwrap_or_else(|| {
             violations.push(violation("cursor", "was not returned with an earlier part"));
             begin
         }),

@@ -51,23 +51,23 @@ impl Imports for InTurn<'_> {
     }
 }
 
-/// Somebody who calls.
+/// One call of a race.
 #[derive(Clone, Debug)]
 enum Racer {
     /// Registers the id for a user.
     Register(String),
-    /// Closes whatever has the id.
+    /// Closes the connection that has the id.
     Close,
     /// Ends all connections of a user.
     Terminate(String),
-    /// Looks after what is due in the partition of a user.
+    /// Sweeps the partition of a user.
     Sweep(String),
-    /// Keeps the connection that a user had, and is told that it has expired.
+    /// Tries to keep the expired connection of a user, and must be refused.
     KeepLate(String),
 }
 
 impl Racer {
-    /// Whether it was told so.
+    /// Makes the call, and returns whether it got the answer that its variant describes.
     fn call(&self, imports: &impl Imports) -> bool {
         match self {
             Self::Register(user) => {
@@ -92,13 +92,13 @@ impl Racer {
 /// What a racer does next.
 enum Step {
     Transaction(Txn),
-    /// It has ended; what it was told.
+    /// The call has ended, with the result of [`Racer::call`].
     End(bool),
 }
 
 impl World {
-    /// Has all of them call, and returns what they were told. Equal numbers are equal
-    /// orders.
+    /// Runs all calls, and returns the result of each. The same number gives the same
+    /// order.
     fn race(&self, racers: &[Racer], order: u32) -> Vec<bool> {
         let (steps, stepped) = channel();
         scope(|threads| {
@@ -108,25 +108,25 @@ impl World {
                 turns.push(turn);
                 let steps = steps.clone();
                 threads.spawn(move || {
-                    let tell = |step| steps.send((number, step)).expect("the race is on");
+                    let report = |step| steps.send((number, step)).expect("the race is on");
                     let execute = Box::new(|txn| {
-                        tell(Step::Transaction(txn));
+                        report(Step::Transaction(txn));
                         awaited.recv().expect("the race is on")
                     });
                     let ended = racer.call(&InTurn { world: self, execute });
-                    tell(Step::End(ended));
+                    report(Step::End(ended));
                 });
             }
             drop(steps);
             let mut waiting = BTreeMap::new();
-            let mut told = vec![false; racers.len()];
+            let mut results = vec![false; racers.len()];
             let mut running = racers.len();
             for step in 0.. {
                 // Until each has come to its next step.
                 while running > 0 {
-                    match stepped.recv().expect("somebody runs") {
+                    match stepped.recv().expect("a racer runs") {
                         (number, Step::Transaction(txn)) => drop(waiting.insert(number, txn)),
-                        (number, Step::End(answer)) => told[number] = answer,
+                        (number, Step::End(answer)) => results[number] = answer,
                     }
                     running -= 1;
                 }
@@ -138,7 +138,7 @@ impl World {
                 turns[number].send(self.apply(txn)).expect("it waits");
                 running = 1;
             }
-            told
+            results
         })
     }
 
@@ -166,10 +166,10 @@ fn near_and_far() -> [[String; 2]; 2] {
 }
 
 #[test]
-fn whoever_was_told_that_the_id_is_his_has_it_in_any_order() {
+fn in_any_order_exactly_the_user_whose_registration_succeeds_has_the_id() {
     let strangers: Vec<String> = (0..4).map(|number| format!("user-{number}")).collect();
     let mixed = [&of_one_partition(2)[..], &strangers[1..3]].concat();
-    // One who asks twice may be told so twice.
+    // A user who registers twice may succeed twice.
     let twice = [&strangers[..1], &of_one_partition(2)].concat();
     let near = [2, 3, 4].map(of_one_partition);
     for users in near.into_iter().chain([strangers, mixed, twice]) {
@@ -177,8 +177,8 @@ fn whoever_was_told_that_the_id_is_his_has_it_in_any_order() {
         let mut settled = 0;
         for order in 0..ORDERS {
             let world = World::new();
-            let told = world.race(&racers, order);
-            let won = users.iter().zip(&told).filter(|(_, won)| **won);
+            let results = world.race(&racers, order);
+            let won = users.iter().zip(&results).filter(|(_, won)| **won);
             let mut winners: Vec<&String> = won.map(|(user, _)| user).collect();
             winners.dedup();
             let owner = world.owner();
@@ -199,14 +199,14 @@ fn requests_of_one_user_are_all_served() {
     for order in 0..ORDERS {
         let world = World::new();
         assert_eq!(world.race(&racers, order), [true; 8], "order {order}");
-        let told = world.events("user-0");
-        let moved = told.iter().filter(|type_| *type_ == "connection.moved").count();
-        assert_eq!((told[0].as_str(), moved, told.len()), ("connection.created", 7, 8));
+        let events = world.events("user-0");
+        let moved = events.iter().filter(|type_| *type_ == "connection.moved").count();
+        assert_eq!((events[0].as_str(), moved, events.len()), ("connection.created", 7, 8));
     }
 }
 
 #[test]
-fn each_connection_ends_once_whoever_comes_meanwhile() {
+fn each_connection_ends_once_whatever_happens_meanwhile() {
     for [former, next] in near_and_far() {
         let again = |user: &String| Racer::Register(user.clone());
         let sweep = || Racer::Sweep(former.clone());
@@ -219,7 +219,7 @@ fn each_connection_ends_once_whoever_comes_meanwhile() {
             for order in 0..ORDERS / 4 {
                 let world = World::new();
                 assert!(again(&former).call(&world));
-                // It goes stale and its lease ends, and nobody has published that yet.
+                // It goes stale and its lease ends, and no sweep has published that yet.
                 world.clock.advance(POLICY.connection_stale_ms + SKEW_MS);
                 world.race(&racers, order);
                 let owner = world.owner();
@@ -228,22 +228,22 @@ fn each_connection_ends_once_whoever_comes_meanwhile() {
                     assert_eq!(world.is_present(user), has_it, "{racers:?}, order {order}");
                 }
                 world.clock.advance(POLICY.connection_stale_ms);
-                // What a sweep could not settle it looks after again in a second.
+                // A session that a sweep could not settle is due again in a second.
                 for user in [&former, &next, &former, &next] {
                     assert!(Racer::Sweep(user.clone()).call(&world));
                     world.clock.advance(1000);
                 }
                 assert!(!world.events(&former).is_empty());
                 for user in [&former, &next] {
-                    let told = world.events(user);
+                    let events = world.events(user);
                     let ends = ["connection.closed", "connection.terminated", "connection.expired"];
-                    let is_in_order = told.chunks(2).all(|pair| match pair {
+                    let is_in_order = events.chunks(2).all(|pair| match pair {
                         [begin, end] => begin == "connection.created" && ends.contains(&&**end),
                         _ => false,
                     });
                     assert!(
                         is_in_order,
-                        "{racers:?}, order {order}, {owner:?} has it, of {user}: {told:?}"
+                        "{racers:?}, order {order}, {owner:?} has it, of {user}: {events:?}"
                     );
                     assert!(!world.is_present(user), "{racers:?}, order {order}");
                 }
@@ -253,7 +253,7 @@ fn each_connection_ends_once_whoever_comes_meanwhile() {
 }
 
 #[test]
-fn whoever_held_an_id_hears_that_his_connection_is_over_and_nothing_of_the_next() {
+fn a_former_owner_learns_that_the_connection_has_expired_and_nothing_of_the_next() {
     for [former, next] in near_and_far() {
         let racers = [Racer::KeepLate(former.clone()), Racer::Register(next.clone())];
         for order in 0..ORDERS / 4 {
@@ -267,7 +267,7 @@ fn whoever_held_an_id_hears_that_his_connection_is_over_and_nothing_of_the_next(
 }
 
 #[test]
-fn a_lifetime_that_was_changed_keeps_nobody_out() {
+fn a_changed_lifetime_keeps_no_user_out() {
     let longer = Policy { connection_ttl_ms: 2 * POLICY.connection_ttl_ms, ..POLICY };
     let register = |world: &World, policy| {
         let kept = register(world, policy, "u", "pod", Some(ID.into()));
@@ -280,9 +280,9 @@ fn a_lifetime_that_was_changed_keeps_nobody_out() {
     assert_eq!(late.unwrap_err().reason, Reason::SessionExpired);
     assert!(close(&world, &POLICY, ID, "", "", Only::default()).is_ok());
     assert_eq!(register(&world, &POLICY), Ok(POLICY.connection_stale_ms));
-    let told = ["connection.created", "connection.expired", "connection.created"];
-    assert_eq!(world.events("u"), told);
-    // And the other way about: it is alive, and its record does not say so.
+    let events = ["connection.created", "connection.expired", "connection.created"];
+    assert_eq!(world.events("u"), events);
+    // The opposite case: it is alive, and its record does not say so.
     assert_eq!(register(&world, &longer), Ok(POLICY.connection_stale_ms));
     assert_eq!(world.events("u")[3..], ["connection.moved"]);
 }

@@ -1,6 +1,6 @@
-//! What is stored of a connection: a record, and members of three expiring sets in the partition
-//! of its user, that of the user, that of the pod, and the expiry queue. The record outlives the
-//! others, to say what became of the connection.
+//! The stored data of a connection: a record, and members of three expiring sets in the partition
+//! of its user: the user's, the pod's, and the expiry queue. The record outlives the members, to
+//! say how the connection ended.
 
 use crate::connections_types::Connection;
 use crate::events::Type;
@@ -12,9 +12,9 @@ use crate::keys::Partition;
 use crate::store::Hash;
 use crate::transaction::{instant, read, read_all, text};
 
-/// How often a rule tries again when somebody changes what it has read.
+/// How often a rule tries again when another call changes what it has read.
 pub const ATTEMPTS: u32 = 16;
-/// The most bytes of the reason for an end, and of who brought it about.
+/// The most bytes of the reason for an end, and of the text that says who ended it.
 pub const REASON_BYTES_MAX: usize = 256;
 
 /// Whose connection it is.
@@ -53,18 +53,18 @@ pub const FIELDS: [&str; 8] = [
 pub enum How {
     /// By its user or its stream.
     Closed,
-    /// By somebody else.
+    /// By another caller.
     Terminated,
     /// With its pod.
     Drained,
-    /// As no heartbeat came.
+    /// Because no heartbeat came.
     Expired,
 }
 
 impl How {
     const ALL: [Self; 4] = [Self::Closed, Self::Terminated, Self::Drained, Self::Expired];
 
-    /// What it is called.
+    /// Its name in the record.
     pub fn name(self) -> &'static str {
         match self {
             Self::Closed => "closed",
@@ -139,7 +139,7 @@ pub struct Record {
 }
 
 impl Record {
-    /// The record that a hash holds; none for what is none.
+    /// The record in a hash; none when the hash is not a record.
     pub fn of(hash: &Hash) -> Option<Self> {
         let given = |field| text(hash, field).unwrap_or_default();
         let how = text(hash, ENDED_FIELD).and_then(|name| How::named(&name));
@@ -158,7 +158,7 @@ impl Record {
         self.ended.is_none() && self.alive_until_ms > now_ms
     }
 
-    /// The connection, which lives so long after a heartbeat.
+    /// The connection, which lives this long after a heartbeat.
     pub fn connection(self, stale_ms: u64, session_id: String) -> Connection {
         Connection {
             user_id: self.user_id,
@@ -206,7 +206,7 @@ pub fn alive(
     Ok(connections.iter().zip(hashes).filter_map(live).collect())
 }
 
-/// What a connection is called among those of a pod; no id of a user has a line break.
+/// The name of a connection in the set of a pod; no id of a user has a line break.
 pub fn pod_member(user_id: &str, session_id: &str) -> String {
     [user_id, "\n", session_id].concat()
 }
@@ -216,7 +216,7 @@ pub fn queued<'a>(partition: Partition, user_id: &'a str, session_id: &'a str) -
     Queued { partition, kind: Kind::Connection, subject: user_id, session_id }
 }
 
-/// The fault for a connection of which nothing is known.
+/// The fault for a connection without a record.
 pub fn not_found() -> Fault {
     fault(Reason::SessionNotFound, "The connection does not exist.")
 }
@@ -236,7 +236,7 @@ pub fn terminated(how: &str, reason: &str, by: &str) -> Fault {
     fault::terminated(format!("The connection was {how}."), how, reason, by)
 }
 
-/// The fault for a connection that others change again and again meanwhile.
+/// The fault for a connection that other calls keep changing.
 pub fn contended() -> Fault {
     fault(Reason::StoreUnavailable, "The connection changes too often; try again.")
 }

@@ -1,5 +1,5 @@
-//! Registering a connection: the lease on its id first, if somebody has chosen the id, then the
-//! connection, each in one transaction when nothing is in the way.
+//! Registers a connection: first the lease on its id, if a caller has chosen the id, then the
+//! connection. Each takes one transaction, unless other calls interfere.
 
 use crate::connections::change::{Life, Target};
 use crate::connections::lease::{self, Holder, Taken};
@@ -21,14 +21,14 @@ use crate::transaction::{Branch, Handle, Transaction, entry};
 pub const CONNECTIONS_MAX: u32 = 1000;
 /// The length of an epoch.
 const EPOCH_CHARACTERS: u32 = 16;
-/// What no connection is called, as it is what a route is called.
+/// The id that no connection may have, because it is the name of a route.
 const RESERVED: &str = "stats";
 
-/// Registers a connection; the same one again moves it to the pod.
+/// Registers a connection. If the same user registers it again, it moves to the pod.
 ///
 /// # Errors
 /// `invalid-request`; `session-exists` when the id is another user's;
-/// `session-terminated` when the connection was ended by somebody;
+/// `session-terminated` when a caller has ended the connection;
 /// `session-limit-reached`; `store-unavailable`.
 pub fn register(
     imports: &impl Imports,
@@ -81,7 +81,7 @@ struct Registration<'a> {
     session_id: &'a str,
 }
 
-/// What there is of the connection before.
+/// The connection of the same id before this registration.
 struct Before {
     /// The registration that its record is of; none when there is no record.
     epoch: Option<String>,
@@ -90,15 +90,15 @@ struct Before {
     state: State,
 }
 
-/// Whether it is alive. Its record does not always say so: a heartbeat may have come since, or a
-/// sweep, so a registration that is refused tries the other ones.
+/// Whether it is alive. The record does not always say so: a heartbeat or a sweep may have come
+/// since. So a registration that is refused tries the other states.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum State {
     /// It is alive, and moves.
     Alive,
     /// It is over.
     Over,
-    /// It has expired, and nobody has published that.
+    /// It has expired, and no sweep has published that.
     Expired,
 }
 
@@ -146,7 +146,7 @@ impl Registration<'_> {
         let holder = Holder { epoch: epoch.clone(), pod_id: self.pod_id.into() };
         let taken = lease::take(imports, policy, self.session_id, self.user_id, &holder)?;
         let Taken { until_ms, now_ms, before } = taken.ok_or_else(exists)?;
-        // Whoever has held the lease is most likely alive.
+        // The registration that held the lease is most likely alive.
         let before = before.map_or_else(Before::none, |holder| Before {
             epoch: Some(holder.epoch),
             pod_id: holder.pod_id,
@@ -156,14 +156,14 @@ impl Registration<'_> {
             self.write(imports, policy, &epoch, before, Life::Leased { now_ms, until_ms });
         let over = [Reason::SessionTerminated, Reason::SessionLimitReached];
         if written.as_ref().is_err_and(|fault| is_any(fault, &over)) {
-            // Nothing of the user's is alive under the id. A release that fails is made up for
-            // by the end of the lease.
+            // The user has no live connection of the id. If the release fails, the lease ends by
+            // itself.
             let _ = lease::release(imports, self.session_id, &epoch);
         }
         written
     }
 
-    /// Writes the connection in the place of what there is before.
+    /// Writes the connection, and replaces the one before.
     fn write(
         &self,
         imports: &impl Imports,
@@ -210,7 +210,7 @@ impl Registration<'_> {
         Err(contended())
     }
 
-    /// Requires that what was there before is still there.
+    /// Requires that the connection before has not changed.
     fn require(&self, transaction: &mut Transaction, before: &Before) {
         let Self { partition, user_id, session_id, .. } = *self;
         let when = &mut transaction.when;
@@ -232,7 +232,7 @@ impl Registration<'_> {
         }
     }
 
-    /// Puts the connection in the place of what was there before; the reply is when.
+    /// Replaces the connection before by this one; the reply is when.
     fn replace(
         &self,
         branch: &mut Branch,

@@ -72,7 +72,7 @@ fn registration_heartbeat_and_close_of_a_chosen_id_take_few_transactions() {
     let (count, moved) = counted(&world, || chosen(&world, "u", "another pod").unwrap());
     assert_eq!((count, moved.pod_id.as_str()), (2, "another pod"));
     assert_ne!(moved.epoch, first.epoch);
-    // To find it by its id is one more.
+    // A read by its id takes one more.
     let (count, closed) = counted(&world, || close(&world, &POLICY, ID, "", "", ANY));
     assert_eq!((count, closed), (3, Ok(())));
     let events = ["connection.created", "connection.moved", "connection.closed"];
@@ -80,7 +80,7 @@ fn registration_heartbeat_and_close_of_a_chosen_id_take_few_transactions() {
 }
 
 #[test]
-fn an_id_that_was_made_is_nobody_elses() {
+fn an_id_that_was_made_belongs_to_one_user() {
     let world = World::new();
     let connection = made(&world);
     let near = (0..).map(|n| format!("v{n}")).find(|v| Partition::of(v) == Partition::of("u"));
@@ -132,7 +132,7 @@ fn a_chosen_id_is_one_users_until_its_lease_ends_or_is_given_back() {
 }
 
 #[test]
-fn heartbeats_of_a_connection_that_has_expired_keep_nobody_out() {
+fn heartbeats_of_an_expired_connection_keep_no_other_user_out() {
     let world = World::new();
     chosen(&world, "u", "pod").unwrap();
     world.clock.advance(STALE_MS);
@@ -141,11 +141,11 @@ fn heartbeats_of_a_connection_that_has_expired_keep_nobody_out() {
 }
 
 #[test]
-fn what_refuses_a_registration_leaves_the_id_to_others() {
+fn a_refused_registration_leaves_the_id_to_others() {
     let world = World::new();
     chosen(&world, "u", "pod").unwrap();
     assert_eq!(terminate_user(&world, &POLICY, "u", "fraud", "support"), Ok(1));
-    // Whoever was terminated does not get it again for a while, and does not keep it.
+    // A terminated user does not get the id again for a while, and does not keep it from others.
     assert_eq!(reason(chosen(&world, "u", "pod")), Reason::SessionTerminated);
     assert!(chosen(&world, "v", "pod").is_ok());
     assert!(close(&world, &POLICY, ID, "", "", ANY).is_ok());
@@ -174,7 +174,7 @@ fn a_later_registration_keeps_the_lease_when_an_earlier_one_is_closed() {
 }
 
 #[test]
-fn an_expiry_that_nobody_has_published_comes_before_the_next_beginning() {
+fn an_unpublished_expiry_is_published_before_the_next_registration() {
     let world = World::new();
     chosen(&world, "u", "pod").unwrap();
     world.clock.advance(STALE_MS + SKEW_MS);
@@ -240,7 +240,7 @@ fn those_that_change_do_not_keep_the_others_from_ending() {
     let world = World::new();
     let connections: Vec<_> = (0..70).map(|_| made(&world)).collect();
     let partition = Partition::of("u");
-    // One loses its record, as somebody has deleted it alone.
+    // One loses its record: another program has deleted it.
     let record = partition.connection(&connections[40].session_id, "u");
     world.perform(vec![Operation::HashDelete(record)]);
     let targets: Vec<_> = connections
@@ -289,7 +289,7 @@ fn a_store_without_an_answer_is_never_a_missing_connection() {
 #[test]
 fn an_answer_that_was_lost_keeps_the_lease_until_it_ends() {
     let world = World::new();
-    // The connection may have been written, so nobody else gets the id before it has expired.
+    // The connection may have been written, so no other user gets the id before it has expired.
     world.fail_after(1, Error::Unavailable("gone".into()));
     assert_eq!(reason(chosen(&world, "u", "pod")), Reason::StoreUnavailable);
     assert_eq!(reason(chosen(&world, "v", "pod")), Reason::SessionExists);

@@ -1,4 +1,4 @@
-//! The sweep on the store in memory: what is due and what is not, sessions that begin anew or
+//! The sweep on the store in memory: what is due and what is not, sessions that begin again or
 //! that another host expires between two transactions, records that are another session's, and
 //! entries that newer rules may have queued.
 
@@ -80,19 +80,19 @@ fn connect(world: &World, user_id: &str, pod_id: &str, session_id: Option<&str>)
     connections::register(world, &POLICY, user_id, pod_id, session_id).unwrap()
 }
 
-/// What the events of a type say in a field.
-fn said(world: &World, type_: Type, name: &str) -> Vec<Option<String>> {
+/// The values of a field in the events of a type.
+fn published(world: &World, type_: Type, name: &str) -> Vec<Option<String>> {
     let events = world.entries_of_events(ALICE).into_iter();
     let of_type = events.filter(|event| field(event, "type").as_deref() == Some(type_.name()));
     of_type.map(|event| field(&event, name)).collect()
 }
 
 fn count(world: &World, type_: Type) -> usize {
-    said(world, type_, "type").len()
+    published(world, type_, "type").len()
 }
 
 #[test]
-fn when_nothing_is_due_that_is_all() {
+fn a_sweep_is_one_transaction_when_nothing_is_due() {
     let world = World::new();
     (0..7).for_each(|_| drop(login(&world)));
     world.clock.advance(TTL_MS - 1);
@@ -116,7 +116,7 @@ fn a_log_that_does_not_exist_is_not_swept() {
 }
 
 #[test]
-fn one_that_lives_on_is_due_when_it_would_end_now() {
+fn a_session_that_lives_on_is_queued_until_its_new_end() {
     let world = World::new();
     let slot = watch(&world, "tv");
     world.clock.advance(TTL_MS / 2);
@@ -154,8 +154,8 @@ fn the_expiry_is_published_in_the_transaction_that_takes_the_session_off_the_que
     let published = || world.events(ALICE).split_off(2);
     assert_eq!(published(), ["user.expired", "user.expired", "viewing.expired"]);
     // The record of a slot outlives it; that of a login does not.
-    assert_eq!(said(&world, Type::ViewingExpired, "device_id"), [Some("tv".into())]);
-    assert_eq!(said(&world, Type::UserExpired, "device_id"), [None, None]);
+    assert_eq!(published(&world, Type::ViewingExpired, "device_id"), [Some("tv".into())]);
+    assert_eq!(published(&world, Type::UserExpired, "device_id"), [None, None]);
     assert_eq!(swept(&world), (0, false));
     assert_eq!(published().len(), 3);
 }
@@ -166,7 +166,7 @@ fn the_expiry_of_a_slot_whose_record_is_gone_is_published_too() {
     watch(&world, "tv");
     world.clock.advance(TTL_MS + KNOWN_MS);
     assert_eq!(swept(&world), (1, false));
-    assert_eq!(said(&world, Type::ViewingExpired, "device_id"), [None]);
+    assert_eq!(published(&world, Type::ViewingExpired, "device_id"), [None]);
 }
 
 #[test]
@@ -175,13 +175,13 @@ fn a_connection_that_expires_is_marked_and_its_event_names_its_pod() {
     connect(&world, ALICE, "pod", Some("tab"));
     world.clock.advance(STALE_MS);
     assert_eq!(swept(&world), (1, false));
-    assert_eq!(said(&world, Type::ConnectionExpired, "pod_id"), [Some("pod".into())]);
+    assert_eq!(published(&world, Type::ConnectionExpired, "pod_id"), [Some("pod".into())]);
     let record = world.hash(&partition().connection("tab", ALICE)).unwrap();
     assert!(record.contains(&("_ended".into(), "expired".into())), "{record:?}");
 }
 
 #[test]
-fn who_is_late_leaves_the_others_what_is_left() {
+fn a_late_sweep_expires_what_other_hosts_have_left() {
     let world = World::new();
     let first = login(&world);
     login(&world);
@@ -218,7 +218,7 @@ fn hosts_that_sweep_at_once_publish_each_expiry_once() {
 }
 
 #[test]
-fn one_that_begins_anew_meanwhile_is_not_expired_and_looked_at_again_soon() {
+fn a_session_that_begins_again_meanwhile_is_not_expired_and_is_due_again_soon() {
     let world = World::new();
     connect(&world, ALICE, "pod", Some("tab"));
     watch(&world, "tv");
@@ -236,7 +236,7 @@ fn one_that_begins_anew_meanwhile_is_not_expired_and_looked_at_again_soon() {
     assert_eq!(swept(&world), (0, false));
     assert_eq!(due_in_ms(&world, Kind::Connection), STALE_MS - RETRY_MS);
     // The registration has published how the one before it ended.
-    assert_eq!(said(&world, Type::ConnectionExpired, "pod_id"), [Some("pod".into())]);
+    assert_eq!(published(&world, Type::ConnectionExpired, "pod_id"), [Some("pod".into())]);
 }
 
 #[test]
@@ -254,7 +254,7 @@ fn a_later_registration_is_not_expired_in_the_name_of_an_earlier_one() {
     assert_eq!(swept(&store), (0, false));
     world.clock.advance(RETRY_MS);
     assert_eq!(swept(&world), (1, false));
-    let pods = said(&world, Type::ConnectionExpired, "pod_id");
+    let pods = published(&world, Type::ConnectionExpired, "pod_id");
     assert_eq!(pods, [Some("pod".into()), Some("another".into())]);
 }
 
@@ -263,7 +263,7 @@ fn another_users_connection_of_the_same_id_is_not_this_one() {
     let mut others = (0..).map(|number| format!("user-{number}"));
     let neighbour = others.find(|id| Partition::of(id) == partition()).unwrap();
     // The record of an id that was made is under the id alone, so the second user has it when the
-    // record of the first is gone and nobody has swept.
+    // record of the first is gone and no host has swept.
     for (chosen, pod_id) in [(None, None), (Some("tab"), Some("pod"))] {
         let world = World::new();
         let id = connect(&world, ALICE, "pod", chosen).session_id;
@@ -273,7 +273,10 @@ fn another_users_connection_of_the_same_id_is_not_this_one() {
         let theirs = || world.hash(&partition().connection(&id, &neighbour)).unwrap();
         let before = theirs();
         assert_eq!(swept(&world), (1, false), "{chosen:?}");
-        assert_eq!(said(&world, Type::ConnectionExpired, "pod_id"), [pod_id.map(str::to_owned)]);
+        assert_eq!(
+            published(&world, Type::ConnectionExpired, "pod_id"),
+            [pod_id.map(str::to_owned)]
+        );
         // Theirs is left alone.
         assert_eq!(theirs(), before);
         let only = Only { user_id: Some(&neighbour), epoch: None };
@@ -300,7 +303,7 @@ fn what_newer_rules_have_queued_is_left_to_them() {
 }
 
 #[test]
-fn a_sweep_looks_at_so_many_sessions_of_a_kind_and_says_when_there_may_be_more() {
+fn a_sweep_looks_at_a_limited_number_of_sessions_and_says_when_there_may_be_more() {
     let world = World::new();
     viewing::set_max(&world, ALICE, 1000).unwrap();
     (0..=SWEPT_MAX).for_each(|_| drop(watch(&world, "tv")));
@@ -312,7 +315,7 @@ fn a_sweep_looks_at_so_many_sessions_of_a_kind_and_says_when_there_may_be_more()
 }
 
 #[test]
-fn an_overdue_session_is_retained_for_a_while_when_nobody_sweeps() {
+fn an_overdue_session_is_retained_for_a_while_when_no_host_sweeps() {
     for (late_ms, expired) in [(OVERDUE_RETENTION_MS - 1, 1), (OVERDUE_RETENTION_MS, 0)] {
         let world = World::new();
         login(&world);
@@ -336,7 +339,7 @@ fn a_store_without_an_answer_ends_the_sweep() {
         let fault = sweep(&world, &POLICY, partition().number()).unwrap_err();
         assert_eq!(fault.reason, Reason::StoreUnavailable);
         assert_eq!(world.executed() - before, count as u64 + 1);
-        // What was postponed is due again, so that the next round has the same steps.
+        // The postponed session is due again, so the next round has the same steps.
         let keys = Home::of(ALICE);
         let kept = world.members(&keys.slots).remove(0).name;
         enqueue(&world, Kind::Viewing, &format!("{ALICE}\n{kept}"));

@@ -1,5 +1,5 @@
-//! What is known of a login: what of it is accepted, and how it is stored. Whose it is
-//! never changes; everything else is given and taken back at any time.
+//! The attributes of a login: which are accepted, and how they are stored. The user never
+//! changes. All others may be given and removed at any time.
 
 use crate::fault::{field_name, violation};
 use crate::faults::Violation;
@@ -15,7 +15,7 @@ pub const TOKEN_BYTES_MAX: usize = 16 << 10;
 /// The most bytes of an address.
 pub const EMAIL_BYTES_MAX: usize = 320;
 
-/// Whose session it is.
+/// The user of the session.
 pub const USER_FIELD: &str = "user_id";
 /// The device.
 pub const DEVICE_FIELD: &str = "device_id";
@@ -34,12 +34,12 @@ pub const EMAIL_FIELD: &str = "user_email";
 pub const CREATED_FIELD: &str = "_created";
 /// When it was changed last.
 pub const UPDATED_FIELD: &str = "_updated";
-/// When it was used last, as far as that was written.
+/// When it was last used, as far as that was written.
 pub const SEEN_FIELD: &str = "_seen";
-/// When it ends however much it is used.
+/// When it ends, however often it is used.
 pub const ENDS_FIELD: &str = "_ends";
 
-/// The attributes that may be taken back.
+/// The attributes that may be removed.
 const MAY_GO: [&str; 6] =
     [DEVICE_FIELD, CODE_FIELD, ACCESS_FIELD, REFRESH_FIELD, EXPIRATION_FIELD, EMAIL_FIELD];
 
@@ -68,7 +68,7 @@ pub fn entries(attributes: &Attributes) -> Vec<Entry> {
     given.collect()
 }
 
-/// What is wrong with attributes other than the user's id.
+/// The violations of attributes other than the user's id.
 pub fn check(attributes: &Attributes, violations: &mut Vec<Violation>) {
     // A device that is taken away again is empty.
     if let Some(device_id) = attributes.device_id.as_deref().filter(|id| !id.is_empty()) {
@@ -84,8 +84,8 @@ pub fn check(attributes: &Attributes, violations: &mut Vec<Violation>) {
     }
 }
 
-/// Adds to the `changed` entries those that take attributes back. The empty text is read
-/// by every release as what was never given, a time as none.
+/// Adds to the `changed` entries those that remove attributes. Every release reads an empty
+/// text as an attribute that was never given, and an empty time as no time.
 pub fn take_back(clear: &[String], changed: &mut Vec<Entry>, violations: &mut Vec<Violation>) {
     let given: Vec<String> = changed.iter().map(|entry| entry.field.clone()).collect();
     for name in clear {

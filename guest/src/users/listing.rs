@@ -1,5 +1,5 @@
-//! Lists of a user's sessions, page by page, the newest first. A page ends at a place in
-//! the order of creation, which stays where it is whatever comes, goes or is used: a
+//! Lists of a user's sessions, page by page, the newest first. A page ends at a position in
+//! the order of creation. No session that begins, ends or is used moves that position, so a
 //! session that lives through the paging is on exactly one page.
 
 use std::collections::BTreeSet;
@@ -16,16 +16,17 @@ use crate::users::attributes::{
 use crate::users::order;
 use crate::users_types::{Overview, Page};
 
-/// How many sessions a page has when nobody says how many.
+/// How many sessions a page has when the request does not say.
 const PAGE_SIZE: u32 = 100;
 /// The most sessions of one page.
 pub const PAGE_SIZE_MAX: u32 = 1000;
 /// The most sessions that the first page compares one by one with the order; of more, it
 /// compares how many there are.
 const COMPARED_MAX: u32 = PAGE_SIZE_MAX + 1;
-/// How many characters of an id mark its place in a list.
+/// How many characters of an id mark its position in a list.
 const MARK_CHARACTERS: usize = 16;
-/// What a page token begins with. Those of releases before were places in another order.
+/// The first character of a page token. The tokens of earlier releases, which are positions in
+/// another order, begin differently.
 const TOKEN: char = 'c';
 
 /// Lists the sessions of a user, the newest first.
@@ -46,7 +47,7 @@ pub fn list(
     }
     let after = mark(page_token);
     if !page_token.is_empty() && after.is_none() {
-        let description = "is not what a page before has told; begin again without one";
+        let description = "is not the next_page_token of an earlier page; begin without one";
         violations.push(violation("page_token", description));
     }
     refuse(violations)?;
@@ -56,8 +57,8 @@ pub fn list(
     };
     let keys = Keys::of(user_id);
     let (mut members, in_order) = page(imports, &keys, after.as_ref(), limit)?;
-    // A store that takes no writes now is listed as it is. What changes again meanwhile is
-    // for the next list.
+    // A store that takes no writes now is listed as it is. The next list repairs what changes
+    // again meanwhile.
     if !in_order && order::repair(imports, &keys).is_ok() {
         members = page(imports, &keys, after.as_ref(), limit)?.0;
     }
@@ -95,7 +96,7 @@ fn page(
     Ok((ordered.members, in_order))
 }
 
-/// What the members of the order are; one that has ended meanwhile is left out.
+/// The sessions that the members of the order name, without those that have ended meanwhile.
 fn overviews(
     imports: &impl Imports,
     keys: &Keys,
@@ -120,17 +121,17 @@ fn overviews(
     Ok(members.into_iter().zip(records).filter_map(overview).collect())
 }
 
-/// Where a page has ended, without giving away an id.
+/// The token for the end of a page. It does not contain the whole id.
 pub fn token(last: &Member) -> String {
     let name: String = last.name.chars().take(MARK_CHARACTERS).collect();
     format!("{TOKEN}{}.{name}", order::created_at_ms(last))
 }
 
-/// The place that a token names. Of ids with one deadline, the longest comes first,
-/// so that the whole id of the beginning that a token has lies before it.
+/// The position that a token names. The token has only the first characters of an id. Of ids
+/// with one deadline, the longest comes first, so the whole id is before this position.
 pub fn mark(token: &str) -> Option<Member> {
     let (created_at, name) = token.strip_prefix(TOKEN)?.split_once('.')?;
-    let expires_at = order::place_of(created_at.parse().ok()?)?;
+    let expires_at = order::deadline_of(created_at.parse().ok()?)?;
     let fits = name.len() == MARK_CHARACTERS && name.bytes().all(keys::is_base64url);
     fits.then(|| Member { name: name.into(), expires_at_ms: expires_at })
 }

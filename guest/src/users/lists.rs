@@ -133,21 +133,21 @@ fn what_a_release_without_the_order_has_done_is_put_right_by_a_list() {
     let world = World::new();
     let first = begin_before(&world, "a", POLICY.user_session_ttl_ms);
     let second = begin(&world, &POLICY);
-    // It lives shorter, and is nonetheless the third.
+    // It has a shorter lifetime, and is the third all the same.
     let third = begin_before(&world, "c", 3_600_000);
     let all = [third.clone(), second.clone(), first.clone()];
     assert_eq!(ids(&page(&world, 0, "")), all);
     assert_eq!(ordered(&world), BTreeSet::from(all));
-    // The number stays, but not which they are.
+    // The number of sessions is the same, but they are others.
     close_before(&world, &second);
     let fourth = begin_before(&world, "d", POLICY.user_session_ttl_ms);
     let all = [fourth, third, first];
     assert_eq!(ids(&page(&world, 0, "")), all);
     assert_eq!(ordered(&world), BTreeSet::from(all.clone()));
-    // What is right stays as it is, also when it is repaired again.
+    // A second repair changes nothing.
     repair(&world, &Keys::of(USER)).expect("repaired");
     assert_eq!(ids(&page(&world, 0, "")), all);
-    // A record that somebody has deleted alone is not asked for again and again.
+    // A record that another program has deleted is not read again by each list.
     world.perform(vec![Operation::HashDelete(Keys::of(USER).session(&all[0]))]);
     assert_eq!(ids(&page(&world, 0, "")), all[1..]);
     close_before(&world, &all[1]);
@@ -182,7 +182,7 @@ fn a_list_is_two_transactions_and_one_when_there_is_nothing() {
     let (page, asked) = counted(700, "");
     assert_eq!((ids(&page), asked), (newest_first(&begun[800..]), 2));
     assert_eq!(counted(700, &page.next_page_token).1, 2);
-    // What was repaired is not repaired again.
+    // A repaired order is not repaired again.
     close_before(&world, &begun[0]);
     assert!(counted(0, "").1 > 2);
     assert_eq!(counted(0, "").1, 2);
@@ -201,7 +201,7 @@ fn what_is_closed_or_has_ended_is_in_no_order() {
     world.clock.advance(10_000);
     let swept = sweep(&world, &IDLE, Partition::of(USER).number()).expect("swept");
     assert_eq!((swept.expired, ordered(&world)), (1, BTreeSet::new()));
-    // Of those that are not alive any more, a close-all takes out whatever is left.
+    // A close-all also removes the sessions that have ended.
     let lost = begin(&world, &POLICY);
     close_before(&world, &lost);
     assert_eq!(close_all(&world, &POLICY, USER, None), Ok(0));

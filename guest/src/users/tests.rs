@@ -73,7 +73,7 @@ fn a_session_begins_in_one_transaction() {
     assert_eq!(world.hash(&record(&id)), Some(fields.into()));
     assert_eq!(record_ends_ms(&world, &id), Some(ends_ms));
     assert_eq!(world.members(keys.sessions), [member(&id, ends_ms)]);
-    let in_order = order::place_of(EPOCH_MS).expect("a deadline");
+    let in_order = order::deadline_of(EPOCH_MS).expect("a deadline");
     assert_eq!(world.members(keys.order), [member(&id, in_order)]);
     let queue = world.members(Kind::User.queue(keys.partition));
     assert_eq!(queue, [member(format!("u\n{id}"), ends_ms + OVERDUE_RETENTION_MS)]);
@@ -84,7 +84,7 @@ fn a_session_begins_in_one_transaction() {
 }
 
 #[test]
-fn a_user_has_at_most_so_many_sessions() {
+fn the_sessions_of_a_user_are_limited() {
     let world = World::new();
     let keys = Keys::of("u");
     let ids: Vec<String> = (0..SESSIONS_MAX).map(|number| number.to_string()).collect();
@@ -199,7 +199,7 @@ fn a_session_that_ends_between_two_steps_is_gone() {
         let ending = id.clone();
         world.meanwhile_after(1, move |world| close(world, &IDLE, &ending).expect("closed"));
         assert_eq!(call(&world, &id).expect_err("gone").reason, Reason::SessionNotFound);
-        // Nothing of it comes back, and it has ended once.
+        // It is not restored, and it has ended once.
         assert_eq!(world.hash(&record(&id)), None);
         assert!(world.members(Keys::of("u").sessions).is_empty());
         assert_eq!(world.events("u"), ["user.created", "user.closed"]);
@@ -212,7 +212,7 @@ fn a_session_that_ends_between_two_steps_is_gone() {
 #[test]
 fn a_page_token_marks_where_a_page_ends_and_gives_no_id_away() {
     let created_at_ms = 1_800_000_000_000;
-    let expires_at_ms = order::place_of(created_at_ms).expect("a deadline");
+    let expires_at_ms = order::deadline_of(created_at_ms).expect("a deadline");
     let last = crate::store::Member { name: id(), expires_at_ms };
     let given = token(&last);
     assert!(!given.contains(&last.name));
@@ -237,10 +237,10 @@ fn a_page_token_marks_where_a_page_ends_and_gives_no_id_away() {
 #[test]
 fn a_store_that_takes_no_writes_is_listed_as_it_is() {
     let world = World::new();
-    let known = begin(&world, &POLICY);
-    // One that is in no order yet.
-    let (keys, unknown) = (Keys::of("u"), id());
-    let (key, member) = (keys.session(&unknown), unknown.clone());
+    let ordered = begin(&world, &POLICY);
+    // A session that is not in the order yet.
+    let (keys, unordered) = (Keys::of("u"), id());
+    let (key, member) = (keys.session(&unordered), unordered.clone());
     let before_ms = (EPOCH_MS - 1).to_string();
     let entries = vec![entry(USER_FIELD, "u"), entry(CREATED_FIELD, &before_ms)];
     world.perform(vec![
@@ -254,13 +254,13 @@ fn a_store_that_takes_no_writes_is_listed_as_it_is() {
     // The first write comes behind the page, both sets and the record.
     for error in [Error::Unavailable("full".into()), Error::Full("full".into())] {
         world.fail_after(4, error);
-        assert_eq!(listed(), [known.as_str()]);
+        assert_eq!(listed(), [ordered.as_str()]);
     }
-    assert_eq!(listed(), [known, unknown]);
+    assert_eq!(listed(), [ordered, unordered]);
 }
 
 #[test]
-fn what_is_taken_back_is_stored_as_if_it_was_never_given() {
+fn a_removed_attribute_is_stored_as_one_that_was_never_given() {
     let world = World::new();
     let given = Attributes {
         auth_code: Some("c".into()),
@@ -288,7 +288,7 @@ fn what_is_taken_back_is_stored_as_if_it_was_never_given() {
 }
 
 #[test]
-fn what_cannot_be_taken_back_is_refused() {
+fn an_attribute_that_cannot_be_removed_is_refused() {
     let world = World::new();
     let clear = ["user_id", "access_token", "colour", "_created", ""].map(String::from);
     let refused = update(&world, &POLICY, &id(), attributes("t"), &clear).expect_err("refused");

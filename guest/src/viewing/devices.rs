@@ -8,7 +8,7 @@ use crate::transaction::{Transaction, entry, read, text};
 
 const ACCOUNT_FIELD: &str = "account_id";
 
-/// Gives a device to an account; one that had another is taken from it.
+/// Assigns a device to an account. A device of another account moves to this one.
 ///
 /// # Errors
 /// `invalid-request`; `store-unavailable`.
@@ -26,7 +26,7 @@ pub fn register_device(
     transaction.execute(imports).map(drop)
 }
 
-/// Takes a device from its account, whether or not it has one.
+/// Removes a device from its account, whether or not it has one.
 ///
 /// # Errors
 /// `invalid-request`; `store-unavailable`.

@@ -1,4 +1,4 @@
-//! A home: how many sessions it is allowed, and who holds its slots.
+//! A home: how many sessions it may have, and which sessions hold its slots.
 
 use crate::events::Event;
 use crate::fault::{Reason, at_limit, fault};
@@ -62,7 +62,7 @@ impl Allowed {
     pub fn require(&self, when: &mut Conditions, keys: &Keys) {
         match &self.stored {
             Some(stored) => when.field_is(keys.home.as_str(), MAX_FIELD, stored),
-            // Nobody stores an empty number.
+            // A stored limit is never empty.
             None => when.field_is_or_absent(keys.home.as_str(), MAX_FIELD, ""),
         }
     }
@@ -110,8 +110,8 @@ impl Holder {
     }
 }
 
-/// Who the members of the set are; those that ended meanwhile are left out. An event is
-/// published in the same transaction.
+/// The holders that the members of the set name, without those that ended meanwhile. An event
+/// is published in the same transaction.
 pub fn holders(
     imports: &impl Imports,
     policy: &Policy,
@@ -138,8 +138,8 @@ pub fn holders(
     Ok(holders)
 }
 
-/// The fault for a home without a free slot: who holds them, ids shortened, as an
-/// error is no place for a whole one.
+/// The fault for a home without a free slot. It lists the holders with shortened ids: an error
+/// never has a whole id.
 pub fn limit_reached(
     imports: &impl Imports,
     policy: &Policy,
@@ -151,7 +151,7 @@ pub fn limit_reached(
     let shown = &members[..members.len().min(HOLDERS_MAX)];
     let mut sessions = String::from("[");
     let holders = match holders(imports, policy, keys, shown, Some(event)) {
-        // What the refusal says does not depend on whether its event has room.
+        // The refusal is the same when the store has no room for its event.
         Err(fault) if fault.reason == Reason::StoreFull => {
             holders(imports, policy, keys, shown, None)
         }

@@ -1,5 +1,5 @@
 //! Viewing slots on the store in memory: a home that changes between two transactions of a rule,
-//! what becomes of a session and for how long that is known, what a refusal shows, and a store
+//! how a session ended and how long its record says so, what a refusal shows, and a store
 //! that does not answer or has no room.
 
 use session_store::Error;
@@ -96,15 +96,15 @@ fn a_create_tries_again_when_a_session_that_it_takes_over_ends_by_itself() {
     let slot = create(&store, &POLICY, setup("phone", &[&tv])).unwrap();
     assert_eq!(store.executed(), 4);
     assert_eq!(playing(&world), [(slot.session_id, "phone".into())]);
-    // Nobody has taken it over.
+    // No other session has taken it over.
     assert_eq!(keep(&world, &tv).unwrap_err().reason, Reason::SessionExpired);
     assert_eq!(world.events("home"), ["viewing.created", "viewing.created"]);
 }
 
 #[test]
-fn a_home_that_never_rests_is_given_up() {
+fn a_create_gives_up_when_the_home_keeps_changing() {
     let world = World::new();
-    // Each create reads the limit, and somebody changes it before the slot is taken.
+    // Each create reads the limit, and another call changes it before the slot is taken.
     let store = world.meanwhile(|number| {
         if number % 2 == 1 {
             set_max(&world, "home", 1 + number as i32).unwrap();
@@ -158,7 +158,7 @@ fn a_heartbeat_is_one_transaction() {
 }
 
 #[test]
-fn a_slot_whose_holder_nobody_knows_is_not_kept() {
+fn a_slot_whose_holder_is_unknown_is_not_kept() {
     let world = World::new();
     let tv = seat(&world, "tv");
     let keys = Keys::of("home");
@@ -250,7 +250,7 @@ fn a_store_without_an_answer_is_never_a_missing_session() {
         world.fail_after(count, Error::Unavailable("down".into()));
         assert_eq!(call().unwrap_err().reason, Reason::StoreUnavailable, "call {index}");
     }
-    // Nothing of it has happened.
+    // It has changed nothing.
     assert_eq!(playing(&world), [(tv, "tv".into())]);
     assert_eq!(get_home(&world, &POLICY, "home").unwrap().max_sessions, 1);
     assert_eq!(get_device(&world, "tv").unwrap(), "home");
