@@ -1,7 +1,7 @@
 //! How every call of the component is made.
 
-/// Calls one function of an interface on the present generation, and ends on it
-/// whatever becomes of it meanwhile; not before it is the turn of whoever asks for it.
+/// Calls one function of an interface, when it is the turn of the caller's peer. The call
+/// runs on the present generation to its end, even if that generation is replaced meanwhile.
 /// A macro, as the future of a closure that borrows its arguments has no name to bound.
 macro_rules! call {
     ($self:ident, $interface:ident . $function:ident ( $($argument:expr),* )) => {

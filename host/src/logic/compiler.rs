@@ -89,7 +89,7 @@ fn apart(program: &PathBuf, bytes: &[u8], processor_time: Duration) -> Result<Ar
         });
         let complaint = scope.spawn(|| {
             let mut text = String::new();
-            // What is no text says nothing.
+            // Output that is not text has no message.
             drop(complaint.take(COMPLAINT_BYTES_MAX).read_to_string(&mut text));
             text
         });
@@ -119,13 +119,13 @@ fn apart(program: &PathBuf, bytes: &[u8], processor_time: Duration) -> Result<Ar
     })
 }
 
-/// Compiles what comes in from standard input, in at most so many seconds of processor
-/// time, and writes what came of it to standard output: the work of the process apart.
+/// Compiles the component from standard input, in at most this many seconds of processor
+/// time, and writes the result to standard output: the work of the separate process.
 ///
 /// # Errors
 /// Why it does not compile.
 pub fn compile_input(processor_seconds: u64) -> anyhow::Result<()> {
-    // Whoever asked may be gone before an answer.
+    // The caller may be gone before the answer.
     set_parent_process_death_signal(Some(Signal::KILL))?;
     let limit = Some(processor_seconds);
     setrlimit(Resource::Cpu, Rlimit { current: limit, maximum: limit })?;

@@ -1,5 +1,5 @@
 //! From bytes to a component that is ready to run: the engine it is compiled
-//! for, what it finds when it looks around, and its first instance.
+//! for, its imports, and its first instance.
 
 use std::io::Write;
 
@@ -55,7 +55,7 @@ impl Artifact {
     /// Writes it for another process of this program.
     ///
     /// # Errors
-    /// When nobody reads it.
+    /// When the other process does not read it.
     pub fn write(&self, to: &mut impl Write) -> std::io::Result<()> {
         to.write_all(&self.memories.to_le_bytes())?;
         to.write_all(&self.tables.to_le_bytes())?;
@@ -143,7 +143,7 @@ pub fn load(artifact: &Artifact, instances: u32, memory_bytes: usize) -> Result<
         )
     })?;
     // SAFETY: the code comes from this program's own compiler, in this process or in one
-    // that this process has started and whose output nobody else can write to.
+    // that this process has started and whose output no other process can write to.
     #[allow(unsafe_code, reason = "compiled code is trusted, and only our compiler makes it")]
     let component = unsafe { Component::deserialize(&engine, &artifact.code) };
     let component = component.map_err(|error| format!("it cannot be loaded: {error:#}"))?;

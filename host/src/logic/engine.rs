@@ -12,7 +12,7 @@ use crate::logic::failure::Failure;
 use crate::logic::gates::{Gate, Passed, Refusal};
 use crate::logic::generation::{End, Generation, History, Past};
 use crate::logic::limits::Limits;
-use crate::logic::pool::{Places, Provisions};
+use crate::logic::pool::{Permits, Provisions};
 use crate::logic::schema;
 use crate::logic::trial::{Program, Source, Trial, aside};
 use crate::telemetry::{Metrics, microseconds};
@@ -31,18 +31,18 @@ pub struct Logic {
     turn: Arc<tokio::sync::Mutex<()>>,
 }
 
-/// What a swap has led to.
+/// The result of a swap.
 pub struct Swapped {
     /// The generation that answers now.
     pub generation: Arc<Generation>,
-    /// What was checked; nothing when the component was the running one already.
+    /// The gates that were checked; none when the component was the running one already.
     pub passed: Passed,
 }
 
-/// Why there is no going back.
+/// Why a rollback is not possible.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NoWayBack {
-    /// Another generation runs than the one to go back from.
+    /// Another generation runs than the one to roll back from.
     Changed,
     /// There is none before it.
     First,
@@ -72,7 +72,7 @@ impl Logic {
             settings: Arc::clone(&trial.settings),
             limits: trial.limits.clone(),
             metrics: Arc::clone(&trial.metrics),
-            places: Places::new(trial.limits.instances),
+            permits: Permits::new(trial.limits.instances),
         });
         let first = Arc::new(Generation::new(1, program, Arc::clone(&provisions), false));
         let mut history = History::default();
@@ -103,7 +103,7 @@ impl Logic {
     }
 
     /// Leads a component through the gates and makes it the present generation.
-    /// What has begun is brought to its end when the caller goes away. With
+    /// A swap that has begun continues when the caller goes away. With
     /// `force`, the component may lack what the running one has, and one that is in
     /// quarantine may try again.
     ///
@@ -149,7 +149,7 @@ impl Logic {
         swapped.map(|generation| Swapped { generation, passed })
     }
 
-    /// Tells the log and the metrics of a component that is not let in.
+    /// Records a refused component in the log and the metrics.
     pub fn refused(&self, source: Source, refusal: &Refusal) {
         let (source, gate) = (source.name(), refusal.gate.name());
         tracing::warn!(source, gate, reason = refusal.message, "component refused");
@@ -193,7 +193,7 @@ impl Logic {
             // With the history locked, what runs stays what it is.
             let running = self.generation();
             passed.gate(Gate::Schema, || keeps_sessions(&running.program, &program, force))?;
-            history.pardon(&program.digest);
+            history.release(&program.digest);
             let forgotten = history.keep(&running);
             let generation = self.begin(&mut history, program, true, End::Replaced);
             (generation, running, forgotten)
@@ -207,11 +207,11 @@ impl Logic {
         Ok(generation)
     }
 
-    /// Goes back to the generation before the present one, as a new one; with `from`,
+    /// Rolls back to the generation before the present one, as a new one; with `from`,
     /// only when that is the number of the present one.
     ///
     /// # Errors
-    /// Why there is no going back.
+    /// Why a rollback is not possible.
     pub fn roll_back(&self, from: Option<u64>) -> Result<Arc<Generation>, NoWayBack> {
         self.undo(from, End::RolledBack)
     }
@@ -282,7 +282,7 @@ impl Logic {
 
     /// Brings the gauges of instances up to date.
     pub fn measure(&self) {
-        let live = self.provisions.limits.instances as usize - self.provisions.places.free();
+        let live = self.provisions.limits.instances as usize - self.provisions.permits.free();
         let idle = self.current.load().pool.idle();
         let busy = live.saturating_sub(idle);
         let metrics = &self.provisions.metrics;

@@ -1,5 +1,5 @@
-//! What a component exports: `catalog`, and any of the kinds of session. What is missing is
-//! known before the first call, so that wires need not offer it.
+//! The exports of a component: `catalog`, and any of the kinds of session. The host knows
+//! before the first call which are missing, so that the wires do not offer them.
 
 use wasmtime::Result;
 use wasmtime::component::InstancePre;

@@ -1,11 +1,11 @@
-//! What bytes have to pass to become a generation, in this order. The first gate
-//! that they do not pass says what the author of the component has to mend.
+//! The gates that a candidate has to pass to become a generation, in this order. The first
+//! gate that it does not pass says what the author of the component has to correct.
 
 use std::time::{Duration, Instant};
 
 /// The most bytes of a component.
 pub const COMPONENT_BYTES_MAX: usize = 24 << 20;
-/// What is said of one that has more.
+/// The message for a component with more.
 pub const TOO_LARGE: &str = "it is larger than 24 MiB";
 
 /// One check.
@@ -27,7 +27,7 @@ pub enum Gate {
     Instantiates,
     /// It describes itself, and makes sense.
     Describes,
-    /// What is stored can still be read: its schema lacks nothing that the running
+    /// The stored sessions can still be read: its schema lacks nothing that the running
     /// one has.
     Schema,
 }
@@ -55,7 +55,7 @@ impl Gate {
 pub struct Refusal {
     /// The gate they did not pass.
     pub gate: Gate,
-    /// What to mend.
+    /// What to correct.
     pub message: String,
 }
 

@@ -17,9 +17,9 @@ use session_store::clock::{Clock, Milliseconds};
 const PROBATION: Duration = Duration::from_secs(60);
 /// How many calls may fail in that time before the one before it comes back.
 const FAILURES_MAX: u32 = 5;
-/// How many generations back one can go.
+/// How many generations can be rolled back.
 const UNDO_MAX: usize = 3;
-/// How many generations the history tells of.
+/// How many generations the history has.
 const HISTORY_MAX: usize = 20;
 /// How many digests are in quarantine; the oldest makes room.
 const QUARANTINE_MAX: usize = 64;
@@ -51,7 +51,7 @@ pub enum End {
     Failed,
 }
 
-/// What is remembered of a generation.
+/// The entry of a generation in the history.
 #[derive(Clone)]
 pub struct Past {
     /// Its number.
@@ -69,7 +69,7 @@ pub struct Past {
     generation: Weak<Generation>,
 }
 
-/// What one can go back to.
+/// A program that a rollback can return to.
 pub struct Predecessor {
     /// The program.
     pub program: Arc<Program>,
@@ -77,7 +77,7 @@ pub struct Predecessor {
     pub proved: bool,
 }
 
-/// What was, for those who want to know or to go back.
+/// The past generations, for reports and for rollbacks.
 #[derive(Default)]
 pub struct History {
     past: VecDeque<Past>,
@@ -114,7 +114,7 @@ impl Generation {
         self.program.size
     }
 
-    /// What the component says of itself.
+    /// The component's description of itself.
     pub fn description(&self) -> &Description {
         &self.program.description
     }
@@ -189,7 +189,7 @@ impl History {
         forgotten
     }
 
-    /// What to come back to, which is then the present one.
+    /// The generation to roll back to, which is then the present one.
     pub fn undo(&mut self) -> Option<Predecessor> {
         self.undo.pop()
     }
@@ -199,22 +199,22 @@ impl History {
         self.past.iter().rev().cloned().collect()
     }
 
-    /// Keeps a component out from now on.
+    /// Puts a component into quarantine.
     pub fn quarantine(&mut self, digest: &str) {
         self.undo.retain(|predecessor| predecessor.program.digest != digest);
-        self.pardon(digest);
+        self.release(digest);
         if self.quarantine.len() == QUARANTINE_MAX {
             self.quarantine.pop_front();
         }
         self.quarantine.push_back(digest.into());
     }
 
-    /// Lets a component in again.
-    pub fn pardon(&mut self, digest: &str) {
-        self.quarantine.retain(|kept_out| kept_out != digest);
+    /// Takes a component out of quarantine.
+    pub fn release(&mut self, digest: &str) {
+        self.quarantine.retain(|other| other != digest);
     }
 
-    /// The digests that are kept out.
+    /// The digests in quarantine.
     pub fn quarantined(&self) -> impl Iterator<Item = &str> {
         self.quarantine.iter().map(String::as_str)
     }

@@ -22,8 +22,8 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// Those of a process with so many instances, which has foreign components compiled
-    /// apart.
+    /// The limits of a process with this many instances. Foreign components are compiled in a
+    /// process of their own.
     ///
     /// # Errors
     /// When the system does not say which program runs.

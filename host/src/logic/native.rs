@@ -1,6 +1,6 @@
-//! The rules linked natively, in the place of the component: what the component
-//! costs is measured against this. For benchmarks alone, behind the feature
-//! `native-rules`; the component is still loaded, but not called.
+//! The rules linked natively, instead of the component. The cost of the component is
+//! measured against this. Only for benchmarks, behind the feature `native-rules`; the
+//! component is still loaded, but not called.
 
 #![allow(unsafe_code, reason = "a stack moves between threads; see `Rule`")]
 
@@ -33,7 +33,7 @@ thread_local! {
 
 static POLICY: OnceLock<Policy> = OnceLock::new();
 
-/// What the rules find outside when they are only asked for their settings.
+/// The imports of the rules when they only read their settings.
 struct Settings<'a>(&'a [(String, String)]);
 
 impl Imports for Settings<'_> {
@@ -55,7 +55,7 @@ impl Imports for Settings<'_> {
     }
 }
 
-/// What the rules find outside: waiting for the store leaves their stack.
+/// The imports of the rules. While they wait for the store, another stack runs.
 struct Host<'a>(&'a Yielder<Answer, own::Txn>);
 
 impl Imports for Host<'_> {

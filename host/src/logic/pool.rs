@@ -28,14 +28,14 @@ const KEPT_BYTES_MAX: usize = 4 << 20;
 
 /// The bound on instances, shared by all generations, and the callers that wait
 /// for one.
-pub struct Places {
+pub struct Permits {
     free: Arc<Semaphore>,
     waiting: AtomicUsize,
     returned: Notify,
 }
 
-impl Places {
-    /// Places for `instances` instances.
+impl Permits {
+    /// Permits for `instances` instances.
     pub fn new(instances: u32) -> Self {
         Self {
             free: Arc::new(Semaphore::new(instances as usize)),
@@ -44,12 +44,12 @@ impl Places {
         }
     }
 
-    /// How many more instances there may be.
+    /// How many more instances may start.
     pub fn free(&self) -> usize {
         self.free.available_permits()
     }
 
-    /// An instance or a place may have become free.
+    /// Wakes a caller, because an instance or a permit may have become free.
     fn wake(&self) {
         if self.waiting.load(Ordering::SeqCst) > 0 {
             self.returned.notify_one();
@@ -57,7 +57,7 @@ impl Places {
     }
 }
 
-/// What instances are made with, the same for all generations.
+/// The parts that instances are made with, the same for all generations.
 pub struct Provisions {
     /// Where transactions go.
     pub store: Arc<dyn Store>,
@@ -67,17 +67,17 @@ pub struct Provisions {
     pub limits: Limits,
     /// Where all is counted.
     pub metrics: Arc<Metrics>,
-    /// How many there may be.
-    pub places: Places,
+    /// The bound on their number.
+    pub permits: Permits,
 }
 
 /// Warm instances of one generation.
 pub struct Pool {
     program: Arc<Program>,
     provisions: Arc<Provisions>,
-    /// A stack for each worker and one for everybody else: an instance stays with
-    /// the core whose caches know it, the last one used first. None once the
-    /// generation was replaced: what comes back then is dropped.
+    /// A stack for each worker and one for all other threads. An instance stays with
+    /// the core whose caches hold its memory, and the last one used comes first. None
+    /// once the generation was replaced: instances that come back then are dropped.
     idle: PerWorker<Mutex<Option<Vec<Idle>>>>,
     /// Held by every instance, so that they can be counted.
     live: Arc<()>,
@@ -87,8 +87,8 @@ struct Idle {
     warm: Box<Warm>,
     calls_left: u32,
     _live: Arc<()>,
-    // Last, as a place is free when the instance is gone.
-    _place: OwnedSemaphorePermit,
+    // The last field, because the permit may be free only when the instance is dropped.
+    _permit: OwnedSemaphorePermit,
 }
 
 /// Why there is no instance.
@@ -138,15 +138,15 @@ impl Pool {
     }
 
     /// Drops the instances that wait for a call, and from now on every one that comes
-    /// back from its call: their places are for those of the next generation.
+    /// back from its call: their permits are for the instances of the next generation.
     pub fn retire(&self) {
         for stack in self.idle.iter() {
             let idle = lock(stack).take();
             drop(idle);
         }
-        // Who waits for one of them waits in the wrong place.
-        self.provisions.places.returned.notify_waiters();
-        self.provisions.places.wake();
+        // Callers that wait for one of them have to wait on the next generation instead.
+        self.provisions.permits.returned.notify_waiters();
+        self.provisions.permits.wake();
     }
 
     fn pop(stack: &Mutex<Option<Vec<Idle>>>) -> Result<Option<Idle>, Retired> {
@@ -166,7 +166,7 @@ impl Pool {
     }
 
     /// An instance for one call: a warm one of this worker, a fresh one, a warm
-    /// one of another worker; or, behind those who wait already, the next that
+    /// one of another worker; or, behind the callers that wait already, the next that
     /// comes back, for as long as the limits say.
     ///
     /// # Errors
@@ -174,9 +174,9 @@ impl Pool {
     /// fresh one does not start; [`NoLease::Retired`] when the generation is replaced
     /// before one is found.
     pub async fn lease(&self) -> Result<Lease<'_>, NoLease> {
-        // From here on whatever ends this call wakes who waits.
+        // From here on the end of this call, in any way, wakes a waiting caller.
         let mut lease = Lease { pool: self, idle: None };
-        if self.provisions.places.waiting.load(Ordering::SeqCst) == 0 {
+        if self.provisions.permits.waiting.load(Ordering::SeqCst) == 0 {
             lease.idle = match Self::pop(self.idle.own())? {
                 Some(idle) => Some(idle),
                 None => self.find().await?,
@@ -188,13 +188,13 @@ impl Pool {
         Ok(lease)
     }
 
-    /// An instance that need not be waited for.
+    /// An instance that is available at once.
     async fn find(&self) -> Result<Option<Idle>, NoLease> {
         if lock(self.idle.own()).is_none() {
             return Err(NoLease::Retired);
         }
-        if let Ok(place) = Arc::clone(&self.provisions.places.free).try_acquire_owned() {
-            return self.start(place).await.map(Some).map_err(NoLease::Failed);
+        if let Ok(permit) = Arc::clone(&self.provisions.permits.free).try_acquire_owned() {
+            return self.start(permit).await.map(Some).map_err(NoLease::Failed);
         }
         for stack in self.idle.iter() {
             if let Some(idle) = Self::pop(stack)? {
@@ -205,12 +205,12 @@ impl Pool {
     }
 
     async fn wait(&self) -> Result<Idle, NoLease> {
-        let Provisions { places, limits, metrics, .. } = &*self.provisions;
-        let mut waiting = Waiting::begin(places);
+        let Provisions { permits, limits, metrics, .. } = &*self.provisions;
+        let mut waiting = Waiting::begin(permits);
         let found = tokio::time::timeout(limits.wait, async {
             let mut next = waiting.first;
             loop {
-                let mut returned = pin!(places.returned.notified());
+                let mut returned = pin!(permits.returned.notified());
                 // From here on no return goes unnoticed, so look once more; but
                 // not before those who came earlier.
                 returned.as_mut().enable();
@@ -225,15 +225,15 @@ impl Pool {
             }
         });
         let found = found.await;
-        // With one more to be had, the next in line need not wait for this call.
-        waiting.served = matches!(found, Ok(Ok(_))) && places.free() == 0 && self.idle() == 0;
+        // If one more is available, the next caller in line need not wait for this call.
+        waiting.served = matches!(found, Ok(Ok(_))) && permits.free() == 0 && self.idle() == 0;
         found.unwrap_or_else(|_| {
             metrics.counts().logic.overloaded.inc();
             Err(NoLease::Failed(Failure::Overloaded))
         })
     }
 
-    async fn start(&self, place: OwnedSemaphorePermit) -> Result<Idle, Failure> {
+    async fn start(&self, permit: OwnedSemaphorePermit) -> Result<Idle, Failure> {
         let Provisions { store, settings, limits, metrics, .. } = &*self.provisions;
         let Limits { memory_bytes, cpu, .. } = *limits;
         let metrics = &metrics.counts().logic;
@@ -256,7 +256,7 @@ impl Pool {
             warm: Box::new(warm),
             calls_left: CALLS_MIN + chance,
             _live: Arc::clone(&self.live),
-            _place: place,
+            _permit: permit,
         })
     }
 }
@@ -266,36 +266,36 @@ fn lock(stack: &Mutex<Option<Vec<Idle>>>) -> MutexGuard<'_, Option<Vec<Idle>>> {
     stack.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A caller that waits, counted.
+/// A caller that waits, which is counted.
 struct Waiting<'a> {
-    places: &'a Places,
-    /// Nobody waited before.
+    permits: &'a Permits,
+    /// No other caller waited before.
     first: bool,
-    /// It took what it was told of, and there was no more.
+    /// It took the instance or permit that it was woken for, and there is no other.
     served: bool,
 }
 
 impl<'a> Waiting<'a> {
-    fn begin(places: &'a Places) -> Self {
-        let before = places.waiting.fetch_add(1, Ordering::SeqCst);
-        Self { places, first: before == 0, served: false }
+    fn begin(permits: &'a Permits) -> Self {
+        let before = permits.waiting.fetch_add(1, Ordering::SeqCst);
+        Self { permits, first: before == 0, served: false }
     }
 }
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        self.places.waiting.fetch_sub(1, Ordering::SeqCst);
+        self.permits.waiting.fetch_sub(1, Ordering::SeqCst);
         if !self.served {
-            self.places.wake();
+            self.permits.wake();
         }
     }
 }
 
 impl Drop for Lease<'_> {
-    /// An instance that was not taken back is dropped, which frees its place.
+    /// An instance that was not taken back is dropped, which frees its permit.
     fn drop(&mut self) {
         drop(self.idle.take());
-        self.pool.provisions.places.wake();
+        self.pool.provisions.permits.wake();
     }
 }
 

@@ -30,9 +30,9 @@ pub fn makes_sense(description: &Description) -> Result<(), String> {
         breaches
             .push(format!("it has {} contexts, at most {CONTEXTS_MAX} are served", contexts.len()));
     }
-    for (place, context) in contexts.iter().take(CONTEXTS_MAX).enumerate() {
+    for (index, context) in contexts.iter().take(CONTEXTS_MAX).enumerate() {
         breaches.extend(context_breaches(context));
-        for other in &contexts[..place] {
+        for other in &contexts[..index] {
             if other.name == context.name {
                 breaches.push(format!("two contexts are named {:?}", short(&context.name)));
             }
@@ -206,7 +206,7 @@ mod tests {
         Description { version: "1.2.3".into(), contexts }
     }
 
-    /// What is done to a description, and what is said of it then.
+    /// A change to a description, and the breach that is reported for it.
     type Case<T> = (fn(&mut Description), T);
 
     #[test]

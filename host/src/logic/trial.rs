@@ -1,5 +1,5 @@
-//! The way of a component through the gates, on a thread of its own: nothing that
-//! serves waits for it, and nothing that it does reaches the store.
+//! The trial of a candidate: the gates, on a thread of its own. No thread that serves waits
+//! for it, and nothing that it does reaches the store.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
@@ -23,7 +23,7 @@ use session_store::{Answer, Error, KeyCount, LogMark, Logs, Store, Takes};
 
 /// How long the first instance may take to start and to describe itself, waiting
 /// included.
-const PATIENCE: Duration = Duration::from_secs(5);
+const DESCRIBE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How far a trial steps back behind the threads that serve, as `nice` counts.
 const NICENESS: i32 = 10;
 /// Compilers like to call themselves.
@@ -59,7 +59,7 @@ pub struct Program {
     pub size: usize,
     /// Where it came from.
     pub source: Source,
-    /// What it says of itself.
+    /// Its description of itself.
     pub description: Description,
     /// The optional interfaces that it exports.
     pub served: Vec<Interface>,
@@ -68,7 +68,7 @@ pub struct Program {
     pub(super) loaded: Loaded,
 }
 
-/// What a trial needs.
+/// The parts that a trial needs.
 #[derive(Clone)]
 pub struct Trial {
     /// What an instance may use.
@@ -148,7 +148,7 @@ impl Trial {
         Ok(Program { digest, size, source, description, served, log_lines, loaded })
     }
 
-    /// Starts an instance and asks it what it is.
+    /// Starts an instance and asks it to describe itself.
     fn describe(&self, loaded: &Loaded, passed: &mut Passed) -> Result<Description, Refusal> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
         let runtime =
@@ -160,7 +160,7 @@ impl Trial {
             let lines = Arc::default();
             let instance =
                 Instance::new(Arc::new(NoStore), &self.settings, memory_bytes, cpu, metrics, lines);
-            tokio::time::timeout(PATIENCE, loaded.instantiate(instance)).await
+            tokio::time::timeout(DESCRIBE_TIMEOUT, loaded.instantiate(instance)).await
         };
         let mut warm = runtime
             .block_on(starting)
@@ -176,7 +176,7 @@ impl Trial {
         warm.store.set_epoch_deadline(1);
         let describing = async {
             let describing = warm.exports.catalog.call_describe(&mut warm.store);
-            tokio::time::timeout(PATIENCE, describing).await
+            tokio::time::timeout(DESCRIBE_TIMEOUT, describing).await
         };
         runtime
             .block_on(describing)
@@ -196,7 +196,7 @@ pub async fn aside<T: Send + 'static>(
     alone: bool,
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, Refusal> {
-    let (tell, told) = oneshot::channel();
+    let (sender, result) = oneshot::channel();
     std::thread::Builder::new()
         .name("component-trial".into())
         .stack_size(STACK_BYTES)
@@ -204,20 +204,20 @@ pub async fn aside<T: Send + 'static>(
             if !alone && let Err(error) = rustix::process::nice(NICENESS) {
                 tracing::debug!(%error, "the trial does not step back");
             }
-            // Whoever asked may be gone.
-            drop(tell.send(work()));
+            // The caller may be gone.
+            drop(sender.send(work()));
         })
         .map_err(|error| {
             let message = format!("there is no thread to compile it on: {error}");
             Refusal::new(Gate::Compiles, message)
         })?;
-    told.await.map_err(|_| {
+    result.await.map_err(|_| {
         let message = "the compiler failed; what it said is in the log of the process";
         Refusal::new(Gate::Compiles, message)
     })
 }
 
-/// What a component on trial has for a store.
+/// The store of a component on trial.
 struct NoStore;
 
 impl Store for NoStore {

@@ -1,6 +1,5 @@
-//! What a component says of its imports and exports, beside what the world of
-//! `wit/` offers and demands: found before anything is compiled, and told in the
-//! words of WIT.
+//! Compares the imports and exports of a component with the world of `wit/`, before
+//! anything is compiled. The breaches are reported in the words of WIT.
 
 use std::sync::LazyLock;
 
@@ -14,7 +13,7 @@ use wit_parser::{
 use crate::logic::component::{MEMORIES_MAX, TABLES_MAX};
 use crate::logic::exports::Interface;
 
-/// What the names of our own interfaces begin with.
+/// The beginning of the names of our own interfaces.
 const CONTRACT: &str = "session:manager/";
 
 /// What a component may import: our own interfaces, and of WASI what Rust's
@@ -33,7 +32,7 @@ const OFFERED: [&str; 7] = [
 /// them takes time that grows with their square.
 const MODULES_MAX: u32 = 48;
 const COMPONENTS_MAX: u32 = 256;
-/// The most breaches that are told of; the author will come again.
+/// The most breaches that a report names; the others are only counted.
 const BREACHES_MAX: usize = 20;
 
 /// The world of `wit/`, as this host was built with it.
@@ -150,7 +149,8 @@ impl World {
     /// its name.
     pub fn imports(&self) -> Result<(), String> {
         let ours = DEMANDED.majors().into_iter().next().unwrap_or_default();
-        // A record that has changed since would be told as many breaches, none the cause.
+        // Otherwise a record that has changed between versions would be reported as many breaches,
+        // none of which names the cause.
         if let Some(other) = self.majors().into_iter().find(|major| *major != ours) {
             return Err(format!(
                 "it is built for session:manager {other}.x, build again with the \
@@ -166,7 +166,7 @@ impl World {
         all_well(&foreign)
     }
 
-    /// Which of the optional interfaces it exports. Whatever it exports has all functions, with
+    /// Which of the optional interfaces it exports. Each of them must have all functions, with
     /// the types of this host.
     ///
     /// # Errors
@@ -244,8 +244,8 @@ impl World {
         }
     }
 
-    /// What it exports as an interface of the contract, whatever the minor version: the major
-    /// one was compared before.
+    /// Its export for an interface of the contract, of any minor version: the major version was
+    /// compared before.
     fn exported(&self, name: &str) -> Option<InterfaceId> {
         self.resolve.worlds[self.world].exports.iter().find_map(|(key, item)| {
             let WorldItem::Interface { id, .. } = item else { return None };
@@ -432,8 +432,8 @@ fn all_well(breaches: &[String]) -> Result<(), String> {
         0 => Ok(()),
         1..=BREACHES_MAX => Err(breaches.join("; ")),
         count => {
-            let told = breaches[..BREACHES_MAX].join("; ");
-            Err(format!("{told}; and {} more", count - BREACHES_MAX))
+            let named = breaches[..BREACHES_MAX].join("; ");
+            Err(format!("{named}; and {} more", count - BREACHES_MAX))
         }
     }
 }
