@@ -51,7 +51,7 @@ pub async fn read(api: &Api, context: &str, session_key: &str) -> Result<Session
 /// # Errors
 /// As [`write()`].
 pub async fn set(api: &Api, request: v1::SetRequest) -> Result<DefaultResponse, Error> {
-    // Far more than any context has; the rules need not see them all.
+    // The limit is far above the fields of any context; more need not reach the rules.
     if request.fields.len() > FIELDS_MAX {
         let description = format!("are more than {FIELDS_MAX}");
         return Err(Error::invalid("fields", description));
@@ -143,8 +143,8 @@ pub async fn lock(api: &Api, request: v1::LockRequest) -> Result<v1::LockReply, 
 /// Gives a lock back.
 ///
 /// # Errors
-/// `UNKNOWN_CONTEXT`, `INVALID_REQUEST`, `SESSION_LOCKED` when it is somebody
-/// else's, or the service itself.
+/// `UNKNOWN_CONTEXT`, `INVALID_REQUEST`, `SESSION_LOCKED` when another caller
+/// holds it, or the service itself.
 pub async fn unlock(api: &Api, request: v1::UnlockRequest) -> Result<DefaultResponse, Error> {
     let v1::UnlockRequest { context, session_key, lock_token } = request;
     api.logic.booking_unlock(&context, &session_key, &lock_token).await?;
@@ -189,7 +189,7 @@ pub async fn list_contexts(
     Ok(v1::ListContextsReply { contexts: contexts.collect() })
 }
 
-/// What an operation without data answers.
+/// The reply of an operation without data.
 pub fn done() -> DefaultResponse {
     DefaultResponse { code: "200".into(), message: "OK".into(), ..DefaultResponse::default() }
 }

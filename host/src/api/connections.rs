@@ -14,13 +14,13 @@ use crate::logic::connections::Connection;
 use crate::proto::session::connections::v1;
 use crate::proto::session::connections::v1::connect_reply::Event;
 
-/// About how many connections a page has when nobody says how many.
+/// About how many connections a page has when the request does not say.
 const PAGE_SIZE: usize = 1000;
 /// The most that can be asked for.
 const PAGE_SIZE_MAX: usize = 10_000;
-/// Who closes connections of their own.
+/// The name for a user who closes the own connection.
 const USER: &str = "user";
-/// Who ends connections when nobody says who.
+/// Who ends connections when the request does not say.
 const ADMINISTRATOR: &str = "administrator";
 
 /// Registers a connection.
@@ -155,11 +155,11 @@ pub async fn list_by_pod(
     Ok(v1::ListByPodReply { connections, next_page_token: cursor.unwrap_or_default() })
 }
 
-/// An error in the words of whoever asks for a page.
+/// An error of a part in the words of the request for a page.
 fn of_page(mut error: Error) -> Error {
     for violation in error.violations.iter_mut().filter(|violation| violation.field == "cursor") {
         violation.field = "page_token".into();
-        violation.description = "is not what a page before has told".into();
+        violation.description = "is not the next_page_token of an earlier page".into();
     }
     if error.violations.is_empty() { error } else { Error::violations(error.violations) }
 }
@@ -213,8 +213,8 @@ pub async fn connect(
     request: v1::ConnectRequest,
 ) -> Result<Replies<v1::ConnectReply>, Error> {
     let v1::ConnectRequest { user_id, session_id, pod_id } = request;
-    let place = api.streams.connect()?;
-    let (told, replies) = streams::channel();
+    let permit = api.streams.connect()?;
+    let (sender, replies) = streams::channel();
     let (answer, answered) = oneshot::channel::<Result<(), Error>>();
     let api = api.clone();
     let holding = async move {
@@ -223,20 +223,20 @@ pub async fn connect(
         let registering =
             Box::pin(api.logic.connections_register(&user_id, &pod_id, session_id.as_deref()));
         match registering.await {
-            // Whoever asked may be gone, here and below.
+            // The caller may be gone, here and below.
             Err(failure) => drop(answer.send(Err(failure.into()))),
             Ok(registered) => {
-                // There is room for what comes first.
+                // The channel has room for the first reply.
                 let first = reply(Event::Connected(connection(registered.clone())));
-                drop(told.try_send(first));
+                drop(sender.try_send(first));
                 drop(answer.send(Ok(())));
-                Held { api, connection: registered, told }.hold().await;
+                Held { api, connection: registered, sender }.hold().await;
             }
         }
-        drop(place);
+        drop(permit);
     };
-    // On its own, so that a client that leaves while it is registered is closed as well. What
-    // it logs is of this request.
+    // A task of its own, so that the connection is closed too when its client leaves during the
+    // registration. Its log lines belong to this request.
     tokio::spawn(holding.in_current_span());
     let gone = || Error::new(Reason::Overloaded, "The service is stopping.");
     answered.await.map_err(|_| gone())??;
@@ -247,24 +247,24 @@ pub async fn connect(
 struct Held {
     api: Api,
     connection: Connection,
-    told: mpsc::Sender<v1::ConnectReply>,
+    sender: mpsc::Sender<v1::ConnectReply>,
 }
 
-/// Why a connection is not held any more.
+/// Why a call holds its connection no longer.
 enum End {
     /// Its client has left.
     Left,
     /// The service stops.
     Stopping,
-    /// It is over.
+    /// The connection has ended.
     Over(Over),
 }
 
-/// How a connection is over, and what its client is told.
+/// How a connection has ended, with the last event for its client.
 enum Over {
-    /// Somebody wanted that.
+    /// A caller has ended it.
     Terminated(v1::Ended),
-    /// Nobody wanted that; the client may come back.
+    /// No caller has ended it, or its pod is drained; the client may connect again.
     Closing(v1::Ended),
 }
 
@@ -282,16 +282,16 @@ impl Held {
             Over::Terminated(ended) => Event::Terminated(ended),
             Over::Closing(ended) => Event::Closing(ended),
         };
-        // A client that has not taken what came before does not hear of it.
-        drop(self.told.try_send(reply(event)));
+        // A client that has not taken the earlier events does not receive it.
+        drop(self.sender.try_send(reply(event)));
     }
 
-    /// Keeps the connection until it is held no more.
+    /// Keeps the connection until the call holds it no longer.
     async fn wait(&self) -> End {
         let Connection { user_id, session_id, .. } = &self.connection;
         let streams = &self.api.streams;
         let (watch, _listener) = self.api.feed.watch(user_id, session_id);
-        // Something may have happened before the watch began.
+        // The connection may have ended before the watch began.
         if let Err(over) = Box::pin(self.look()).await {
             return End::Over(over);
         }
@@ -299,7 +299,7 @@ impl Held {
         let mut heartbeats = streams.heartbeats();
         loop {
             let looked = tokio::select! {
-                () = self.told.closed() => return End::Left,
+                () = self.sender.closed() => return End::Left,
                 () = &mut stopping => return End::Stopping,
                 () = watch.notified() => Box::pin(self.look()).await,
                 _ = heartbeats.tick() => {
@@ -313,11 +313,11 @@ impl Held {
         }
     }
 
-    /// Keeps the connection and tells the client; whether the store could be asked.
+    /// Keeps the connection and reports it to the client. Returns whether the store answered.
     async fn keep(&self) -> Result<bool, Over> {
         let Connection { user_id, session_id, epoch, .. } = &self.connection;
-        // One who takes nothing is not there.
-        if self.told.capacity() == 0 {
+        // A client that takes no replies counts as gone.
+        if self.sender.capacity() == 0 {
             return Ok(true);
         }
         let logic = &self.api.logic;
@@ -327,14 +327,14 @@ impl Held {
                     last_heartbeat_at: Some(timestamp(kept.last_heartbeat_at_ms)),
                     expires_at: Some(timestamp(kept.expires_at_ms)),
                 };
-                drop(self.told.try_send(reply(Event::Heartbeat(kept))));
+                drop(self.sender.try_send(reply(Event::Heartbeat(kept))));
                 Ok(true)
             }
             Err(failure) => Over::check(failure).map(|()| false),
         }
     }
 
-    /// Looks whether the connection is still this one.
+    /// Checks whether the connection is still alive, and of this registration.
     async fn look(&self) -> Result<(), Over> {
         let Connection { user_id, session_id, epoch, .. } = &self.connection;
         match self.api.logic.connections_get(session_id, Some(user_id), Some(epoch)).await {
@@ -367,7 +367,7 @@ impl Over {
                 let ending = fault.ending.map(|ending| (ending.how, ending.reason, ending.by));
                 let (how, reason, by) = ending.unwrap_or_default();
                 let ended = v1::Ended { reason, by };
-                // The client of a drained pod may come back, to another pod.
+                // The client of a drained pod may connect again, to another pod.
                 Err(if how == "drained" { Self::Closing(ended) } else { Self::Terminated(ended) })
             }
             Some(over @ (Reason::SessionExpired | Reason::SessionNotFound)) => {

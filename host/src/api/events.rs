@@ -1,4 +1,4 @@
-//! What happens to sessions, for those who want to hear of it.
+//! Events of sessions, for subscribers.
 
 use std::time::Duration;
 
@@ -13,9 +13,9 @@ use crate::events::{self, Cursor, FeedItem, ReadError, Subscription};
 use crate::proto::session::events::v1;
 use crate::proto::session::events::v1::subscribe_reply::Item as Reply;
 
-/// How often something is sent when nothing happens.
+/// How often a position is sent when no event happens.
 const ALIVE: Duration = Duration::from_secs(15);
-/// How long one who has something to read may take until he hears that it is the end.
+/// How long a slow subscriber has to read what is waiting before it receives the closing.
 const CLOSING: Duration = Duration::from_secs(1);
 /// The most bytes of the id of a user.
 const USER_BYTES_MAX: usize = 256;
@@ -45,46 +45,46 @@ pub async fn subscribe(
         violate("user_id", description.into());
     }
     let after: Option<Cursor> = given(after).and_then(|after| {
-        let place = after.parse().ok();
-        if place.is_none() {
+        let cursor = after.parse().ok();
+        if cursor.is_none() {
             violate("after", "is not the id of an event".into());
         }
-        place
+        cursor
     });
     if !violations.is_empty() {
         return Err(Error::violations(violations));
     }
-    let wanted = Wanted { types, user_id: given(user_id) };
-    let place = api.streams.subscription()?;
+    let filter = Filter { types, user_id: given(user_id) };
+    let permit = api.streams.subscription()?;
     let subscription = api.feed.subscribe(after).await?;
-    let (teller, replies) = streams::channel();
-    let telling = tell(api.clone(), subscription, wanted, teller);
-    let telling = async move {
-        telling.await;
-        drop(place);
+    let (sender, replies) = streams::channel();
+    let sending = send_until_closed(api.clone(), subscription, filter, sender);
+    let sending = async move {
+        sending.await;
+        drop(permit);
     };
-    // What it logs is of this request.
-    tokio::spawn(telling.in_current_span());
+    // Its log lines belong to this request.
+    tokio::spawn(sending.in_current_span());
     Ok(replies)
 }
 
-/// Which events somebody wants.
-struct Wanted {
-    /// Of these types; of all when there are none.
+/// Which events a subscriber receives.
+struct Filter {
+    /// The types; all types when there are none.
     types: Vec<String>,
-    /// Of this user or account; of all without one.
+    /// The user or account; all of them without one.
     user_id: Option<String>,
 }
 
-impl Wanted {
+impl Filter {
     fn has(&self, event: &events::FeedEvent) -> bool {
         let type_ = event.text("type");
-        let of_type = self.types.is_empty() || self.types.iter().any(|wanted| wanted == type_);
+        let of_type = self.types.is_empty() || self.types.iter().any(|accepted| accepted == type_);
         of_type && self.user_id.as_deref().is_none_or(|user_id| user_id == event.text("user_id"))
     }
 }
 
-/// The types that are meant: those named, and all of the kinds named; or what is wrong.
+/// The types that a request names, with all types of the kinds that it names; or the violation.
 async fn chosen(api: &Api, types: &[String]) -> Result<Result<Vec<String>, String>, Error> {
     let names = types.iter().flat_map(|types| types.split(','));
     let names: Vec<&str> = names.filter(|name| !name.is_empty()).collect();
@@ -95,79 +95,80 @@ async fn chosen(api: &Api, types: &[String]) -> Result<Result<Vec<String>, Strin
         let description = format!("has {} types, at most {TYPES_MAX} are accepted", names.len());
         return Ok(Err(description));
     }
-    let known = api.logic.describe_logs().await?.types;
+    let all = api.logic.describe_logs().await?.types;
     let mut chosen = Vec::new();
     for name in names {
         let before = chosen.len();
-        let is_meant = |known: &&String| {
-            known.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+        let is_named = |type_: &&String| {
+            type_.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
         };
-        chosen.extend(known.iter().filter(is_meant).cloned());
+        chosen.extend(all.iter().filter(is_named).cloned());
         if chosen.len() == before {
-            let known = known.join(", ");
-            return Ok(Err(format!("has one that is neither a kind nor one of {known}")));
+            let all = all.join(", ");
+            return Ok(Err(format!("has one that is neither a kind nor one of {all}")));
         }
     }
     Ok(Ok(chosen))
 }
 
-/// Tells what happens until whoever listens leaves, or the service stops.
-async fn tell(
+/// Sends events until the subscriber leaves, or the service stops.
+async fn send_until_closed(
     api: Api,
     subscription: Subscription,
-    wanted: Wanted,
-    teller: mpsc::Sender<v1::SubscribeReply>,
+    filter: Filter,
+    sender: mpsc::Sender<v1::SubscribeReply>,
 ) {
     tokio::select! {
-        () = tell_on(&api, subscription, &wanted, &teller) => {}
-        () = teller.closed() => {}
+        () = send_events(&api, subscription, &filter, &sender) => {}
+        () = sender.closed() => {}
         () = api.streams.stopping() => {
             let closing = v1::Closing { reason: streams::STOPPING.into() };
             let reply = v1::SubscribeReply { item: Some(Reply::Closing(closing)) };
-            // One who is slow to take what came before does not hear of it.
-            drop(teller.send_timeout(reply, CLOSING).await);
+            // A subscriber that is too slow does not receive it.
+            drop(sender.send_timeout(reply, CLOSING).await);
         }
     }
 }
 
-/// Tells what happens for as long as it is taken.
-async fn tell_on(
+/// Sends events as long as the subscriber takes them.
+async fn send_events(
     api: &Api,
     mut subscription: Subscription,
-    wanted: &Wanted,
-    teller: &mpsc::Sender<v1::SubscribeReply>,
+    filter: &Filter,
+    sender: &mpsc::Sender<v1::SubscribeReply>,
 ) {
-    // One that has seen nothing yet comes back to where it began.
+    // The first position is sent at once: with it, a subscriber that has seen no event yet can
+    // continue where it began.
     let mut alive = Instant::now();
     loop {
-        let told = tokio::select! {
+        let items = tokio::select! {
             () = tokio::time::sleep_until(alive) => {
                 let position = v1::Position { after: subscription.cursor().to_string() };
                 let reply = v1::SubscribeReply { item: Some(Reply::Position(position)) };
-                // One who is slow has enough to read.
-                drop(teller.try_send(reply));
+                // A slow subscriber has items to read, and needs no position.
+                drop(sender.try_send(reply));
                 alive = Instant::now() + ALIVE;
                 continue;
             }
-            told = subscription.next() => told,
+            items = subscription.next() => items,
         };
-        let told = match told {
-            Ok(told) => told,
+        let items = match items {
+            Ok(items) => items,
             Err(error) => {
                 tracing::debug!(?error, "a subscription waits for the store");
                 tokio::time::sleep(api.streams.pause()).await;
                 continue;
             }
         };
-        for told in told {
-            let item = match told {
-                FeedItem::Event(event) if !wanted.has(&event) => continue,
+        for item in items {
+            let item = match item {
+                FeedItem::Event(event) if !filter.has(&event) => continue,
                 FeedItem::Event(event) => Reply::Event(event_of(&event)),
                 FeedItem::Gap(after) => Reply::Gap(v1::Gap { after: after.to_string() }),
             };
             let reply = v1::SubscribeReply { item: Some(item) };
-            // Whoever is slow waits here, and holds nobody else up.
-            if teller.send(reply).await.is_err() {
+            // A slow subscriber waits here, and delays no other.
+            if sender.send(reply).await.is_err() {
                 return;
             }
             alive = Instant::now() + ALIVE;

@@ -1,6 +1,6 @@
-//! What a caller names a request by, so that it may ask again when it does not know whether
-//! the first one has come: the Idempotency-Key of HTTP and of gRPC's metadata. It belongs to
-//! the request as a whole and not to its message, so it goes beside it.
+//! The name that a caller gives a request: the Idempotency-Key of HTTP and of gRPC's metadata.
+//! With it the caller may ask again when it does not know whether the first request has arrived.
+//! The key belongs to the request and not to its message, so it is passed beside the message.
 
 use http::{HeaderMap, HeaderName};
 use tokio::task_local;

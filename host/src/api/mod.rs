@@ -1,6 +1,6 @@
 //! The operations of the service, one function each: a request in, the
-//! component's answer out. Knows no wire; every wire calls these and nothing
-//! else.
+//! component's answer out. They depend on no wire; every wire calls these and
+//! nothing else.
 
 pub mod booking;
 pub mod connections;
@@ -22,16 +22,16 @@ use crate::network::exchange;
 use session_store::clock::Milliseconds;
 use session_store::{Store, Takes};
 
-/// What operations work with.
+/// The parts of the service that operations use.
 #[derive(Clone)]
 pub struct Api {
     /// The rules.
     pub logic: Arc<Logic>,
     /// The store behind the rules, for its health.
     pub store: Arc<dyn Store>,
-    /// What happens to sessions.
+    /// The events of sessions.
     pub feed: Arc<Feed>,
-    /// Answers that go on.
+    /// Answers that are streams.
     pub streams: Arc<Streams>,
 }
 
@@ -49,7 +49,7 @@ impl Api {
     }
 }
 
-/// An instant as the contract tells it.
+/// An instant in the form of the contract.
 pub fn timestamp(at: Milliseconds) -> Timestamp {
     Timestamp {
         seconds: i64::try_from(at / 1000).unwrap_or(i64::MAX),

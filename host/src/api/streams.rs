@@ -14,46 +14,46 @@ use crate::network::quota::SubscriptionPermit;
 const SUBSCRIPTIONS_MAX: usize = 1024;
 /// How many replies may wait to be taken.
 const WAITING_MAX: usize = 4;
-/// How long a heartbeat waits that the store did not take; half of it at least, and the
-/// rest by chance, so that not all come back at once.
+/// The longest pause before a heartbeat that the store did not take is tried again. Half of it is
+/// fixed and half is jitter, so that not all are tried at once.
 const PAUSE_MS: u32 = 2000;
 
 /// Why answers end when the service stops.
 pub const STOPPING: &str = "SERVER_STOPPING";
 
-/// The replies of an answer that goes on; whoever drops them has left.
+/// The replies of an answer that is a stream. A receiver that drops them has left.
 pub type Replies<T> = mpsc::Receiver<T>;
 
-/// A way for replies.
+/// A channel for replies.
 pub fn channel<T>() -> (mpsc::Sender<T>, Replies<T>) {
     mpsc::channel(WAITING_MAX)
 }
 
-/// What all answers that go on have in common.
+/// The state that all answers that are streams share.
 pub struct Streams {
-    /// Where connections are held when nobody says where.
+    /// The pod that holds connections when the request does not say.
     pub pod_id: String,
     /// How often a connection that is held is kept.
     heartbeat: Duration,
     stopped: watch::Receiver<bool>,
-    connects: Places,
-    subscriptions: Places,
+    connects: Permits,
+    subscriptions: Permits,
 }
 
-/// A bounded number of places.
-struct Places {
+/// A bounded number of calls of one kind.
+struct Permits {
     free: Arc<Semaphore>,
     count: usize,
 }
 
-impl Places {
+impl Permits {
     fn new(count: usize) -> Self {
         Self { free: Arc::new(Semaphore::new(count)), count }
     }
 
     fn take(&self) -> Result<OwnedSemaphorePermit, Error> {
-        let place = Arc::clone(&self.free).try_acquire_owned();
-        place.map_err(|_| {
+        let permit = Arc::clone(&self.free).try_acquire_owned();
+        permit.map_err(|_| {
             let message = format!("{} such calls are in flight, which is the most.", self.count);
             Error::new(Reason::Overloaded, message)
         })
@@ -65,20 +65,20 @@ impl Places {
 }
 
 impl Streams {
-    /// None yet. Of so many network connections, some are always left to calls that are
-    /// answered at once.
+    /// No streams yet. They may take only a part of the network connections, so that some are
+    /// always left to calls that are answered at once.
     pub fn new(
         pod_id: String,
         heartbeat: Duration,
         network_connections: usize,
         stopped: watch::Receiver<bool>,
     ) -> Self {
-        let connects = Places::new((network_connections * 3 / 4).max(1));
-        let subscriptions = Places::new(Self::subscriptions_of(network_connections));
+        let connects = Permits::new((network_connections * 3 / 4).max(1));
+        let subscriptions = Permits::new(Self::subscriptions_of(network_connections));
         Self { pod_id, heartbeat, stopped, connects, subscriptions }
     }
 
-    /// A place for a connection that is held.
+    /// A permit for a call that holds a connection.
     ///
     /// # Errors
     /// `OVERLOADED`.
@@ -86,12 +86,12 @@ impl Streams {
         self.connects.take()
     }
 
-    /// How many subscriptions there may be with so many network connections.
+    /// How many subscriptions there may be with this many network connections.
     pub fn subscriptions_of(network_connections: usize) -> usize {
         (network_connections / 8).clamp(1, SUBSCRIPTIONS_MAX)
     }
 
-    /// A place for a subscription, of those that its peer may have.
+    /// A permit for a subscription, of those that its peer may have.
     ///
     /// # Errors
     /// `OVERLOADED`.
@@ -126,9 +126,9 @@ impl Streams {
         drop(self.connects.free.acquire_many(all).await);
     }
 
-    /// When a connection is kept that begins now: the first time by chance a little early,
-    /// so that those that came together do not stay together. What was missed is not made
-    /// up for.
+    /// The heartbeats of a connection that begins now. The first one comes a little early, by
+    /// jitter, so that connections that began together do not stay together. A missed heartbeat
+    /// is skipped.
     pub fn heartbeats(&self) -> Interval {
         let early = self.heartbeat.mul_f64(0.1 * chance());
         let mut heartbeats = interval_at(Instant::now() + self.heartbeat - early, self.heartbeat);
@@ -136,7 +136,7 @@ impl Streams {
         heartbeats
     }
 
-    /// How long to leave a store alone that does not answer.
+    /// How long to wait when the store does not answer.
     pub fn pause(&self) -> Duration {
         let pause = Duration::from_millis(PAUSE_MS.into()).min(self.heartbeat);
         pause.mul_f64(0.5 + 0.5 * chance())

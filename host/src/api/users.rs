@@ -96,7 +96,7 @@ pub async fn update(api: &Api, request: v1::UpdateRequest) -> Result<v1::UpdateR
     Ok(v1::UpdateReply { session: Some(session(updated)), session_attributes: Some(given) })
 }
 
-/// Says of what was taken back what it is now: an empty text. A time is none.
+/// Sets the removed attributes in a reply to their value now: an empty text. A time is none.
 fn taken_back(clear: &[String], given: &mut v1::Attributes) {
     let v1::Attributes { device_id, auth_code, access_token, refresh_token, user_email, .. } =
         given;
@@ -153,7 +153,7 @@ fn attributes(given: v1::Attributes) -> Result<Attributes, Error> {
     })
 }
 
-/// A session as the contract tells it: what is not known is empty.
+/// A session in the form of the contract: an attribute that was never given is empty.
 fn session(session: Session) -> v1::Session {
     let Session { attributes, created_at_ms, updated_at_ms, expires_at_ms } = session;
     v1::Session {

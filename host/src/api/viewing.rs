@@ -51,7 +51,7 @@ pub async fn tear_down(api: &Api, request: TearDownSession) -> Result<(), Error>
     Ok(api.logic.viewing_tear_down(&request.account_id, &request.session_id).await?)
 }
 
-/// Allows a home so many sessions.
+/// Sets how many sessions a home may have.
 ///
 /// # Errors
 /// `INVALID_REQUEST`, or the service itself.

@@ -1,5 +1,5 @@
 //! The operations of `sessionmanager.SessionManager`: three for each of five contexts. Each
-//! context has a message of its own; the macro below is the one place that says which field of
+//! context has a message of its own; only the macro below says which field of
 //! the message is which field of the schema.
 
 use bytes::Bytes;
