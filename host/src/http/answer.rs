@@ -19,11 +19,11 @@ use crate::error::{Error, Reason};
 /// An answer.
 pub type Answer = Response<Body>;
 
-/// What an answer says.
+/// The body of an answer.
 pub enum Body {
     /// All of it.
     Whole(Bytes),
-    /// Piece by piece, as there is something to say.
+    /// Frame by frame, as they are made.
     Stream(Pin<Box<dyn Stream<Item = Bytes> + Send>>),
 }
 
@@ -39,8 +39,8 @@ impl HttpBody for Body {
             Self::Whole(whole) if whole.is_empty() => Poll::Ready(None),
             Self::Whole(whole) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(whole))))),
             Self::Stream(stream) => {
-                let piece = stream.as_mut().poll_next(context);
-                piece.map(|piece| piece.map(|piece| Ok(Frame::data(piece))))
+                let next = stream.as_mut().poll_next(context);
+                next.map(|bytes| bytes.map(|bytes| Ok(Frame::data(bytes))))
             }
         }
     }
@@ -62,11 +62,11 @@ impl HttpBody for Body {
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const EVENT_STREAM: HeaderValue = HeaderValue::from_static("text/event-stream");
-/// Proxies are not to keep events back.
+/// Proxies must not keep events back.
 const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
-/// Sessions are nobody's to cache.
+/// No cache may keep sessions.
 const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
-/// A browser is not to guess what an answer is.
+/// A browser must not guess the type of an answer.
 const NO_SNIFF: HeaderValue = HeaderValue::from_static("nosniff");
 /// How a body may be compressed.
 const ENCODINGS: HeaderValue = HeaderValue::from_static("gzip, identity");
@@ -76,7 +76,7 @@ pub fn json(body: impl Into<Vec<u8>>) -> Answer {
     with_status(StatusCode::OK, body)
 }
 
-/// The answer that tells an error.
+/// The answer of an error.
 pub fn error(error: &Error) -> Answer {
     error_of(error, error.to_json())
 }
@@ -121,7 +121,7 @@ pub fn unparsed(status: u16) -> Vec<u8> {
     text
 }
 
-/// The answer to whoever asks what a path takes; `allowed` lists its methods.
+/// The answer to a request for the methods of a path; `allowed` lists them.
 pub fn options(allowed: &str) -> Answer {
     let mut answer = empty(StatusCode::NO_CONTENT);
     if let Ok(allowed) = HeaderValue::try_from(allowed) {

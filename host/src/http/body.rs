@@ -20,7 +20,7 @@ const RESERVED_BYTES_MAX: usize = 64 << 10;
 /// The most bytes of a refused body that are received and dropped.
 const DRAINED_BYTES_MAX: usize = 8 << 20;
 
-/// Why a body is not there.
+/// Why there is no body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Missing {
     /// It has more bytes than are accepted.
@@ -29,16 +29,16 @@ pub enum Missing {
     Broken,
     /// It did not come in time.
     Late,
-    /// It is compressed in a way that is not read here.
+    /// It is compressed in a way that the service does not accept.
     Encoding,
     /// It is not the gzip that it says it is.
     NotGzip,
-    /// There is no memory for it now.
+    /// The memory for bodies has no room for it now.
     NoMemory,
 }
 
 impl Missing {
-    /// The error that tells it, of a body that may have so many bytes.
+    /// The error for the caller, of a body that may have this many bytes.
     pub fn error(self, bytes_max: usize) -> Error {
         match self {
             Self::TooLarge => {
@@ -171,10 +171,10 @@ impl RequestBody {
             let held = self.exchange.hold(self.travels, data.len());
             held.map_err(|_| Missing::NoMemory)?;
             if collected.is_empty() && self.body.is_end_stream() {
-                // All of it in one piece, which needs no copy.
+                // All of it came in one frame, which needs no copy.
                 return Ok(data);
             }
-            // What is announced need not come, so little is set aside for it.
+            // A client may announce more than it sends, so little memory is set aside for it.
             collected.reserve(announced.min(RESERVED_BYTES_MAX).saturating_sub(collected.len()));
             collected.extend_from_slice(&data);
         }
@@ -217,7 +217,7 @@ impl RequestBody {
                 dropped += data.len();
             }
         };
-        // Whoever is late loses the connection.
+        // A client that is late loses the connection.
         drop(tokio::time::timeout(BODY_TIMEOUT, dropping).await);
         if self.body.is_end_stream() {
             self.exchange.received();

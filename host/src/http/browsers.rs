@@ -1,4 +1,4 @@
-//! What a web page in somebody's browser may ask: nothing, unless the page is our own or an
+//! Checks of requests from web pages. A page may send none, unless it is our own or an
 //! operator has named its origin. A browser sends `Origin` or `Sec-Fetch-Site` with a request.
 //! Other programs send neither, so only the check of the host applies to them.
 
@@ -18,10 +18,10 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Version};
 use crate::error::{Error, Reason};
 use crate::http::answer::Answer;
 
-/// What a browser says of where a request comes from when it names no origin.
+/// The header in which a browser says where a request comes from when it names no origin.
 const SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 const MODE: HeaderName = HeaderName::from_static("sec-fetch-mode");
-/// Paths that probes ask for, whatever host they name.
+/// Paths that probes ask for. Any host is accepted for them.
 const PROBES: [&str; 3] = ["/livez", "/readyz", "/health"];
 /// Pages that a link of another site may lead to.
 const PAGES: [&str; 1] = ["/docs"];
@@ -60,7 +60,7 @@ impl Clone for Browsers {
 
 /// A request that may be answered.
 pub struct Admitted {
-    /// The origin whose page is told the answer.
+    /// The origin whose page may read the answer.
     origin: Option<HeaderValue>,
 }
 
@@ -130,8 +130,8 @@ impl Browsers {
         Ok(Admitted { origin: None })
     }
 
-    /// Whether a host is one that the service is reached by without doubt: nobody can have
-    /// a name of their own lead to it.
+    /// Whether a host is certainly a name of this service: no other site can make a name of its
+    /// own lead to it.
     fn knows(&self, host: &str) -> bool {
         let host = host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase();
         let literal = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
@@ -221,7 +221,7 @@ fn is_of(origin: &str, host: &Authority) -> bool {
 }
 
 impl Admitted {
-    /// Tells a browser that asks on behalf of a page what the page may ask of the path.
+    /// Adds the headers that say to a browser which requests a page may send to the path.
     pub fn allow(&self, head: &Parts, answer: &mut Answer) {
         if self.origin.is_none() || !head.headers.contains_key(ACCESS_CONTROL_REQUEST_METHOD) {
             return;
@@ -371,7 +371,7 @@ mod tests {
         assert!(Browsers::new(&allowed, &[], address).admit(&head).is_err());
         let loopback = "::ffff:127.0.0.1".parse().expect("an address");
         assert!(Browsers::new(&[], &[], loopback).admit(&head).is_err());
-        // A page that such a name leads to is not our own, as anybody may have one.
+        // A page under such a name is not our own, as any site may have such a name.
         let origin = HeaderValue::from_static("http://sessions.default.svc");
         let mut page = head;
         page.headers.insert(ORIGIN, origin);

@@ -1,6 +1,6 @@
 //! Conditions in the headers of a request (RFC 9110, section 13). On a write they are obeyed or
-//! refused, so that only the version which the sender has seen, by its `ETag`, is changed. On a
-//! read they are ignored: no read is answered 304.
+//! refused, so that a write changes only the version that its sender has seen, by its `ETag`. On
+//! a read they are ignored: no read is answered 304.
 
 use http::header::{ETAG, IF_MATCH, IF_NONE_MATCH, IF_RANGE, IF_UNMODIFIED_SINCE};
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
@@ -9,13 +9,13 @@ use crate::error::{Error, Reason};
 use crate::http::answer::Answer;
 use crate::logic::Condition;
 
-/// No session gets so far: the condition never holds.
+/// No session reaches this version, so the condition never holds.
 const NO_VERSION: u64 = u64::MAX;
 
 /// The condition in the headers of a request that changes a session with versions.
 ///
 /// # Errors
-/// `INVALID_REQUEST` when it is none that can be kept.
+/// `INVALID_REQUEST` when it is not a condition that the service supports.
 pub fn read(headers: &HeaderMap) -> Result<Option<Condition>, Error> {
     refuse(headers, &[IF_UNMODIFIED_SINCE, IF_RANGE])?;
     let tag = |name: &HeaderName| {
@@ -41,7 +41,7 @@ pub fn read(headers: &HeaderMap) -> Result<Option<Condition>, Error> {
     }
 }
 
-/// The version that a tag stands for. One that no session ever had matches nothing.
+/// The version that a tag names. A tag that no session ever had matches nothing.
 fn version(tag: &[u8]) -> Result<u64, Error> {
     // A weak tag never matches where the strong comparison is asked for.
     let opaque = tag.strip_prefix(b"W/").unwrap_or(tag);
@@ -55,8 +55,8 @@ fn version(tag: &[u8]) -> Result<u64, Error> {
     Ok(own.filter(|_| opaque.len() == tag.len()).unwrap_or(NO_VERSION))
 }
 
-/// Refuses conditions on a route whose sessions have no versions: to pass over one would
-/// overwrite what its sender has not seen.
+/// Refuses conditions on a route whose sessions have no versions. If they were ignored, a write
+/// could overwrite a change that its sender has not seen.
 ///
 /// # Errors
 /// `INVALID_REQUEST`.
@@ -88,8 +88,8 @@ pub fn together(headers: Option<Condition>, message: Condition) -> Result<Condit
     }
 }
 
-/// The error of a request whose condition does not hold: one in the headers is told as
-/// HTTP does.
+/// The error of a request whose condition does not hold. For a condition in the headers it has
+/// the status of HTTP.
 pub fn failed(headers: Option<Condition>, mut error: Error) -> Error {
     if headers.is_some() && error.reason == Reason::VersionMismatch {
         error.reason = Reason::PreconditionFailed;
@@ -97,7 +97,7 @@ pub fn failed(headers: Option<Condition>, mut error: Error) -> Error {
     error
 }
 
-/// Tells the version of a session.
+/// Adds the version of a session to an answer.
 pub fn tag(answer: &mut Answer, version: u64) {
     let mut digits = itoa::Buffer::new();
     let digits = digits.format(version).as_bytes();

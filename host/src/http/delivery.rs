@@ -1,4 +1,4 @@
-//! What is done to every answer over HTTP before it is sent, on the REST and the admin port
+//! The last steps for every answer over HTTP before it is sent, on the REST and the admin port
 //! alike: the rest of the request is received, the answer compressed, and shown to the page
 //! that asked.
 

@@ -1,5 +1,5 @@
 //! Compresses large answers for clients that accept gzip. Answers with a secret are never
-//! compressed: their length would reveal it to somebody who adds text to them (BREACH).
+//! compressed: their length would reveal it to an attacker who adds text to them (BREACH).
 
 use std::io::Write;
 
@@ -12,10 +12,10 @@ use crate::http::answer::{Answer, Body};
 
 /// Answers with fewer bytes stay as they are.
 const BYTES_MIN: usize = 1 << 10;
-/// What is compressed before others have their turn.
+/// How many bytes are compressed before other tasks have their turn.
 const PART_BYTES: usize = 64 << 10;
 
-/// Compresses an answer when that is worth while and its client takes it.
+/// Compresses an answer when that saves bytes and its client accepts gzip.
 pub async fn compress(asked: &HeaderMap, mut answer: Answer) -> Answer {
     let whole = match answer.body() {
         Body::Whole(bytes) if bytes.len() > BYTES_MIN => bytes.clone(),
@@ -41,7 +41,7 @@ pub async fn compress(asked: &HeaderMap, mut answer: Answer) -> Answer {
     answer
 }
 
-/// Whether a client takes gzip: it names it, or anything, and not with a weight of 0.
+/// Whether a client accepts gzip: it names it, or anything, and not with a weight of 0.
 fn accepts_gzip(asked: &HeaderMap) -> bool {
     let values = asked.get_all(ACCEPT_ENCODING).iter().filter_map(|value| value.to_str().ok());
     let mut any = false;

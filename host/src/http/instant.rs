@@ -45,8 +45,8 @@ pub fn write(out: &mut Vec<u8>, at: Milliseconds) {
         (17, 2, seconds % 60),
         (20, 3, milliseconds),
     ] {
-        for place in text[at..at + digits].iter_mut().rev() {
-            *place = b'0' + (number % 10) as u8;
+        for digit in text[at..at + digits].iter_mut().rev() {
+            *digit = b'0' + (number % 10) as u8;
             number /= 10;
         }
     }

@@ -21,7 +21,7 @@ const NAME_CHARACTERS_MAX: usize = 64;
 pub type Member<'a> = (Cow<'a, str>, &'a RawValue);
 
 /// The members of the JSON object in a body, in their order; an empty body has
-/// none. What is nested too deep comes back as a violation instead.
+/// none. A member that is nested too deep comes back as a violation instead.
 ///
 /// # Errors
 /// `INVALID_REQUEST` when the body is not a JSON object.
@@ -30,7 +30,7 @@ pub fn members(body: &[u8]) -> Result<(Vec<Member<'_>>, Vec<Violation>), Error> 
         return Ok((Vec::new(), Vec::new()));
     }
     let Members { mut members, too_many } = serde_json::from_slice(body).map_err(|error| {
-        // What the body holds instead is the caller's, and may be a secret.
+        // The message does not repeat the body, which may have a secret.
         let what = match error.classify() {
             Category::Data => "expected a JSON object".into(),
             _ => error.to_string(),
@@ -118,7 +118,7 @@ fn behind_string(mut rest: &[u8]) -> &[u8] {
 
 struct Members<'a> {
     members: Vec<Member<'a>>,
-    /// There were more, which were passed over.
+    /// There were more, which were ignored.
     too_many: bool,
 }
 

@@ -51,9 +51,9 @@ use crate::telemetry::{Counts, Metrics, Operation, REQUEST_ID, microseconds, req
 
 /// The most bytes of one body.
 const BODY_BYTES_MAX: usize = 4 << 20;
-/// What the service takes on one path or another.
+/// The methods that the service accepts on at least one path.
 const EVERY_METHOD: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
-/// What a client has seen last of events that go on.
+/// The header with the last event that a client has seen.
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 
 /// The wire.
@@ -64,7 +64,7 @@ pub struct Rest {
     openapi: OpenApi,
     counts_openapi: Operation,
     counts_docs: Operation,
-    /// What is not in the contract shares one label.
+    /// Requests outside the contract share one label.
     counts_other: Operation,
 }
 
@@ -265,7 +265,9 @@ impl Rest {
                 let (message, violations) = message()?;
                 let calling = call(self.api.clone(), message);
                 if !violations.is_empty() {
-                    return Err(wanting(&route.method.input(), violations, calling).await.into());
+                    return Err(invalid_request(&route.method.input(), violations, calling)
+                        .await
+                        .into());
                 }
                 Ok(answer_of(route, calling.await?))
             }
@@ -323,23 +325,23 @@ fn is_percent_encoded(text: &str) -> bool {
     text.split('%').skip(1).all(digits)
 }
 
-/// Refuses a request that the wire found wanting, together with what the rules find
-/// wrong with the rest of it: they are asked, but can change nothing. Of a message in
-/// the request they have not seen what the wire has left out, so that what they say of
-/// it as a whole does not count.
-async fn wanting(
+/// Refuses a request with the violations that the wire has found, and those that the rules find
+/// in the rest of it. The rules run without a store, so they change nothing. The wire has left
+/// out the wrong fields of a message, so violations of that message as a whole do not count.
+async fn invalid_request(
     request: &MessageDescriptor,
     mut violations: Vec<Violation>,
     calling: Reply,
 ) -> Error {
     if let Err(refused) = logic::without_store(calling).await {
-        let told = |field: &str| violations.iter().any(|violation| violation.field == field);
+        let is_listed = |field: &str| violations.iter().any(|violation| violation.field == field);
         let whole = |field: &str| {
             let field = request.get_field_by_name(field);
             field.is_some_and(|field| matches!(field.kind(), Kind::Message(_)))
         };
         let more = refused.violations.into_iter();
-        let more = more.filter(|violation| !told(&violation.field) && !whole(&violation.field));
+        let more =
+            more.filter(|violation| !is_listed(&violation.field) && !whole(&violation.field));
         violations.extend(more.collect::<Vec<_>>());
     }
     Error::violations(violations)

@@ -1,6 +1,6 @@
 //! `GET /openapi.json`: OpenAPI 3.1, from the same annotations as the routes and
-//! from what the running component says of its contexts. Each context gets its
-//! own paths, so that its fields are described.
+//! from the contexts of the running component. Each context gets its own paths,
+//! so that its fields are described.
 
 mod comments;
 mod examples;
@@ -78,7 +78,8 @@ struct Document {
     paths: BTreeMap<String, Map<String, Value>>,
     schemas: Schemas,
     ids: BTreeSet<String>,
-    /// What operations need of the answers of others: by the id of who needs it.
+    /// The values that operations take from the answers of others, by the id of the operation
+    /// that takes one.
     made: Vec<(String, Made)>,
 }
 
@@ -111,7 +112,7 @@ impl Document {
         id
     }
 
-    /// Tells of each value that an operation makes who takes it.
+    /// Adds to each operation that makes a value the links to the operations that take it.
     fn link(&mut self) {
         let operations = self.paths.values_mut().flat_map(|item| item.values_mut());
         for operation in operations {
@@ -146,7 +147,7 @@ impl Document {
     }
 }
 
-/// Wherever the document came from: a proxy may have its paths below one of its own.
+/// The address that the document came from: a proxy may serve it below a path of its own.
 const HERE: &str = ".";
 
 /// How an operation takes what another one makes.
@@ -154,6 +155,6 @@ fn link(taker: &str, made: &Made) -> (String, Value) {
     let value = format!("$response.body#{}", made.pointer);
     let mut members = Map::new();
     members.insert(made.taken_by.clone(), value.into());
-    let place = if made.in_body { "requestBody" } else { "parameters" };
-    (taker.to_owned(), json!({ "operationId": taker, place: members }))
+    let member = if made.in_body { "requestBody" } else { "parameters" };
+    (taker.to_owned(), json!({ "operationId": taker, member: members }))
 }

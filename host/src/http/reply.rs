@@ -29,7 +29,7 @@ pub fn json(reply: &impl Json) -> Vec<u8> {
     out
 }
 
-/// One member of a message in JSON, in place of the whole.
+/// One member of a message in JSON, instead of the whole.
 ///
 /// # Panics
 /// Never: a message is a JSON object.
@@ -214,7 +214,7 @@ mod tests {
     use crate::proto::session::users::v1 as users;
     use crate::proto::sessionmanager::DefaultResponse;
 
-    /// Holds a reply against what a library makes of it by its descriptor.
+    /// Compares a reply with the output of a library that encodes it by its descriptor.
     #[track_caller]
     fn compare(name: &str, camel_case: bool, reply: &(impl Json + Message)) {
         let pool = DescriptorPool::decode(DESCRIPTORS).expect("descriptors");

@@ -21,24 +21,24 @@ use crate::logic::Interface;
 use crate::services::{self, Service};
 use crate::telemetry::{Counts, Operation};
 
-/// A reply in JSON, some time.
+/// A future reply in JSON.
 pub type Reply = Pin<Box<dyn Future<Output = Result<Vec<u8>, Error>> + Send>>;
 
-/// Server-sent events, some time.
+/// Future server-sent events.
 pub type Stream = Pin<Box<dyn Future<Output = Result<ServerSentEvents, Error>> + Send>>;
 
 /// What a route does with a request.
 pub enum Action {
     /// Decode by the descriptor, call, encode by the descriptor.
     Unary(Box<dyn Fn(Api, Bytes) -> Reply + Send + Sync>),
-    /// Decode by the descriptor, call, and go on encoding what comes.
+    /// Decode by the descriptor, call, and encode each reply of the stream.
     Stream {
         /// What it calls.
         call: Box<dyn Fn(Api, Bytes) -> Stream + Send + Sync>,
-        /// The field that the header Last-Event-ID stands for.
+        /// The field that the header Last-Event-ID sets.
         last_event_id: &'static str,
-        /// Whether the header counts when both are given: a browser that comes back asks
-        /// with the query that it began with.
+        /// Whether the header counts when both are given: a browser that connects again repeats
+        /// the query that it began with.
         header_counts: bool,
     },
     /// Write a booking session from a flat body.
@@ -49,11 +49,11 @@ pub enum Action {
     DeleteFlat,
 }
 
-/// What of a request message is in the body.
+/// Which part of a request message is in the body.
 pub enum BodyRule {
     /// Nothing.
     Nothing,
-    /// Whatever is not in the path.
+    /// Every field that is not in the path.
     Whole,
     /// This field, which is a message.
     Field(FieldDescriptor),
@@ -65,7 +65,7 @@ pub struct Route {
     pub http_method: Method,
     /// The path template.
     pub template: String,
-    /// What of the request message is in the body.
+    /// Which part of the request message is in the body.
     pub body: BodyRule,
     /// The fields that have to be given.
     pub required: Vec<FieldDescriptor>,
@@ -103,7 +103,7 @@ pub struct Routes {
     pub router: matchit::Router<Arc<PathRoutes>>,
 }
 
-/// Where the routes of users' sessions are found too.
+/// A prefix under which the routes of users' sessions are served too.
 pub const USERS_ALIAS: &str = "/a01";
 
 /// Whether a path has the alias.
@@ -115,7 +115,7 @@ impl Routes {
     /// Reads the annotations.
     ///
     /// # Errors
-    /// When an annotation cannot be served: two claim one path, or an operation
+    /// When an annotation cannot be served: two have one path, or an operation
     /// has no action.
     pub fn read(pool: &DescriptorPool, counts: &Counts) -> Result<Self> {
         let mut by_template: Vec<(String, PathRoutes)> = Vec::new();

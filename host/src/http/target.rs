@@ -1,4 +1,4 @@
-//! What a request is for: a route of the contract, a page about it, or nothing; and the
+//! The target of a request: a route of the contract, a page about it, or nothing; and the
 //! methods that a path has.
 
 use http::Method;
@@ -9,7 +9,7 @@ use crate::http::docs;
 use crate::http::routes::{Action, PathRoutes, Route};
 use crate::telemetry::Operation;
 
-/// What a request is for.
+/// The target of a request.
 pub enum Target<'a> {
     /// A route, what it counts, and its parameters.
     Route(&'a Route, &'a Operation, matchit::Params<'a, 'a>),
@@ -17,7 +17,7 @@ pub enum Target<'a> {
     OpenApi,
     /// A part of the page that shows the contract.
     Docs(&'static docs::Asset),
-    /// Nothing but what the path takes.
+    /// The methods of the path, and nothing more.
     Options(String),
     /// The path has other methods.
     OtherMethod(String),
@@ -25,7 +25,7 @@ pub enum Target<'a> {
     Nothing,
 }
 
-/// What a page about the contract takes.
+/// The methods of a page about the contract.
 pub const PAGE_METHODS: &str = "GET, HEAD, OPTIONS";
 
 impl<'a> Target<'a> {
@@ -93,7 +93,7 @@ impl From<Error> for Refusal {
 }
 
 impl Refusal {
-    /// The answer that tells it.
+    /// The answer for the caller.
     pub fn answer(self) -> Answer {
         match self {
             Self::Error(error) => answer::error(&error),

@@ -18,7 +18,7 @@ use crate::http::json;
 /// The most query parameters of one request.
 const QUERY_PARAMETERS_MAX: usize = 32;
 
-/// The field that has the names of those to take back of a message beside it.
+/// The field with the names of the fields to remove, of a message beside it.
 const CLEAR: &str = "clear";
 
 /// A request message in the making.
@@ -50,7 +50,7 @@ impl Request {
         self.in_path.extend(self.message.descriptor().get_field_by_name(name));
     }
 
-    /// Sets a field from a header: in the place of what is given, or unless it is given.
+    /// Sets a field from a header: instead of the given value, or only if none is given.
     pub fn header(&mut self, field: &FieldDescriptor, value: &str, instead: bool) {
         if instead {
             self.seen.retain(|seen| *seen != field.number());
@@ -103,7 +103,7 @@ impl Request {
             if repeated {
                 continue;
             }
-            let Some(field) = self.claim(&name, false) else { continue };
+            let Some(field) = self.take_field(&name, false) else { continue };
             if is_ours(&field) {
                 if self.body_of(&field, value.get().as_bytes()).is_err() {
                     self.violate(field.name(), "has a wrong value: expected an object");
@@ -132,8 +132,7 @@ impl Request {
         Ok(())
     }
 
-    /// Takes back the fields of a message that are null in it, where the request has a list
-    /// for that.
+    /// Removes the fields of a message that are null in it, if the request has a list for that.
     fn clear(&mut self, nulls: &[FieldDescriptor]) {
         let Some(list) = self.message.descriptor().get_field_by_name(CLEAR) else { return };
         if nulls.is_empty() {
@@ -144,15 +143,15 @@ impl Request {
         }
     }
 
-    /// Demands that a field was given, whatever its value.
+    /// Requires that a field was given, with any value.
     pub fn require(&mut self, field: &FieldDescriptor) {
         if !self.seen.contains(&field.number()) {
             self.violate(field.name(), "must be given");
         }
     }
 
-    /// The message's bytes, without what is wrong, and every violation found on the
-    /// way.
+    /// The message's bytes, without the fields that are wrong, and every violation that was
+    /// found.
     pub fn finish(self) -> (Bytes, Vec<Violation>) {
         (self.message.encode_to_vec().into(), self.violations)
     }
@@ -163,7 +162,7 @@ impl Request {
 
     /// The field of this name, unless it does not exist or was set before; the items
     /// of a list `may_repeat` its name.
-    fn claim(&mut self, name: &str, may_repeat: bool) -> Option<FieldDescriptor> {
+    fn take_field(&mut self, name: &str, may_repeat: bool) -> Option<FieldDescriptor> {
         let Some(field) = self.field(name) else {
             self.violate(&json::shown(name), "is not a field of this request");
             return None;
@@ -185,7 +184,7 @@ impl Request {
 
     /// Sets a field, or adds one item to a list, from text that is not JSON.
     fn scalar(&mut self, name: &str, value: &str) {
-        let Some(field) = self.claim(name, true) else { return };
+        let Some(field) = self.take_field(name, true) else { return };
         let quoted = !matches!(field.kind(), Kind::Bool);
         let text = if quoted { serde_json::Value::from(value).to_string() } else { value.into() };
         self.set(&field, &if field.is_list() { format!("[{text}]") } else { text });
@@ -205,10 +204,10 @@ impl Request {
                     (Value::List(more), Value::List(list)) => {
                         list.extend(more);
                     }
-                    (value, place) => *place = value,
+                    (value, target) => *target = value,
                 }
             }
-            // What was given instead may be a secret.
+            // The message does not repeat the value, which may be a secret.
             Err(_) => {
                 let expected = format!("has a wrong value: expected {}", expected(field));
                 self.violate(field.name(), expected);
@@ -350,7 +349,7 @@ mod tests {
         let fields: Vec<_> = violations.iter().map(|v| v.field.as_str()).collect();
         assert_eq!(fields, ["colour", "context", "lock_token", "lock_token", "size"]);
         assert!(violations[2].description.contains("expected a string"), "{violations:?}");
-        // What is right is there, so that the rules can be asked what they find.
+        // The valid fields are set, so that the rules can check them.
         let message = DeleteRequest::decode(message).expect("decodes");
         assert_eq!(message.context, "pre-order");
     }
@@ -372,8 +371,8 @@ mod tests {
     }
 
     #[test]
-    fn what_is_expected_is_told_with_its_bounds() {
-        let told = |message: &str, body: &str| {
+    fn a_violation_says_what_is_expected_with_its_bounds() {
+        let violations = |message: &str, body: &str| {
             let mut request = Request::new(descriptor(message));
             request.body(body.as_bytes()).expect("an object");
             let (_, violations) = request.finish();
@@ -382,9 +381,9 @@ mod tests {
         let of = "has a wrong value: expected ";
         let integer = "an integer from -2147483648 to 2147483647";
         for body in [r#"{"maxNbOfSession":2147483648}"#, r#"{"maxNbOfSession":"two"}"#] {
-            assert_eq!(told("com.example.sm.MaxSession", body), format!("{of}{integer}"));
+            assert_eq!(violations("com.example.sm.MaxSession", body), format!("{of}{integer}"));
         }
         let list = format!("{of}an array, each item: string");
-        assert_eq!(told("com.example.sm.SessionSetup", r#"{"replace":[5]}"#), list);
+        assert_eq!(violations("com.example.sm.SessionSetup", r#"{"replace":[5]}"#), list);
     }
 }

@@ -1,4 +1,4 @@
-//! What the contract says of an operation or a field, in its own comments.
+//! The comments of the contract on its operations and fields.
 
 use prost_reflect::FieldDescriptor;
 
@@ -26,8 +26,8 @@ fn comment_at(file: &prost_reflect::FileDescriptor, path: &[i32]) -> String {
 /// The most bytes of a summary that is not cut at its first comma.
 const SUMMARY_BYTES_MAX: usize = 90;
 
-/// What a comment says first, for a line of a list: without what it goes on to say, and without
-/// a full stop.
+/// The first sentence of a comment, or its main clause, for a line of a list. It has no full
+/// stop.
 pub fn summary(comment: &str) -> &str {
     let ends = [". ", ": ", "; "].into_iter().filter_map(|end| comment.find(end));
     let end = ends.min().unwrap_or(comment.len());

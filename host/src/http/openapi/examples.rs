@@ -30,7 +30,7 @@ const MADE: [(&str, &str, &str, &str); 3] = [
     ("session.booking.", "lock_token", "Booking_Lock", "/lock_token"),
 ];
 
-/// The fields that bodies of examples have though they may be left out.
+/// The optional fields that the bodies of examples have.
 const SHOWN: [&str; 5] =
     ["device_id", "session_attributes", "max_nb_of_session", "account_id", "session_id"];
 
@@ -40,7 +40,7 @@ pub struct Made {
     pub by: String,
     /// Where it is in that one's answer, as a JSON pointer.
     pub pointer: &'static str,
-    /// What takes it: a parameter, or a member of the body.
+    /// The name of the parameter, or of the member of the body, that takes it.
     pub taken_by: String,
     /// Whether it is in the body.
     pub in_body: bool,
@@ -54,7 +54,7 @@ pub fn parameter(route: &Route, field: &FieldDescriptor) -> Option<Value> {
     value.filter(|_| (required || in_path) && made(route, field).is_none())
 }
 
-/// What of a request other operations make: in the place of `context`, theirs.
+/// The values of a request that other operations make, under the names of `context`.
 pub fn all_made(route: &Route, context: Option<&Context>) -> Vec<Made> {
     let request = route.method.input();
     let fields = request.fields();
@@ -84,7 +84,7 @@ pub fn body(route: &Route, context: Option<&Context>) -> Option<Value> {
     }
 }
 
-/// A write of the field that says most.
+/// A write of the field that shows most.
 fn write(context: &Context) -> Value {
     let of = |kind: FieldKind| context.fields.iter().find(move |field| field.kind == kind);
     let field = of(FieldKind::Document).or_else(|| of(FieldKind::Text));

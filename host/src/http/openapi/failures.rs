@@ -1,5 +1,5 @@
-//! What an operation answers when it has no result: the statuses, each with the reasons of the
-//! error table that have it, and the one body of them all.
+//! The answers of an operation without a result: the statuses, each with its reasons in the
+//! error table, and the body that they share.
 
 use serde_json::{Map, Value, json};
 
@@ -7,15 +7,15 @@ use super::schemas::reference;
 use crate::error::{Row, TABLE};
 use crate::http::routes::{BodyRule, Route};
 
-/// What may happen to any operation.
+/// The statuses of any operation.
 const ALWAYS: [u16; 6] = [400, 403, 421, 500, 503, 504];
-/// What may happen when a session is named.
+/// The statuses of an operation that names a session.
 const NAMED: [u16; 1] = [404];
-/// What may happen when something is changed.
+/// The statuses of an operation that changes something.
 const CHANGED: [u16; 2] = [409, 429];
-/// What may happen when a change depends on what is there.
+/// The statuses of a change that depends on the session.
 const CONDITIONAL: [u16; 1] = [412];
-/// What may happen to a body.
+/// The statuses of an operation with a body.
 const SENT: [u16; 2] = [413, 415];
 
 /// Adds the failures of an operation to its responses.
@@ -36,7 +36,7 @@ pub fn add(responses: &mut Map<String, Value>, route: &Route) {
     responses.insert("default".into(), to("Error"));
 }
 
-/// What operations refer to, by name.
+/// The responses that operations refer to, by name.
 pub fn responses() -> Map<String, Value> {
     let response = |description: String| {
         let schema = reference("Error");
@@ -45,7 +45,7 @@ pub fn responses() -> Map<String, Value> {
     let all = [&ALWAYS[..], &NAMED, &CHANGED, &CONDITIONAL, &SENT].concat();
     let mut responses = Map::new();
     for status in all {
-        let rows = told().filter(|row| row.http.as_u16() == status);
+        let rows = public_rows().filter(|row| row.http.as_u16() == status);
         let reasons = rows.map(|row| row.name).collect::<Vec<_>>().join(", ");
         responses.insert(name(status), response(reasons));
     }
@@ -54,8 +54,8 @@ pub fn responses() -> Map<String, Value> {
     responses
 }
 
-/// The rows of the error table that operations tell, and not the admin port alone.
-fn told() -> impl Iterator<Item = &'static Row> {
+/// The rows of the error table for operations, without those for the admin port alone.
+fn public_rows() -> impl Iterator<Item = &'static Row> {
     TABLE.iter().filter(|row| !row.reason.is_for_operators())
 }
 
@@ -69,7 +69,7 @@ fn to(response: &str) -> Value {
 
 /// The body of every failure.
 pub fn schema() -> Value {
-    let mut reasons: Vec<&str> = told().map(|row| row.name).collect();
+    let mut reasons: Vec<&str> = public_rows().map(|row| row.name).collect();
     reasons.sort_unstable();
     json!({
         "type": "object",

@@ -41,15 +41,16 @@ fn parameters(schemas: &mut Schemas, route: &Route) -> Vec<Value> {
     let (mut in_path, mut in_query) = (Vec::new(), Vec::new());
     for field in route.method.input().fields() {
         let name = field.name();
-        let place = format!("{{{name}}}");
-        if name != "context" && route.template.contains(&place) {
+        let in_template = format!("{{{name}}}");
+        if name != "context" && route.template.contains(&in_template) {
             let schema = match name {
                 "session_key" => session_key(),
                 "account_id" | "device_id" | "pod_id" | "user_id" => identifier(),
                 _ => scalar(&field),
             };
             in_path.push(parameter(route, &field, "path", true, &schema));
-        } else if matches!(route.body, BodyRule::Nothing) && !route.template.contains(&place) {
+        } else if matches!(route.body, BodyRule::Nothing) && !route.template.contains(&in_template)
+        {
             let schema = schemas.field(&field, route.camel_case);
             let required = route.required.contains(&field);
             in_query.push(parameter(route, &field, "query", required, &schema));
@@ -66,7 +67,7 @@ fn parameters(schemas: &mut Schemas, route: &Route) -> Vec<Value> {
     if route.has_conditions() {
         in_path.push(condition(
             "If-Match",
-            "The version that the session has to have, as `ETag` told it, or `*` for any.",
+            "The version that the session has to have, as `ETag` said, or `*` for any.",
             r#"^(\*|"[0-9]+")$"#,
         ));
         in_path.push(condition("If-None-Match", "`*`: there must be no session.", r"^\*$"));
@@ -84,7 +85,7 @@ fn parameters(schemas: &mut Schemas, route: &Route) -> Vec<Value> {
     in_path
 }
 
-/// Whether a request may be asked for again with its key.
+/// Whether a caller may repeat a request with its idempotency key.
 fn has_replays(route: &Route) -> bool {
     matches!(route.action, Action::SetFlat | Action::GetFlat | Action::DeleteFlat)
         || route.method.full_name() == "session.booking.v1.Booking.Lock"
@@ -102,13 +103,13 @@ fn condition(name: &str, description: &str, pattern: &str) -> Value {
 fn parameter(
     route: &Route,
     field: &FieldDescriptor,
-    place: &str,
+    location: &str,
     required: bool,
     schema: &Value,
 ) -> Value {
     let mut parameter = json!({
         "name": field.name(),
-        "in": place,
+        "in": location,
         "required": required,
         "description": comment(field),
         "schema": schema,
@@ -154,7 +155,7 @@ fn body(schemas: &mut Schemas, route: &Route, context: Option<&Context>) -> Opti
     }
 }
 
-/// `<Service>_<Method>`, and behind it what tells one binding of it from the others.
+/// `<Service>_<Method>`, and a suffix that distinguishes one binding of it from the others.
 pub fn id(route: &Route, context: Option<&Context>) -> String {
     let service = route.method.parent_service();
     let verb = match (&route.action, route.http_method.as_str()) {

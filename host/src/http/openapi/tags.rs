@@ -16,7 +16,7 @@ const SERVICES: [(&str, &str); 6] = [
 const HEADINGS: [(&str, &str); 5] = [
     ("Booking", "Named documents that a flow writes step by step."),
     ("Logins", "Users who are logged in, on many devices each."),
-    ("Viewing", "Slots of a home: so many streams at a time and no more."),
+    ("Viewing", "Slots of a home: a limit on the streams at the same time."),
     ("Connections", "Who is online, and on which pod."),
     ("Events", "What happens to sessions, as it happens."),
 ];
