@@ -31,7 +31,7 @@ pub fn plain<T: Message>(result: Result<T, Error>) -> Result<Response<T>, Status
     Ok(response)
 }
 
-/// The answer of an operation that holds a secret: never compressed, because a caller who can
+/// The answer of an operation that holds a secret. It is never compressed: an attacker who can
 /// add to an answer and sees its length could guess the rest.
 pub fn secret<T>(result: Result<T, Error>) -> Result<Response<T>, Status> {
     let mut response = result.map(Response::new).map_err(|error| status::from(&error))?;

@@ -1,6 +1,6 @@
 //! The body of a gRPC request on its way in: bounded in time and memory, and decompressed, so
-//! that what comes out is charged too. Only programs that ask what the service offers ask more
-//! than once in a call.
+//! that the decompressed bytes are charged too. Only calls of server reflection have more than
+//! one request message.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -25,13 +25,13 @@ pin_project_lite::pin_project! {
         #[pin]
         body: Incoming,
         exchange: Arc<Exchange>,
-        // From when it is waited for: most come with their head.
+        // The time begins when the body is waited for: most bodies come with their head.
         deadline: Option<Pin<Box<Sleep>>>,
-        // The client asks more than once, and each time anew has its time.
+        // The call has several request messages, and each has its own time.
         asks_often: bool,
         // Its messages may be compressed.
         unpacking: Option<Unpacking>,
-        // What has come of them and waits for its turn to be inflated.
+        // The bytes of them that have come and are not inflated yet.
         waiting: Option<(Bytes, Turn)>,
     }
 }
@@ -46,10 +46,10 @@ impl Received {
 
 type Turn = Pin<Box<dyn Future<Output = Option<OwnedSemaphorePermit>> + Send>>;
 
-/// How far a body with compressed messages is.
+/// The state of a body with compressed messages.
 #[derive(Default)]
 struct Unpacking {
-    /// What has come of a prefix.
+    /// The bytes of a prefix that have come.
     prefix: Vec<u8>,
     /// How much is still to come of the present message.
     left: usize,
@@ -57,13 +57,13 @@ struct Unpacking {
     message: Option<Gunzip>,
 }
 
-/// The most bytes of a compressed message: what does not get smaller gets a little larger.
+/// The most bytes of a compressed message: one that does not get smaller gets a little larger.
 const COMPRESSED_BYTES_MAX: usize = MESSAGE_BYTES_MAX + (64 << 10);
 /// The prefix of a message: whether it is compressed, and its length.
 const PREFIX_BYTES: usize = 5;
 
 impl Unpacking {
-    /// Takes what has come, and returns the same with no message compressed.
+    /// Takes the bytes that have come, and returns them with no message compressed.
     fn take(&mut self, mut bytes: Bytes, exchange: &Arc<Exchange>) -> Result<Bytes, Refused> {
         let mut out = BytesMut::new();
         while !bytes.is_empty() {

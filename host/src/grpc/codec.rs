@@ -1,5 +1,5 @@
-//! Protobuf on the wire, with errors that name what is wrong: a message that
-//! cannot be decoded is the caller's mistake, and said so.
+//! Protobuf on the wire, with errors that name what is wrong. A message that cannot be
+//! decoded is reported as the caller's mistake.
 
 use std::marker::PhantomData;
 

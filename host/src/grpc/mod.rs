@@ -30,7 +30,7 @@ use crate::proto::sessionmanager::session_manager_server::SessionManagerServer;
 use crate::telemetry::Metrics;
 
 /// Serves `connections` until no more come, then ends when the requests in flight
-/// have. `health` is told by others.
+/// have. Other parts of the process set `health`.
 ///
 /// # Errors
 /// When the server cannot be put together.

@@ -1,5 +1,5 @@
-//! What happens around every gRPC call: its id, its span, its metrics, and
-//! errors of the transport itself told like all others.
+//! The parts that every gRPC call shares: its id, its span, its metrics, and the errors
+//! of the transport in the form of all others.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -34,21 +34,20 @@ const STATUS: &str = "grpc-status";
 const ACCEPTED_ENCODINGS: &str = "grpc-accept-encoding";
 const ENCODING: &str = "grpc-encoding";
 const GZIP: &str = "gzip";
-/// How many may ask at the same time what the service offers.
+/// How many calls of server reflection may be in flight.
 const REFLECTIONS_MAX: usize = 64;
-/// How the type of every gRPC request begins.
+/// The beginning of the content type of every gRPC request.
 const GRPC: &[u8] = b"application/grpc";
 
-/// The services, and what is known of their methods.
+/// The services, and the operations of their methods.
 pub struct Observed {
     routes: Routes,
     reflection: Reflection,
     /// By path of the contract.
     methods: HashMap<String, Method>,
-    /// What is not in the contract shares one label, so that callers cannot make
-    /// labels up.
+    /// Calls outside the contract share one label, so that callers cannot make labels up.
     other: Arc<Operation>,
-    /// Places of those who ask what the service offers: the answers are large.
+    /// Permits for calls of server reflection: the answers are large.
     reflections: Arc<Semaphore>,
 }
 
@@ -106,7 +105,7 @@ impl Observed {
             request_id,
             trace_id = trace.id().map(tracing::field::display)
         );
-        let going = trace.clone();
+        let trace_of_call = trace.clone();
         let within = Arc::clone(&exchange);
         let observed = async move {
             let in_flight = operation.begin();
@@ -124,7 +123,7 @@ impl Observed {
             let failed =
                 matches!(code, Code::Internal | Code::Unavailable | Code::DeadlineExceeded);
             trace.answered_grpc(code as i32, failed);
-            // As over REST a number, so that a key has values of one type.
+            // The code is a number, as over REST, so that a key has values of one type.
             let (status, code, duration_us) = (name_of(code), code as i32, microseconds(duration));
             if failed {
                 tracing::warn!(code, status, duration_us, "request failed");
@@ -134,7 +133,7 @@ impl Observed {
             response.headers_mut().insert(REQUEST_ID, id);
             response
         };
-        exchange::within(within, going.follow(observed.instrument(span)))
+        exchange::within(within, trace_of_call.follow(observed.instrument(span)))
     }
 
     async fn answer(
@@ -146,7 +145,7 @@ impl Observed {
         if !is_grpc(request.headers()) {
             return not_grpc();
         }
-        // Programs that speak gRPC name no origin; a page in a browser cannot but name it.
+        // Programs that speak gRPC name no origin. A page in a browser always names one.
         if request.headers().contains_key(ORIGIN) {
             let message = "Web pages may not ask over gRPC; the REST port has CORS_ORIGINS.";
             return status::from(&Error::new(Reason::ForeignOrigin, message)).into_http();
@@ -159,7 +158,7 @@ impl Observed {
             Streams::Bounded => exchange.begin_stream(),
             Streams::Free => exchange.begin_charged_stream(None),
             Streams::Few => match Arc::clone(&self.reflections).try_acquire_owned() {
-                Ok(place) => exchange.begin_charged_stream(Some(place)),
+                Ok(permit) => exchange.begin_charged_stream(Some(permit)),
                 Err(_) => return status::from(&Error::no_memory()).into_http(),
             },
         }
@@ -191,22 +190,22 @@ impl Observed {
     }
 }
 
-/// Whether a reply goes on, and what bounds how many there are of its kind.
+/// Whether a reply is a stream, and what bounds the number of such streams.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Streams {
     No,
-    /// The service counts them.
+    /// By a count of the service.
     Bounded,
-    /// The memory that each takes.
+    /// By the memory that each takes.
     Free,
-    /// A number of places.
+    /// By a number of permits.
     Few,
 }
 
-/// Who watches the health hears of changes for as long as they like.
+/// A watch of the health streams changes as long as its client stays.
 const WATCH: &str = "/grpc.health.v1.Health/Watch";
-/// How the paths of server reflection begin: its calls go on for as long as its clients
-/// like.
+/// The beginning of the paths of server reflection. Its calls last as long as their clients
+/// stay.
 const REFLECTION: &str = "/grpc.reflection.";
 
 fn is_grpc(headers: &HeaderMap) -> bool {
@@ -219,7 +218,7 @@ fn is_grpc(headers: &HeaderMap) -> bool {
     })
 }
 
-/// What is told to a request that is not gRPC's, as its sender reads HTTP.
+/// The answer to a request that is not gRPC. It has an HTTP status, which its sender can read.
 fn not_grpc() -> Response<Body> {
     let message =
         "This port speaks gRPC: content-type application/grpc. REST has a port of its own.";
@@ -232,13 +231,13 @@ fn not_grpc() -> Response<Body> {
     response
 }
 
-/// An error is told in the head of the answer, success behind its body.
+/// The code of an answer. An error is in the head of the answer, and success behind its body.
 fn code(response: &Response<Body>) -> Code {
     let header = response.headers().get(STATUS).map(HeaderValue::as_bytes);
     header.map_or(Code::Ok, Code::from_bytes)
 }
 
-/// The error that the transport told in its own words.
+/// The error that the transport reported in its own form, in the form of all others.
 fn transport_error(response: &Response<Body>, code: Code, known: bool) -> Option<Error> {
     if response.headers().contains_key(DETAILS) {
         return None;

@@ -65,7 +65,7 @@ impl Reflected {
                 Builder::configure()
                     .register_encoded_file_descriptor_set(DESCRIPTORS)
                     .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-                    // Clients without our files read the details of errors by these.
+                    // Clients without our files need these to read the details of errors.
                     .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET),
                 Builder::with_service_name,
             )

@@ -11,10 +11,10 @@ use crate::error::Error;
 pub const DOMAIN: &str = "session-manager";
 
 /// The most bytes of violations in one status: details travel in a header, and
-/// clients accept no more than 8 KiB of those unless told otherwise.
+/// clients accept no more than 8 KiB of those by default.
 const VIOLATION_BYTES_MAX: usize = 3 << 10;
 
-/// The status that tells an error.
+/// The status of an error.
 pub fn from(error: &Error) -> Status {
     let row = error.row();
     let metadata: HashMap<_, _> = error.metadata.iter().cloned().collect();
@@ -35,12 +35,12 @@ fn violations(error: &Error) -> Vec<FieldViolation> {
         bytes += violation.field.len() + violation.description.len();
         bytes <= VIOLATION_BYTES_MAX
     });
-    let mut told: Vec<_> = fitting.map(|v| FieldViolation::new(&v.field, &v.description)).collect();
-    let left = error.violations.len() - told.len();
+    let mut sent: Vec<_> = fitting.map(|v| FieldViolation::new(&v.field, &v.description)).collect();
+    let left = error.violations.len() - sent.len();
     if left > 0 {
-        told.push(FieldViolation::new("", format!("and {left} more violations")));
+        sent.push(FieldViolation::new("", format!("and {left} more violations")));
     }
-    told
+    sent
 }
 
 #[cfg(test)]
@@ -57,9 +57,9 @@ mod tests {
         let error = Error::violations((0..100).map(violation).collect());
         let status = from(&error);
         assert!(status.details().len() < 4 << 10, "{}", status.details().len());
-        let told = status.get_error_details().bad_request().expect("violations").clone();
-        let last = told.field_violations.last().expect("at least one");
-        let left = 100 - (told.field_violations.len() - 1);
+        let sent = status.get_error_details().bad_request().expect("violations").clone();
+        let last = sent.field_violations.last().expect("at least one");
+        let left = 100 - (sent.field_violations.len() - 1);
         assert_eq!(last.description, format!("and {left} more violations"));
     }
 }
