@@ -15,7 +15,7 @@ const HASH_BYTES: usize = 8;
 
 macro_rules! types {
     ($($(#[$comment:meta])* $type_:ident = $name:literal,)*) => {
-        /// What can happen to a session.
+        /// The types of events.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         pub enum Type {
             $($(#[$comment])* $type_,)*
@@ -72,7 +72,7 @@ types! {
 
 /// An event; a text that is empty does not apply.
 pub struct Event<'a> {
-    /// What happened.
+    /// Its type.
     pub type_: Type,
     /// To a session of this user or account.
     pub user_id: &'a str,

@@ -9,7 +9,7 @@ use crate::faults::Violation;
 use crate::schema::Context;
 
 /// The field that counts the writes of a session. Fields of our own begin with
-/// `_`, so readers of a hash can tell them from its data.
+/// `_`, so readers of a hash can distinguish them from its data.
 pub const VERSION_FIELD: &str = "_version";
 /// The field of a lock that holds its token.
 pub const TOKEN_FIELD: &str = "token";

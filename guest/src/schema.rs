@@ -8,8 +8,8 @@ use crate::catalog::Kind;
 pub const DOCUMENT_BYTES_MAX: u32 = 1 << 20;
 /// The most bytes one text may have.
 pub const TEXT_BYTES_MAX: u32 = 4096;
-/// The most bytes the values of one session may have in all. What surrounds them in a
-/// message of gRPC has room in the 4 MiB that its clients take unless told otherwise.
+/// The most bytes of the values of one session in all. A gRPC message with them then has at
+/// most 4 MiB, the default limit of clients.
 pub const SESSION_BYTES_MAX: u64 = (4 << 20) - (64 << 10);
 /// The most bytes a boolean or number may have in text.
 pub const SCALAR_BYTES_MAX: u32 = 64;
@@ -36,7 +36,7 @@ pub struct Field {
 pub struct Context {
     /// Name on the wire.
     pub name: &'static str,
-    /// What precedes the session key in the store.
+    /// The text before the session key in the keys of the store.
     pub key_prefix: &'static str,
     /// Its fields, in the order they are listed and answered.
     pub fields: &'static [Field],

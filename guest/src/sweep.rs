@@ -78,7 +78,7 @@ pub fn sweep(imports: &impl Imports, policy: &Policy, log: u32) -> Result<Swept,
     Ok(Swept { expired: expire(imports, policy, &over)?, more, left })
 }
 
-/// What the expiry queues of a partition hold.
+/// The contents of the expiry queues of a partition.
 struct Queues {
     /// How many sessions of each kind there are.
     left: Vec<Tally>,

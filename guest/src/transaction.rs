@@ -56,7 +56,7 @@ pub type Deadline = Option<u64>;
 /// Members of a set that were asked for, and how many are alive in it.
 pub type Page = MemberPage;
 
-/// What a transaction has done.
+/// The outcome of a transaction.
 #[derive(Debug)]
 pub struct Done {
     /// Whether all conditions held.

@@ -88,7 +88,7 @@ pub fn create(imports: &impl Imports, policy: &Policy, setup: Setup) -> Result<S
     Err(fault(Reason::StoreUnavailable, "The home changes too often; try again."))
 }
 
-/// What a create takes, and what it has read before.
+/// The slot that a create takes, and the state that it has read before.
 struct Taking<'a> {
     account_id: &'a str,
     allowed: &'a Allowed,

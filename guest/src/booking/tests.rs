@@ -67,7 +67,7 @@ fn world_with(fields: Fields, holder: Option<&str>) -> World {
     world
 }
 
-/// What the store has under a key, as [`World::hash`] shows it.
+/// The fields that the store has under a key, as [`World::hash`] shows them.
 fn stored(fields: Fields) -> Option<Vec<(String, String)>> {
     let own = |(field, value): &(&str, &str)| ((*field).into(), (*value).into());
     Some(fields.iter().map(own).collect())

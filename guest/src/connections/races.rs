@@ -89,7 +89,7 @@ impl Racer {
     }
 }
 
-/// What a racer does next.
+/// The next step of a racer.
 enum Step {
     Transaction(Txn),
     /// The call has ended, with the result of [`Racer::call`].

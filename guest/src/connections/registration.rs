@@ -118,7 +118,7 @@ impl Before {
         Self { epoch: None, pod_id: String::new(), state: State::Over }
     }
 
-    /// What a record says at a time.
+    /// The state that a record gives at a time.
     ///
     /// # Errors
     /// `session-exists` when it is another user's; `session-terminated`.

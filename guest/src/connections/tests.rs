@@ -1,5 +1,5 @@
 //! Connections on a store in memory: the lease on a chosen id, how many transactions each rule
-//! takes, and a store that does not answer. What races do is in `races`.
+//! takes, and a store that does not answer. Tests of races are in `races`.
 
 use session_store::Error;
 use session_store::transaction::Operation;

@@ -196,7 +196,7 @@ fn a_late_sweep_expires_what_other_hosts_have_left() {
     assert_eq!(swept(&store), (1, false));
     assert_eq!(store.executed(), 6);
     assert_eq!(count(&world, Type::UserExpired), 1);
-    // What another host has expired is not queued again.
+    // The session that another host has expired is not queued again.
     assert_eq!(queued(&world), [0, 0, 0]);
 }
 
@@ -294,7 +294,7 @@ fn what_newer_rules_have_queued_is_left_to_them() {
     let unknown_due_ms = || [Kind::User, Kind::Viewing].map(|kind| due_in_ms(&world, kind));
     assert_eq!(swept(&world), (0, false));
     assert_eq!(unknown_due_ms(), [UNKNOWN_RETRY_MS; 2]);
-    // What these rules understand expires beside it.
+    // The sessions that these rules understand expire beside it.
     watch(&world, "tv");
     world.clock.advance(TTL_MS);
     assert_eq!(swept(&world), (1, false));
