@@ -102,7 +102,7 @@ pub fn compile(bytes: &[u8], parallel: bool) -> Result<Artifact, String> {
     Ok(artifact)
 }
 
-/// What code is compiled for; where instances live makes no difference to it.
+/// The target that code is compiled for. How instances are allocated makes no difference to it.
 fn config() -> Config {
     let mut config = Config::new();
     config.concurrency_support(false).epoch_interruption(true);

@@ -19,7 +19,7 @@ pub enum Failure {
 }
 
 impl Failure {
-    /// What it is called in traces.
+    /// Its name in traces.
     pub fn name(&self) -> &'static str {
         match self {
             Self::Fault(_) => "fault",

@@ -63,7 +63,7 @@ pub struct Refusal {
 const MESSAGE_BYTES_MAX: usize = 4096;
 
 impl Refusal {
-    /// What a gate says, cut short when a component gives it too much to say.
+    /// The message of a gate, cut when the component makes it too long.
     pub fn new(gate: Gate, message: impl Into<String>) -> Self {
         let mut message = message.into();
         if message.len() > MESSAGE_BYTES_MAX {
@@ -83,7 +83,7 @@ impl Passed {
     /// Runs the check of a gate.
     ///
     /// # Errors
-    /// What the check refuses.
+    /// The refusal of the check.
     pub fn gate<T>(
         &mut self,
         gate: Gate,

@@ -32,9 +32,9 @@ pub struct Instance {
     pub store: Arc<dyn Store>,
     /// Where its transactions are counted.
     pub metrics: Arc<LogicMetrics>,
-    /// What it may use.
+    /// The limits of its memories.
     pub memory: Memory,
-    /// What it has used in the present call.
+    /// The meter of the present call.
     pub meter: Meter,
     /// What `wasi:config/store` answers.
     pub settings: WasiConfigVariables,

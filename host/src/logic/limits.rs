@@ -1,10 +1,10 @@
-//! What a component may use of the process.
+//! The limits on what a component uses of the process.
 
 use std::time::Duration;
 
 use crate::logic::compiler::Compiler;
 
-/// What a component may use.
+/// The limits of a component.
 #[derive(Clone, Debug)]
 pub struct Limits {
     /// Calls at the same time, and so instances.

@@ -42,7 +42,7 @@ impl Running {
 }
 
 impl Meter {
-    /// A meter for calls that may compute for so long.
+    /// A meter for calls that may compute for this long.
     pub fn new(limit: Duration) -> Self {
         let running = Arc::default();
         let (computed, origin) = (Duration::ZERO, Instant::now());

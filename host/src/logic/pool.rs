@@ -63,7 +63,7 @@ pub struct Provisions {
     pub store: Arc<dyn Store>,
     /// What `wasi:config/store` answers.
     pub settings: Arc<[(String, String)]>,
-    /// What an instance may use.
+    /// The limits of an instance.
     pub limits: Limits,
     /// Where all is counted.
     pub metrics: Arc<Metrics>,
@@ -311,7 +311,7 @@ impl Lease<'_> {
     /// Ends the call: takes the instance back, unless it trapped.
     ///
     /// # Errors
-    /// What the call ended with.
+    /// The failure of the call.
     pub fn end<T>(mut self, result: wasmtime::Result<T>) -> Result<T, Failure> {
         let metrics = &self.pool.provisions.metrics.counts().logic;
         if let Some(idle) = &mut self.idle {

@@ -71,7 +71,7 @@ pub struct Program {
 /// The parts that a trial needs.
 #[derive(Clone)]
 pub struct Trial {
-    /// What an instance may use.
+    /// The limits of an instance.
     pub limits: Limits,
     /// What `wasi:config/store` answers.
     pub settings: Arc<[(String, String)]>,

@@ -16,8 +16,8 @@ use crate::logic::exports::Interface;
 /// The beginning of the names of our own interfaces.
 const CONTRACT: &str = "session:manager/";
 
-/// What a component may import: our own interfaces, and of WASI what Rust's
-/// standard library links whether it is used or not.
+/// The imports that a component may have: our own interfaces, and those of WASI that
+/// Rust's standard library links even if they are not used.
 const OFFERED: [&str; 7] = [
     CONTRACT,
     "wasi:config/",
@@ -74,7 +74,7 @@ fn push(resolve: &mut Resolve, files: &[(&str, &str)]) -> Result<PackageId> {
 /// Whether bytes are a component at all.
 ///
 /// # Errors
-/// What they are instead.
+/// A description of what the bytes are instead.
 pub fn valid(bytes: &[u8]) -> Result<(), String> {
     if !bytes.starts_with(b"\0asm") {
         return Err("it is not WebAssembly in its binary form".into());
@@ -87,7 +87,7 @@ pub fn valid(bytes: &[u8]) -> Result<(), String> {
     validated.map(drop).map_err(|error| format!("it is no valid component: {error}"))
 }
 
-/// What a component is made of, and how many of each it may have.
+/// The parts of a component, and how many of each it may have.
 #[derive(Default)]
 struct Parts {
     modules: u32,
