@@ -359,7 +359,7 @@ impl Over {
         Self::Closing(v1::Ended { reason: reason.into(), by: String::new() })
     }
 
-    /// What a failure means for a held connection: that it is over, or nothing.
+    /// Checks whether a failure means that a held connection has ended.
     fn check(failure: Failure) -> Result<(), Self> {
         let Failure::Fault(fault) = failure else { return Ok(()) };
         match Reason::of_rules(&fault.reason) {

@@ -98,7 +98,8 @@ fn error_of(error: &Error, body: Vec<u8>) -> Answer {
     answer
 }
 
-/// What the parser of HTTP/1 refuses by itself, as bytes for the connection.
+/// The answers to requests that the parser of HTTP/1 refuses by itself, as bytes for the
+/// connection.
 pub fn unparsed(status: u16) -> Vec<u8> {
     let error = match status {
         431 => Error::new(Reason::RequestTooLarge, "The head of the request is too large."),

@@ -141,7 +141,7 @@ impl RequestBody {
     /// The whole body, decompressed, of at most `bytes_max` bytes.
     ///
     /// # Errors
-    /// Why it is not there. What has not come of it is left for [`Self::drain`].
+    /// Why there is no body. The rest of it is left for [`Self::drain`].
     pub async fn collect(&mut self, bytes_max: usize) -> Result<Bytes, Missing> {
         let encoding = self.encoding.ok_or(Missing::Encoding)?;
         let announced = usize::try_from(self.body.size_hint().lower()).unwrap_or(usize::MAX);

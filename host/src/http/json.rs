@@ -105,7 +105,7 @@ fn nesting(text: &str) -> usize {
     deepest
 }
 
-/// What follows a string whose opening quote is already gone.
+/// The text behind a string whose opening quote was already read.
 fn behind_string(mut rest: &[u8]) -> &[u8] {
     while let Some(at) = memchr::memchr2(b'"', b'\\', rest) {
         if rest[at] == b'"' {

@@ -27,13 +27,13 @@ pub type Reply = Pin<Box<dyn Future<Output = Result<Vec<u8>, Error>> + Send>>;
 /// Future server-sent events.
 pub type Stream = Pin<Box<dyn Future<Output = Result<ServerSentEvents, Error>> + Send>>;
 
-/// What a route does with a request.
+/// The action of a route on a request.
 pub enum Action {
     /// Decode by the descriptor, call, encode by the descriptor.
     Unary(Box<dyn Fn(Api, Bytes) -> Reply + Send + Sync>),
     /// Decode by the descriptor, call, and encode each reply of the stream.
     Stream {
-        /// What it calls.
+        /// The operation that it calls.
         call: Box<dyn Fn(Api, Bytes) -> Stream + Send + Sync>,
         /// The field that the header Last-Event-ID sets.
         last_event_id: &'static str,
@@ -83,7 +83,7 @@ pub struct Route {
     pub method: MethodDescriptor,
     /// `package.Service/Method`, for metrics and logs.
     pub operation: String,
-    /// What it does.
+    /// Its action.
     pub action: Action,
 }
 
@@ -232,7 +232,7 @@ fn required(method: &MethodDescriptor) -> Result<Vec<FieldDescriptor>> {
 /// `REQUIRED` of `google.api.FieldBehavior`.
 const REQUIRED: i32 = 2;
 
-/// What each annotated operation does.
+/// The action of each annotated operation.
 fn action(operation: &str) -> Result<Action> {
     Ok(match operation {
         "session.booking.v1.Booking/Set" => Action::SetFlat,

@@ -25,7 +25,7 @@ pub type ServerSentEvents = Pin<Box<dyn Stream<Item = Bytes> + Send>>;
 pub struct ServerSentEvent {
     /// Its name and its data; none for an event that only sets the last id.
     content: Option<(String, Vec<u8>)>,
-    /// What a client sends as Last-Event-ID when it reconnects.
+    /// The value that a client sends as Last-Event-ID when it reconnects.
     id: Option<String>,
     /// Whether it announces the end of the stream, after which the client reconnects.
     closing: bool,

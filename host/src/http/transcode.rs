@@ -223,7 +223,7 @@ fn is_ours(field: &FieldDescriptor) -> bool {
     !field.is_list() && !field.is_map() && message.package_name() != "google.protobuf"
 }
 
-/// What the JSON value of a field has to be.
+/// The JSON value that a field accepts, in words.
 fn expected(field: &FieldDescriptor) -> String {
     let one = match field.kind() {
         _ if field.is_map() => "object".into(),

@@ -20,7 +20,7 @@ impl Schemas {
         self.0
     }
 
-    /// What a read of a context answers.
+    /// The answer to a read of a context.
     pub fn session(&mut self, context: &Context) -> Value {
         let mut properties = fields(context);
         properties.insert("session_key".into(), session_key());
@@ -35,7 +35,7 @@ impl Schemas {
         self.named(format!("{}.Session", context.name), schema)
     }
 
-    /// What a write of a context takes.
+    /// The body of a write of a context.
     pub fn write(&mut self, context: &Context) -> Value {
         let mut properties = fields(context);
         let mut key = session_key();
@@ -66,7 +66,7 @@ impl Schemas {
         self.named(format!("{}.Write", context.name), schema)
     }
 
-    /// What an operation answers.
+    /// The answer of an operation.
     pub fn reply(&mut self, route: &Route) -> Value {
         match &route.response_body {
             None => self.message(&route.method.output(), route.camel_case),
@@ -74,8 +74,8 @@ impl Schemas {
         }
     }
 
-    /// What the body of an operation takes, all that is not in the path, and whether
-    /// there has to be one: an empty body is an empty object.
+    /// The body of an operation, with all fields that are not in the path, and whether it is
+    /// required: an empty body is an empty object.
     pub fn body(&mut self, route: &Route) -> (Value, bool) {
         let request = route.method.input();
         let in_path =
@@ -180,7 +180,7 @@ impl Schemas {
     }
 }
 
-/// What the id of an account, a user, a device or a pod may be: no control characters.
+/// The pattern of the id of an account, a user, a device or a pod: no control characters.
 const IDENTIFIER: &str = r"^[^\u0000-\u001f\u007f-\u009f]+$";
 /// The characters of a session key, as a class of a regular expression.
 const KEY_CHARACTERS: &str = r#"[!"$-.0->@-z|~]"#;
@@ -280,7 +280,7 @@ fn date_time(description: &str) -> Value {
     json!({ "type": "string", "format": "date-time", "description": description })
 }
 
-/// What refers to a schema.
+/// A reference to a schema.
 pub fn reference(schema: &str) -> Value {
     json!({ "$ref": format!("#/components/schemas/{schema}") })
 }
