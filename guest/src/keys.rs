@@ -387,7 +387,7 @@ mod tests {
     }
 
     #[test]
-    fn what_belongs_to_a_home_shares_its_partition_and_no_key() {
+    fn the_keys_of_a_home_share_its_partition_and_differ() {
         let home = Home::of("My{Home}");
         let tag = "{p08}";
         for key in [&home.home, &home.slots, &home.session("s")] {

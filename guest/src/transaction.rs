@@ -618,7 +618,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_refused_is_applied_by_halves() {
+    fn a_refused_batch_is_applied_by_halves() {
         type Batches<'a> = &'a [(&'a [usize], bool)];
         let cases: [(usize, usize, &[usize], Batches<'_>); 6] = [
             (0, 3, &[], &[]),
@@ -667,7 +667,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_ends_what_is_applied_by_halves() {
+    fn an_error_ends_the_batches_by_halves() {
         let mut applied = Vec::new();
         let fault = by_halves(&[0, 1, 2, 3, 4, 5], 2, |start, _| {
             applied.push(start);

@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn what_other_programs_left_is_read_as_far_as_its_type_allows() {
+    fn values_of_other_programs_are_read_as_far_as_their_type_allows() {
         for (stored, expected) in [
             ("1", Some("1")),
             ("true", Some("1")),

@@ -291,7 +291,7 @@ fn a_key_is_made_when_there_is_none() {
 }
 
 #[test]
-fn a_read_answers_what_the_schema_knows() {
+fn a_read_answers_the_fields_of_the_schema() {
     let world = World::new();
     let fields = [
         ("ORDER_ID", "42"),

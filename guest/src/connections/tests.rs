@@ -198,7 +198,7 @@ fn a_stream_whose_connection_has_moved_learns_where_to() {
 }
 
 #[test]
-fn a_heartbeat_of_a_pod_renews_what_is_on_it_and_the_leases() {
+fn a_heartbeat_of_a_pod_renews_its_connections_and_their_leases() {
     let world = World::new();
     let on_pod = made(&world);
     chosen(&world, "u", "pod").unwrap();
@@ -223,7 +223,7 @@ fn a_heartbeat_of_a_pod_renews_what_is_on_it_and_the_leases() {
 }
 
 #[test]
-fn a_drain_ends_what_is_on_the_pod_and_its_user_registers_again_at_once() {
+fn a_drain_ends_the_connections_of_the_pod_and_its_user_registers_again_at_once() {
     let world = World::new();
     made(&world);
     chosen(&world, "u", "pod").unwrap();

@@ -287,7 +287,7 @@ fn another_users_connection_of_the_same_id_is_not_this_one() {
 }
 
 #[test]
-fn what_newer_rules_have_queued_is_left_to_them() {
+fn entries_of_newer_rules_are_left_to_them() {
     let world = World::new();
     enqueue(&world, Kind::User, "nonsense");
     enqueue(&world, Kind::Viewing, "whatever");

@@ -129,7 +129,7 @@ fn lists_are_in_order_of_creation_whatever_the_lifetimes() {
 }
 
 #[test]
-fn what_a_release_without_the_order_has_done_is_put_right_by_a_list() {
+fn a_list_repairs_the_changes_of_a_release_without_the_order() {
     let world = World::new();
     let first = begin_before(&world, "a", POLICY.user_session_ttl_ms);
     let second = begin(&world, &POLICY);
@@ -189,7 +189,7 @@ fn a_list_is_two_transactions_and_one_when_there_is_nothing() {
 }
 
 #[test]
-fn what_is_closed_or_has_ended_is_in_no_order() {
+fn sessions_that_are_closed_or_have_ended_are_in_no_order() {
     let world = World::new();
     let begun: Vec<String> = (0..4).map(|_| begin(&world, &IDLE)).collect();
     close(&world, &IDLE, &begun[0]).expect("closed");
