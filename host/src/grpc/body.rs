@@ -28,7 +28,7 @@ pin_project_lite::pin_project! {
         // The time begins when the body is waited for: most bodies come with their head.
         deadline: Option<Pin<Box<Sleep>>>,
         // The call has several request messages, and each has its own time.
-        asks_often: bool,
+        has_many_messages: bool,
         // Its messages may be compressed.
         unpacking: Option<Unpacking>,
         // The bytes of them that have come and are not inflated yet.
@@ -38,9 +38,14 @@ pin_project_lite::pin_project! {
 
 impl Received {
     /// The body of the exchange's request, whose messages may be compressed when it `is_gzip`.
-    pub fn new(body: Incoming, exchange: Arc<Exchange>, is_gzip: bool, asks_often: bool) -> Self {
+    pub fn new(
+        body: Incoming,
+        exchange: Arc<Exchange>,
+        is_gzip: bool,
+        has_many_messages: bool,
+    ) -> Self {
         let unpacking = is_gzip.then(Unpacking::default);
-        Self { body, exchange, deadline: None, asks_often, unpacking, waiting: None }
+        Self { body, exchange, deadline: None, has_many_messages, unpacking, waiting: None }
     }
 }
 
@@ -153,7 +158,7 @@ impl Body for Received {
                 }
                 Poll::Ready(Some(frame)) => frame,
             };
-            if *this.asks_often {
+            if *this.has_many_messages {
                 *this.deadline = None;
             }
             let frame = match frame {

@@ -173,8 +173,8 @@ impl Observed {
             // No message is compressed any more when it is read.
             request.headers_mut().remove(ENCODING);
         }
-        let asks_often = streams == Streams::Few;
-        let request = request.map(|body| Received::new(body, exchange, is_gzip, asks_often));
+        let has_many_messages = streams == Streams::Few;
+        let request = request.map(|body| Received::new(body, exchange, is_gzip, has_many_messages));
         let mut routes = match streams {
             Streams::Few => self.reflection.routes(),
             _ => self.routes.clone(),

@@ -276,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_component_makes_up_does_not_break_the_json_around_it() {
+    fn values_from_a_component_do_not_break_the_json_around_them() {
         let session = |fields| Session { fields, version: u64::MAX, expires_at_ms: Some(u64::MAX) };
         let odd = vec![
             field("a\"b\n", Kind::Text, Some(b"\xff\0")),
@@ -303,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn every_breach_of_the_body_is_told() {
+    fn every_violation_of_the_body_is_reported() {
         let body = br#"{"session_key":"other","if_version":-1,"lock_token":5,"lockToken":"t"}"#;
         let write = write("pre-order", Some("k"), body).expect("a write");
         let fields: Vec<_> = write.violations.iter().map(|v| v.field.as_str()).collect();

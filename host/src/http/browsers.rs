@@ -274,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn pages_of_other_origins_are_told_apart_from_programs_and_our_own_pages() {
+    fn pages_of_other_origins_are_distinguished_from_programs_and_our_own_pages() {
         let post = "POST /home/h/sessions/create";
         for (line, headers, expected) in [
             (post, &[("host", "127.0.0.1:8027")][..], "yes"),

@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn only_one_place_has_the_condition() {
+    fn the_condition_is_in_the_headers_or_in_the_message() {
         let message = |version| Condition { version, exists: None };
         let header = Some(Condition { version: Some(1), exists: Some(true) });
         assert!(together(header, message(Some(1))).is_err());

@@ -193,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn a_body_that_is_no_object_is_refused_with_the_place() {
+    fn a_body_that_is_no_object_is_refused_with_the_position() {
         for (body, expected) in [
             (&b"[1]"[..], "expected a JSON object"),
             (br#"{"device_id" = "Android Phone"}"#, "expected `:` at line 1 column 14"),
@@ -211,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_nested_too_deep_is_a_violation() {
+    fn a_value_that_is_nested_too_deep_is_a_violation() {
         let deep = format!("{{\"a\":{}1{}}}", "[".repeat(10_000), "]".repeat(10_000));
         let (members, violations) = members(deep.as_bytes()).expect("an object");
         assert!(members.is_empty());
@@ -219,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn nesting_does_not_count_what_stands_in_strings() {
+    fn nesting_does_not_count_brackets_in_strings() {
         for (text, expected) in
             [("1", 0), ("[]", 1), (r#"{"a":[{}]}"#, 3), (r#"["[[\"{{"]"#, 1), (r#"["\\",[]]"#, 2)]
         {

@@ -338,7 +338,7 @@ mod tests {
     }
 
     #[test]
-    fn every_breach_is_told() {
+    fn every_violation_is_reported() {
         let mut request = delete();
         request.path("context", "pre-order");
         request.query("colour=red");

@@ -210,7 +210,7 @@ mod tests {
     type Case<T> = (fn(&mut Description), T);
 
     #[test]
-    fn a_description_that_makes_no_sense_is_told_by_context_and_field() {
+    fn a_breach_of_a_description_names_the_context_and_field() {
         assert_eq!(makes_sense(&description()), Ok(()));
         let cases: [Case<&str>; 15] = [
             (|d| d.version = "new".into(), "its version \"new\" is not of the form"),
@@ -247,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn what_stored_sessions_would_lose_is_told_by_name() {
+    fn data_that_stored_sessions_would_lose_is_reported_by_name() {
         let running = description();
         assert!(lost(&running, &running).is_empty());
         let cases: [Case<&[&str]>; 6] = [
