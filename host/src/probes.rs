@@ -23,6 +23,7 @@ use crate::http::answer::{self, Answer};
 use crate::http::browsers;
 use crate::network::Network;
 use crate::network::connection::Connection;
+use crate::network::exchange::Exchange;
 use crate::network::reply::ReplyBody;
 use crate::network::stream::Stream;
 
@@ -84,7 +85,7 @@ async fn answer_one(
 ) {
     let service = service_fn(|request: Request<Incoming>| {
         let (api, stopping) = (api.clone(), Arc::clone(&stopping));
-        let exchange = connection.begin();
+        let exchange = Exchange::begin(&connection);
         async move {
             let (head, _) = request.into_parts();
             let answer = match browsers::named_host(&head, true) {

@@ -4,14 +4,14 @@
 
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::exchange::Exchange;
 use super::memory::WaitQueue;
+use super::progress::Progress;
 use super::{CONNECTION_SHARE_DIVISOR, Network, Peer};
 
 /// What a connection takes from the budgets at once and keeps while it is in use. So small
@@ -44,7 +44,7 @@ pub struct Connection {
 /// What a connection holds.
 struct Ledger {
     /// The requests whose replies are not sent yet.
-    exchanges: Vec<Option<Weak<Exchange>>>,
+    slots: Vec<Slot>,
     in_flight: usize,
     /// The time since which no request is in flight.
     idle_since: Instant,
@@ -54,6 +54,19 @@ struct Ledger {
     oversized: Option<usize>,
     /// The bytes taken from the budgets of the peer and of the network.
     granted: usize,
+}
+
+impl Ledger {
+    /// The progress of each request in flight.
+    fn in_flight(&self) -> impl Iterator<Item = &Progress> {
+        self.slots.iter().filter(|slot| slot.taken).map(|slot| &*slot.progress)
+    }
+}
+
+/// A request in flight, or room for one. Its progress is used again by the next request.
+struct Slot {
+    progress: Arc<Progress>,
+    taken: bool,
 }
 
 /// The limit on memory that a request has reached.
@@ -72,7 +85,7 @@ impl Connection {
     pub fn new(network: &Arc<Network>, address: IpAddr) -> Arc<Self> {
         let now = Instant::now();
         let ledger = Ledger {
-            exchanges: Vec::new(),
+            slots: Vec::new(),
             in_flight: 0,
             idle_since: now,
             used: 0,
@@ -94,25 +107,30 @@ impl Connection {
         })
     }
 
-    /// Begins an exchange for a received request.
-    pub fn begin(self: &Arc<Self>) -> Arc<Exchange> {
+    /// Takes a slot for a received request.
+    pub(super) fn begin(&self) -> (usize, Arc<Progress>) {
         let mut ledger = self.ledger();
         ledger.in_flight += 1;
-        let free = ledger.exchanges.iter().position(Option::is_none);
-        let slot = free.unwrap_or(ledger.exchanges.len());
-        let exchange = Arc::new(Exchange::new(Arc::clone(self), slot));
-        let known = Some(Arc::downgrade(&exchange));
-        match ledger.exchanges.get_mut(slot) {
-            Some(free) => *free = known,
-            None => ledger.exchanges.push(known),
+        let free = ledger.slots.iter().position(|slot| !slot.taken);
+        let index = free.unwrap_or(ledger.slots.len());
+        match ledger.slots.get_mut(index) {
+            Some(slot) => {
+                slot.taken = true;
+                // The exchange before may be about to let go of it.
+                match Arc::get_mut(&mut slot.progress) {
+                    Some(progress) => *progress = Progress::default(),
+                    None => slot.progress = Arc::default(),
+                }
+            }
+            None => ledger.slots.push(Slot { progress: Arc::default(), taken: true }),
         }
-        exchange
+        (index, Arc::clone(&ledger.slots[index].progress))
     }
 
     /// Ends an exchange: its reply was sent, or the client is gone.
     pub(super) fn end(&self, slot: usize, charged: usize) {
         let mut ledger = self.ledger();
-        ledger.exchanges[slot] = None;
+        ledger.slots[slot].taken = false;
         if ledger.oversized == Some(slot) {
             ledger.oversized = None;
         }
@@ -227,29 +245,23 @@ impl Connection {
 
     /// How long the client has read nothing of a waiting reply, as far as it was checked.
     pub fn unread_for(&self, now: Instant) -> Duration {
-        let exchanges = self.exchanges();
-        exchanges.iter().map(|exchange| exchange.unread_for(now)).max().unwrap_or_default()
+        let ledger = self.ledger();
+        ledger.in_flight().map(|progress| progress.unread_for(now)).max().unwrap_or_default()
     }
 
     /// Whether all requests were received and all replies have an end. Such a client may close its
     /// side and still wait for its replies. `all_received` says so for the whole connection;
     /// otherwise each request knows it.
     pub fn only_replies_are_due(&self, all_received: bool) -> bool {
-        let exchanges = self.exchanges();
-        !exchanges.is_empty()
-            && exchanges.iter().all(|exchange| exchange.is_reply_due(all_received))
+        let ledger = self.ledger();
+        ledger.in_flight > 0
+            && ledger.in_flight().all(|progress| progress.is_reply_due(all_received))
     }
 
     /// Whether the client is still sending every request in flight.
     pub fn is_upload(&self) -> bool {
-        let exchanges = self.exchanges();
-        !exchanges.is_empty() && exchanges.iter().all(|exchange| exchange.is_uploading())
-    }
-
-    fn exchanges(&self) -> Vec<Arc<Exchange>> {
-        // The references leave the lock first: dropping the last one to an exchange takes it.
         let ledger = self.ledger();
-        ledger.exchanges.iter().flatten().filter_map(Weak::upgrade).collect()
+        ledger.in_flight > 0 && ledger.in_flight().all(Progress::is_uploading)
     }
 
     /// Asks the connection to end, as another one needs its permit. Returns false if it was asked

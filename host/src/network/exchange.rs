@@ -1,19 +1,18 @@
 //! One request and its reply on a network connection: the memory that they hold together, and
 //! how long the client has left the reply unread. It ends when the last byte has left the process.
 
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use http::{HeaderMap, HeaderName};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::task_local;
-use tokio::time::Instant;
 
 use super::Peer;
 use super::address;
 use super::connection::{Connection, ReachedLimit};
 use super::memory::{WAIT_MAX, WaitQueue};
+use super::progress::Progress;
 
 pub(super) const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 /// The memory of every request: its head, its task, its share of an instance.
@@ -49,27 +48,18 @@ pub struct Exchange {
     changed: AtomicBool,
     /// Whether a reply of the store was dropped, as there was no memory for it.
     ran_out: AtomicBool,
-    /// Whether the whole request was received.
-    received: AtomicBool,
-    /// Whether the reply is a stream without an announced end.
-    streaming: AtomicBool,
-    /// Whether a part of the reply waits to be read by the client.
-    has_unread: AtomicBool,
-    /// Counts the parts that begin to wait for the client or are read by it. Requests only count;
-    /// the check that compares the counts reads the clock.
-    progress: AtomicU32,
-    /// The count at the last check, and the time since which it is the same.
-    last_check: Mutex<Option<(u32, Instant)>>,
-    /// Parts of the reply that the connection has not sent.
-    unsent: AtomicUsize,
+    /// How far it has come, as its connection sees it.
+    progress: Arc<Progress>,
     /// Its permit, if it is a stream of a limited kind.
     permit: OnceLock<OwnedSemaphorePermit>,
 }
 
 impl Exchange {
-    pub(super) fn new(connection: Arc<Connection>, slot: usize) -> Self {
-        Self {
-            connection,
+    /// Begins an exchange for a request that a connection has received.
+    pub fn begin(connection: &Arc<Connection>) -> Arc<Self> {
+        let (slot, progress) = connection.begin();
+        Arc::new(Self {
+            connection: Arc::clone(connection),
             slot,
             forwarded: OnceLock::new(),
             is_uncharged: AtomicBool::new(false),
@@ -77,14 +67,9 @@ impl Exchange {
             needed: AtomicUsize::new(BASE_BYTES),
             changed: AtomicBool::new(false),
             ran_out: AtomicBool::new(false),
-            received: AtomicBool::new(false),
-            streaming: AtomicBool::new(false),
-            has_unread: AtomicBool::new(false),
-            progress: AtomicU32::new(0),
-            last_check: Mutex::default(),
-            unsent: AtomicUsize::new(0),
+            progress,
             permit: OnceLock::new(),
-        }
+        })
     }
 
     /// The exchange of the current request.
@@ -192,7 +177,7 @@ impl Exchange {
 
     /// Marks the request as wholly received.
     pub fn received(&self) {
-        self.received.store(true, Ordering::Relaxed);
+        self.progress.received();
     }
 
     /// Makes the reply a stream whose number is limited elsewhere. It holds no memory, as it is
@@ -212,7 +197,7 @@ impl Exchange {
     }
 
     fn stream_with(&self, bytes: usize) {
-        self.streaming.store(true, Ordering::Relaxed);
+        self.progress.stream();
         self.needed.store(bytes, Ordering::Relaxed);
         self.shrink_to(bytes);
     }
@@ -288,62 +273,9 @@ impl Exchange {
         }
     }
 
-    /// How long the client has made no progress in reading, measured from the first check that
-    /// found this progress.
-    pub(super) fn unread_for(&self, now: Instant) -> Duration {
-        // No code panics while it holds this lock.
-        let mut last = self.last_check.lock().unwrap_or_else(PoisonError::into_inner);
-        if !self.has_unread.load(Ordering::Relaxed) {
-            *last = None;
-            return Duration::ZERO;
-        }
-        let progress = self.progress.load(Ordering::Relaxed);
-        match *last {
-            Some((before, since)) if before == progress => now.saturating_duration_since(since),
-            _ => {
-                *last = Some((progress, now));
-                Duration::ZERO
-            }
-        }
-    }
-
-    /// Records that a part begins to wait for the client.
-    pub(super) fn mark_unread(&self) {
-        self.has_unread.store(true, Ordering::Relaxed);
-        self.progress.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// Records that a part of the reply was handed to the connection.
-    pub(super) fn hand_over(&self) {
-        let nothing_waited = !self.has_unread.load(Ordering::Relaxed);
-        if self.unsent.fetch_add(1, Ordering::Relaxed) == 0 && nothing_waited {
-            self.mark_unread();
-        }
-    }
-
-    /// Records that the connection has sent a part of the reply.
-    pub(super) fn part_sent(&self) {
-        let last = self.unsent.fetch_sub(1, Ordering::Relaxed) == 1;
-        if last && self.is_streaming() {
-            self.has_unread.store(false, Ordering::Relaxed);
-        } else {
-            self.mark_unread();
-        }
-    }
-
-    /// Whether the reply is a stream without an announced end.
-    pub(super) fn is_streaming(&self) -> bool {
-        self.streaming.load(Ordering::Relaxed)
-    }
-
-    /// Whether the client is still sending the request.
-    pub(super) fn is_uploading(&self) -> bool {
-        !self.received.load(Ordering::Relaxed) && !self.is_streaming()
-    }
-
-    /// Whether the whole request was received, and its reply has an end.
-    pub(super) fn is_reply_due(&self, all_received: bool) -> bool {
-        (all_received || self.received.load(Ordering::Relaxed)) && !self.is_streaming()
+    /// Its progress, for the parts of its reply.
+    pub(super) fn progress(&self) -> &Progress {
+        &self.progress
     }
 }
 
@@ -408,6 +340,8 @@ pub fn ran_out() -> bool {
 
 #[cfg(test)]
 mod tests {
+    use tokio::time::Instant;
+
     use super::*;
     use crate::network::{Network, UNCHARGED_PER_PEER};
 
@@ -421,7 +355,7 @@ mod tests {
     async fn memory_of_a_request_is_returned_when_it_ends() {
         let network = Network::for_tests();
         let connection = connection(&network, 1);
-        let exchange = connection.begin();
+        let exchange = Exchange::begin(&connection);
         exchange.admit().await.expect("there is room");
         exchange.receive(100_000).expect("there is room");
         assert!(network.body_bytes() >= 100_000 * REQUEST_FACTOR);
@@ -439,9 +373,9 @@ mod tests {
     async fn a_connection_and_a_peer_have_a_share_each_and_one_request_may_exceed_it() {
         let network = Network::for_tests();
         let one = connection(&network, 1);
-        let large = one.begin();
+        let large = Exchange::begin(&one);
         large.need(3 * MIB).expect("the largest fits, though a connection has 1 MiB");
-        let other = one.begin();
+        let other = Exchange::begin(&one);
         assert_eq!(
             other.need(2 * MIB),
             Err(ReachedLimit::Connection),
@@ -451,13 +385,13 @@ mod tests {
         let full: Vec<_> = more
             .iter()
             .map(|connection| {
-                let exchange = connection.begin();
+                let exchange = Exchange::begin(&connection);
                 let result = exchange.need(MIB / 2);
                 (exchange, result)
             })
             .collect();
         assert!(full.iter().any(|(_, result)| *result == Err(ReachedLimit::Peer)));
-        let another = connection(&network, 2).begin();
+        let another = Exchange::begin(&connection(&network, 2));
         another.need(MIB).expect("another peer has a share of its own");
     }
 
@@ -465,13 +399,13 @@ mod tests {
     async fn a_request_waits_while_others_of_its_peer_hold_its_expected_memory() {
         let network = Network::for_tests();
         let one = connection(&network, 1);
-        let first = one.begin();
+        let first = Exchange::begin(&one);
         first.need(MIB / 2).expect("there is room");
         drop(first);
-        let holding = [one.begin(), one.begin()];
+        let holding = [Exchange::begin(&one), Exchange::begin(&one)];
         holding[0].need(MIB * 3 / 4).expect("there is room");
         holding[1].need(MIB).expect("one request exceeds the share");
-        let next = one.begin();
+        let next = Exchange::begin(&one);
         assert_eq!(next.admit().await, Err(ReachedLimit::Connection), "the wait has ended");
         let waiting = tokio::spawn(async move { next.admit().await });
         tokio::task::yield_now().await;
@@ -482,7 +416,7 @@ mod tests {
     #[tokio::test]
     async fn a_reply_that_confirms_a_change_is_charged_beyond_the_limit() {
         let network = Network::for_tests();
-        let exchange = connection(&network, 1).begin();
+        let exchange = Exchange::begin(&connection(&network, 1));
         let results = within(Arc::clone(&exchange), async {
             let before = store_replied(8 * MIB, false).is_err();
             (before, ran_out(), store_replied(8 * MIB, true), store_replied(8 * MIB, false))
@@ -499,7 +433,7 @@ mod tests {
         let mut holding = Vec::new();
         for bytes in [MIB, BASE_BYTES] {
             loop {
-                let exchange = connection(&network, 1).begin();
+                let exchange = Exchange::begin(&connection(&network, 1));
                 if exchange.need(bytes - BASE_BYTES).is_err() {
                     break;
                 }
@@ -510,23 +444,23 @@ mod tests {
         let one = connection(&network, 1);
         let refused: Vec<_> = (0..UNCHARGED_PER_PEER)
             .map(|_| {
-                let exchange = one.begin();
+                let exchange = Exchange::begin(&one);
                 exchange.replied(300);
                 exchange
             })
             .collect();
         assert_eq!((network.body_bytes(), one.is_cut()), (before, false));
         let another = connection(&network, 1);
-        another.begin().replied(300);
+        Exchange::begin(&another).replied(300);
         assert!(another.is_cut() && !one.is_cut());
         assert!(another.peer.is_blocked(Instant::now()));
         // Another peer has its own share and its own refusals.
         let other = connection(&network, 2);
-        let exchange = other.begin();
+        let exchange = Exchange::begin(&other);
         exchange.need(MIB).expect("there is room");
         drop((refused, holding, exchange));
         let later = connection(&network, 1);
-        later.begin().replied(300);
+        Exchange::begin(&later).replied(300);
         assert!(!later.is_cut());
         drop((one, another, other, later));
         assert_eq!((network.body_bytes(), network.uncharged.used()), (0, 0));
@@ -536,13 +470,13 @@ mod tests {
     async fn the_expected_memory_shrinks_after_small_requests() {
         let network = Network::for_tests();
         let connection = connection(&network, 1);
-        let large = connection.begin();
+        let large = Exchange::begin(&connection);
         large.need(MIB).expect("there is room");
         drop(large);
         let expected = || connection.peer.expected_bytes.load(Ordering::Relaxed);
         assert_eq!(expected(), EXPECTED_BYTES_MAX);
         for _ in 0..100 {
-            let small = connection.begin();
+            let small = Exchange::begin(&connection);
             small.admit().await.expect("there is room");
             small.receive(100).expect("there is room");
         }
@@ -553,7 +487,7 @@ mod tests {
     async fn a_stream_takes_no_memory_for_bodies() {
         let network = Network::for_tests();
         let connection = connection(&network, 1);
-        let exchange = connection.begin();
+        let exchange = Exchange::begin(&connection);
         exchange.admit().await.expect("there is room");
         exchange.begin_stream();
         assert_eq!(exchange.charged.load(Ordering::Relaxed), 0);
@@ -580,15 +514,15 @@ mod tests {
             ("203.0.113.9, nonsense, 10.0.0.2", "10.0.0.1"),
             ("", "10.0.0.1"),
         ] {
-            let exchange = proxy.begin();
+            let exchange = Exchange::begin(&proxy);
             exchange.identify_peer(&headers(forwarded));
             assert!(is_of(&exchange, expected), "{forwarded}");
         }
-        let without_header = proxy.begin();
+        let without_header = Exchange::begin(&proxy);
         without_header.identify_peer(&HeaderMap::new());
         assert!(is_of(&without_header, "10.0.0.1"));
         assert!(without_header.peer().memory.used() <= network.limits.body_memory);
-        let exchange = connection(&network, 1).begin();
+        let exchange = Exchange::begin(&connection(&network, 1));
         exchange.identify_peer(&headers("203.0.113.9"));
         assert!(is_of(&exchange, "192.0.2.1"), "no other address is believed");
     }
@@ -598,7 +532,7 @@ mod tests {
         let network = Network::for_tests();
         let proxy = Connection::new(&network, [10, 0, 0, 1].into());
         let of = |client: &str| {
-            let exchange = proxy.begin();
+            let exchange = Exchange::begin(&proxy);
             let value = client.parse().expect("a header");
             exchange.identify_peer(&HeaderMap::from_iter([(FORWARDED_FOR, value)]));
             exchange

@@ -252,6 +252,7 @@ impl Drop for Permit {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::network::exchange::Exchange;
     use std::time::Duration;
 
     fn address(last: u8) -> IpAddr {
@@ -268,10 +269,10 @@ mod tests {
         let first = admit(&limiter, address(1)).await.expect("a permit");
         tokio::time::advance(Duration::from_secs(1)).await;
         let second = admit(&limiter, address(1)).await.expect("a permit");
-        let busy = first.connection.begin();
+        let busy = Exchange::begin(&first.connection);
         let third = admit(&limiter, address(1)).await.expect("the second is evicted");
         assert!(!first.connection.is_leaving() && second.connection.is_leaving());
-        let at_work = third.connection.begin();
+        let at_work = Exchange::begin(&third.connection);
         assert!(admit(&limiter, address(1)).await.is_none(), "no connection of the peer is idle");
         assert!(admit(&limiter, address(2)).await.is_some(), "another peer has a share of its own");
         let proxy = [10, 0, 0, 1].into();
@@ -302,7 +303,7 @@ mod tests {
         let limiter = Limiter::new(&Network::for_tests(), 4);
         let busy = [admit(&limiter, address(1)).await, admit(&limiter, address(1)).await];
         let at_work: Vec<_> =
-            busy.iter().flatten().map(|permit| permit.connection.begin()).collect();
+            busy.iter().flatten().map(|permit| Exchange::begin(&permit.connection)).collect();
         let longest = admit(&limiter, address(2)).await.expect("a permit");
         tokio::time::advance(Duration::from_secs(1)).await;
         let shorter = admit(&limiter, address(3)).await.expect("a permit");
@@ -316,7 +317,7 @@ mod tests {
     async fn a_connection_that_finds_no_permit_waits_for_one() {
         let limiter = Limiter::new(&Network::for_tests(), 1);
         let only = admit(&limiter, address(1)).await.expect("a permit");
-        let busy = only.connection.begin();
+        let busy = Exchange::begin(&only.connection);
         assert!(admit(&limiter, address(2)).await.is_none());
         let waiting = tokio::spawn({
             let limiter = Arc::clone(&limiter);

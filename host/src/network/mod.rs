@@ -10,6 +10,7 @@ mod heads;
 pub mod limiter;
 pub mod listener;
 pub mod memory;
+mod progress;
 pub mod quota;
 pub mod reply;
 pub mod server;

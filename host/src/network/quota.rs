@@ -70,7 +70,7 @@ mod tests {
     use crate::network::exchange::{self, FORWARDED_FOR};
 
     async fn take(connection: &Arc<Connection>) -> Result<CallPermit, QueueFull> {
-        exchange::within(connection.begin(), CallPermit::take()).await
+        exchange::within(Exchange::begin(&connection), CallPermit::take()).await
     }
 
     #[tokio::test(start_paused = true)]
@@ -95,7 +95,8 @@ mod tests {
         let network = Network::for_tests();
         let [one, another] = [1, 2].map(|last| Connection::new(&network, [192, 0, 2, last].into()));
         let subscribe = async |connection: &Arc<Connection>| {
-            exchange::within(connection.begin(), async { SubscriptionPermit::take() }).await
+            exchange::within(Exchange::begin(&connection), async { SubscriptionPermit::take() })
+                .await
         };
         let held = [subscribe(&one).await, subscribe(&one).await];
         assert!(held.iter().all(Option::is_some) && subscribe(&one).await.is_none());
@@ -110,7 +111,7 @@ mod tests {
         let proxy = Connection::new(&network, [10, 0, 0, 1].into());
         let mut permits = Vec::new();
         for client in 1..9 {
-            let exchange = proxy.begin();
+            let exchange = Exchange::begin(&proxy);
             let value = format!("203.0.113.{client}").parse().expect("a header");
             exchange.identify_peer(&http::HeaderMap::from_iter([(FORWARDED_FOR, value)]));
             permits.push(exchange::within(exchange, CallPermit::take()).await.expect("a permit"));

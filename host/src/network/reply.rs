@@ -32,7 +32,7 @@ impl<B: Body<Data = Bytes>> ReplyBody<B> {
         if let Some(bytes) = body.size_hint().exact() {
             exchange.replied(usize::try_from(bytes).unwrap_or(usize::MAX));
         }
-        exchange.mark_unread();
+        exchange.progress().mark_unread();
         Self { body, bytes_seen: 0, rest: Bytes::new(), exchange }
     }
 }
@@ -54,7 +54,7 @@ impl<B: Body<Data = Bytes>> Body for ReplyBody<B> {
                 Ok(data) => *this.rest = data,
                 Err(frame) => return Poll::Ready(Some(Ok(frame))),
             }
-            if !this.exchange.is_streaming() {
+            if !this.exchange.progress().is_streaming() {
                 *this.bytes_seen += this.rest.len();
                 this.exchange.replied(*this.bytes_seen);
             }
@@ -87,7 +87,7 @@ struct Part {
 
 impl Part {
     fn hand_over(bytes: Bytes, exchange: &Arc<Exchange>) -> Bytes {
-        exchange.hand_over();
+        exchange.progress().hand_over();
         Bytes::from_owner(Self { bytes, exchange: Arc::clone(exchange) })
     }
 }
@@ -100,6 +100,6 @@ impl AsRef<[u8]> for Part {
 
 impl Drop for Part {
     fn drop(&mut self) {
-        self.exchange.part_sent();
+        self.exchange.progress().part_sent();
     }
 }

@@ -115,7 +115,7 @@ async fn serve_one<H, F, B>(
 {
     let connection = &admission.permit.connection;
     let service = service_fn(move |request: Request<Incoming>| {
-        let exchange = connection.begin();
+        let exchange = Exchange::begin(connection);
         exchange.identify_peer(request.headers());
         let multiplexed = request.version() == Version::HTTP_2;
         connection.set_multiplexed(multiplexed);
