@@ -37,6 +37,8 @@ pub enum Reason {
     StoreUnavailable,
     /// The store has no memory for what the call would add.
     StoreFull,
+    /// The running component does not serve this kind of session.
+    NotServed,
     /// The service was too busy to begin the call.
     Overloaded,
     /// The rules exceeded their time limit.
@@ -63,6 +65,7 @@ impl Reason {
             "SESSION_LIMIT_REACHED" => Self::SessionLimitReached,
             "STORE_UNAVAILABLE" => Self::StoreUnavailable,
             "STORE_FULL" => Self::StoreFull,
+            "NOT_SERVED" => Self::NotServed,
             "OVERLOADED" => Self::Overloaded,
             "LOGIC_TIMEOUT" => Self::LogicTimeout,
             "LOGIC_FAILED" => Self::LogicFailed,

@@ -88,7 +88,7 @@ async fn a_kind_that_the_component_does_not_export_is_not_served() {
         ("viewing", "/homes/h"),
         ("viewing", "/devices/d"),
         ("connections", "/v1/connections/c"),
-        ("maintenance", "/v1/events"),
+        ("events", "/v1/events"),
     ] {
         let refusal = rest(http.get(host.url("rest", path))).await.unwrap_err();
         let (reason, kind_of) = (refusal.reason.as_str(), refusal.metadata["kind"].as_str());

@@ -169,7 +169,7 @@ pub async fn list_contexts(
 ) -> Result<v1::ListContextsReply, Error> {
     let generation = api.logic.generation();
     if !generation.serves(Interface::Booking) {
-        return Err(Error::not_served(Interface::Booking.name()));
+        return Err(Error::not_served(Interface::Booking.serves()));
     }
     let contexts = generation.description().contexts.iter().map(|context| v1::Context {
         name: context.name.clone(),

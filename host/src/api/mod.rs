@@ -70,7 +70,7 @@ impl From<Failure> for Error {
                 let ran_out = error.reason == Reason::StoreUnavailable && exchange::ran_out();
                 if ran_out { Self::no_memory() } else { error }
             }
-            Failure::NotServed(interface) => Self::not_served(interface.name()),
+            Failure::NotServed(interface) => Self::not_served(interface.serves()),
             Failure::Overloaded => Self::new(
                 Reason::Overloaded,
                 "Too many requests are in flight; try again in a moment.",
@@ -85,12 +85,15 @@ impl From<Failure> for Error {
 
 impl From<logic::Fault> for Error {
     fn from(fault: logic::Fault) -> Self {
-        // What rules and store disagree about is no fault of the caller, nor is a reason that is
-        // newer than this host.
-        let reason = Reason::of_rules(&fault.reason).unwrap_or_else(|| {
-            tracing::warn!(reason = fault.reason, "the component refused with an unknown reason");
-            Reason::LogicFailed
-        });
+        // Neither is a mistake of the caller: a key of another program, and a reason that this
+        // host does not know yet.
+        let reason = match &*fault.reason {
+            "STORE_REJECTED" => Reason::LogicFailed,
+            reason => Reason::of_rules(reason).unwrap_or_else(|| {
+                tracing::warn!(reason, "the component refused with an unknown reason");
+                Reason::LogicFailed
+            }),
+        };
         let mut metadata: Vec<_> = fault.metadata.into_iter().map(|d| (d.name, d.value)).collect();
         if let Some(logic::Ending { how, reason, by }) = fault.ending {
             let facts = [("how", how), ("reason", reason), ("by", by)];

@@ -32,11 +32,9 @@ impl Watches {
     }
 
     /// Notifies the watches on the sessions of a user whose ids begin with `id_prefix`. Events
-    /// show only the beginning of a session's id.
+    /// show only the beginning of a session's id, and nothing of an id of one character: an empty
+    /// prefix notifies all watches of the user.
     pub fn notify(&self, user_id: &str, id_prefix: &str) {
-        if id_prefix.is_empty() {
-            return;
-        }
         let watches = self.lock();
         let of_user = watches.get(user_id).into_iter().flatten();
         for watched in of_user.filter(|watched| watched.session_id.starts_with(id_prefix)) {
@@ -98,10 +96,13 @@ mod tests {
         let (one, same) = (add("u", "abcdefgh"), add("u", "abcdefxy"));
         let (other, another) = (add("v", "abcdefgh"), add("u", "abcdxyz"));
         watches.notify("u", "abcdef");
-        watches.notify("u", "");
         assert!(!is_notified(&another).await);
         assert!(is_notified(&one).await && is_notified(&same).await && !is_notified(&other).await);
         assert!(!is_notified(&one).await, "one event notifies once");
+        let short = add("w", "a");
+        watches.notify("w", "");
+        assert!(is_notified(&short).await, "its events show nothing of its id");
+        drop(short);
         drop(one);
         watches.notify_all();
         assert!(is_notified(&same).await && is_notified(&other).await);

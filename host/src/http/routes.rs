@@ -29,7 +29,7 @@ pub type Stream = Pin<Box<dyn Future<Output = Result<ServerSentEvents, Error>> +
 
 /// The action of a route on a request.
 pub enum Action {
-    /// Decode by the descriptor, call, encode by the descriptor.
+    /// Decode by the descriptor, call, encode as JSON.
     Unary(Box<dyn Fn(Api, Bytes) -> Reply + Send + Sync>),
     /// Decode by the descriptor, call, and encode each reply of the stream.
     Stream {

@@ -34,6 +34,14 @@ impl Interface {
         }
     }
 
+    /// What callers have of it.
+    pub fn serves(self) -> &'static str {
+        match self {
+            Self::Maintenance => "events",
+            other => other.name(),
+        }
+    }
+
     /// The interface of this name.
     pub fn named(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|interface| interface.name() == name)
