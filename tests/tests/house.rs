@@ -175,3 +175,36 @@ fn nothing_is_left_unfinished_or_silenced_without_a_reason() {
         }
     }
 }
+
+/// Names like those of tests in a page: sentences with underscores, behind their modules.
+fn named_tests(page: &str) -> Vec<String> {
+    let quoted = page.split('`').skip(1).step_by(2);
+    let names = quoted.filter_map(|text| text.rsplit_once("::").map(|(_, name)| name));
+    let is_sentence = |name: &&str| {
+        name.matches('_').count() > 2
+            && name
+                .bytes()
+                .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_')
+    };
+    names.filter(is_sentence).map(Into::into).collect()
+}
+
+#[test]
+fn every_test_that_a_page_names_exists() {
+    let mut code = String::new();
+    for directory in ["client", "guest", "host", "store", "tests"] {
+        code.extend(sources(directory).into_iter().map(|(_, text)| text));
+    }
+    let mut checked = 0;
+    for page in std::fs::read_dir(workspace().join("docs")).unwrap() {
+        let path = page.unwrap().path();
+        if path.is_dir() {
+            continue;
+        }
+        for name in named_tests(&std::fs::read_to_string(&path).unwrap()) {
+            assert!(code.contains(&name), "{} names {name}", path.display());
+            checked += 1;
+        }
+    }
+    assert!(checked > 15, "{checked}");
+}
