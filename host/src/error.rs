@@ -182,8 +182,23 @@ impl Reason {
 
     /// The reason of this name that a rule may refuse with.
     pub fn of_rules(name: &str) -> Option<Self> {
-        let named = TABLE.iter().find(|row| row.name == name).map(|row| row.reason);
-        named.filter(|reason| !reason.is_for_operators())
+        use Reason as R;
+        const OF_RULES: [Reason; 13] = [
+            R::InvalidRequest,
+            R::UnknownContext,
+            R::SessionNotFound,
+            R::SessionExpired,
+            R::SessionTerminated,
+            R::DeviceNotRegistered,
+            R::VersionMismatch,
+            R::SessionLocked,
+            R::SessionExists,
+            R::IdempotencyConflict,
+            R::SessionLimitReached,
+            R::StoreUnavailable,
+            R::StoreFull,
+        ];
+        OF_RULES.into_iter().find(|reason| reason.row().name == name)
     }
 
     /// Whether only the admin port answers with it.
@@ -302,9 +317,15 @@ mod tests {
     #[test]
     fn rules_may_refuse_with_reasons_of_callers_alone() {
         assert_eq!(Reason::of_rules("SESSION_LOCKED"), Some(Reason::SessionLocked));
-        for name in
-            ["COMPONENT_REFUSED", "SWAP_IN_PROGRESS", "session_locked", "STORE_REJECTED", ""]
-        {
+        for name in [
+            "COMPONENT_REFUSED",
+            "SWAP_IN_PROGRESS",
+            "REQUEST_TOO_LARGE",
+            "OVERLOADED",
+            "session_locked",
+            "STORE_REJECTED",
+            "",
+        ] {
             assert_eq!(Reason::of_rules(name), None, "{name}");
         }
     }

@@ -63,6 +63,12 @@ const WITHOUT_SECRET: [&str; 23] = [
 ];
 
 impl Service {
+    /// The interface of the component that `package.Service/Method` needs; none for the health of
+    /// the service, which needs no component.
+    pub fn needed(&self, operation: &str) -> Option<&'static str> {
+        (operation != "sessionmanager.SessionManager/HealthCheck").then_some(self.kind)
+    }
+
     /// The service of this name.
     pub fn named(name: &str) -> Option<Self> {
         SERVICES.into_iter().find(|service| service.name == name)

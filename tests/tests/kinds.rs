@@ -89,6 +89,8 @@ async fn a_kind_that_the_component_does_not_export_is_not_served() {
         ("viewing", "/devices/d"),
         ("connections", "/v1/connections/c"),
         ("events", "/v1/events"),
+        ("events", "/v1/events?after=1-2-3"),
+        ("users", "/session"),
     ] {
         let refusal = rest(http.get(host.url("rest", path))).await.unwrap_err();
         let (reason, kind_of) = (refusal.reason.as_str(), refusal.metadata["kind"].as_str());
@@ -142,4 +144,19 @@ async fn a_component_for_a_later_minor_version_is_served() {
     client.set("pre-order", "k", json!({ "fleet_list_request": 1 })).await.unwrap();
     let stored = client.get("pre-order", "k").await.unwrap();
     assert_eq!(stored["fleet_list_request"], 1);
+}
+
+#[tokio::test]
+async fn streams_of_a_kind_that_goes_away_are_closed_with_the_reason() {
+    let host = Launch::in_memory().set("CONNECTION_HEARTBEAT", "200ms").start();
+    for wire in [Wire::Rest, Wire::Grpc] {
+        let (admin, client) = (Admin::of(&host), host.client(wire).await);
+        let mut held = client.connect_user(json!({ "user_id": "u" })).await.unwrap();
+        held.next_named("connected").await;
+        let mut events = client.subscribe(json!({})).await.unwrap();
+        assert_eq!(admin.swap(build("misbehaving"), "?force=true").await.0, 200);
+        assert_eq!(held.next_named("closing").await.data["reason"], "NOT_SERVED");
+        assert_eq!(events.next_named("closing").await.data["reason"], "NOT_SERVED");
+        assert_eq!(admin.roll_back("").await.0, 200);
+    }
 }

@@ -361,7 +361,12 @@ impl Over {
 
     /// Checks whether a failure means that a held connection has ended.
     fn check(failure: Failure) -> Result<(), Self> {
-        let Failure::Fault(fault) = failure else { return Ok(()) };
+        let fault = match failure {
+            Failure::Fault(fault) => fault,
+            // The client may come back when the kind does.
+            Failure::NotServed(_) => return Err(Self::closing(Reason::NotServed.row().name)),
+            _ => return Ok(()),
+        };
         match Reason::of_rules(&fault.reason) {
             Some(Reason::SessionTerminated) => {
                 let ending = fault.ending.map(|ending| (ending.how, ending.reason, ending.by));

@@ -10,6 +10,7 @@ use crate::api::streams::{self, Replies};
 use crate::api::{Api, given, timestamp};
 use crate::error::{Error, Reason, Violation};
 use crate::events::{self, Cursor, FeedItem, ReadError, Subscription};
+use crate::logic::Failure;
 use crate::proto::session::events::v1;
 use crate::proto::session::events::v1::subscribe_reply::Item as Reply;
 
@@ -121,13 +122,15 @@ async fn send_until_closed(
     tokio::select! {
         () = send_events(&api, subscription, &filter, &sender) => {}
         () = sender.closed() => {}
-        () = api.streams.stopping() => {
-            let closing = v1::Closing { reason: streams::STOPPING.into() };
-            let reply = v1::SubscribeReply { item: Some(Reply::Closing(closing)) };
-            // A subscriber that is too slow does not receive it.
-            drop(sender.send_timeout(reply, CLOSING).await);
-        }
+        () = api.streams.stopping() => close(&sender, streams::STOPPING).await,
     }
+}
+
+/// Announces the end of a subscription. A subscriber that is too slow does not receive it.
+async fn close(sender: &mpsc::Sender<v1::SubscribeReply>, reason: &str) {
+    let closing = v1::Closing { reason: reason.into() };
+    let reply = v1::SubscribeReply { item: Some(Reply::Closing(closing)) };
+    drop(sender.send_timeout(reply, CLOSING).await);
 }
 
 /// Sends events as long as the subscriber takes them.
@@ -154,6 +157,9 @@ async fn send_events(
         };
         let items = match items {
             Ok(items) => items,
+            Err(ReadError::Logic(Failure::NotServed(_))) => {
+                return close(sender, Reason::NotServed.row().name).await;
+            }
             Err(error) => {
                 tracing::debug!(?error, "a subscription waits for the store");
                 tokio::time::sleep(api.streams.pause()).await;

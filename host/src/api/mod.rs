@@ -17,10 +17,13 @@ use streams::Streams;
 
 use crate::error::{Error, Reason, Violation};
 use crate::events::Feed;
-use crate::logic::{self, Failure, Logic};
+use crate::logic::{self, Failure, Interface, Logic};
 use crate::network::exchange;
 use session_store::clock::Milliseconds;
 use session_store::{Store, Takes};
+
+/// The most characters of an unknown reason that the log shows.
+const REASON_CHARACTERS_MAX: usize = 64;
 
 /// The parts of the service that operations use.
 #[derive(Clone)]
@@ -36,6 +39,17 @@ pub struct Api {
 }
 
 impl Api {
+    /// Refuses an operation that needs an interface which the component does not export.
+    ///
+    /// # Errors
+    /// `NOT_SERVED`.
+    pub fn check_served(&self, needed: Option<Interface>) -> Result<(), Error> {
+        match needed.filter(|interface| !self.logic.serves(*interface)) {
+            Some(missing) => Err(Error::not_served(missing.serves())),
+            None => Ok(()),
+        }
+    }
+
     /// Whether the service can do its work, which is to read at least.
     ///
     /// # Errors
@@ -87,13 +101,12 @@ impl From<logic::Fault> for Error {
     fn from(fault: logic::Fault) -> Self {
         // Neither is a mistake of the caller: a key of another program, and a reason that this
         // host does not know yet.
-        let reason = match &*fault.reason {
-            "STORE_REJECTED" => Reason::LogicFailed,
-            reason => Reason::of_rules(reason).unwrap_or_else(|| {
-                tracing::warn!(reason, "the component refused with an unknown reason");
-                Reason::LogicFailed
-            }),
-        };
+        let known = Reason::of_rules(&fault.reason);
+        if known.is_none() && fault.reason != "STORE_REJECTED" {
+            let reason: String = fault.reason.chars().take(REASON_CHARACTERS_MAX).collect();
+            tracing::warn!(reason, "the component refused with an unknown reason");
+        }
+        let reason = known.unwrap_or(Reason::LogicFailed);
         let mut metadata: Vec<_> = fault.metadata.into_iter().map(|d| (d.name, d.value)).collect();
         if let Some(logic::Ending { how, reason, by }) = fault.ending {
             let facts = [("how", how), ("reason", reason), ("by", by)];
@@ -108,7 +121,7 @@ impl From<logic::Fault> for Error {
             message: fault.message,
             metadata,
             violations: fault.violations.into_iter().map(violation).collect(),
-            retry_after_ms: fault.retry_after_ms,
+            retry_after_ms: fault.retry_after_ms.filter(|_| known.is_some()),
         }
     }
 }

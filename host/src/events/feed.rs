@@ -127,6 +127,12 @@ impl Feed {
                 let pause = match self.step().await {
                     Ok(true) => Duration::ZERO,
                     Ok(false) => INTERVAL,
+                    Err(ReadError::Logic(Failure::NotServed(_))) => {
+                        // Subscribers that wait for events find out that there are none.
+                        self.forget_latest();
+                        self.progress.send_replace(());
+                        RETRY_DELAY
+                    }
                     Err(_) => RETRY_DELAY,
                 };
                 readable = match (readable, pause == RETRY_DELAY) {
@@ -144,9 +150,14 @@ impl Feed {
                 };
                 tokio::time::sleep(pause).await;
             }
-            let mut latest = self.latest();
-            *latest = Latest { gaps: latest.gaps, ..Latest::default() };
+            self.forget_latest();
         }
+    }
+
+    /// Empties the cache.
+    fn forget_latest(&self) {
+        let mut latest = self.latest();
+        *latest = Latest { gaps: latest.gaps, ..Latest::default() };
     }
 
     /// Adds the events since the last read to the cache, and returns whether more are ready.

@@ -60,8 +60,8 @@ pub async fn serve(
         .add_service(service!(EventsServer))
         .add_service(health)
         .prepare();
-    let reflection = Reflection::new(api).context("reflection")?;
-    let observed = observe::Observed::new(routes, reflection, &metrics);
+    let reflection = Reflection::new(api.clone()).context("reflection")?;
+    let observed = observe::Observed::new(routes, reflection, api, &metrics);
     let handler = move |request, exchange| Arc::clone(&observed).call(request, exchange);
     server::serve(connections, Protocol::Http2, handler).await;
     Ok(())

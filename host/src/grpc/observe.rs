@@ -17,15 +17,17 @@ use tonic::{Code, Status};
 use tower::Service;
 use tracing::Instrument;
 
-use crate::api::idempotency;
+use crate::api::{Api, idempotency};
 use crate::error::{Error, Reason};
 use crate::grpc::answer::too_large;
 use crate::grpc::body::Received;
 use crate::grpc::reflection::Reflection;
 use crate::grpc::status;
+use crate::logic::Interface;
 use crate::network::exchange::{self, Exchange};
 use crate::network::stream::SERVICE_HEADER;
 use crate::proto::DESCRIPTORS;
+use crate::services;
 use crate::telemetry::traces::{Call, Trace};
 use crate::telemetry::{Counts, Metrics, Operation, REQUEST_ID, microseconds, request_id};
 
@@ -43,6 +45,7 @@ const GRPC: &[u8] = b"application/grpc";
 pub struct Observed {
     routes: Routes,
     reflection: Reflection,
+    api: Api,
     /// By path of the contract.
     methods: HashMap<String, Method>,
     /// Calls outside the contract share one label, so that callers cannot make labels up.
@@ -54,6 +57,8 @@ pub struct Observed {
 struct Method {
     operation: Arc<Operation>,
     streams: bool,
+    /// The interface of the component that it needs, if any.
+    needed: Option<Interface>,
 }
 
 impl Observed {
@@ -61,7 +66,7 @@ impl Observed {
     ///
     /// # Panics
     /// Never: the descriptors were made by the build.
-    pub fn new(routes: Routes, reflection: Reflection, metrics: &Metrics) -> Arc<Self> {
+    pub fn new(routes: Routes, reflection: Reflection, api: Api, metrics: &Metrics) -> Arc<Self> {
         let counts: &Counts = metrics.counts();
         let pool = DescriptorPool::decode(DESCRIPTORS).expect("the build compiled the descriptors");
         let operation = |name: &str| Arc::new(counts.operation("grpc", name, name_of(Code::Ok)));
@@ -69,11 +74,15 @@ impl Observed {
         let methods = methods.map(|method| {
             let name = format!("{}/{}", method.parent_service().full_name(), method.name());
             let streams = method.is_server_streaming();
-            (format!("/{name}"), Method { operation: operation(&name), streams })
+            let service = services::Service::named(method.parent_service().full_name());
+            let needed = service.and_then(|service| service.needed(&name));
+            let needed = needed.and_then(Interface::named);
+            (format!("/{name}"), Method { operation: operation(&name), streams, needed })
         });
         Arc::new(Self {
             routes,
             reflection,
+            api,
             methods: methods.collect(),
             other: operation("other"),
             reflections: Arc::new(Semaphore::new(REFLECTIONS_MAX)),
@@ -89,6 +98,7 @@ impl Observed {
         let id = request_id(request.headers().get(REQUEST_ID));
         let method = self.methods.get(request.uri().path());
         let known = method.is_some();
+        let needed = method.and_then(|method| method.needed);
         let streams = match (method, request.uri().path()) {
             (Some(method), _) if method.streams => Streams::Bounded,
             (None, WATCH) => Streams::Free,
@@ -109,7 +119,7 @@ impl Observed {
         let within = Arc::clone(&exchange);
         let observed = async move {
             let in_flight = operation.begin();
-            let mut response = self.answer(request, exchange, streams).await;
+            let mut response = self.answer(request, exchange, streams, needed).await;
             let mut code = code(&response);
             if let Some(error) = transport_error(&response, code, known) {
                 code = status::from(&error).code();
@@ -141,6 +151,7 @@ impl Observed {
         request: Request<Incoming>,
         exchange: Arc<Exchange>,
         streams: Streams,
+        needed: Option<Interface>,
     ) -> Response<Body> {
         if !is_grpc(request.headers()) {
             return not_grpc();
@@ -152,6 +163,9 @@ impl Observed {
         }
         if exchange.admit().await.is_err() {
             return status::from(&Error::no_memory()).into_http();
+        }
+        if let Err(error) = self.api.check_served(needed) {
+            return status::from(&error).into_http();
         }
         match streams {
             Streams::No => {}

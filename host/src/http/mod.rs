@@ -25,7 +25,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, ORIGIN};
 use http::request::Parts;
-use http::{HeaderName, Method, Request};
+use http::{HeaderName, Method, Request, StatusCode};
 use hyper::body::Incoming;
 use percent_encoding::percent_decode_str;
 use prost::Message;
@@ -132,7 +132,7 @@ impl Rest {
             let duration = in_flight.answered(status.as_str());
             trace.answered_http(status.as_u16());
             let (code, duration_us) = (status.as_u16(), microseconds(duration));
-            if status.is_server_error() {
+            if status.is_server_error() && status != StatusCode::NOT_IMPLEMENTED {
                 tracing::warn!(code, duration_us, "request failed");
             } else {
                 tracing::debug!(code, duration_us, "request answered");
@@ -216,6 +216,7 @@ impl Rest {
                 return Err(Error::new(Reason::RouteNotFound, "There is no such path.").into());
             }
         };
+        self.api.check_served(route.kind)?;
         let mut decoded = Vec::with_capacity(parameters.len());
         for (name, value) in parameters.iter() {
             if !value.as_bytes().contains(&b'%') {

@@ -57,10 +57,7 @@ impl OpenApi {
 fn render(routes: &[Route], generation: &Generation) -> Value {
     let mut document = Document::default();
     let contexts = &generation.description().contexts;
-    // The health of the service needs no component.
-    let is_served = |route: &&Route| {
-        route.template == "/health" || route.kind.is_none_or(|kind| generation.serves(kind))
-    };
+    let is_served = |route: &&Route| route.kind.is_none_or(|kind| generation.serves(kind));
     for route in routes.iter().filter(is_served) {
         if route.template.contains("{context}") {
             for context in contexts {
@@ -78,6 +75,8 @@ struct Document {
     paths: BTreeMap<String, Map<String, Value>>,
     schemas: Schemas,
     ids: BTreeSet<String>,
+    /// The headings of the operations.
+    tags: BTreeSet<&'static str>,
     /// The values that operations take from the answers of others, by the id of the operation
     /// that takes one.
     made: Vec<(String, Made)>,
@@ -89,6 +88,7 @@ impl Document {
             Some(context) => route.template.replace("{context}", &context.name),
             None => route.template.clone(),
         };
+        self.tags.insert(tags::of(route.method.parent_service().full_name()));
         let id = self.free_id(operations::id(route, context), &path);
         let operation = operations::operation(&mut self.schemas, route, context, &id);
         let made = examples::all_made(route, context).into_iter();
@@ -137,7 +137,7 @@ impl Document {
                 "license": { "name": "Apache-2.0", "identifier": "Apache-2.0" },
             },
             "servers": [{ "url": HERE }],
-            "tags": tags::all(),
+            "tags": tags::all(&self.tags),
             "paths": self.paths,
             "components": {
                 "schemas": self.schemas.into_inner(),

@@ -77,7 +77,7 @@ pub struct Route {
     pub camel_case: bool,
     /// Whether its answers may be compressed.
     pub compressible: bool,
-    /// The interface of the component that the operation needs.
+    /// The interface of the component that the operation needs, if any.
     pub kind: Option<Interface>,
     /// The operation.
     pub method: MethodDescriptor,
@@ -205,7 +205,7 @@ fn route(method: &MethodDescriptor, rule: &DynamicMessage) -> Result<Route> {
         response_body,
         compressible: !services::is_secret(&operation),
         camel_case: service.camel_case,
-        kind: Interface::named(service.kind),
+        kind: service.needed(&operation).and_then(Interface::named),
         http_method,
         template,
         body,

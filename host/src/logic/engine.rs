@@ -8,6 +8,7 @@ use bytes::Bytes;
 
 use crate::logic::bindings::exports::session::manager::catalog::Description;
 use crate::logic::component;
+use crate::logic::exports::Interface;
 use crate::logic::failure::Failure;
 use crate::logic::gates::{Gate, Passed, Refusal};
 use crate::logic::generation::{End, Generation, History, Past};
@@ -90,6 +91,11 @@ impl Logic {
     /// The generation that the next call will run on.
     pub fn generation(&self) -> Arc<Generation> {
         self.current.load_full()
+    }
+
+    /// Whether the component that runs exports an interface.
+    pub fn serves(&self, interface: Interface) -> bool {
+        self.current.load().serves(interface)
     }
 
     /// The generations, the latest first.

@@ -1,5 +1,7 @@
 //! The headings of the document, in the order in which a page shows them.
 
+use std::collections::BTreeSet;
+
 use serde_json::{Value, json};
 
 /// By the beginning of the service's name: its heading.
@@ -22,12 +24,13 @@ const HEADINGS: [(&str, &str); 5] = [
 ];
 
 /// The heading of a service.
-pub fn of(service: &str) -> &str {
+pub fn of(service: &str) -> &'static str {
     let known = SERVICES.iter().find(|(begins, _)| service.starts_with(begins));
-    known.map_or(service, |(_, heading)| heading)
+    known.map_or("Other", |(_, heading)| heading)
 }
 
-/// All headings.
-pub fn all() -> Value {
-    HEADINGS.iter().map(|(name, below)| json!({ "name": name, "description": below })).collect()
+/// The headings that are used.
+pub fn all(used: &BTreeSet<&str>) -> Value {
+    let used = HEADINGS.iter().filter(|(name, _)| used.contains(name));
+    used.map(|(name, below)| json!({ "name": name, "description": below })).collect()
 }
