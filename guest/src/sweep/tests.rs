@@ -151,13 +151,13 @@ fn the_expiry_is_published_in_the_transaction_that_takes_the_session_off_the_que
     assert_eq!((swept(&store), store.executed()), ((3, false), 3));
     assert_eq!(queued(&world), [0, 0, 0]);
     assert!(world.members(&User::of(ALICE).order).is_empty());
-    let published = || world.events(ALICE).split_off(2);
-    assert_eq!(published(), ["user.expired", "user.expired", "viewing.expired"]);
+    let expiries = || world.events(ALICE).split_off(2);
+    assert_eq!(expiries(), ["user.expired", "user.expired", "viewing.expired"]);
     // The record of a slot outlives it; that of a login does not.
     assert_eq!(published(&world, Type::ViewingExpired, "device_id"), [Some("tv".into())]);
     assert_eq!(published(&world, Type::UserExpired, "device_id"), [None, None]);
     assert_eq!(swept(&world), (0, false));
-    assert_eq!(published().len(), 3);
+    assert_eq!(expiries().len(), 3);
 }
 
 #[test]
