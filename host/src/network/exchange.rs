@@ -385,7 +385,7 @@ mod tests {
         let full: Vec<_> = more
             .iter()
             .map(|connection| {
-                let exchange = Exchange::begin(&connection);
+                let exchange = Exchange::begin(connection);
                 let result = exchange.need(MIB / 2);
                 (exchange, result)
             })

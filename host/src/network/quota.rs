@@ -70,7 +70,7 @@ mod tests {
     use crate::network::exchange::{self, FORWARDED_FOR};
 
     async fn take(connection: &Arc<Connection>) -> Result<CallPermit, QueueFull> {
-        exchange::within(Exchange::begin(&connection), CallPermit::take()).await
+        exchange::within(Exchange::begin(connection), CallPermit::take()).await
     }
 
     #[tokio::test(start_paused = true)]
@@ -95,7 +95,7 @@ mod tests {
         let network = Network::for_tests();
         let [one, another] = [1, 2].map(|last| Connection::new(&network, [192, 0, 2, last].into()));
         let subscribe = async |connection: &Arc<Connection>| {
-            exchange::within(Exchange::begin(&connection), async { SubscriptionPermit::take() })
+            exchange::within(Exchange::begin(connection), async { SubscriptionPermit::take() })
                 .await
         };
         let held = [subscribe(&one).await, subscribe(&one).await];
