@@ -47,7 +47,7 @@ pub fn list(
     }
     let after = mark(page_token);
     if !page_token.is_empty() && after.is_none() {
-        let description = "is not the next_page_token of an earlier page; begin without one";
+        let description = "is not the next_page_token of an earlier page; begin again without one";
         violations.push(violation("page_token", description));
     }
     refuse(violations)?;
