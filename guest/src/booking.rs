@@ -38,8 +38,8 @@ const LOCK_TOKEN_CHARACTERS: u32 = 32;
 /// one to the version.
 ///
 /// # Errors
-/// `unknown-context`; `invalid-request` with every violation;
-/// `session-locked`; `version-mismatch`; `idempotency-conflict`; `store-unavailable`.
+/// `UNKNOWN_CONTEXT`; `INVALID_REQUEST` with every violation;
+/// `SESSION_LOCKED`; `VERSION_MISMATCH`; `IDEMPOTENCY_CONFLICT`; `STORE_UNAVAILABLE`.
 pub fn set(imports: &impl Imports, policy: &Policy, mut write: Write) -> Result<Written, Fault> {
     let context = context(&write.context)?;
     let is_made = write.session_key.is_empty();
@@ -126,8 +126,8 @@ pub fn set(imports: &impl Imports, policy: &Policy, mut write: Write) -> Result<
 /// Reads a session; the first read of one marked for a single read deletes it.
 ///
 /// # Errors
-/// `unknown-context`; `invalid-request`; `session-not-found`;
-/// `store-unavailable`.
+/// `UNKNOWN_CONTEXT`; `INVALID_REQUEST`; `SESSION_NOT_FOUND`;
+/// `STORE_UNAVAILABLE`.
 pub fn get(
     imports: &impl Imports,
     context_name: &str,
@@ -179,8 +179,8 @@ pub fn get(
 /// Deletes a session, whether or not it exists, when a condition holds.
 ///
 /// # Errors
-/// `unknown-context`; `invalid-request`; `session-locked`; `version-mismatch`;
-/// `idempotency-conflict`; `store-unavailable`.
+/// `UNKNOWN_CONTEXT`; `INVALID_REQUEST`; `SESSION_LOCKED`; `VERSION_MISMATCH`;
+/// `IDEMPOTENCY_CONFLICT`; `STORE_UNAVAILABLE`.
 pub fn delete(
     imports: &impl Imports,
     context_name: &str,
@@ -227,8 +227,8 @@ pub fn delete(
 /// that exists gets the same answer again.
 ///
 /// # Errors
-/// `unknown-context`; `invalid-request`; `session-locked` when another caller holds the lock;
-/// `idempotency-conflict`; `store-unavailable`.
+/// `UNKNOWN_CONTEXT`; `INVALID_REQUEST`; `SESSION_LOCKED` when another caller holds the lock;
+/// `IDEMPOTENCY_CONFLICT`; `STORE_UNAVAILABLE`.
 pub fn lock(
     imports: &impl Imports,
     policy: &Policy,
@@ -290,8 +290,8 @@ pub fn lock(
 /// itself: a caller that asks again after a lost reply gets the same answer.
 ///
 /// # Errors
-/// `unknown-context`; `invalid-request`; `session-locked` when another caller
-/// holds it; `store-unavailable`.
+/// `UNKNOWN_CONTEXT`; `INVALID_REQUEST`; `SESSION_LOCKED` when another caller
+/// holds it; `STORE_UNAVAILABLE`.
 pub fn unlock(
     imports: &impl Imports,
     context_name: &str,
@@ -423,7 +423,7 @@ impl Found {
 /// hold. The message says what was not `done`.
 ///
 /// # Errors
-/// `store-rejected` when the replies do not fit.
+/// `STORE_REJECTED` when the replies do not fit.
 fn refused(
     condition: Condition,
     found: Found,

@@ -48,8 +48,8 @@ pub struct Only<'a> {
 /// Reads a connection that is alive.
 ///
 /// # Errors
-/// `invalid-request`; `session-not-found`; `session-expired`; `session-terminated` with
-/// why and by whom; `store-unavailable`.
+/// `INVALID_REQUEST`; `SESSION_NOT_FOUND`; `SESSION_EXPIRED`; `SESSION_TERMINATED` with
+/// why and by whom; `STORE_UNAVAILABLE`.
 pub fn get(
     imports: &impl Imports,
     policy: &Policy,
@@ -137,7 +137,7 @@ fn heartbeat_under_lease(
 /// Closes a connection, whether or not it is alive.
 ///
 /// # Errors
-/// `invalid-request`; `store-unavailable`.
+/// `INVALID_REQUEST`; `STORE_UNAVAILABLE`.
 pub fn close(
     imports: &impl Imports,
     policy: &Policy,
@@ -179,7 +179,7 @@ pub fn close(
 /// The connections of a user, the oldest first.
 ///
 /// # Errors
-/// `invalid-request`; `store-unavailable`.
+/// `INVALID_REQUEST`; `STORE_UNAVAILABLE`.
 pub fn list_user(
     imports: &impl Imports,
     policy: &Policy,
@@ -201,7 +201,7 @@ pub fn list_user(
 /// Ends all connections of a user, and returns how many.
 ///
 /// # Errors
-/// `invalid-request`; `store-unavailable`.
+/// `INVALID_REQUEST`; `STORE_UNAVAILABLE`.
 pub fn terminate_user(
     imports: &impl Imports,
     policy: &Policy,
@@ -241,7 +241,7 @@ pub fn terminate_user(
 /// How many connections a user has.
 ///
 /// # Errors
-/// `invalid-request`; `store-unavailable`.
+/// `INVALID_REQUEST`; `STORE_UNAVAILABLE`.
 pub fn presence(imports: &impl Imports, user_id: &str) -> Result<u32, Fault> {
     let mut violations = Vec::new();
     check_id(USER_FIELD, user_id, &mut violations);

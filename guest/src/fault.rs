@@ -118,7 +118,7 @@ pub fn invalid(mut violations: Vec<Violation>) -> Fault {
 /// Refuses a request that breaks rules of form.
 ///
 /// # Errors
-/// `invalid-request` when there are violations.
+/// `INVALID_REQUEST` when there are violations.
 pub fn refuse(violations: Vec<Violation>) -> Result<(), Fault> {
     if violations.is_empty() { Ok(()) } else { Err(invalid(violations)) }
 }

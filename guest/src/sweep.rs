@@ -46,7 +46,7 @@ struct Due<'a> {
 /// Sweeps a partition.
 ///
 /// # Errors
-/// `invalid-request` when there is no such log; `store-unavailable`.
+/// `INVALID_REQUEST` when there is no such log; `STORE_UNAVAILABLE`.
 pub fn sweep(imports: &impl Imports, policy: &Policy, log: u32) -> Result<Swept, Fault> {
     let unknown = || invalid(vec![violation("log", "does not exist")]);
     let partition = Partition::numbered(log).ok_or_else(unknown)?;

@@ -82,7 +82,7 @@ impl Transaction {
     /// Applies it.
     ///
     /// # Errors
-    /// `store-unavailable`, `store-rejected` or `store-full`.
+    /// `STORE_UNAVAILABLE`, `STORE_REJECTED` or `STORE_FULL`.
     pub fn execute(self, imports: &impl Imports) -> Result<Done, Fault> {
         let outcome = imports.execute(&self.into_txn(imports.durable())).map_err(from_store)?;
         Ok(Done {
@@ -103,7 +103,7 @@ impl Done {
     /// The reply to an operation of the branch that was taken. Each is there once.
     ///
     /// # Errors
-    /// `store-rejected` when the store has replied with something else.
+    /// `STORE_REJECTED` when the store has replied with something else.
     pub fn take<T: FromReply>(&mut self, handle: Handle<T>) -> Result<T, Fault> {
         let taken =
             self.replies.get_mut(handle.index).filter(|_| handle.succeeds == self.succeeded);
@@ -381,7 +381,7 @@ pub fn instant(hash: &Hash, field: &str) -> Option<u64> {
 /// Reads some fields of a hash, and the store's clock.
 ///
 /// # Errors
-/// `store-unavailable`, `store-rejected`.
+/// `STORE_UNAVAILABLE`, `STORE_REJECTED`.
 pub fn read(
     imports: &impl Imports,
     key: impl Into<String>,
@@ -396,7 +396,7 @@ pub fn read(
 /// Reads some fields of several hashes of one partition, and the store's clock.
 ///
 /// # Errors
-/// `store-unavailable`, `store-rejected`.
+/// `STORE_UNAVAILABLE`, `STORE_REJECTED`.
 pub fn read_all(
     imports: &impl Imports,
     keys: impl IntoIterator<Item = String>,

@@ -33,7 +33,7 @@ const SEEN_EVERY_SHARE: u64 = 8;
 /// Begins a session and returns its id.
 ///
 /// # Errors
-/// `invalid-request`; `session-limit-reached`; `store-unavailable`.
+/// `INVALID_REQUEST`; `SESSION_LIMIT_REACHED`; `STORE_UNAVAILABLE`.
 pub fn create(
     imports: &impl Imports,
     policy: &Policy,
@@ -75,7 +75,7 @@ pub fn create(
 /// Reads a session.
 ///
 /// # Errors
-/// `session-not-found`; `store-unavailable`.
+/// `SESSION_NOT_FOUND`; `STORE_UNAVAILABLE`.
 pub fn get(imports: &impl Imports, policy: &Policy, session_id: &str) -> Result<Session, Fault> {
     let record = keys::user_session(session_id).ok_or_else(not_found)?;
     let mut transaction = Transaction::new();
@@ -88,8 +88,8 @@ pub fn get(imports: &impl Imports, policy: &Policy, session_id: &str) -> Result<
 /// Changes some attributes of a session that exists, and removes those named in `clear`.
 ///
 /// # Errors
-/// `invalid-request`; `session-not-found`; `session-exists` when it is another
-/// user's; `store-unavailable`.
+/// `INVALID_REQUEST`; `SESSION_NOT_FOUND`; `SESSION_EXISTS` when it is another
+/// user's; `STORE_UNAVAILABLE`.
 pub fn update(
     imports: &impl Imports,
     policy: &Policy,
@@ -133,7 +133,7 @@ pub fn update(
 /// Closes a session.
 ///
 /// # Errors
-/// `session-not-found`; `store-unavailable`.
+/// `SESSION_NOT_FOUND`; `STORE_UNAVAILABLE`.
 pub fn close(imports: &impl Imports, policy: &Policy, session_id: &str) -> Result<(), Fault> {
     let imports = &Durable(imports);
     let record = keys::user_session(session_id).ok_or_else(not_found)?;
@@ -157,8 +157,8 @@ pub fn close(imports: &impl Imports, policy: &Policy, session_id: &str) -> Resul
 /// Closes all sessions of a user, or all but one, and returns how many.
 ///
 /// # Errors
-/// `invalid-request`; `session-not-found` when the one to keep is not one of the
-/// user's, and then nothing is closed; `store-unavailable`.
+/// `INVALID_REQUEST`; `SESSION_NOT_FOUND` when the one to keep is not one of the
+/// user's, and then nothing is closed; `STORE_UNAVAILABLE`.
 pub fn close_all(
     imports: &impl Imports,
     policy: &Policy,

@@ -40,8 +40,8 @@ const REPLACED: &str = "REPLACED";
 /// Takes a slot of a home.
 ///
 /// # Errors
-/// `invalid-request`; `session-limit-reached` with the holders of the slots;
-/// `store-unavailable`.
+/// `INVALID_REQUEST`; `SESSION_LIMIT_REACHED` with the holders of the slots;
+/// `STORE_UNAVAILABLE`.
 pub fn create(imports: &impl Imports, policy: &Policy, setup: Setup) -> Result<Slot, Fault> {
     let imports = &Durable(imports);
     let Setup { account_id, device_id, mut replace } = setup;
@@ -142,7 +142,7 @@ fn queued<'a>(keys: &Keys, account_id: &'a str, session_id: &'a str) -> Queued<'
 /// Takes a slot of the home that a device belongs to.
 ///
 /// # Errors
-/// `device-not-registered`, and as [`create`].
+/// `DEVICE_NOT_REGISTERED`, and as [`create`].
 pub fn create_for_device(
     imports: &impl Imports,
     policy: &Policy,
@@ -161,8 +161,8 @@ pub fn create_for_device(
 /// Keeps a slot for another lifetime.
 ///
 /// # Errors
-/// `invalid-request`; `session-not-found`; `session-expired`; `session-terminated`
-/// with who took the slot; `store-unavailable`.
+/// `INVALID_REQUEST`; `SESSION_NOT_FOUND`; `SESSION_EXPIRED`; `SESSION_TERMINATED`
+/// with who took the slot; `STORE_UNAVAILABLE`.
 pub fn heartbeat(
     imports: &impl Imports,
     policy: &Policy,
@@ -201,7 +201,7 @@ pub fn heartbeat(
 /// Gives a slot back, whether or not it is held.
 ///
 /// # Errors
-/// `invalid-request`; `store-unavailable`.
+/// `INVALID_REQUEST`; `STORE_UNAVAILABLE`.
 pub fn tear_down(
     imports: &impl Imports,
     policy: &Policy,
@@ -231,7 +231,7 @@ pub fn tear_down(
 /// Sets how many sessions a home may have from now on. It ends no session.
 ///
 /// # Errors
-/// `invalid-request`; `store-unavailable`.
+/// `INVALID_REQUEST`; `STORE_UNAVAILABLE`.
 pub fn set_max(imports: &impl Imports, account_id: &str, max: i32) -> Result<(), Fault> {
     let imports = &Durable(imports);
     let mut violations = Vec::new();
@@ -249,7 +249,7 @@ pub fn set_max(imports: &impl Imports, account_id: &str, max: i32) -> Result<(),
 /// The sessions of a home, the oldest first.
 ///
 /// # Errors
-/// `invalid-request`; `store-unavailable`.
+/// `INVALID_REQUEST`; `STORE_UNAVAILABLE`.
 pub fn get_home(imports: &impl Imports, policy: &Policy, account_id: &str) -> Result<Home, Fault> {
     let mut violations = Vec::new();
     check_id("account_id", account_id, &mut violations);

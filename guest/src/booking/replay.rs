@@ -66,7 +66,7 @@ impl Replay {
     /// The answer, when it was kept for these arguments; none when the change has not happened.
     ///
     /// # Errors
-    /// `idempotency-conflict` when it was kept for others.
+    /// `IDEMPOTENCY_CONFLICT` when it was kept for others.
     pub fn answer(&self, kept: Option<Hash>) -> Result<Option<Hash>, Fault> {
         match kept.as_ref().map(|kept| text(kept, ARGUMENTS_FIELD)) {
             Some(arguments) if arguments.as_ref() != Some(&self.arguments) => Err(fault(

@@ -125,7 +125,7 @@ impl<'a> Target<'a> {
 /// Ends the connections of one partition that are still as they were found, and says which.
 ///
 /// # Errors
-/// `store-unavailable`.
+/// `STORE_UNAVAILABLE`.
 pub fn end(
     imports: &impl Imports,
     policy: &Policy,
@@ -150,7 +150,7 @@ pub fn end(
 /// which, and the store's clock.
 ///
 /// # Errors
-/// `store-unavailable`.
+/// `STORE_UNAVAILABLE`.
 pub fn renew(
     imports: &impl Imports,
     policy: &Policy,

@@ -61,7 +61,7 @@ pub fn alive_until_ms(policy: &Policy, now_ms: u64, leased_until_ms: u64) -> u64
 /// Takes the lease for a registration; none when another user holds it.
 ///
 /// # Errors
-/// `store-unavailable`.
+/// `STORE_UNAVAILABLE`.
 pub fn take(
     imports: &impl Imports,
     policy: &Policy,
@@ -94,7 +94,7 @@ pub fn take(
 /// Gives a lease back whose connection has ended, unless a later registration has taken it.
 ///
 /// # Errors
-/// `store-unavailable`.
+/// `STORE_UNAVAILABLE`.
 pub fn release(imports: &impl Imports, session_id: &str, epoch: &str) -> Result<(), Fault> {
     let lease = keys::connection_lease(session_id);
     let mut transaction = Transaction::new();
@@ -120,7 +120,7 @@ pub struct Held {
 /// no such lease.
 ///
 /// # Errors
-/// `store-unavailable`.
+/// `STORE_UNAVAILABLE`.
 pub fn touch(
     imports: &impl Imports,
     policy: &Policy,
@@ -147,7 +147,7 @@ pub fn touch(
 /// The lease on an id; none when there is none.
 ///
 /// # Errors
-/// `store-unavailable`.
+/// `STORE_UNAVAILABLE`.
 pub fn look(imports: &impl Imports, session_id: &str) -> Result<Option<Held>, Fault> {
     let (lease, now_ms) = read(imports, keys::connection_lease(session_id), &FIELDS)?;
     Ok(lease.and_then(|lease| Held::of(&lease, now_ms)))
@@ -182,7 +182,7 @@ const BATCH: usize = 64;
 /// order; none for one that its user does not hold any more.
 ///
 /// # Errors
-/// `store-unavailable`.
+/// `STORE_UNAVAILABLE`.
 pub fn renew(
     imports: &impl Imports,
     policy: &Policy,
@@ -219,7 +219,7 @@ pub fn renew(
 /// The user who had an id last.
 ///
 /// # Errors
-/// `store-unavailable`.
+/// `STORE_UNAVAILABLE`.
 pub fn owner(imports: &impl Imports, session_id: &str) -> Result<Option<String>, Fault> {
     Ok(owners(imports, &[session_id])?.pop().flatten())
 }
@@ -227,7 +227,7 @@ pub fn owner(imports: &impl Imports, session_id: &str) -> Result<Option<String>,
 /// The users who had ids of one partition last.
 ///
 /// # Errors
-/// `store-unavailable`.
+/// `STORE_UNAVAILABLE`.
 pub fn owners(imports: &impl Imports, ids: &[&str]) -> Result<Vec<Option<String>>, Fault> {
     let keys = ids.iter().map(|id| keys::connection_owner(id));
     let (owners, _) = read_all(imports, keys, &[USER_FIELD])?;

@@ -32,7 +32,7 @@ const LISTED_MAX: u32 = 10_000;
 /// Keeps connections of a pod: those named, or all of one part.
 ///
 /// # Errors
-/// `invalid-request`; `store-unavailable`.
+/// `INVALID_REQUEST`; `STORE_UNAVAILABLE`.
 pub fn heartbeat_pod(
     imports: &impl Imports,
     policy: &Policy,
@@ -63,7 +63,7 @@ pub fn heartbeat_pod(
 /// the last part may be empty.
 ///
 /// # Errors
-/// `invalid-request`; `store-unavailable`.
+/// `INVALID_REQUEST`; `STORE_UNAVAILABLE`.
 pub fn list_pod(
     imports: &impl Imports,
     policy: &Policy,
@@ -97,7 +97,7 @@ pub fn list_pod(
 /// Closes connections of a pod that is gone, in one part.
 ///
 /// # Errors
-/// `invalid-request`; `store-unavailable`.
+/// `INVALID_REQUEST`; `STORE_UNAVAILABLE`.
 pub fn drain_pod(
     imports: &impl Imports,
     policy: &Policy,
@@ -128,7 +128,7 @@ pub fn drain_pod(
 /// Counts the connections of one part.
 ///
 /// # Errors
-/// `invalid-request`; `store-unavailable`.
+/// `INVALID_REQUEST`; `STORE_UNAVAILABLE`.
 pub fn stats(imports: &impl Imports, cursor: &str) -> Result<Count, Fault> {
     let mut violations = Vec::new();
     let (partition, _) = parse_cursor(cursor, &mut violations);

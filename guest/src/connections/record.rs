@@ -175,7 +175,7 @@ impl Record {
 /// Reads the record of a user's connection, and the store's clock.
 ///
 /// # Errors
-/// `store-unavailable`.
+/// `STORE_UNAVAILABLE`.
 pub fn look(
     imports: &impl Imports,
     partition: Partition,
@@ -190,7 +190,7 @@ pub fn look(
 /// an id that was made may be left empty.
 ///
 /// # Errors
-/// `store-unavailable`.
+/// `STORE_UNAVAILABLE`.
 pub fn alive(
     imports: &impl Imports,
     partition: Partition,

@@ -27,9 +27,9 @@ const RESERVED: &str = "stats";
 /// Registers a connection. If the same user registers it again, it moves to the pod.
 ///
 /// # Errors
-/// `invalid-request`; `session-exists` when the id is another user's;
-/// `session-terminated` when a caller has ended the connection;
-/// `session-limit-reached`; `store-unavailable`.
+/// `INVALID_REQUEST`; `SESSION_EXISTS` when the id is another user's;
+/// `SESSION_TERMINATED` when a caller has ended the connection;
+/// `SESSION_LIMIT_REACHED`; `STORE_UNAVAILABLE`.
 pub fn register(
     imports: &impl Imports,
     policy: &Policy,
@@ -121,7 +121,7 @@ impl Before {
     /// The state that a record gives at a time.
     ///
     /// # Errors
-    /// `session-exists` when it is another user's; `session-terminated`.
+    /// `SESSION_EXISTS` when it is another user's; `SESSION_TERMINATED`.
     fn of(record: Option<Record>, user_id: &str, now_ms: u64) -> Result<Self, Fault> {
         let Some(record) = record else { return Ok(Self::none()) };
         if record.user_id != user_id {

@@ -32,7 +32,7 @@ const TOKEN: char = 'c';
 /// Lists the sessions of a user, the newest first.
 ///
 /// # Errors
-/// `invalid-request`; `store-unavailable`.
+/// `INVALID_REQUEST`; `STORE_UNAVAILABLE`.
 pub fn list(
     imports: &impl Imports,
     user_id: &str,

@@ -57,7 +57,7 @@ pub fn deadline_of(created_at_ms: u64) -> Option<u64> {
 /// changes nothing.
 ///
 /// # Errors
-/// `store-unavailable`.
+/// `STORE_UNAVAILABLE`.
 pub fn repair(imports: &impl Imports, keys: &Keys) -> Result<(), Fault> {
     // The order is listed first. A session that begins between the two listings looks missing,
     // and the repair writes the deadline that it has already. A session that ends between them

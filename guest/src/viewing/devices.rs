@@ -11,7 +11,7 @@ const ACCOUNT_FIELD: &str = "account_id";
 /// Assigns a device to an account. A device of another account moves to this one.
 ///
 /// # Errors
-/// `invalid-request`; `store-unavailable`.
+/// `INVALID_REQUEST`; `STORE_UNAVAILABLE`.
 pub fn register_device(
     imports: &impl Imports,
     device_id: &str,
@@ -29,7 +29,7 @@ pub fn register_device(
 /// Removes a device from its account, whether or not it has one.
 ///
 /// # Errors
-/// `invalid-request`; `store-unavailable`.
+/// `INVALID_REQUEST`; `STORE_UNAVAILABLE`.
 pub fn forget_device(imports: &impl Imports, device_id: &str) -> Result<(), Fault> {
     let mut violations = Vec::new();
     check_id("device_id", device_id, &mut violations);
@@ -42,7 +42,7 @@ pub fn forget_device(imports: &impl Imports, device_id: &str) -> Result<(), Faul
 /// The account of a device.
 ///
 /// # Errors
-/// `invalid-request`; `device-not-registered`; `store-unavailable`.
+/// `INVALID_REQUEST`; `DEVICE_NOT_REGISTERED`; `STORE_UNAVAILABLE`.
 pub fn get_device(imports: &impl Imports, device_id: &str) -> Result<String, Fault> {
     let mut violations = Vec::new();
     check_id("device_id", device_id, &mut violations);
@@ -53,7 +53,7 @@ pub fn get_device(imports: &impl Imports, device_id: &str) -> Result<String, Fau
 /// The account of a device.
 ///
 /// # Errors
-/// `device-not-registered`; `store-unavailable`.
+/// `DEVICE_NOT_REGISTERED`; `STORE_UNAVAILABLE`.
 pub fn account_of(imports: &impl Imports, device_id: &str) -> Result<String, Fault> {
     let (device, _) = read(imports, keys::device(device_id), &[ACCOUNT_FIELD])?;
     let account = device.and_then(|device| text(&device, ACCOUNT_FIELD));

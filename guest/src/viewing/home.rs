@@ -71,7 +71,7 @@ impl Allowed {
 /// The limit that the record of a home has.
 ///
 /// # Errors
-/// `store-rejected` when it is no number.
+/// `STORE_REJECTED` when it is no number.
 pub fn allowed_in(home: Option<&Hash>, policy: &Policy) -> Result<Allowed, Fault> {
     let entry = home.and_then(|home| home.entries.iter().find(|entry| entry.field == MAX_FIELD));
     let Some(entry) = entry else {

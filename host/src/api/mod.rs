@@ -45,7 +45,7 @@ impl Api {
     /// `NOT_SERVED`.
     pub fn check_served(&self, needed: Option<Interface>) -> Result<(), Error> {
         match needed.filter(|interface| !self.logic.serves(*interface)) {
-            Some(missing) => Err(Error::not_served(missing.serves())),
+            Some(missing) => Err(Error::not_served(missing.public_name())),
             None => Ok(()),
         }
     }
@@ -84,7 +84,7 @@ impl From<Failure> for Error {
                 let ran_out = error.reason == Reason::StoreUnavailable && exchange::ran_out();
                 if ran_out { Self::no_memory() } else { error }
             }
-            Failure::NotServed(interface) => Self::not_served(interface.serves()),
+            Failure::NotServed(interface) => Self::not_served(interface.public_name()),
             Failure::Overloaded => Self::new(
                 Reason::Overloaded,
                 "Too many requests are in flight; try again in a moment.",

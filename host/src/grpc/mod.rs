@@ -60,7 +60,7 @@ pub async fn serve(
         .add_service(service!(EventsServer))
         .add_service(health)
         .prepare();
-    let reflection = Reflection::new(api.clone()).context("reflection")?;
+    let reflection = Reflection::new(&api.logic.generation()).context("reflection")?;
     let observed = observe::Observed::new(routes, reflection, api, &metrics);
     let handler = move |request, exchange| Arc::clone(&observed).call(request, exchange);
     server::serve(connections, Protocol::Http2, handler).await;

@@ -190,7 +190,7 @@ impl Observed {
         let has_many_messages = streams == Streams::Few;
         let request = request.map(|body| Received::new(body, exchange, is_gzip, has_many_messages));
         let mut routes = match streams {
-            Streams::Few => self.reflection.routes(),
+            Streams::Few => self.reflection.routes(&self.api.logic.generation()),
             _ => self.routes.clone(),
         };
         let called = match key {

@@ -6,8 +6,7 @@ use arc_swap::ArcSwap;
 use tonic::service::Routes;
 use tonic_reflection::server::{Builder, Error};
 
-use crate::api::Api;
-use crate::logic::Interface;
+use crate::logic::{Generation, Interface};
 use crate::proto::DESCRIPTORS;
 use crate::services::SERVICES;
 
@@ -18,7 +17,6 @@ const VERSIONS: [&str; 2] =
 
 /// The reflection services of the running component.
 pub struct Reflection {
-    api: Api,
     current: ArcSwap<Reflected>,
 }
 
@@ -28,18 +26,17 @@ struct Reflected {
 }
 
 impl Reflection {
-    /// Reflection of the running component.
+    /// Reflection of a component.
     ///
     /// # Errors
     /// When the descriptors cannot be served.
-    pub fn new(api: Api) -> Result<Self, Error> {
-        let reflected = Reflected::of(api.logic.generation().served())?;
-        Ok(Self { api, current: ArcSwap::new(Arc::new(reflected)) })
+    pub fn new(generation: &Generation) -> Result<Self, Error> {
+        let reflected = Reflected::of(generation.served())?;
+        Ok(Self { current: ArcSwap::new(Arc::new(reflected)) })
     }
 
-    /// The services for the component that runs now.
-    pub fn routes(&self) -> Routes {
-        let generation = self.api.logic.generation();
+    /// The services of a component, which is most often that of the call before.
+    pub fn routes(&self, generation: &Generation) -> Routes {
         let current = self.current.load();
         if current.served == generation.served() {
             return current.routes.clone();

@@ -13,6 +13,7 @@ use crate::error::{Error, Reason, Violation};
 use crate::http::conditions;
 use crate::http::instant;
 use crate::http::json::{self, Member};
+use crate::http::reply::string;
 use crate::logic::{
     Condition, Field, Kind, Session, StoredField, Value, Violation as WireViolation, Write,
 };
@@ -222,11 +223,6 @@ fn stands_for_bytes(document: &[u8]) -> bool {
         && serde_json::from_slice::<BTreeMap<String, &RawValue>>(document).is_ok_and(|object| {
             object.len() == 1 && object.values().all(|value| value.get().starts_with('"'))
         })
-}
-
-fn string(out: &mut Vec<u8>, text: &str) {
-    // Writing a string to memory does not fail.
-    drop(serde_json::to_writer(out, text));
 }
 
 impl From<Violation> for WireViolation {

@@ -68,7 +68,8 @@ impl<'a> Object<'a> {
     }
 }
 
-fn string(out: &mut Vec<u8>, text: &str) {
+/// Appends a text as a JSON string.
+pub fn string(out: &mut Vec<u8>, text: &str) {
     // Writing a string to memory does not fail.
     drop(serde_json::to_writer(out, text));
 }

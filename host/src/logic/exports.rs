@@ -34,8 +34,8 @@ impl Interface {
         }
     }
 
-    /// What callers have of it.
-    pub fn serves(self) -> &'static str {
+    /// What it is called towards callers.
+    pub fn public_name(self) -> &'static str {
         match self {
             Self::Maintenance => "events",
             other => other.name(),
